@@ -1,0 +1,1 @@
+"""One object for a folder, a table or a blob, wherever the data lives."""

@@ -1,0 +1,208 @@
+"""Settings: defaults < `~/.rh/config.toml` (and a profile) < `RH_*` variables < arguments.
+
+`config.toml` has a table per system, and top-level values::
+
+    user = "ada"
+
+    [systems.s3]
+    root = "s3://my-bucket/data"
+
+    [systems.ovh]
+    kind = "s3"
+    endpoint_url = "https://s3.gra.io.cloud.ovh.net"
+    profile = "ovh"
+
+`RH_PROFILE=name` layers `~/.rh/profiles/name.toml` over it. `RH_S3_ROOT` is `systems.s3.root`, `RH_SSH_A_PORT`
+is `systems.ssh-a.port`, `RH_USER` is `user`. `RH_HOME` moves `~/.rh`. No secret belongs here: credentials come from where
+each platform keeps them.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rh.errors import InvalidError, NotFoundError
+
+__all__ = ["DEFAULTS", "Value", "get", "home", "override", "register", "show", "system", "system_names"]
+
+DEFAULTS: Mapping[str, Any] = {
+    "user": None,
+    "registry": None,
+    "workers": 16,
+    "memory_mb": 48,
+    "timeout_s": 30.0,
+    "retries": 5,
+    "systems": {
+        "file": {"kind": "file"},
+        "memory": {"kind": "memory"},
+        "s3": {"kind": "s3"},
+        "gs": {"kind": "gs"},
+        "azure": {"kind": "azure"},
+        "github": {"kind": "git"},
+    },
+}
+"""What holds when nothing else is said. `memory_mb` bounds the bytes in flight of one transfer, in MiB."""
+
+ALIASES: Mapping[str, str] = {"here": "file", "local": "file", "gcs": "gs", "az": "azure"}
+"""Other words for the built-in systems."""
+
+_LISTED = {"workers": int, "memory_mb": int, "timeout_s": float, "retries": int}
+_lock = threading.Lock()
+_registered: dict[str, dict[str, Any]] = {}
+_overrides: list[Mapping[str, Any]] = []
+_files: dict[Path, tuple[tuple[int, int], dict[str, Any]]] = {}
+
+
+class Value(NamedTuple):
+    """A setting and where it comes from."""
+
+    key: str
+    value: Any
+    origin: str
+
+
+def home() -> Path:
+    """The directory of settings, registry, caches and journals: `$RH_HOME`, by default `~/.rh`."""
+    return Path(os.environ.get("RH_HOME") or Path.home() / ".rh")
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        stat = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    stamp = (stat.st_mtime_ns, stat.st_size)
+    cached = _files.get(path)
+    if cached is None or cached[0] != stamp:
+        import tomllib
+
+        try:
+            cached = (stamp, tomllib.loads(path.read_text("utf-8")))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InvalidError(f"the settings file is not valid TOML: {error}", where=str(path)) from error
+        _files[path] = cached
+    return cached[1]
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _layers() -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Layers from weakest to strongest, flat."""
+    yield "default", dict(_flat(DEFAULTS))
+    path = home() / "config.toml"
+    yield str(path), dict(_flat(_load(path)))
+    profile = os.environ.get("RH_PROFILE")
+    if profile:
+        path = home() / "profiles" / f"{profile}.toml"
+        if not path.exists():
+            raise NotFoundError(f"there is no profile {profile!r}", where=str(path), hint="unset RH_PROFILE, or write that file")
+        yield str(path), dict(_flat(_load(path)))
+    yield "registered", dict(_flat({"systems": _registered}))
+
+
+def _environment(names: set[str]) -> dict[str, tuple[Any, str]]:
+    found: dict[str, tuple[Any, str]] = {}
+    stems = {name.upper().replace("-", "_").replace(".", "_"): name for name in names}
+    for variable, text in os.environ.items():
+        if not variable.startswith("RH_") or variable in ("RH_HOME", "RH_PROFILE"):
+            continue
+        rest = variable[3:]
+        if rest.lower() in DEFAULTS and rest.lower() != "systems":
+            key = rest.lower()
+            convert = _LISTED.get(key, str)
+            try:
+                found[key] = (convert(text), variable)
+            except ValueError as error:
+                raise InvalidError(f"{variable} is not a number: {text!r}", where=variable) from error
+            continue
+        for stem in sorted(stems, key=len, reverse=True):
+            if rest.startswith(stem + "_"):
+                found[f"systems.{stems[stem]}.{rest[len(stem) + 1:].lower()}"] = (text, variable)
+                break
+    return found
+
+
+def _merged() -> dict[str, Value]:
+    merged: dict[str, Value] = {}
+    for origin, layer in _layers():
+        for key, value in layer.items():
+            merged[key] = Value(key, value, origin)
+    names = {key.split(".")[1] for key in merged if key.startswith("systems.")}
+    for key, (value, origin) in _environment(names).items():
+        merged[key] = Value(key, value, origin)
+    for override in _overrides:
+        for key, value in _flat(override):
+            merged[key] = Value(key, value, "argument")
+    return merged
+
+
+def get(key: str) -> Any:
+    """One setting, by its dotted name (`"workers"`, `"systems.s3.root"`); `None` if it has no value."""
+    value = _merged().get(key)
+    return None if value is None else value.value
+
+
+def show() -> list[Value]:
+    """Every setting with its origin, by name."""
+    return sorted(_merged().values())
+
+
+def system_names() -> list[str]:
+    """The systems that have a name."""
+    return sorted({key.split(".")[1] for key in _merged() if key.startswith("systems.")})
+
+
+def system(name: str) -> dict[str, Any]:
+    """The settings of a named system, with the general ones (`timeout_s`, `retries`, …) filled in.
+
+    Raises:
+        NotFoundError: nobody configured a system of that name; the nearest names are in the hint.
+    """
+    name = ALIASES.get(name, name)
+    merged = _merged()
+    prefix = f"systems.{name}."
+    own = {key[len(prefix):]: value.value for key, value in merged.items() if key.startswith(prefix)}
+    if not own:
+        import difflib
+
+        known = system_names()
+        near = difflib.get_close_matches(name, known, 3)
+        raise NotFoundError(
+            f"there is no system called {name!r}" + (f"; did you mean {' or '.join(near)}?" if near else ""),
+            hint=f'add [systems.{name}] to {home() / "config.toml"}, or give a URL; systems here: {", ".join(known)}',
+        )
+    own.setdefault("kind", name)
+    own["name"] = name
+    for key in ("timeout_s", "retries"):
+        own.setdefault(key, merged[key].value)
+    return own
+
+
+def register(name: str, settings: Mapping[str, Any] | None) -> None:
+    """Give a system a name for this process (`None` takes it back)."""
+    with _lock:
+        if settings is None:
+            _registered.pop(name, None)
+        else:
+            _registered[name] = {key: value for key, value in settings.items() if value is not None}
+
+
+@contextmanager
+def override(settings: Mapping[str, Any]) -> Iterator[None]:
+    """Settings that hold inside the block, in the whole process: `override({"systems": {"s3": {"root": "s3://b"}}})`."""
+    _overrides.append(settings)
+    try:
+        yield
+    finally:
+        _overrides.remove(settings)

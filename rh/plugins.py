@@ -1,0 +1,69 @@
+"""How third parties add to `rh`: entry points, looked up late.
+
+Groups: `rh.systems` (name → `System` subclass). A plug-in is loaded when its name is first asked for,
+so an installed but broken one hurts nobody who does not use it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from functools import cache
+from importlib import metadata
+from typing import Any
+
+from rh.errors import InvalidError, MissingExtraError
+
+__all__ = ["EXTRAS", "load", "names", "need"]
+
+DISTRIBUTION = "rh-data"
+
+EXTRAS: Mapping[str, str] = {
+    "obstore": "s3",
+    "boto3": "s3",
+    "botocore": "s3",
+    "google.cloud.storage": "gcs",
+    "google.auth": "gcs",
+    "azure.storage.blob": "azure",
+    "azure.identity": "azure",
+    "paramiko": "ssh",
+    "dulwich": "git",
+    "fsspec": "fsspec",
+    "numpy": "npy",
+    "pyarrow": "arrow",
+    "safetensors": "safetensors",
+}
+"""Which extra brings which module."""
+
+
+def need(module: str, *, extra: str | None = None, purpose: str | None = None) -> Any:
+    """Import an optional package, or raise `MissingExtraError` with the line that installs it."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name and not (module == error.name or module.startswith(error.name + ".")):
+            raise
+        extra = extra or EXTRAS.get(module, module)
+        what = f" for {purpose}" if purpose else ""
+        raise MissingExtraError(
+            f"{module} is not installed; it is needed{what}",
+            hint=f'pip install "{DISTRIBUTION}[{extra}]"',
+        ) from error
+
+
+@cache
+def _points(group: str) -> dict[str, metadata.EntryPoint]:
+    return {point.name: point for point in metadata.entry_points(group=group)}
+
+
+def names(group: str) -> list[str]:
+    """Names registered under a group by installed distributions."""
+    return sorted(_points(group))
+
+
+def load(group: str, name: str) -> Any:
+    """The object an entry point names, or `InvalidError` with the names there are."""
+    point = _points(group).get(name)
+    if point is None:
+        raise InvalidError(f"no {group} plug-in is called {name!r}", hint=f"installed: {', '.join(names(group)) or 'none'}")
+    return point.load()

@@ -1,0 +1,211 @@
+"""Places that hold bytes under keys. `locate` says which place is meant, `open_system` opens it.
+
+`rh.systems.base` is the contract. A system knows no names of resources and nothing of other systems.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+from rh import config, plugins
+from rh.errors import InvalidError
+from rh.systems.base import System
+from rh.types import Location
+
+__all__ = ["locate", "open_system", "settings_of"]
+
+BUILT_IN = {
+    "file": ("rh.systems.local", "LocalSystem"),
+    "memory": ("rh.systems.memory", "MemorySystem"),
+    "ssh": ("rh.systems.ssh", "SSHSystem"),
+    "s3": ("rh.systems.s3", "S3System"),
+    "gs": ("rh.systems.gcs", "GCSSystem"),
+    "azure": ("rh.systems.azure", "AzureSystem"),
+    "http": ("rh.systems.http", "HTTPSystem"),
+    "git": ("rh.systems.git", "GitSystem"),
+    "fsspec": ("rh.systems.fsspec", "FsspecSystem"),
+}
+"""Kinds shipped here; others come from the entry points `rh.systems`."""
+
+BUCKETS = frozenset({"s3", "gs", "azure"})
+HOSTS = frozenset({"ssh"})
+
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+._-]*)://(.*)", re.DOTALL)
+_NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]+):([/~].*)", re.DOTALL)
+_AUTHORITY_KINDS = {
+    "ssh": "ssh",
+    "sftp": "ssh",
+    "http": "http",
+    "https": "http",
+    "github": "git",
+    "git": "git",
+    "git+http": "git",
+    "git+https": "git",
+    "git+ssh": "git",
+    "git+file": "git",
+}
+_SCHEME_NAMES = {"s3": "s3", "gs": "gs", "gcs": "gs", "az": "azure", "azure": "azure", "abfs": "azure", "memory": "memory"}
+
+
+def settings_of(system: str) -> dict[str, Any]:
+    """The settings of a `Location.system`: a configured name, or the scheme and authority of a URL."""
+    match = _URL.match(system)
+    if match is None:
+        return config.system(system)
+    scheme, authority = match.group(1).lower(), match.group(2)
+    kind = _AUTHORITY_KINDS.get(scheme)
+    if kind is None:
+        raise InvalidError(f"unknown scheme {scheme!r}", where=system)
+    settings: dict[str, Any] = {"kind": kind, "name": system, "url": system}
+    settings |= {key: config.get(key) for key in ("timeout_s", "retries")}
+    if kind == "ssh":
+        user, at, host = authority.rpartition("@")
+        if at:
+            if ":" in user:
+                raise InvalidError("a password in a URL is not accepted", where=f"{scheme}://{host}", hint="use a key or the agent")
+            settings["user"] = user
+        host, port = _host_port(host, system)
+        settings["host"] = host
+        if port is not None:
+            settings["port"] = port
+    return settings
+
+
+def _host_port(text: str, where: str) -> tuple[str, int | None]:
+    match = re.fullmatch(r"(\[[0-9A-Fa-f:.%]+\]|[^:\[\]]+)(?::(\d{1,5}))?", text)
+    if match is None or text.startswith("-"):
+        raise InvalidError(f"not a host and port: {text!r}", where=where)
+    port = int(match.group(2)) if match.group(2) else None
+    return match.group(1).strip("[]"), port
+
+
+def locate(path: str | os.PathLike[str] | None, system: str | None = None) -> Location:
+    """Which place a path or URL means, given `system=` (a name or the scheme and authority of a URL).
+
+    A URL says it all. `name:/abs` and `name:~/x` are paths on a named host. A path without scheme belongs to `system`: here
+    it is relative to the working directory of this moment, on a host to the login's home, on a bucket to the configured root.
+
+    Raises:
+        InvalidError: the URL is malformed, contradicts `system`, or a root is needed and none is configured.
+        NotFoundError: there is no system of that name.
+    """
+    text = os.fspath(path) if path is not None else ""
+    if "\0" in text:
+        raise InvalidError("a path cannot hold a NUL character", where=repr(text))
+    system = config.ALIASES.get(system, system) if system else None
+    if system and "://" in system and not text:
+        text, system = system, None
+    match = _URL.match(text)
+    if match:
+        return _from_url(match.group(1).lower(), match.group(2), text, system)
+    match = _NAMED.match(text)
+    if match and system is None:
+        name = config.ALIASES.get(match.group(1), match.group(1))
+        kind = config.system(name)["kind"]
+        if kind in BUCKETS:
+            raise InvalidError(f"{name} holds buckets, not paths", where=text, hint=f"write {name}://bucket/key")
+        return Location(name, _clean(match.group(2)))
+    return _below(system or "file", text)
+
+
+def _from_url(scheme: str, rest: str, url: str, system: str | None) -> Location:
+    if scheme == "file":
+        if not rest.startswith("/"):
+            raise InvalidError("a file URL has three slashes and an absolute path", where=url, hint=f"file:///{rest}")
+        return _agree(Location("file", _clean(rest)), system, url)
+    if scheme in ("github", "git", "git+http", "git+https", "git+ssh", "git+file"):
+        repository, ref, inner = _git_parts(scheme, rest, url)
+        return Location(f"{scheme}://{repository}" + (f"@{ref}" if ref else ""), inner.strip("/"))
+    if scheme in _AUTHORITY_KINDS:
+        authority, slash, path = rest.partition("/")
+        if not authority:
+            raise InvalidError("a URL needs a host", where=url)
+        if scheme in ("ssh", "sftp"):
+            if path.startswith("~"):
+                slash = ""
+            location = Location(f"ssh://{authority}", _clean(slash + path) or "~")
+            settings_of(location.system)
+            return location
+        return Location(f"{scheme}://{authority}", slash + path)
+    name = _SCHEME_NAMES.get(scheme, scheme)
+    kind = config.system(name)["kind"]
+    if kind in HOSTS:
+        raise InvalidError(f"{name} is a host", where=url, hint=f"write {name}:/{rest}")
+    if not rest.strip("/") and kind in BUCKETS:
+        raise InvalidError("a URL needs a bucket", where=url, hint=f"{scheme}://bucket/key")
+    if system and system != name and config.system(system)["kind"] == kind:
+        return Location(system, rest)
+    return _agree(Location(name, rest), system, url)
+
+
+def _agree(location: Location, system: str | None, url: str) -> Location:
+    if system not in (None, location.system):
+        raise InvalidError(f"the URL says {location.system!r} and system= says {system!r}", where=url, hint="give one of them")
+    return location
+
+
+def _git_parts(scheme: str, rest: str, url: str) -> tuple[str, str, str]:
+    """`owner/repo@ref/path` or `host/any/repo.git@ref/path` → repository, ref, path. A ref holds no slash unless quoted `%2F`."""
+    if scheme == "github":
+        match = re.fullmatch(r"([^/@]+/[^/@]+?)(?:\.git)?(?:@([^/]+))?(?:/(.*))?", rest, re.DOTALL)
+    else:
+        match = re.fullmatch(r"(.+?\.git|.+?)(?:@([^/@]+))?(?:(?<=\.git)/(.*)|(?<=[^/])//(.*))?", rest, re.DOTALL)
+        if ".git@" in rest or ".git/" in rest or rest.endswith(".git"):
+            match = re.fullmatch(r"(.+?\.git)(?:@([^/]+))?(?:/(.*))?", rest, re.DOTALL)
+    if match is None:
+        raise InvalidError("not a repository URL", where=url, hint="github://owner/repo@ref/path, git+https://host/repo.git@ref/path")
+    groups = [group or "" for group in match.groups()]
+    return groups[0], groups[1].replace("%2F", "/"), next((group for group in groups[2:] if group), "")
+
+
+def _below(system: str, text: str) -> Location:
+    settings = settings_of(system)
+    kind, root = settings["kind"], settings.get("root")
+    if kind == "file":
+        return Location("file", _clean(os.path.abspath(os.path.expanduser(text or "."))))
+    if kind in BUCKETS:
+        if not root:
+            stem = system.upper().replace("-", "_").replace(".", "_")
+            scheme = {"s3": "s3", "gs": "gs", "azure": "az"}[kind]
+            raise InvalidError(
+                f"no root is configured for {system!r}, so a path without a bucket has no place",
+                hint=f'export RH_{stem}_ROOT={scheme}://my-bucket/data, or add to {config.home() / "config.toml"}:\n'
+                f'       [systems.{system}]\n       root = "{scheme}://my-bucket/data"\n       or write the whole URL',
+            )
+        match = _URL.match(root)
+        base = (match.group(2) if match else root).strip("/")
+        return Location(system, f"{base}/{text.lstrip('/')}".rstrip("/") if text.strip("/") else base)
+    if kind in HOSTS:
+        if text.startswith("/"):
+            return Location(system, _clean(text))
+        base = (root or "~").rstrip("/") or "/"
+        text = text[2:] if text.startswith("~/") else text
+        return Location(system, _clean(f"{base}/{text}") if text and text != "~" else base)
+    base = (root or "").rstrip("/")
+    return Location(system, f"{base}/{text.lstrip('/')}" if base else text)
+
+
+def _clean(path: str) -> str:
+    """A disk path without a trailing slash or doubled ones; `.` and `..` resolved as written."""
+    if path.startswith("~"):
+        home, _, rest = path.partition("/")
+        cleaned = os.path.normpath("/" + rest)
+        return home + cleaned.rstrip("/")
+    return re.sub("^//", "/", os.path.normpath(path))
+
+
+def open_system(location: Location) -> System:
+    """A handle on a place, with the wrappers of `rh.systems.wrap` around it. No I/O."""
+    settings = settings_of(location.system)
+    kind = settings["kind"]
+    built_in = BUILT_IN.get(kind)
+    if built_in:
+        cls = getattr(plugins.need(built_in[0]), built_in[1])
+    else:
+        cls = plugins.load("rh.systems", kind)
+    from rh.systems.wrap import wrap
+
+    system: System = wrap(cls.open(location, settings))
+    return system

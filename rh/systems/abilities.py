@@ -1,0 +1,156 @@
+"""What a place may be able to do beyond the six verbs.
+
+Each is a protocol, asked for with `system.ask(Protocol)`: wrappers and plug-ins answer for what they wrap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from rh.systems.base import Bytes, System
+from rh.types import ANY, Condition, Entry, Link, Outcome, SignedRequest, Span
+
+__all__ = [
+    "Bulk",
+    "Digesting",
+    "Direct",
+    "Fetching",
+    "Item",
+    "Multipart",
+    "Running",
+    "ServerCopy",
+    "Signing",
+    "Sweeping",
+    "Upload",
+]
+
+
+class Item(NamedTuple):
+    """One thing to write in bulk: `data` is whole, in memory, at most a few MiB; or a link."""
+
+    key: str
+    data: Bytes | Link
+    executable: bool | None = None
+
+
+@runtime_checkable
+class Bulk(Protocol):
+    """Many small things in few round trips. Outcomes come in any order, one for each item."""
+
+    def read_many(self, entries: Iterable[Entry]) -> Iterator[tuple[Entry, bytes | Exception]]:
+        """The bytes of each entry, or its error. `ConflictError` if an entry's etag is no longer current."""
+
+    def write_many(self, items: Iterable[Item]) -> Iterator[Outcome]:
+        """Write each item with no precondition; lazily: items are taken as room is."""
+
+
+@runtime_checkable
+class Direct(Protocol):
+    """A host that can log in to another host with its own keys, and move bytes there or from there."""
+
+    def can_send_to(self, other: System) -> bool:
+        """Whether this host reaches `other` by itself (tried once, then remembered)."""
+
+    def send_to(self, other: System, pairs: Iterable[tuple[Entry, str]]) -> Iterator[Outcome]:
+        """Send each entry of this host to the key on `other`; digests of what moved are in the outcomes."""
+
+    def receive_from(self, other: System, pairs: Iterable[tuple[Entry, str]]) -> Iterator[Outcome]:
+        """The same, begun by the receiving host (`can_send_to` of the receiver says whether it reaches `other`)."""
+
+
+class Upload(Protocol):
+    """One large object arriving in parts. Part `n` covers bytes `[n·part_size, (n+1)·part_size)`."""
+
+    token: str
+    """Enough to go on with this upload in another process (`Multipart.resume`); no secret."""
+    part_size: int
+
+    def put(self, number: int, data: Bytes) -> str:
+        """Store part `number` (from 0; any order, any thread, again if need be). Returns the part's tag."""
+
+    def parts(self) -> dict[int, str]:
+        """Tags of the parts that have arrived."""
+
+    def finish(self, tags: Sequence[str], *, when: Condition = ANY) -> Entry:
+        """Publish the object, given the tag of every part in order."""
+
+    def abort(self) -> None:
+        """Forget it; nothing remains."""
+
+
+@runtime_checkable
+class Multipart(Protocol):
+    """Large objects in parallel, resumable parts."""
+
+    def begin(self, key: str, size: int, *, part_size: int, executable: bool | None = None) -> Upload:
+        """Start an upload of `size` bytes. The upload may choose a larger `part_size` (a multiple)."""
+
+    def resume(self, key: str, token: str) -> Upload:
+        """Go on with an upload begun earlier; `NotFoundError` when it is gone."""
+
+
+@runtime_checkable
+class ServerCopy(Protocol):
+    """Copies that the place itself makes."""
+
+    def can_copy_from(self, source: System) -> bool:
+        """Whether objects of `source` can be copied here without their bytes leaving the place."""
+
+    def copy_many(self, source: System, pairs: Iterable[tuple[Entry, str]]) -> Iterator[Outcome]:
+        """Copy each entry of `source` to the key here; each copy is all or nothing and `Match`es the entry's etag.
+
+        Where the place computes digests on the way, they are in the outcomes.
+        """
+
+
+@runtime_checkable
+class Signing(Protocol):
+    """Requests another machine may send without our credentials."""
+
+    def sign_read(self, key: str, *, expires_s: int = 3600) -> SignedRequest: ...
+
+    def sign_write(self, key: str, size: int, *, expires_s: int = 3600) -> SignedRequest: ...
+
+    def sign_part(self, upload: Upload, number: int, size: int, *, expires_s: int = 3600) -> SignedRequest:
+        """A request that stores one part of an upload; its tag is the answer's `ETag` header, if any."""
+
+
+@runtime_checkable
+class Fetching(Protocol):
+    """"Fetch this yourself": the place moves bytes between its own files and URLs; they do not pass here."""
+
+    def fetch_many(
+        self, requests: Iterable[tuple[Entry, str, SignedRequest]]
+    ) -> Iterator[Outcome]:
+        """Get each URL into the key here; the digest of what arrived is in the outcome. The entry is the source's."""
+
+    def send_many(self, requests: Iterable[tuple[Entry, Sequence[tuple[Span, SignedRequest]]]]) -> Iterator[Outcome]:
+        """Put each entry of this place to URLs, whole or part by part.
+
+        `Outcome.digest` and `.chunks` are of the bytes sent; `entry.etag` is the tags the URLs answered, joined by `\\n`.
+        """
+
+
+@runtime_checkable
+class Digesting(Protocol):
+    """The place computes digests next to the bytes."""
+
+    def digest_many(self, entries: Iterable[Entry]) -> Iterator[Outcome]:
+        """The digest (and chunk digests) of each entry, as it is now."""
+
+
+@runtime_checkable
+class Running(Protocol):
+    """The place can run a command."""
+
+    def run(self, argv: Sequence[str], *, stdin: bytes | None = None, timeout_s: float | None = None) -> tuple[int, bytes, bytes]:
+        """Exit status, standard output and standard error of `argv` (never a shell line), run in the root."""
+
+
+@runtime_checkable
+class Sweeping(Protocol):
+    """The place can collect what crashes left behind."""
+
+    def sweep(self, *, older_than_s: float = 0.0) -> int:
+        """Remove unfinished uploads and files of ours below the root. Returns how many."""

@@ -1,0 +1,140 @@
+"""The plain values every layer speaks: what is stored, where, and under which condition.
+
+Nothing here does I/O or imports another part of `rh`.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
+
+__all__ = [
+    "ABSENT",
+    "ANY",
+    "Condition",
+    "Entry",
+    "Kind",
+    "Link",
+    "Location",
+    "Match",
+    "Outcome",
+    "SignedRequest",
+    "Span",
+]
+
+Kind: TypeAlias = Literal["file", "dir", "link"]
+Span: TypeAlias = tuple[int, int]
+"""Half-open byte range `(start, stop)`."""
+
+
+class Entry(NamedTuple):
+    """One thing a system holds, as its listing or its answer to a write tells it.
+
+    Attributes:
+        key: exact key below the root of the system that listed it; never normalised.
+        size: bytes. 0 for directories, length of the target for links.
+        kind: `"dir"` only for directories that hold nothing (others are implied by their members).
+        etag: opaque; equal etags of one key mean equal bytes. `None` where the store has none.
+        modified: seconds since the epoch, for people. Never used to decide equality.
+        check: a checksum the store itself vouches for, `"sha256:<hex>"`, `"md5:<hex>"`,
+            `"crc32c:<hex>"`; `None` where it has none.
+        executable: the owner's executable bit, `None` where the store does not keep it.
+        target: where a link points to, else `None`.
+    """
+
+    key: str
+    size: int
+    kind: Kind = "file"
+    etag: str | None = None
+    modified: float | None = None
+    check: str | None = None
+    executable: bool | None = None
+    target: str | None = None
+
+
+class _Any(enum.Enum):
+    ANY = "any"
+
+
+class _Absent(enum.Enum):
+    ABSENT = "absent"
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Go ahead only if the entry still has this etag."""
+
+    etag: str
+
+
+ANY: Final = _Any.ANY
+"""No precondition."""
+ABSENT: Final = _Absent.ABSENT
+"""Go ahead only if nothing is under the key."""
+
+Condition: TypeAlias = _Any | _Absent | Match
+
+
+class Outcome(NamedTuple):
+    """What became of one item of a bulk operation: an entry, or the error.
+
+    `digest` is set where the far side computed the digest of the bytes it moved
+    (text form of `rh.content.digest`), `chunks` are the raw chunk digests of a
+    chunked one, concatenated.
+    """
+
+    key: str
+    entry: Entry | None = None
+    error: Exception | None = None
+    digest: str | None = None
+    chunks: bytes | None = None
+
+
+class Link(NamedTuple):
+    """A symbolic link to be written: its target, as text."""
+
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class SignedRequest:
+    """A request anybody may send until it expires. `headers` must be sent with it. Secret while it lives."""
+
+    method: str
+    url: str = field(repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """A place: a system by name and a path on it. Holds no secret and no connection.
+
+    Attributes:
+        system: a configured or registered name (`"file"`, `"s3"`, `"ssh-a"`), or the
+            scheme and authority of a URL (`"ssh://me@host:2222"`, `"https://example.org"`).
+        path: absolute path on disks and hosts (`~/x` on a host is below the login's home),
+            `bucket/key` on object stores, the path below the repository for Git.
+    """
+
+    system: str
+    path: str
+
+    def __truediv__(self, name: str) -> Location:
+        return Location(self.system, f"{self.path.rstrip('/')}/{name}" if self.path else name)
+
+    @property
+    def name(self) -> str:
+        """The last component of the path."""
+        return self.path.rstrip("/").rsplit("/", 1)[-1]
+
+    @property
+    def parent(self) -> Location:
+        """The place one level up."""
+        head = self.path.rstrip("/").rpartition("/")[0]
+        return Location(self.system, head or ("/" if self.path.startswith("/") else ""))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for records and `--json`."""
+        return {"system": self.system, "path": self.path}
