@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from os import cpu_count
-from typing import Callable, List, NamedTuple, Optional, Union  # noqa: UP035
+from typing import Callable, NamedTuple, Optional, Union  # noqa: UP035
 
 __all__ = ["CHUNK", "MAX_CHUNKS", "Digest", "Hasher", "chunk_size", "combine", "of_bytes", "of_reader", "parse"]
 
@@ -102,7 +102,7 @@ class Hasher:
         self._chunk = (chunk_size(size) or CHUNK) if size is not None else CHUNK
         self._state = hashlib.sha256()
         self._room = self._chunk
-        self._done = []  # type: List[bytes]
+        self._done: list[bytes] = []
 
     def update(self, data: Union[bytes, bytearray, memoryview]) -> None:
         """Take more bytes."""

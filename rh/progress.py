@@ -15,8 +15,11 @@ __all__ = ["Bar", "Progress", "Silent", "default"]
 class Progress(Protocol):
     """What a transfer tells while it runs. Called from one thread at a time; must return quickly and not raise."""
 
-    def start(self, title: str, files: int | None, size: int | None) -> None:
-        """Work begins: how many files and bytes there are, where that is known."""
+    def start(self, title: str) -> None:
+        """Work begins."""
+
+    def total(self, files: int, size: int) -> None:
+        """How many files and bytes there are to do, once that is known; perhaps told again when it changes."""
 
     def advance(self, files: int, size: int) -> None:
         """So many more files and bytes are done."""
@@ -28,7 +31,9 @@ class Progress(Protocol):
 class Silent:
     """Progress nobody watches."""
 
-    def start(self, title: str, files: int | None, size: int | None) -> None: ...
+    def start(self, title: str) -> None: ...
+
+    def total(self, files: int, size: int) -> None: ...
 
     def advance(self, files: int, size: int) -> None: ...
 
@@ -44,10 +49,17 @@ class Bar:
         self._task: Any = None
         self._files = 0
         self._size = 0
+        self._total_files: int | None = None
+        self._total: int | None = None
 
-    def start(self, title: str, files: int | None, size: int | None) -> None:
+    def start(self, title: str) -> None:
         self._begun = time.monotonic()
-        self._title, self._total_files, self._total = title, files, size
+        self._title = title
+
+    def total(self, files: int, size: int) -> None:
+        self._total_files, self._total = files, size
+        if self._rich is not None:
+            self._rich.update(self._task, total=size)
 
     def advance(self, files: int, size: int) -> None:
         self._files += files

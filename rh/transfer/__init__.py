@@ -1,1 +1,104 @@
-""""""
+"""Moving bytes from place to place: plan → route → run → receipt.
+
+`plan_tree` says what would move, by which road and how many bytes; `copy_tree` does it. Copies never move, touch only the
+destination's own keys, are verified on arrival, and go on where they were interrupted.
+"""
+
+from __future__ import annotations
+
+import threading
+
+from rh.progress import Progress, default
+from rh.systems import open_system
+from rh.systems.base import System
+from rh.transfer import plan as _plan
+from rh.transfer import verify as _verify
+from rh.transfer.options import Options
+from rh.transfer.plan import Action, Plan, Step
+from rh.transfer.receipt import Failure, Receipt
+from rh.transfer.route import Route
+from rh.transfer.verify import Verification
+from rh.types import Location
+
+__all__ = [
+    "Action",
+    "Failure",
+    "Options",
+    "Plan",
+    "Receipt",
+    "Route",
+    "Step",
+    "Verification",
+    "copy_file",
+    "copy_tree",
+    "digest_file",
+    "digest_tree",
+    "execute",
+    "plan_file",
+    "plan_tree",
+    "verify_tree",
+]
+
+_DEFAULT = Options()
+
+
+def plan_tree(source: Location, target: Location, options: Options = _DEFAULT) -> Plan:
+    """What `copy_tree` would do; nothing is changed."""
+    return _plan.plan_tree(open_system(source), open_system(target), options)
+
+
+def plan_file(source: Location, target: Location, options: Options = _DEFAULT) -> Plan:
+    """What `copy_file` would do; nothing is changed."""
+    return _plan.plan_file(open_system(source.parent), source.name, open_system(target.parent), target.name, options)
+
+
+def execute(plan: Plan, *, progress: Progress | None = None, cancel: threading.Event | None = None) -> Receipt:
+    """Carry out a plan. `cancel` stops it soon after it is set; the same transfer again goes on from there."""
+    from rh.transfer.run import run as run_plan
+
+    return run_plan(plan, progress=progress or default(), cancel=cancel)
+
+
+def copy_tree(
+    source: Location,
+    target: Location,
+    options: Options = _DEFAULT,
+    *,
+    progress: Progress | None = None,
+    cancel: threading.Event | None = None,
+) -> Receipt:
+    """Copy all that is below one place to another.
+
+    Raises:
+        TransferError: some files did not arrive; `error.receipt` lists them, and the same call again goes on from there.
+        RhError: whatever could be refused beforehand was refused before anything changed.
+    """
+    return execute(plan_tree(source, target, options), progress=progress, cancel=cancel)
+
+
+def copy_file(
+    source: Location,
+    target: Location,
+    options: Options = _DEFAULT,
+    *,
+    progress: Progress | None = None,
+    cancel: threading.Event | None = None,
+) -> Receipt:
+    """Copy one file to another place (both locations name the file itself)."""
+    return execute(plan_file(source, target, options), progress=progress, cancel=cancel)
+
+
+def verify_tree(location: Location, *, progress: Progress | None = None) -> Verification:
+    """Read every byte of a tree and compare it with its manifest."""
+    return _verify.verify_tree(open_system(location), progress=progress or default())
+
+
+def digest_tree(location: Location, *, progress: Progress | None = None) -> str:
+    """The digest of a tree as it is now (`rh.content.tree` has its definition)."""
+    return _verify.digest_tree(open_system(location), progress=progress or default())
+
+
+def digest_file(location: Location) -> str:
+    """The digest of one file."""
+    system: System = open_system(location.parent)
+    return _verify.digest_file(system, location.name).text

@@ -1,0 +1,112 @@
+"""Which keys a target can hold. The only place that turns the names of one system into those of another.
+
+Keys are exact; a disk's names are not as free. What would escape the root, collide with another key or cannot be written at
+all is refused before anything is moved, with the key in the error.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable
+
+from rh.content.tree import key_bytes
+from rh.errors import InvalidError, NameClashError
+
+__all__ = ["Checker", "decode", "encode"]
+
+_PATHS = frozenset({"file", "ssh"})
+_LIMITS = {"s3": 1024, "gs": 1024, "azure": 1024}
+
+
+class Checker:
+    """Checks keys, given in key order, against what a kind of system can hold.
+
+    Args:
+        kind: the target system's kind.
+        folds: whether the target takes names that differ in case or Unicode form for one.
+    """
+
+    def __init__(self, kind: str, *, folds: bool = False) -> None:
+        self._paths = kind in _PATHS
+        self._limit = _LIMITS.get(kind)
+        self._open: list[str] = []
+        self._folded: dict[str, str] | None = {} if folds else None
+
+    def check(self, key: str) -> None:
+        """Raise `NameClashError` or `InvalidError` if the key has no place there."""
+        if self._limit is not None:
+            self._check_object(key)
+        if not self._paths:
+            return
+        plain = key.rstrip("/") if key.endswith("/") else key
+        for part in plain.split("/"):
+            if part in ("", ".", ".."):
+                raise NameClashError(
+                    f"{key!r} cannot be a path: it has a component {part!r}",
+                    hint="exclude it, or encode names (names='encode')",
+                )
+            if len(part) > 63 and len(key_bytes(part)) > 255:
+                raise NameClashError(f"{key!r} has a component of more than 255 bytes", hint="exclude it")
+        if "\0" in key:
+            raise NameClashError(f"{key!r} holds a NUL character", hint="exclude it")
+        while self._open and not plain.startswith(self._open[-1]):
+            self._open.pop()
+        for held in self._open:
+            if plain.startswith(held + "/"):
+                raise NameClashError(
+                    f"{held!r} is a file and {key!r} is below it; a disk cannot hold both", hint="exclude one of them"
+                )
+        self._open.append(plain)
+        if self._folded is not None:
+            folded = unicodedata.normalize("NFC", plain).casefold()
+            other = self._folded.setdefault(folded, plain)
+            if other != plain:
+                raise NameClashError(f"{other!r} and {plain!r} are one name on this disk", hint="exclude one of them")
+
+    def _check_object(self, key: str) -> None:
+        assert self._limit is not None
+        if not key.isascii():
+            try:
+                key.encode("utf-8")
+            except UnicodeEncodeError as error:
+                raise NameClashError(
+                    f"{key!r} is not valid Unicode; an object store cannot hold it", hint="exclude it, or rename it"
+                ) from error
+        if len(key) > 255 and len(key_bytes(key)) > self._limit:
+            raise InvalidError(f"{key[:80]!r}… is longer than {self._limit} bytes")
+
+
+def check_all(keys: Iterable[str], kind: str, *, folds: bool = False) -> None:
+    """Check keys in key order."""
+    checker = Checker(kind, folds=folds)
+    for key in keys:
+        checker.check(key)
+
+
+def encode(key: str) -> str:
+    """A key as a path any disk can hold: what is not representable becomes `%XX`. `decode` gives it back."""
+    directory = key.endswith("/") and len(key) > 1
+    parts = (key[:-1] if directory else key).split("/")
+    return "/".join(map(_encode_part, parts)) + ("/" if directory else "")
+
+
+def _encode_part(part: str) -> str:
+    if part in ("", ".", ".."):
+        return "%" + "".join(f"{byte:02X}%" for byte in part.encode()).rstrip("%") if part else "%00empty"
+    part = part.replace("%", "%25").replace("\0", "%00")
+    return part
+
+
+def decode(path: str) -> str:
+    """The inverse of `encode`."""
+    return "/".join(_decode_part(part) for part in path.split("/"))
+
+
+def _decode_part(part: str) -> str:
+    if part == "%00empty":
+        return ""
+    if "%" not in part:
+        return part
+    from urllib.parse import unquote
+
+    return unquote(part, errors="surrogateescape")

@@ -1,0 +1,79 @@
+"""How a transfer is to be made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
+
+from rh.errors import InvalidError
+
+__all__ = ["Links", "OnExisting", "Options"]
+
+OnExisting = Literal["update", "skip", "error", "replace"]
+Links = Literal["follow", "keep", "skip", "error"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """The options of `.to()`, `plan` and the command line.
+
+    Attributes:
+        include: patterns (those of `.gitignore`) of the keys that are meant; none means all.
+        exclude: patterns of keys that are not.
+        ignore_file: whether `.rhignore` at the root of the source is obeyed.
+        links: `"follow"` copies what a link points to; `"keep"` the link itself, where the target has links; `"skip"`
+            leaves links out; `"error"` refuses a source that has any.
+        on_existing: `"update"` moves what differs, `"skip"` leaves what exists, `"error"` refuses to begin if anything that
+            differs exists, `"replace"` moves everything again.
+        delete: remove what the target has and the source has not. Keys that the patterns leave out are left alone.
+        dry_run: plan only; the receipt says what would be done.
+        names: `"refuse"` keys the target cannot hold before anything is moved, or `"encode"` them (`%XX`).
+        workers: requests under way at once; default the setting `workers`.
+        bandwidth: bytes per second that pass this machine at most.
+        manifest: write the manifest of the target when all is done.
+    """
+
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    ignore_file: bool = True
+    links: Links = "follow"
+    on_existing: OnExisting = "update"
+    delete: bool = False
+    dry_run: bool = False
+    names: Literal["refuse", "encode"] = "refuse"
+    workers: int | None = None
+    bandwidth: float | None = None
+    manifest: bool = True
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("links", get_args(Links)),
+            ("on_existing", get_args(OnExisting)),
+            ("names", ("refuse", "encode")),
+        ):
+            value = getattr(self, name)
+            if value not in allowed:
+                raise InvalidError(f"{name}={value!r} is not one of {', '.join(map(repr, allowed))}")
+        if self.workers is not None and not (isinstance(self.workers, int) and 1 <= self.workers <= 1024):
+            raise InvalidError(f"workers={self.workers!r} is not a number from 1 to 1024")
+        if self.bandwidth is not None and not self.bandwidth > 0:
+            raise InvalidError(f"bandwidth={self.bandwidth!r} is not a number of bytes per second above 0")
+        for name in ("include", "exclude"):
+            if isinstance(getattr(self, name), str):
+                raise InvalidError(f"{name}= takes a list of patterns", hint=f"{name}=[{getattr(self, name)!r}]")
+
+    @classmethod
+    def names_of(cls) -> frozenset[str]:
+        """The names of all options."""
+        return frozenset(field.name for field in fields(cls))
+
+    @classmethod
+    def of(cls, options: dict[str, Any]) -> Options:
+        """Options from keyword arguments, with a clear error for one that does not exist."""
+        unknown = sorted(set(options) - cls.names_of())
+        if unknown:
+            raise InvalidError(
+                f"no such option: {', '.join(unknown)}", hint=f"options: {', '.join(sorted(cls.names_of()))}"
+            )
+        return cls(**options)

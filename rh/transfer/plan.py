@@ -1,0 +1,408 @@
+"""What would be moved: the ordered merge of what is at the source and what is at the target.
+
+A plan is made whole before anything moves, so everything that can be refused is refused before the first byte. Its steps are
+spooled to an unnamed temporary file beyond some tens of thousands, so that memory does not grow with the tree.
+"""
+
+from __future__ import annotations
+
+import enum
+import marshal
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import IO, Any, NamedTuple
+
+from rh.content import names, patterns
+from rh.content.manifest import DamagedManifestError
+from rh.content.tree import Row, key_bytes
+from rh.errors import ExistsError, InvalidError, NotFoundError, UnsupportedError
+from rh.observe import log
+from rh.systems.base import System
+from rh.transfer.options import Options
+from rh.transfer.receipt import human
+from rh.transfer.route import Route, Way, route
+from rh.transfer.survey import Known, Survey
+from rh.types import Entry
+
+__all__ = ["Action", "Plan", "Step", "plan_file", "plan_tree"]
+
+_IN_MEMORY = 20_000
+
+
+class Action(enum.StrEnum):
+    """What is to be done about a key of the target."""
+
+    COPY = "copy"
+    CHECK = "check"
+    """Sizes agree and a digest is missing: it is computed where the bytes are, then it is a COPY or a KEEP."""
+    MAKE = "make"
+    """An empty directory or a link."""
+    KEEP = "keep"
+    """It is the same already."""
+    SKIP = "skip"
+    """It exists and is to be left alone (`on_existing="skip"`)."""
+    DELETE = "delete"
+    OTHER = "other"
+    """The target's own, which the source has not: left alone."""
+
+
+class Step(NamedTuple):
+    """One key of the target.
+
+    `entry` is the source's entry (the target's own for DELETE and OTHER), `old` what the target has under the key;
+    `digest`, `chunks`, `executable` are the source's as far as they are known, `old_*` the target's.
+    """
+
+    action: Action
+    key: str
+    entry: Entry
+    digest: str | None = None
+    chunks: bytes = b""
+    executable: bool | None = None
+    old: Entry | None = None
+    old_digest: str | None = None
+    old_chunks: bytes = b""
+    old_executable: bool | None = None
+    reason: str = ""
+
+    def row(self) -> Row:
+        """What the target has under the key if this step needs nothing done."""
+        entry = self.old if self.old is not None else self.entry
+        return Row(
+            self.key,
+            entry.size,
+            entry.kind,
+            self.old_digest if self.old is not None else self.digest,
+            entry.etag,
+            self.executable if self.action is Action.KEEP and self.executable is not None else self.old_executable,
+            self.old_chunks if self.old is not None else self.chunks,
+            entry.target,
+        )
+
+
+class Plan:
+    """The steps of a transfer, and their sums.
+
+    Attributes:
+        source, target: the two roots.
+        route: who will move the bytes.
+        files: files at the source that are meant; `bytes_total` their bytes.
+        moves: files to be moved, at most (`checks` of them may turn out to be the same); `bytes_to_move` their bytes.
+        counts: steps by action.
+        stale: whether the target's manifest needs to be written even if nothing moves.
+    """
+
+    def __init__(self, source: System, target: System, options: Options) -> None:
+        self.source = source
+        self.target = target
+        self.options = options
+        self.route: Route
+        self.way: Way
+        self.route, self.way = Route.PUSH, Way.STREAM
+        self.file: str | None = None
+        self.files = 0
+        self.bytes_total = 0
+        self.bytes_to_move = 0
+        self.counts: dict[Action, int] = dict.fromkeys(Action, 0)
+        self.stale = True
+        self._steps: list[Step] = []
+        self._spool: IO[bytes] | None = None
+
+    def add(self, step: Step) -> None:
+        """Take the next step (in key order)."""
+        self.counts[step.action] += 1
+        if step.action not in (Action.DELETE, Action.OTHER) and step.entry.kind == "file":
+            self.files += 1
+            self.bytes_total += step.entry.size
+            if step.action in (Action.COPY, Action.CHECK):
+                self.bytes_to_move += step.entry.size
+        self._steps.append(step)
+        if len(self._steps) >= _IN_MEMORY:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._spool is None:
+            self._spool = tempfile.TemporaryFile(prefix="rh-plan-")  # noqa: SIM115 - lives as long as the plan
+        for action, key, entry, digest, chunks, executable, old, *rest in self._steps:
+            flat = (action.value, key, tuple(entry), digest, chunks, executable, tuple(old) if old else None, *rest)
+            marshal.dump(flat, self._spool)
+        self._steps.clear()
+
+    def steps(self) -> Iterator[Step]:
+        """All steps in key order. One iteration at a time."""
+        if self._spool is not None:
+            if self._steps:
+                self._flush()
+            end = self._spool.tell()
+            self._spool.seek(0)
+            while self._spool.tell() < end:
+                flat: Any = marshal.load(self._spool)  # noqa: S302 - our own unnamed file
+                action, key, entry, digest, chunks, executable, old, *rest = flat
+                yield Step(
+                    Action(action), key, Entry(*entry), digest, chunks, executable, Entry(*old) if old else None, *rest
+                )
+            self._spool.seek(0, 2)
+            return
+        yield from self._steps
+
+    @property
+    def moves(self) -> int:
+        """How many files may have to be moved."""
+        return self.counts[Action.COPY] + self.counts[Action.CHECK]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Sums and steps as plain values, for `--json`."""
+        return {
+            "source": self.source.url(),
+            "target": self.target.url(),
+            "route": str(self.route),
+            "way": self.way.value,
+            "files": self.files,
+            "bytes_total": self.bytes_total,
+            "moves": self.moves,
+            "bytes_to_move": self.bytes_to_move,
+            "counts": {str(action): n for action, n in self.counts.items() if n},
+        }
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.source.url()} → {self.target.url()}",
+            f"  route   {self.route} ({self.way.value})",
+            f"  files   {self.files:,}, {human(self.bytes_total)}",
+            f"  move    {self.moves:,}, {human(self.bytes_to_move)}"
+            + (f" (of these {self.counts[Action.CHECK]:,} to be compared first)" if self.counts[Action.CHECK] else ""),
+        ]
+        for action, word in (
+            (Action.KEEP, "same"),
+            (Action.SKIP, "skip"),
+            (Action.MAKE, "make"),
+            (Action.DELETE, "delete"),
+            (Action.OTHER, "others"),
+        ):
+            if self.counts[action]:
+                lines.append(f"  {word:<7} {self.counts[action]:,}")
+        shown = 0
+        for step in self.steps():
+            if step.action in (Action.KEEP, Action.OTHER):
+                continue
+            if shown == 10:
+                lines.append("  …")
+                break
+            shown += 1
+            lines.append(f"    {step.action:<7} {step.key}" + (f"  ({step.reason})" if step.reason else ""))
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        return f"<pre>{escape(str(self))}</pre>"
+
+
+def plan_tree(source: System, target: System, options: Options) -> Plan:
+    """Plan the copy of all that is below one root to another.
+
+    Raises:
+        NotFoundError: there is nothing at the source.
+        InvalidError: the two places overlap, a pattern is wrong.
+        NameClashError: a key has no place at the target.
+        ExistsError: `on_existing="error"` and something that differs exists.
+        UnsupportedError: the target cannot be written, or holds no links (`links="keep"`).
+    """
+    if not target.writable:
+        raise UnsupportedError("this place can be read only", where=target.url())
+    _refuse_overlap(source, target)
+    believe = True
+    while True:
+        plan = Plan(source, target, options)
+        try:
+            _fill(plan, believe_target=believe)
+            break
+        except DamagedManifestError as error:
+            if not believe or error.where is None or not error.where.startswith(target.url()):
+                raise
+            log.warning("%s; the target is compared as if other tools had written it", error)
+            believe = False
+    if plan.moves or plan.counts[Action.MAKE]:
+        plan.route, plan.way = route(source, target)
+    return plan
+
+
+def _refuse_overlap(source: System, target: System) -> None:
+    if source.location.system != target.location.system:
+        return
+    ours, theirs = (path.rstrip("/") + "/" for path in (source.location.path, target.location.path))
+    if ours == theirs:
+        raise InvalidError("source and target are the same place", where=target.url())
+    if ours.startswith(theirs) or theirs.startswith(ours):
+        raise InvalidError("source and target lie within each other", where=f"{source.url()} and {target.url()}")
+
+
+def _fill(plan: Plan, *, believe_target: bool) -> None:
+    source, target, options = plan.source, plan.target, plan.options
+    selected = patterns.selector(options.include, options.exclude, _ignore_lines(source) if options.ignore_file else ())
+    theirs = Survey(source, links=options.links)
+    ours = Survey(target, believe=believe_target)
+    meant = _meant(iter(theirs), selected)
+    if options.names == "encode":
+        meant = iter(sorted(_encoded(meant), key=lambda pair: key_bytes(pair[0])))
+    checker = names.Checker(target.kind, folds=getattr(target, "folds_case", False))
+    comparer = _Comparer(plan)
+    for key, known, old in _merged(meant, _existing(ours)):
+        checker.check(key)
+        if known is None:
+            assert old is not None
+            doomed = options.delete and (selected is None or selected(key))
+            step = Step(
+                Action.DELETE if doomed else Action.OTHER, key, old.entry, old.digest, old.chunks, old.executable,
+                old.entry, old.digest, old.chunks, old.executable,
+            )  # fmt: skip
+        else:
+            step = comparer.step(key, known, old)
+        plan.add(step)
+    if options.on_existing == "error" and comparer.existing:
+        shown = ", ".join(comparer.existing[:5]) + ("…" if len(comparer.existing) > 5 else "")
+        raise ExistsError(
+            f"{len(comparer.existing)} of the files exist and differ: {shown}",
+            where=target.url(),
+            hint='on_existing="update", "skip" or "replace"',
+        )
+    plan.stale = not ours.exact or comparer.learned
+
+
+def _meant(found: Iterator[Known], selected: Callable[[str], bool] | None) -> Iterator[tuple[str, Known]]:
+    for known in found:
+        if selected is None or selected(known.entry.key):
+            yield known.entry.key, known
+
+
+def _encoded(found: Iterator[tuple[str, Known]]) -> Iterator[tuple[str, Known]]:
+    for key, known in found:
+        yield names.encode(key), known
+
+
+def _existing(survey: Survey) -> Iterator[Known]:
+    try:
+        yield from survey
+    except NotFoundError:
+        return
+
+
+def _ignore_lines(source: System) -> list[str]:
+    try:
+        with source.read(patterns.IGNORE_FILE) as body:
+            return body.read().decode("utf-8", "replace").splitlines()
+    except (NotFoundError, UnsupportedError):
+        return []
+
+
+def _merged(
+    meant: Iterator[tuple[str, Known]], existing: Iterator[Known]
+) -> Iterator[tuple[str, Known | None, Known | None]]:
+    pair, old = next(meant, None), next(existing, None)
+    while pair is not None or old is not None:
+        left = key_bytes(pair[0]) if pair is not None else None
+        right = key_bytes(old.entry.key) if old is not None else None
+        if right is None or (left is not None and left < right):
+            assert pair is not None
+            yield pair[0], pair[1], None
+            pair = next(meant, None)
+        elif left is None or right < left:
+            assert old is not None
+            yield old.entry.key, None, old
+            old = next(existing, None)
+        else:
+            assert pair is not None
+            yield pair[0], pair[1], old
+            pair, old = next(meant, None), next(existing, None)
+
+
+class _Comparer:
+    """Decides what is to be done about a key that the source has."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._target = plan.target
+        self._options = plan.options
+        self.existing: list[str] = []
+        self.learned = False
+        """Whether something is known now that the target's manifest does not say."""
+
+    def step(self, key: str, known: Known, old: Known | None) -> Step:
+        entry = known.entry
+        if entry.kind == "link" and not self._target.keeps_links:
+            raise UnsupportedError(
+                f"{entry.key!r} is a symbolic link, and {self._target.kind} has none",
+                where=self._target.url(),
+                hint='links="follow" or links="skip"',
+            )
+        base = (key, entry, known.digest, known.chunks, known.executable)
+        if old is None:
+            return Step(Action.COPY if entry.kind == "file" else Action.MAKE, *base, reason="new")
+        full = (*base, old.entry, old.digest, old.chunks, old.executable)
+        if entry.kind != "file" or old.entry.kind != "file":
+            same = entry.kind == old.entry.kind and entry.target == old.entry.target
+            if same:
+                return Step(Action.KEEP, *full)
+            self.existing.append(key)
+            if self._options.on_existing == "skip":
+                return Step(Action.SKIP, *full)
+            return Step(Action.COPY if entry.kind == "file" else Action.MAKE, *full, reason=f"was a {old.entry.kind}")
+        mode = self._options.on_existing
+        if mode == "skip":
+            return Step(Action.SKIP, *full)
+        if mode == "replace":
+            return Step(Action.COPY, *full, reason="replaced")
+        same_content, reason = _same(known, old)
+        if same_content and self._target.keeps_executable and None not in (known.executable, old.executable):
+            if known.executable != old.executable:
+                same_content, reason = False, "executable bit"
+        if same_content:
+            if old.digest is None and known.digest is not None:
+                full = (*base, old.entry, known.digest, known.chunks, old.executable)
+                self.learned = True
+            elif known.executable is not None and known.executable != bool(old.executable):
+                self.learned = True
+            return Step(Action.KEEP, *full)
+        if same_content is None:
+            return Step(Action.CHECK, *full, reason=reason)
+        self.existing.append(key)
+        return Step(Action.COPY, *full, reason=reason)
+
+
+def _same(known: Known, old: Known) -> tuple[bool | None, str]:
+    """Whether two files have the same content; `None` while that is not known."""
+    if known.entry.size != old.entry.size:
+        return False, "size"
+    if known.digest is not None and old.digest is not None:
+        return known.digest == old.digest, "content"
+    ours, theirs = known.entry.check, old.entry.check
+    if ours and theirs and ours.partition(":")[0] == theirs.partition(":")[0]:
+        return ours == theirs, "content"
+    return None, "content not known"
+
+
+def plan_file(source: System, key: str, target: System, target_key: str, options: Options) -> Plan:
+    """Plan the copy of one file (a link is followed) to one key."""
+    if not target.writable:
+        raise UnsupportedError("this place can be read only", where=target.url(target_key))
+    if source.location == target.location and key == target_key:
+        raise InvalidError("source and target are the same place", where=target.url(target_key))
+    plan = Plan(source, target, options)
+    plan.file = target_key
+    entry = source.head(key)
+    names.Checker(target.kind).check(target_key)
+    try:
+        old = target.head(target_key)
+    except NotFoundError:
+        old = None
+    comparer = _Comparer(plan)
+    known = Known(entry, None, b"", entry.executable)
+    step = comparer.step(target_key, known, Known(old, None, b"", old.executable) if old is not None else None)
+    if options.on_existing == "error" and old is not None:
+        raise ExistsError(
+            "the file exists", where=target.url(target_key), hint='on_existing="update", "skip" or "replace"'
+        )
+    plan.add(step)
+    plan.stale = False
+    if plan.moves:
+        plan.route, plan.way = route(source, target)
+    return plan

@@ -1,0 +1,64 @@
+"""Who moves the bytes. Pure: a decision from what the two ends can do."""
+
+from __future__ import annotations
+
+import enum
+
+from rh.systems.abilities import Direct, Fetching, ServerCopy, Signing
+from rh.systems.base import System
+
+__all__ = ["Route", "Way", "is_here", "route"]
+
+
+class Route(enum.StrEnum):
+    """What a plan prints and a receipt says."""
+
+    COPY = "COPY"
+    """One system copies by itself."""
+    PULL = "PULL"
+    """The machine of the target fetches."""
+    PUSH = "PUSH"
+    """The machine of the source sends."""
+    RELAY = "RELAY"
+    """The bytes pass through this machine, and neither end is here."""
+
+
+class Way(enum.Enum):
+    """How a route is made."""
+
+    SERVER = "server copy"
+    FETCH = "the target fetches signed URLs"
+    SEND = "the source sends to signed URLs"
+    DIRECT_SEND = "the source logs in to the target"
+    DIRECT_RECEIVE = "the target logs in to the source"
+    STREAM = "through here"
+
+
+def is_here(system: System) -> bool:
+    """Whether a system's bytes are in this machine already."""
+    return system.kind in ("file", "memory")
+
+
+def route(source: System, target: System) -> tuple[Route, Way]:
+    """The shortest road from `source` to `target`.
+
+    Asking whether one host reaches another may log in there once; the answer is remembered by the system.
+    """
+    copier = target.ask(ServerCopy)
+    if copier is not None and copier.can_copy_from(source):
+        return Route.COPY, Way.SERVER
+    if is_here(source):
+        return Route.PUSH, Way.STREAM
+    if is_here(target):
+        return Route.PULL, Way.STREAM
+    if target.ask(Fetching) is not None and source.ask(Signing) is not None:
+        return Route.PULL, Way.FETCH
+    if source.ask(Fetching) is not None and target.ask(Signing) is not None:
+        return Route.PUSH, Way.SEND
+    sender, receiver = source.ask(Direct), target.ask(Direct)
+    if sender is not None and receiver is not None:
+        if sender.can_send_to(target):
+            return Route.PUSH, Way.DIRECT_SEND
+        if receiver.can_send_to(source):
+            return Route.PULL, Way.DIRECT_RECEIVE
+    return Route.RELAY, Way.STREAM

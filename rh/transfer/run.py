@@ -1,0 +1,315 @@
+"""Carrying out a plan: compare what needs comparing, move, try again what may succeed, delete, publish the manifest last."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import TypeAlias
+
+from rh import config
+from rh.content import manifest
+from rh.content.cache import DigestCache, settled
+from rh.content.tree import Row, TreeHasher, without_implied
+from rh.errors import ConflictError, RhError, TransferError, UnsupportedError
+from rh.observe import log
+from rh.progress import Progress
+from rh.systems.abilities import Digesting
+from rh.systems.base import System
+from rh.transfer import far, stream
+from rh.transfer.mover import Mover, as_rh
+from rh.transfer.plan import Action, Plan, Step
+from rh.transfer.receipt import Failure, Receipt, human
+from rh.transfer.route import Route, Way, is_here
+from rh.types import ANY, Entry, Link, Match
+
+__all__ = ["run"]
+
+_Digests: TypeAlias = dict[str, tuple[str, bytes]]
+"""Digest and chunk digests by key."""
+_BATCH = 5_000
+_BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
+
+
+def run(plan: Plan, *, progress: Progress, cancel: threading.Event | None = None) -> Receipt:
+    """Carry out a plan.
+
+    Raises:
+        TransferError: some files did not arrive; the receipt is in it, and the same call again goes on from there.
+        KeyboardInterrupt: as ever; what was begun can be resumed.
+    """
+    began = time.monotonic()
+    if plan.options.dry_run:
+        return _receipt(plan, began, dry_run=True)
+    mover = Mover.new(plan.source, plan.target, plan.options, progress, cancel)
+    complete = False
+    progress.start(f"{plan.source.url()} → {plan.target.url()}")
+    progress.total(plan.moves, plan.bytes_to_move)
+    kept: dict[str, Step] = {}
+    try:
+        if plan.counts[Action.MAKE]:
+            _make(mover, (step for step in plan.steps() if step.action is Action.MAKE))
+        work = _to_move(plan, mover, kept)
+        route = _move(plan, mover, work)
+        _again(plan, mover)
+        if mover.stopped:
+            raise _failure(plan, mover, kept, began, "the transfer was cancelled")
+        if mover.failures:
+            raise _failure(plan, mover, kept, began, None)
+        deleted = _delete(plan)
+        digest = _publish(plan, mover, kept, deleted=deleted)
+        complete = True
+        return _receipt(plan, began, mover=mover, kept=kept, deleted=deleted, digest=digest, route=route)
+    except KeyboardInterrupt:
+        mover.stop.set()
+        raise
+    finally:
+        mover.journal.close(complete=complete)
+        if mover.learned:
+            DigestCache(plan.source).remember(mover.learned)
+        if mover.rows:
+            DigestCache(plan.target).remember(row for row in mover.rows.values() if row.kind == "file")
+        progress.finish()
+
+
+def _make(mover: Mover, steps: Iterator[Step]) -> None:
+    """Empty directories and links. A place that keeps no directories has them in the manifest."""
+    target = mover.target
+    for step in steps:
+        if step.entry.kind == "dir" and not target.keeps_directories:
+            mover.made(step, Entry(step.key, 0, "dir"))
+            continue
+        if step.old is not None:
+            target.delete([step.key])
+        data: bytes | Link = Link(step.entry.target or "") if step.entry.kind == "link" else b""
+        mover.made(step, target.write(step.key, data))
+
+
+def _to_move(plan: Plan, mover: Mover, kept: dict[str, Step]) -> Iterator[Step]:
+    """The steps that move a file; those to be checked are resolved, a batch at a time, and the same ones go into `kept`."""
+    if not plan.moves:
+        return
+    steps = (step for step in plan.steps() if step.action in (Action.COPY, Action.CHECK))
+    if not plan.counts[Action.CHECK]:
+        yield from steps
+        return
+    while batch := list(islice(steps, _BATCH)):
+        unknown = {step.key: step.old_digest is None for step in batch if step.action is Action.CHECK}
+        for step in _checked(mover, batch):
+            if step.action is Action.KEEP:
+                kept[step.key] = step
+                plan.stale = plan.stale or unknown.get(step.key, False)
+                mover.progress.advance(1, step.entry.size)
+            else:
+                yield step
+
+
+def _checked(mover: Mover, steps: list[Step]) -> Iterator[Step]:
+    """Steps with CHECK decided."""
+    checks = [step for step in steps if step.action is Action.CHECK]
+    source, target = mover.source, mover.target
+    ours = _digests(source, [step.entry for step in checks if step.digest is None])
+    theirs = _digests(target, [step.old for step in checks if step.old is not None and step.old_digest is None])
+    learned: list[Row] = []
+    for step in steps:
+        if step.action is Action.CHECK:
+            decided = _decided(source, target, _informed(step, ours, theirs))
+            if step.digest is None and decided.digest is not None and settled(step.entry.modified):
+                learned.append(
+                    Row(step.entry.key, step.entry.size, "file", decided.digest, step.entry.etag, None, decided.chunks)
+                )
+            yield decided
+        else:
+            yield step
+    DigestCache(source).remember(learned)
+
+
+def _informed(step: Step, ours: _Digests, theirs: _Digests) -> Step:
+    """A step with the digests that were computed."""
+    if step.digest is None and step.entry.key in ours:
+        digest, chunks = ours[step.entry.key]
+        step = step._replace(digest=digest, chunks=chunks)
+    if step.old is not None and step.old_digest is None and step.old.key in theirs:
+        digest, chunks = theirs[step.old.key]
+        step = step._replace(old_digest=digest, old_chunks=chunks)
+    return step
+
+
+def _decided(source: System, target: System, step: Step) -> Step:
+    """A step that copies or keeps, from all that is known by now."""
+    entry, old = step.entry, step.old
+    if old is None:
+        return step._replace(action=Action.COPY)
+    if step.digest is not None and step.old_digest is not None:
+        same = step.digest == step.old_digest
+    elif step.digest is not None:
+        same = is_here(source) and _has_check(source, entry, old.check)
+        if same:
+            step = step._replace(old_digest=step.digest, old_chunks=step.chunks)
+    elif step.old_digest is not None:
+        same = is_here(target) and _has_check(target, old, entry.check)
+        if same:
+            step = step._replace(digest=step.old_digest, chunks=step.old_chunks)
+    else:
+        same = False
+    if same and target.keeps_executable and None not in (step.executable, step.old_executable):
+        same = step.executable == step.old_executable
+    return step._replace(action=Action.KEEP if same else Action.COPY)
+
+
+def _digests(system: System, entries: list[Entry]) -> _Digests:
+    """The digests that a place can compute by itself."""
+    digesting = system.ask(Digesting)
+    if digesting is None or not entries:
+        return {}
+    found = {}
+    for outcome in digesting.digest_many(entries):
+        if outcome.error is None and outcome.digest is not None:
+            found[outcome.key] = (outcome.digest, outcome.chunks or b"")
+        elif isinstance(outcome.error, ConflictError):
+            raise outcome.error
+    return found
+
+
+def _has_check(system: System, entry: Entry, check: str | None) -> bool:
+    """Whether a file of this machine has the checksum another store vouches for."""
+    name, _, value = (check or "").partition(":")
+    if name not in ("md5", "sha256"):
+        return False
+    state = hashlib.new(name, usedforsecurity=False)
+    with system.read(entry.key, when=Match(entry.etag) if entry.etag is not None else ANY) as body:
+        for block in body:
+            state.update(block)
+    return state.hexdigest() == value
+
+
+def _move(plan: Plan, mover: Mover, steps: Iterable[Step]) -> Route:
+    if plan.way is Way.STREAM:
+        stream.move(mover, steps)
+        return plan.route
+    far.move(mover, steps, plan.way)
+    unsupported = [key for key, error in mover.failures.items() if isinstance(error, UnsupportedError)]
+    if not unsupported or mover.stopped:
+        return plan.route
+    # The shorter road turned out to be closed (a bucket that cannot sign, say): through here, and the receipt says so.
+    log.info("%s: %s; the bytes go through here", plan.target.url(), mover.failures[unsupported[0]])
+    again = set(unsupported)
+    stream.move(mover, (step for step in plan.steps() if step.key in again))
+    if is_here(plan.source):
+        return Route.PUSH
+    return Route.PULL if is_here(plan.target) else Route.RELAY
+
+
+def _again(plan: Plan, mover: Mover) -> None:
+    """Try again what failed for reasons that pass, with growing pauses."""
+    for pause in _BACKOFF_S[: max(0, int(config.get("retries")))]:
+        again = {key for key, error in mover.failures.items() if isinstance(error, RhError) and error.retryable}
+        if not again or mover.stop.wait(pause):
+            return
+        log.info("%d files are tried again: %s", len(again), mover.failures[next(iter(again))])
+        steps = (step for step in plan.steps() if step.key in again)
+        if plan.way is Way.STREAM:
+            stream.move(mover, steps)
+        else:
+            far.move(mover, steps, plan.way)
+
+
+def _delete(plan: Plan) -> int:
+    doomed = (step.key for step in plan.steps() if step.action is Action.DELETE)
+    count = 0
+    if plan.counts[Action.DELETE]:
+        while batch := list(islice(doomed, 1000)):
+            plan.target.delete(batch)
+            count += len(batch)
+    return count
+
+
+def _rows(plan: Plan, mover: Mover, kept: dict[str, Step], *, others: bool) -> Iterator[Row]:
+    """What the target has now, in key order, with or without what the source has not."""
+    for step in plan.steps():
+        row = mover.rows.get(step.key)
+        if row is not None:
+            yield row
+        elif step.key in kept:
+            yield kept[step.key]._replace(action=Action.KEEP).row()
+        elif step.action is not Action.DELETE and (others or step.action is not Action.OTHER):
+            yield step.row()
+
+
+def _publish(plan: Plan, mover: Mover, kept: dict[str, Step], *, deleted: int) -> str | None:
+    """The manifest, last; returns the digest of the copy."""
+    if plan.file is not None:
+        row = next(_rows(plan, mover, kept, others=False))
+        return row.digest
+    if plan.options.manifest and (plan.stale or deleted or mover.rows):
+        footer = manifest.write(plan.target, without_implied(_rows(plan, mover, kept, others=True)))
+        if not plan.counts[Action.OTHER]:
+            return footer.tree
+    hasher = TreeHasher()
+    for row in without_implied(_rows(plan, mover, kept, others=False)):
+        if row.kind == "file" and row.digest is None:
+            return None
+        hasher.add(row)
+    return hasher.finish()
+
+
+def _failure(plan: Plan, mover: Mover, kept: dict[str, Step], began: float, why: str | None) -> TransferError:
+    receipt = _receipt(plan, began, mover=mover, kept=kept)
+    if why is None:
+        first = receipt.failed[0].error
+        shown = "".join(f"\n    {failure.key}: {failure.error}" for failure in receipt.failed[:10])
+        more = f"\n    … and {len(receipt.failed) - 10:,} more" if len(receipt.failed) > 10 else ""
+        why = f"{len(receipt.failed):,} of {receipt.files:,} files did not arrive:{shown}{more}"
+        if receipt.files == 1:
+            why = f"the file did not arrive: {first}"
+    error = TransferError(why, where=plan.target.url(), hint="the same call again goes on from here", receipt=receipt)
+    if receipt.failed:
+        error.__cause__ = receipt.failed[0].error
+    return error
+
+
+def _receipt(
+    plan: Plan,
+    began: float,
+    *,
+    mover: Mover | None = None,
+    kept: dict[str, Step] | None = None,
+    deleted: int = 0,
+    digest: str | None = None,
+    route: Route | None = None,
+    dry_run: bool = False,
+) -> Receipt:
+    failed: tuple[Failure, ...] = ()
+    done, moved = plan.moves, plan.bytes_to_move
+    skipped = plan.files - plan.moves
+    notes = []
+    if mover is not None:
+        failed = tuple(
+            Failure(key, as_rh(error, plan.target.url(key))) for key, error in sorted(mover.failures.items())
+        )
+        done, moved = mover.done_files, mover.bytes_moved
+        skipped += len(kept or ())
+    if plan.files == 0 and (plan.options.include or plan.options.exclude):
+        notes.append("no file matched the patterns")
+    if (route or plan.route) is Route.RELAY and moved:
+        notes.append(f"{human(moved)} passed through this machine: neither end could do it")
+    return Receipt(
+        plan.source.location,
+        plan.target.location,
+        plan.source.url(),
+        plan.target.url(plan.file or ""),
+        str(route or plan.route),
+        plan.files,
+        done,
+        skipped,
+        failed,
+        plan.bytes_total,
+        moved,
+        deleted if not dry_run else plan.counts[Action.DELETE],
+        digest,
+        time.monotonic() - began,
+        dry_run,
+        tuple(notes),
+    )

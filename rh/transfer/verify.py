@@ -1,0 +1,215 @@
+"""Reading a tree again and comparing it with what its manifest says."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from rh import config
+from rh import digest as digests
+from rh.content import manifest
+from rh.content.cache import DigestCache, settled
+from rh.content.tree import Row, tree_digest, without_implied
+from rh.digest import Digest
+from rh.errors import IntegrityError
+from rh.progress import Progress, Silent
+from rh.systems.abilities import Digesting
+from rh.systems.base import System
+from rh.transfer.mover import Shared, as_rh, crew
+from rh.transfer.survey import Known, Survey
+from rh.types import ANY, Entry, Match
+
+__all__ = ["Verification", "digest_entries", "digest_file", "digest_tree", "verify_tree"]
+
+_BATCH = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What reading a tree again has shown.
+
+    Attributes:
+        url: the tree.
+        against: `"manifest"`, or `"nothing"` where there is none to compare with.
+        files, size: what was read.
+        corrupt: keys whose bytes are not what was written, although the store shows no change: bit rot.
+        modified: keys that somebody wrote since.
+        missing: keys that the manifest has and the place has not.
+        added: keys that the manifest has not.
+        unreadable: keys that could not be read, with the error.
+        digest: the digest of the tree as it is now, `None` if something could not be read.
+    """
+
+    url: str
+    against: str
+    files: int
+    size: int
+    corrupt: tuple[str, ...] = ()
+    modified: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    added: tuple[str, ...] = ()
+    unreadable: tuple[tuple[str, str], ...] = ()
+    digest: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the tree is just what the manifest says."""
+        return self.against != "nothing" and not (
+            self.corrupt or self.modified or self.missing or self.added or self.unreadable
+        )
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+    def raise_for_status(self) -> Verification:
+        """Raise `IntegrityError` unless all is well; returns itself."""
+        if not self.ok:
+            raise IntegrityError(str(self), where=self.url)
+        return self
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for `--json`."""
+        return {"ok": self.ok} | {name: getattr(self, name) for name in self.__slots__}
+
+    def __str__(self) -> str:
+        lines = [f"{self.url}: {self.files:,} files read, " + ("all as the manifest says" if self.ok else "")]
+        if self.against == "nothing":
+            lines = [f"{self.url}: {self.files:,} files read; there is no manifest to compare them with"]
+        for name in ("corrupt", "modified", "missing", "added"):
+            keys = getattr(self, name)
+            if keys:
+                lines.append(f"  {name}: {len(keys):,} ({', '.join(keys[:5])}{', …' if len(keys) > 5 else ''})")
+        lines += [f"  unreadable: {key}: {why}" for key, why in self.unreadable[:10]]
+        return "\n".join(lines)
+
+
+def digest_entries(system: System, entries: Iterable[Entry]) -> Iterator[tuple[Entry, Digest | Exception]]:
+    """The digest of each entry's content, computed at the place itself where it can, in any order."""
+    digesting = system.ask(Digesting)
+    if digesting is not None:
+        pending: dict[str, Entry] = {}
+
+        def taken() -> Iterator[Entry]:
+            for entry in entries:
+                pending[entry.key] = entry
+                yield entry
+
+        for outcome in digesting.digest_many(taken()):
+            entry = pending.pop(outcome.key)
+            if outcome.error is not None or outcome.digest is None:
+                yield entry, outcome.error or IntegrityError("no digest", where=system.url(entry.key))
+            else:
+                yield entry, Digest(outcome.digest, outcome.chunks or b"")
+        return
+    batches = iter(entries)
+    workers = int(config.get("workers"))
+    while batch := list(islice(batches, _BATCH)):
+        results: list[tuple[Entry, Digest | Exception]] = []
+        shared = Shared(batch)
+
+        def work(shared: Shared[Entry] = shared, results: list[tuple[Entry, Digest | Exception]] = results) -> None:
+            for entry in shared:
+                try:
+                    results.append((entry, _read_digest(system, entry)))
+                except Exception as error:  # noqa: BLE001 - told per file
+                    results.append((entry, as_rh(error, system.url(entry.key))))
+
+        crew(min(workers, len(batch)), work, threading.Event())
+        yield from results
+
+
+def _read_digest(system: System, entry: Entry) -> Digest:
+    hasher = digests.Hasher(entry.size)
+    with system.read(entry.key, when=Match(entry.etag) if entry.etag is not None else ANY) as body:
+        for block in body:
+            hasher.update(block)
+    return hasher.finish()
+
+
+def digest_file(system: System, key: str) -> Digest:
+    """The digest of one file."""
+    for _, digest in digest_entries(system, [system.head(key)]):
+        if isinstance(digest, Exception):
+            raise digest
+        return digest
+    raise AssertionError
+
+
+def digest_tree(system: System, *, progress: Progress | None = None) -> str:
+    """The digest of a tree as it is now. Content whose digest is known is not read again.
+
+    Raises:
+        NotFoundError: there is nothing there. ConflictError: something changed meanwhile.
+    """
+    progress = progress or Silent()
+    progress.start(f"digest of {system.url()}")
+    try:
+        found = list(Survey(system, links="follow"))
+        todo = {known.entry.key: known.entry for known in found if known.entry.kind == "file" and known.digest is None}
+        progress.total(len(todo), sum(entry.size for entry in todo.values()))
+        new: dict[str, Digest] = {}
+        for entry, digest in digest_entries(system, list(todo.values())):
+            if isinstance(digest, Exception):
+                raise digest
+            new[entry.key] = digest
+            progress.advance(1, entry.size)
+        DigestCache(system).remember(
+            Row(key, todo[key].size, "file", digest.text, todo[key].etag, None, digest.chunks)
+            for key, digest in new.items()
+            if settled(todo[key].modified)
+        )
+        return tree_digest(without_implied(_row(known, new.get(known.entry.key)) for known in found))
+    finally:
+        progress.finish()
+
+
+def _row(known: Known, digest: Digest | None) -> Row:
+    row = known.row()
+    return row if digest is None else row._replace(digest=digest.text, chunks=digest.chunks)
+
+
+def verify_tree(system: System, *, progress: Progress | None = None) -> Verification:
+    """Read every byte of a tree and compare it with its manifest.
+
+    Raises:
+        NotFoundError: there is nothing there. IntegrityError: the manifest itself is damaged.
+    """
+    progress = progress or Silent()
+    progress.start(f"verifying {system.url()}")
+    try:
+        described = {row.key: row for row in manifest.read(system) or () if isinstance(row, Row)}
+        found = {known.entry.key: known for known in Survey(system)}
+        files = [known.entry for known in found.values() if known.entry.kind == "file"]
+        progress.total(len(files), sum(entry.size for entry in files))
+        has_manifest = manifest.read_footer(system) is not None
+        rows: dict[str, Row] = {}
+        corrupt: list[str] = []
+        modified: list[str] = []
+        unreadable: list[tuple[str, str]] = []
+        for entry, digest in digest_entries(system, files):
+            progress.advance(1, entry.size)
+            if isinstance(digest, Exception):
+                unreadable.append((entry.key, str(digest)))
+                continue
+            rows[entry.key] = _row(found[entry.key], digest)
+            said = described.get(entry.key)
+            if said is not None and said.digest is not None and said.digest != digest.text:
+                (corrupt if said.etag == entry.etag else modified).append(entry.key)
+        now = (rows.get(key, known.row()) for key, known in found.items())
+        return Verification(
+            system.url(),
+            "manifest" if has_manifest else "nothing",
+            len(files),
+            sum(entry.size for entry in files),
+            tuple(sorted(corrupt)),
+            tuple(sorted(modified)),
+            tuple(sorted(key for key in described if key not in found)),
+            tuple(sorted(key for key in found if key not in described)) if has_manifest else (),
+            tuple(sorted(unreadable)),
+            None if unreadable else tree_digest(without_implied(now)),
+        )
+    finally:
+        progress.finish()

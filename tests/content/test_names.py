@@ -1,0 +1,75 @@
+"""Which keys a target can hold, and which patterns mean which keys."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rh.content import names
+from rh.content.patterns import selector
+from rh.content.tree import key_bytes
+from rh.errors import InvalidError, NameClashError
+
+HOSTILE = ["../x", "a/../../x", "/etc/passwd", "a//b", ".", "..", "a/./b", "x/" + "n" * 256, "a\0b", ""]
+
+
+@pytest.mark.parametrize("key", HOSTILE)
+@pytest.mark.parametrize("kind", ["file", "ssh"])
+def test_keys_that_are_no_paths_are_refused(key: str, kind: str) -> None:
+    """Promise 32."""
+    with pytest.raises(NameClashError):
+        names.check_all([key], kind)
+
+
+def test_a_file_and_something_below_it_clash_on_disks_only() -> None:
+    keys = sorted(["a", "a-b", "a.b", "a/b", "a0"], key=key_bytes)
+    with pytest.raises(NameClashError, match="'a' is a file and 'a/b'"):
+        names.check_all(keys, "file")
+    names.check_all(keys, "s3")
+    names.check_all(sorted(["a-b", "a.b/c", "a/b", "a0"], key=key_bytes), "file")
+
+
+def test_names_that_differ_in_case_or_form_clash_where_the_disk_folds() -> None:
+    with pytest.raises(NameClashError, match="one name"):
+        names.check_all(["A.txt", "a.txt"], "file", folds=True)
+    with pytest.raises(NameClashError, match="one name"):
+        names.check_all(["e\u0301", "\u00e9"], "file", folds=True)
+    names.check_all(["A.txt", "a.txt"], "file")
+
+
+def test_what_an_object_store_cannot_hold_is_refused() -> None:
+    with pytest.raises(NameClashError, match="Unicode"):
+        names.check_all(["\udcff"], "s3")
+    with pytest.raises(InvalidError, match="1024"):
+        names.check_all(["é" * 513], "s3")
+    names.check_all(["é" * 512, "/lead", "a//b", ".."][:1], "s3")
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30))
+def test_any_key_can_be_encoded_and_decoded(key: str) -> None:
+    encoded = names.encode(key)
+    assert names.decode(encoded) == key
+    parts = encoded.rstrip("/").split("/") if len(encoded) > 1 else [encoded]
+    assert all(part not in ("", ".", "..") for part in parts) or key == "/"
+    assert "\0" not in encoded
+
+
+@pytest.mark.parametrize(
+    ("include", "exclude", "ignore", "meant", "others"),
+    [
+        (["*.txt"], [], [], ["a.txt", "d/e.txt"], ["a.py"]),
+        (["/a.txt"], [], [], ["a.txt"], ["d/a.txt"]),
+        ([], ["build/"], [], ["a", "builder/x"], ["build/x", "d/build/y"]),
+        ([], ["*.log", "!keep.log"], [], ["keep.log", "x"], ["a.log"]),
+        ([], [], ["# note", "", "d/**/z"], ["d/y"], ["d/z", "d/e/f/z"]),
+        (["data/"], ["*.tmp"], ["secret"], ["data/a"], ["data/a.tmp", "data/secret", "other"]),
+    ],
+)
+def test_patterns(include, exclude, ignore, meant, others) -> None:
+    select = selector(include, exclude, ignore)
+    assert [key for key in meant + others if select(key)] == meant
+
+
+def test_no_pattern_means_all_and_a_string_is_refused() -> None:
+    assert selector() is None
+    with pytest.raises(InvalidError, match="list"):
+        selector("*.txt")  # type: ignore[arg-type]

@@ -1,0 +1,92 @@
+"""Every ordered pair of systems, on real servers: what arrives is what was sent, by the road the receipt names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rh import observe, transfer
+from rh.systems import locate
+from rh.types import Location
+from tests.transfer import trees
+
+SYSTEMS = ["file", "ssh-a", "ssh-b", "s3", "gs", "azure"]
+BUCKETS = {"s3", "gs", "azure"}
+HOSTS = {"ssh-a", "ssh-b"}
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pairs")]
+
+
+def root_of(system: str, tmp_path: Path, name: str) -> Location:
+    return locate(str(tmp_path / name)) if system == "file" else locate(name, system)
+
+
+def road(source: str, target: str) -> str:
+    if source == target:
+        return "COPY"
+    if source == "file":
+        return "PUSH"
+    if target == "file":
+        return "PULL"
+    if source in HOSTS and target in BUCKETS:
+        return "PUSH"
+    if source in BUCKETS and target in HOSTS:
+        return "PULL"
+    return "RELAY"
+
+
+@pytest.mark.parametrize("target", SYSTEMS)
+@pytest.mark.parametrize("source", SYSTEMS)
+def test_a_tree_goes_through_every_pair(source: str, target: str, world: dict[str, str], tmp_path: Path) -> None:
+    """Promises 3, 4 and 19, and the route proven by counting."""
+    files = trees.make(tmp_path / "tree")
+    here = locate(str(tmp_path / "tree"))
+    begin = root_of(source, tmp_path, "begin")
+    first = transfer.copy_tree(here, begin)
+    assert (first.done, first.skipped, first.failed) == (len(files), 0, ())
+
+    end = root_of(target, tmp_path, "end/sub")
+    with observe.counting() as counts:
+        receipt = transfer.copy_tree(begin, end)
+    assert (receipt.files, receipt.done, receipt.skipped) == (len(files), len(files), 0)
+    assert receipt.digest == first.digest
+    assert receipt.route == road(source, target)
+    if receipt.route != "RELAY" and "file" not in (source, target):
+        # Manifests pass through here, data does not.
+        assert sum(counts.received.values()) + sum(counts.sent.values()) < receipt.bytes_moved / 4
+
+    with observe.counting() as counts:
+        again = transfer.copy_tree(begin, end)
+    assert (again.done, again.bytes_moved, again.digest) == (0, 0, first.digest)
+    assert not any(verb in ("write", "delete", "copy") for (_, verb), n in counts.requests.items() if n)
+
+    back = tmp_path / "back"
+    last = transfer.copy_tree(end, locate(str(back)))
+    assert last.digest == first.digest
+    assert trees.read(back) == trees.read(tmp_path / "tree")
+    assert transfer.verify_tree(end).ok
+
+
+@pytest.mark.parametrize("target", SYSTEMS)
+@pytest.mark.parametrize("source", SYSTEMS)
+def test_a_large_file_goes_through_every_pair(source: str, target: str, world: dict[str, str], tmp_path: Path) -> None:
+    """Parts, a single file, another name."""
+    import random
+
+    data = random.Random(7).randbytes(35 * 1024 * 1024 + 11)
+    (tmp_path / "f.bin").write_bytes(data)
+    begin = root_of(source, tmp_path, "one") / "file one.bin"
+    first = transfer.copy_file(locate(str(tmp_path / "f.bin")), begin)
+    end = root_of(target, tmp_path, "two") / "file two.bin"
+    with observe.counting() as counts:
+        receipt = transfer.copy_file(begin, end)
+    assert receipt.digest == first.digest
+    assert receipt.digest is not None
+    assert receipt.digest.startswith("sha256-16m:")
+    assert receipt.bytes_moved == len(data)
+    assert receipt.route == road(source, target)
+    if receipt.route != "RELAY" and "file" not in (source, target):
+        assert sum(counts.received.values()) + sum(counts.sent.values()) < len(data) / 4
+    transfer.copy_file(end, locate(str(tmp_path / "back.bin")))
+    assert (tmp_path / "back.bin").read_bytes() == data
