@@ -77,13 +77,29 @@ class DigestCache:
             except sqlite3.Error as error:
                 log.warning("the digest cache cannot be read: %s", error)
 
-    def remember(self, rows: Iterable[Row], *, modified: float | None = None) -> None:
+    def get(self, key: str, etag: str | None) -> Row | None:
+        """What is known of one key, if it still has this etag."""
+        db = self._connect(write=False)
+        if db is None or self._place is None or etag is None:
+            return None
+        who, root = self._place
+        with closing(db):
+            try:
+                found = db.execute(
+                    "select digest, chunks from digests where place = ? and key = ? and etag = ?",
+                    (who, root + key_bytes(key), etag),
+                ).fetchone()
+            except sqlite3.Error as error:
+                log.warning("the digest cache cannot be read: %s", error)
+                return None
+        return Row(key, 0, "file", found[0], etag, None, found[1] or b"") if found else None
+
+    def remember(self, rows: Iterable[Row]) -> None:
         """Keep the digests of these rows (those with a digest and an etag)."""
         db = self._connect(write=True)
         if db is None or self._place is None:
             return
         who, root = self._place
-        del modified
         with closing(db):
             try:
                 db.execute("begin immediate")

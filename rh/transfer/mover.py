@@ -12,7 +12,7 @@ from rh import config
 from rh.content.cache import settled
 from rh.content.tree import Row
 from rh.digest import Digest
-from rh.errors import ConflictError, IntegrityError, RhError
+from rh.errors import ConflictError, DeadlineError, IntegrityError, RhError, UnavailableError
 from rh.progress import Progress
 from rh.systems.base import System
 from rh.transfer.journal import Journal
@@ -72,8 +72,12 @@ class Mover:
     failures: dict[str, Exception]
     workers: int
     memory: int
+    patience_s: float
     bytes_moved: int = 0
     done_files: int = 0
+    gone: Exception | None = None
+    """Why an end is taken for gone: nothing but failures to reach it for as long as `patience_s`."""
+    alive_at: float = 0.0
     _lock: Any = None
     _throttle: _Throttle | None = None
 
@@ -94,6 +98,8 @@ class Mover:
             {},
             options.workers or int(config.get("workers")),
             int(config.get("memory_mb")) << 20,
+            max(float(end.settings.get("timeout_s") or 0) for end in (source, target)) or float("inf"),
+            alive_at=time.monotonic(),
         )
         mover._lock = threading.Lock()
         mover._throttle = _Throttle(options.bandwidth) if options.bandwidth else None
@@ -102,7 +108,7 @@ class Mover:
     @property
     def stopped(self) -> bool:
         """Whether no new work is to be begun."""
-        return self.stop.is_set()
+        return self.stop.is_set() or self.gone is not None
 
     def throttle(self, size: int) -> None:
         """Wait until so many bytes may pass."""
@@ -123,6 +129,7 @@ class Mover:
                 self.learned.append(Row(step.entry.key, entry.size, "file", text, step.entry.etag, None, chunks))
             self.bytes_moved += entry.size
             self.done_files += 1
+            self.alive_at = time.monotonic()
             self.journal.done(step.entry, entry._replace(key=step.key), text, chunks, settled=calm)
             self.progress.advance(1, 0 if counted else entry.size)
 
@@ -136,12 +143,18 @@ class Mover:
     def part(self, size: int) -> None:
         """Part of a file has arrived."""
         with self._lock:
+            self.alive_at = time.monotonic()
             self.progress.advance(0, size)
 
     def failed(self, step: Step, error: Exception) -> None:
         """A file did not arrive (this time)."""
         with self._lock:
             self.failures[step.key] = error
+            if isinstance(error, UnavailableError | DeadlineError):
+                if time.monotonic() - self.alive_at > self.patience_s:
+                    self.gone = error
+            else:
+                self.alive_at = time.monotonic()
 
 
 def expect(step: Step, got: str, where: str) -> None:

@@ -9,14 +9,17 @@ from __future__ import annotations
 import enum
 import marshal
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator
 from typing import IO, Any, NamedTuple
 
 from rh.content import names, patterns
+from rh.content.cache import DigestCache
 from rh.content.manifest import DamagedManifestError
 from rh.content.tree import Row, key_bytes
 from rh.errors import ExistsError, InvalidError, NotFoundError, UnsupportedError
 from rh.observe import log
+from rh.systems.abilities import Following
 from rh.systems.base import System
 from rh.transfer.options import Options
 from rh.transfer.receipt import human
@@ -123,6 +126,7 @@ class Plan:
     def _flush(self) -> None:
         if self._spool is None:
             self._spool = tempfile.TemporaryFile(prefix="rh-plan-")  # noqa: SIM115 - lives as long as the plan
+            weakref.finalize(self, self._spool.close)
         for action, key, entry, digest, chunks, executable, old, *rest in self._steps:
             flat = (action.value, key, tuple(entry), digest, chunks, executable, tuple(old) if old else None, *rest)
             marshal.dump(flat, self._spool)
@@ -388,21 +392,35 @@ def plan_file(source: System, key: str, target: System, target_key: str, options
         raise InvalidError("source and target are the same place", where=target.url(target_key))
     plan = Plan(source, target, options)
     plan.file = target_key
-    entry = source.head(key)
+    known = _known(source, _followed(source, source.head(key)))
     names.Checker(target.kind).check(target_key)
     try:
-        old = target.head(target_key)
+        old = _known(target, target.head(target_key))
     except NotFoundError:
         old = None
-    comparer = _Comparer(plan)
-    known = Known(entry, None, b"", entry.executable)
-    step = comparer.step(target_key, known, Known(old, None, b"", old.executable) if old is not None else None)
     if options.on_existing == "error" and old is not None:
         raise ExistsError(
             "the file exists", where=target.url(target_key), hint='on_existing="update", "skip" or "replace"'
         )
-    plan.add(step)
+    plan.add(_Comparer(plan).step(target_key, known, old))
     plan.stale = False
     if plan.moves:
         plan.route, plan.way = route(source, target)
     return plan
+
+
+def _followed(source: System, entry: Entry) -> Entry:
+    """What a link points to, under the link's key."""
+    following = source.ask(Following) if entry.kind == "link" else None
+    if following is not None:
+        found = next((other for other in following.list_following(entry.key) if other.key == entry.key), None)
+        if found is None:
+            raise InvalidError("this is a directory, not a file", where=source.url(entry.key))
+        return found
+    return entry
+
+
+def _known(system: System, entry: Entry) -> Known:
+    """A single entry and what the cache knows of it."""
+    row = DigestCache(system).get(entry.key, entry.etag)
+    return Known(entry, row.digest if row else None, row.chunks if row else b"", entry.executable)

@@ -1,4 +1,4 @@
-"""Carrying out a plan: compare what needs comparing, move, try again what may succeed, delete, publish the manifest last."""
+"""Carrying out a plan: compare what needs comparing, move, delete, publish the manifest last."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import TypeAlias
 
-from rh import config
 from rh.content import manifest
 from rh.content.cache import DigestCache, settled
 from rh.content.tree import Row, TreeHasher, without_implied
-from rh.errors import ConflictError, RhError, TransferError, UnsupportedError
+from rh.errors import ConflictError, IntegrityError, TransferError, UnsupportedError
 from rh.observe import log
 from rh.progress import Progress
 from rh.systems.abilities import Digesting
@@ -30,7 +29,6 @@ __all__ = ["run"]
 _Digests: TypeAlias = dict[str, tuple[str, bytes]]
 """Digest and chunk digests by key."""
 _BATCH = 5_000
-_BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 
 def run(plan: Plan, *, progress: Progress, cancel: threading.Event | None = None) -> Receipt:
@@ -54,8 +52,10 @@ def run(plan: Plan, *, progress: Progress, cancel: threading.Event | None = None
         work = _to_move(plan, mover, kept)
         route = _move(plan, mover, work)
         _again(plan, mover)
-        if mover.stopped:
+        if mover.stop.is_set():
             raise _failure(plan, mover, kept, began, "the transfer was cancelled")
+        if mover.gone is not None:
+            _give_up(plan, mover, kept, mover.gone)
         if mover.failures:
             raise _failure(plan, mover, kept, began, None)
         deleted = _delete(plan)
@@ -203,17 +203,22 @@ def _move(plan: Plan, mover: Mover, steps: Iterable[Step]) -> Route:
 
 
 def _again(plan: Plan, mover: Mover) -> None:
-    """Try again what failed for reasons that pass, with growing pauses."""
-    for pause in _BACKOFF_S[: max(0, int(config.get("retries")))]:
-        again = {key for key, error in mover.failures.items() if isinstance(error, RhError) and error.retryable}
-        if not again or mover.stop.wait(pause):
-            return
-        log.info("%d files are tried again: %s", len(again), mover.failures[next(iter(again))])
+    """Move once more what arrived wrong; whatever else may pass was tried again by the systems' own wrappers."""
+    again = {key for key, error in mover.failures.items() if isinstance(error, IntegrityError)}
+    if again and not mover.stopped:
+        log.info("%d files are moved again: %s", len(again), mover.failures[next(iter(again))])
         steps = (step for step in plan.steps() if step.key in again)
         if plan.way is Way.STREAM:
             stream.move(mover, steps)
         else:
             far.move(mover, steps, plan.way)
+
+
+def _give_up(plan: Plan, mover: Mover, kept: dict[str, Step], error: Exception) -> None:
+    """Enter what was not even tried as failed, so that every file is accounted for."""
+    for step in plan.steps():
+        if step.action in (Action.COPY, Action.CHECK) and step.key not in mover.rows and step.key not in kept:
+            mover.failures.setdefault(step.key, error)
 
 
 def _delete(plan: Plan) -> int:

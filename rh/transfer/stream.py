@@ -252,13 +252,11 @@ class _Large:
         self.mover, self.step = mover, step
         size = step.entry.size
         self.chunk = digests.chunk_size(size)
-        self.upload, self.chunks = self._open(multipart, size)
+        self.tags: dict[int, str] = {}
+        self.chunks: dict[int, bytes] = {}
+        self.upload = self._resumed(multipart) or self._begun(multipart)
         self.part_size = self.upload.part_size
         self.count = -(-size // self.part_size)
-        self.tags: dict[int, str] = {
-            number: tag for number, tag in self.upload.parts().items() if number in self.chunks
-        }
-        self.chunks = {number: self.chunks[number] for number in self.tags}
         self.missing = [number for number in range(self.count) if number not in self.tags]
         self.lock = threading.Lock()
         self.left = len(self.missing)
@@ -266,23 +264,31 @@ class _Large:
         for number in self.tags:
             mover.part(self._span(number)[1] - self._span(number)[0])
 
-    def _open(self, multipart: Multipart, size: int) -> tuple[Upload, dict[int, bytes]]:
-        """An upload that goes on where an earlier run stopped, if the source is still what it was; else a new one."""
+    def _resumed(self, multipart: Multipart) -> Upload | None:
+        """The upload of an earlier run, if the source is still what it was and the parts are there."""
         journal, step = self.mover.journal, self.step
         earlier = journal.uploads.get(step.key)
-        if earlier is not None:
-            try:
-                upload = multipart.resume(step.key, earlier.token)
-            except (NotFoundError, UnsupportedError):
-                journal.drop(step.key)
-            else:
-                if step.entry.etag is not None and earlier.source_etag == step.entry.etag and earlier.size == size:
-                    return upload, dict(earlier.parts)
+        if earlier is None:
+            return None
+        try:
+            upload = multipart.resume(step.key, earlier.token)
+            if step.entry.etag is None or earlier.source_etag != step.entry.etag or earlier.size != step.entry.size:
                 upload.abort()
                 journal.drop(step.key)
-        upload = multipart.begin(step.key, size, part_size=self.chunk, executable=step.executable)
-        journal.begin(OpenUpload(step.key, size, step.entry.etag, upload.token, upload.part_size))
-        return upload, {}
+                return None
+            there = upload.parts()
+        except (NotFoundError, UnsupportedError):
+            journal.drop(step.key)
+            return None
+        self.tags = {number: tag for number, tag in there.items() if number in earlier.parts}
+        self.chunks = {number: earlier.parts[number] for number in self.tags}
+        return upload
+
+    def _begun(self, multipart: Multipart) -> Upload:
+        step = self.step
+        upload = multipart.begin(step.key, step.entry.size, part_size=self.chunk, executable=step.executable)
+        self.mover.journal.begin(OpenUpload(step.key, step.entry.size, step.entry.etag, upload.token, upload.part_size))
+        return upload
 
     def _span(self, number: int) -> tuple[int, int]:
         return number * self.part_size, min((number + 1) * self.part_size, self.step.entry.size)

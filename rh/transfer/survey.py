@@ -16,6 +16,9 @@ from rh.types import Entry
 
 __all__ = ["Known", "Survey"]
 
+_DISKS = frozenset({"file", "ssh"})
+"""Kinds whose listing itself tells an empty root from a missing one."""
+
 
 class Known(NamedTuple):
     """An entry and what is known of it: the digest of its content, chunk digests, and the executable bit."""
@@ -140,7 +143,7 @@ class Survey:
         if held is not None:
             yield self._directory(held)
         self.exact = self.manifest_read and not stale
-        if not self.found and not self.manifest_read and not system.keeps_directories:
+        if not self.found and not self.manifest_read and system.kind not in _DISKS:
             self._nothing()
 
     def _rows(self, rows: Iterator[Row | manifest.Footer] | None) -> Iterator[Row]:
