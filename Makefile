@@ -1,0 +1,41 @@
+# Every command does its whole set-up on a fresh Debian 12: virtual environment, Python, Debian and npm packages.
+# Without the right to install Debian packages it says which ones are missing.
+
+PY := .venv/bin/python
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help demo lint test check bench docs clean
+
+help:
+	@echo "make demo    see it work: a directory goes here -> S3 -> GCS -> an SSH host -> back, verified"
+	@echo "make test    every test, on real servers"
+	@echo "make check   the fast loop: lint, types, all but the slow tests"
+	@echo "make bench   measure against the peers"
+	@echo "make docs    build the site"
+
+.venv/.ready-%: pyproject.toml tools/setup
+	@tools/setup $*
+
+demo: .venv/.ready-demo
+	@$(PY) tutorials/01_first_steps.py
+
+lint: .venv/.ready-test
+	@.venv/bin/ruff check --quiet .
+	@.venv/bin/ruff format --quiet --check .
+	@.venv/bin/mypy --no-error-summary
+
+test: lint
+	@$(PY) -m pytest -q -n $(WORKERS) --dist loadgroup
+
+check: lint
+	@$(PY) -m pytest -q -n $(WORKERS) --dist loadgroup -m "not slow"
+
+bench: .venv/.ready-bench
+	@$(PY) -m benchmarks
+
+docs: .venv/.ready-docs
+	@.venv/bin/mkdocs build --quiet --strict
+
+clean:
+	rm -rf .venv .cache site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
