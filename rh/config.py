@@ -13,8 +13,8 @@
     profile = "ovh"
 
 `RH_PROFILE=name` layers `~/.rh/profiles/name.toml` over it. `RH_S3_ROOT` is `systems.s3.root`, `RH_SSH_A_PORT`
-is `systems.ssh-a.port`, `RH_USER` is `user`. `RH_HOME` moves `~/.rh`. No secret belongs here: credentials come from where
-each platform keeps them.
+is `systems.ssh-a.port`, `RH_USER` is `user`. `RH_HOME` moves `~/.rh`. No secret belongs here: credentials come from
+where each platform keeps them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rh.errors import InvalidError, NotFoundError
+from rh.errors import AccessError, InvalidError, NotFoundError
 
 __all__ = ["DEFAULTS", "Value", "get", "home", "override", "register", "show", "system", "system_names"]
 
@@ -76,6 +76,8 @@ def _load(path: Path) -> dict[str, Any]:
         stat = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return {}
+    except OSError as error:
+        raise AccessError(f"the settings cannot be looked at: {error.strerror}", where=str(path)) from error
     stamp = (stat.st_mtime_ns, stat.st_size)
     cached = _files.get(path)
     if cached is None or cached[0] != stamp:
@@ -85,6 +87,8 @@ def _load(path: Path) -> dict[str, Any]:
             cached = (stamp, tomllib.loads(path.read_text("utf-8")))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise InvalidError(f"the settings file is not valid TOML: {error}", where=str(path)) from error
+        except OSError as error:
+            raise AccessError(f"the settings cannot be read: {error.strerror}", where=str(path)) from error
         _files[path] = cached
     return cached[1]
 
@@ -106,7 +110,9 @@ def _layers() -> Iterator[tuple[str, Mapping[str, Any]]]:
     if profile:
         path = home() / "profiles" / f"{profile}.toml"
         if not path.exists():
-            raise NotFoundError(f"there is no profile {profile!r}", where=str(path), hint="unset RH_PROFILE, or write that file")
+            raise NotFoundError(
+                f"there is no profile {profile!r}", where=str(path), hint="unset RH_PROFILE, or write that file"
+            )
         yield str(path), dict(_flat(_load(path)))
     yield "registered", dict(_flat({"systems": _registered}))
 
@@ -128,7 +134,7 @@ def _environment(names: set[str]) -> dict[str, tuple[Any, str]]:
             continue
         for stem in sorted(stems, key=len, reverse=True):
             if rest.startswith(stem + "_"):
-                found[f"systems.{stems[stem]}.{rest[len(stem) + 1:].lower()}"] = (text, variable)
+                found[f"systems.{stems[stem]}.{rest[len(stem) + 1 :].lower()}"] = (text, variable)
                 break
     return found
 
@@ -172,7 +178,7 @@ def system(name: str) -> dict[str, Any]:
     name = ALIASES.get(name, name)
     merged = _merged()
     prefix = f"systems.{name}."
-    own = {key[len(prefix):]: value.value for key, value in merged.items() if key.startswith(prefix)}
+    own = {key[len(prefix) :]: value.value for key, value in merged.items() if key.startswith(prefix)}
     if not own:
         import difflib
 
@@ -180,7 +186,7 @@ def system(name: str) -> dict[str, Any]:
         near = difflib.get_close_matches(name, known, 3)
         raise NotFoundError(
             f"there is no system called {name!r}" + (f"; did you mean {' or '.join(near)}?" if near else ""),
-            hint=f'add [systems.{name}] to {home() / "config.toml"}, or give a URL; systems here: {", ".join(known)}',
+            hint=f"add [systems.{name}] to {home() / 'config.toml'}, or give a URL; systems here: {', '.join(known)}",
         )
     own.setdefault("kind", name)
     own["name"] = name

@@ -11,9 +11,8 @@ This module runs on the far side of an SSH link too: standard library only, Pyth
 from __future__ import annotations
 
 import hashlib
-from concurrent.futures import ThreadPoolExecutor
 from os import cpu_count
-from typing import Callable, NamedTuple, Optional, Union  # noqa: UP035
+from typing import Callable, NamedTuple  # noqa: UP035
 
 __all__ = ["CHUNK", "MAX_CHUNKS", "Digest", "Hasher", "chunk_size", "combine", "of_bytes", "of_reader", "parse"]
 
@@ -41,7 +40,7 @@ def chunk_size(size: int) -> int:
 
 def combine(chunks: bytes, chunk: int) -> Digest:
     """The digest from raw chunk digests of chunks of `chunk` bytes."""
-    return Digest("sha256-%dm:%s" % (chunk >> 20, hashlib.sha256(chunks).hexdigest()), chunks)
+    return Digest(f"sha256-{chunk >> 20}m:{hashlib.sha256(chunks).hexdigest()}", chunks)
 
 
 def parse(text: str) -> tuple[str, int, str]:
@@ -49,15 +48,15 @@ def parse(text: str) -> tuple[str, int, str]:
     tag, _, value = text.partition(":")
     algorithm, _, chunk = tag.partition("-")
     if algorithm != "sha256" or len(value) != 2 * _RAW or value.strip("0123456789abcdef"):
-        raise ValueError("not a digest: %r" % text[:80])
+        raise ValueError(f"not a digest: {text[:80]!r}")
     if not chunk:
         return algorithm, 0, value
     if not chunk.endswith("m") or not chunk[:-1].isdigit() or int(chunk[:-1]) < 16:
-        raise ValueError("not a digest: %r" % text[:80])
+        raise ValueError(f"not a digest: {text[:80]!r}")
     return algorithm, int(chunk[:-1]) << 20, value
 
 
-def of_bytes(data: Union[bytes, bytearray, memoryview]) -> Digest:
+def of_bytes(data: bytes | bytearray | memoryview) -> Digest:
     """The digest of bytes in memory."""
     size = len(data)
     chunk = chunk_size(size)
@@ -68,7 +67,7 @@ def of_bytes(data: Union[bytes, bytearray, memoryview]) -> Digest:
 
 
 def of_reader(
-    read: Callable[[int, int], Union[bytes, bytearray, memoryview]], size: int, workers: Optional[int] = None
+    read: Callable[[int, int], bytes | bytearray | memoryview], size: int, workers: int | None = None
 ) -> Digest:
     """The digest of `size` bytes that `read(start, stop)` gives (thread-safe, exact), on all cores."""
     chunk = chunk_size(size)
@@ -87,6 +86,8 @@ def of_reader(
     starts = range(0, size, chunk)
     if workers == 1:
         return combine(b"".join(map(one, starts)), chunk)
+    from concurrent.futures import ThreadPoolExecutor
+
     with ThreadPoolExecutor(workers) as pool:
         return combine(b"".join(pool.map(one, starts)), chunk)
 
@@ -97,14 +98,14 @@ class Hasher:
     Without it, content of more than 128 GiB cannot be chunked after the fact and `update` raises ValueError.
     """
 
-    def __init__(self, size: Optional[int] = None) -> None:
+    def __init__(self, size: int | None = None) -> None:
         self.size = 0
         self._chunk = (chunk_size(size) or CHUNK) if size is not None else CHUNK
         self._state = hashlib.sha256()
         self._room = self._chunk
         self._done: list[bytes] = []
 
-    def update(self, data: Union[bytes, bytearray, memoryview]) -> None:
+    def update(self, data: bytes | bytearray | memoryview) -> None:
         """Take more bytes."""
         length = len(data)
         self.size += length

@@ -161,7 +161,7 @@ class ImmutableVersionError(RhError, PermissionError):
 
 
 class UnsupportedError(RhError, NotImplementedError):
-    """This place cannot do that."""
+    """The place cannot do that."""
 
     kind = "unsupported"
 

@@ -65,5 +65,7 @@ def load(group: str, name: str) -> Any:
     """The object an entry point names, or `InvalidError` with the names there are."""
     point = _points(group).get(name)
     if point is None:
-        raise InvalidError(f"no {group} plug-in is called {name!r}", hint=f"installed: {', '.join(names(group)) or 'none'}")
+        raise InvalidError(
+            f"no {group} plug-in is called {name!r}", hint=f"installed: {', '.join(names(group)) or 'none'}"
+        )
     return point.load()

@@ -1,8 +1,8 @@
 """Digests remembered: (place, key, etag) → digest, so that unchanged bytes are not hashed again.
 
-One SQLite file below `~/.rh`, shared by processes. A row is believed only while the etag is the same; an entry whose time of
-change lies less than two seconds back when it was hashed is not remembered, since a later change might not show.
-The cache is a convenience: where it cannot be opened or written, everything works without it.
+One SQLite file below `~/.rh`, shared by processes. A row is believed only while the etag is the same; an entry whose
+time of change lies less than two seconds back when it was hashed is not remembered, since a later change might not
+show. The cache is a convenience: where it cannot be opened or written, everything works without it.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ class DigestCache:
         with closing(db):
             try:
                 found = db.execute(
-                    "select key, etag, digest, chunks from digests where place = ? and key >= ? and key < ? order by key",
+                    "select key, etag, digest, chunks from digests"
+                    " where place = ? and key >= ? and key < ? order by key",
                     (who, root, root[:-1] + b"0" if root else b"\xff"),
                 )
                 for key, etag, digest, chunks in found:

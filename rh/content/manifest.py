@@ -1,15 +1,17 @@
 """The manifest: one hidden object per tree, written last, that says what the tree is.
 
-`.rh-manifest` at the root of a tree is gzip over lines of JSON. The first line is `{"rh-manifest": 1}`. Then follows one line
-per key in key order, with the fields
+`.rh-manifest` at the root of a tree is gzip over lines of JSON. The first line is `{"rh-manifest": 1}`. Then follows
+one line per key in key order, with the fields
 
 * `k` the key (`kb`, base64 of its bytes, where they are not UTF-8), `s` size in bytes, `d` digest,
 * `e` the etag the store answered when it was written, `x` true for an executable file,
-* `c` base64 of the raw chunk digests of a chunked digest, `t` `"dir"` or `"link"` (absent: a file), `l` a link's target.
+* `c` base64 of the raw chunk digests of a chunked digest, `t` `"dir"` or `"link"` (absent: a file), `l` a link's
+  target.
 
-The last line is `{"files": n, "size": bytes, "tree": digest}` (`tree` is null if some digest is not known); a manifest without it is cut off and an error to read.
-Fields a reader does not know are to be ignored. A row holds for the object under its key exactly while the object's etag is
-`e`; whatever else lies below the root is simply not described. Nothing needs a manifest to be read.
+The last line is `{"files": n, "size": bytes, "tree": digest}` (`tree` is null if some digest is not known); a
+manifest without it is cut off and an error to read. Fields a reader does not know are to be ignored. A row holds for
+the object under its key exactly while the object's etag is `e`; whatever else lies below the root is simply not
+described. Nothing needs a manifest to be read.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from __future__ import annotations
 import base64
 import itertools
 import zlib
+from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from typing import NamedTuple
 
@@ -226,7 +229,5 @@ def read_footer(system: System) -> Footer | None:
     rows = read(system)
     if rows is None:
         return None
-    last = None
-    for last in rows:
-        pass
-    return last if isinstance(last, Footer) else None
+    last = deque(rows, maxlen=1)
+    return last[0] if last and isinstance(last[0], Footer) else None

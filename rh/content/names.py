@@ -1,7 +1,7 @@
 """Which keys a target can hold. The only place that turns the names of one system into those of another.
 
-Keys are exact; a disk's names are not as free. What would escape the root, collide with another key or cannot be written at
-all is refused before anything is moved, with the key in the error.
+Keys are exact; a disk's names are not as free. What would escape the root, collide with another key or cannot be
+written at all is refused before anything is moved, with the key in the error.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Checker:
             self._check_object(key)
         if not self._paths:
             return
-        plain = key.rstrip("/") if key.endswith("/") else key
+        plain = key.removesuffix("/")
         for part in plain.split("/"):
             if part in ("", ".", ".."):
                 raise NameClashError(
@@ -51,12 +51,14 @@ class Checker:
             raise NameClashError(f"{key!r} holds a NUL character", hint="exclude it")
         while self._open and not plain.startswith(self._open[-1]):
             self._open.pop()
+        directory = plain is not key
         for held in self._open:
-            if plain.startswith(held + "/"):
+            if plain.startswith(held + "/") or (directory and plain == held):
                 raise NameClashError(
                     f"{held!r} is a file and {key!r} is below it; a disk cannot hold both", hint="exclude one of them"
                 )
-        self._open.append(plain)
+        if not directory:
+            self._open.append(plain)
         if self._folded is not None:
             folded = unicodedata.normalize("NFC", plain).casefold()
             other = self._folded.setdefault(folded, plain)
@@ -93,8 +95,7 @@ def encode(key: str) -> str:
 def _encode_part(part: str) -> str:
     if part in ("", ".", ".."):
         return "%" + "".join(f"{byte:02X}%" for byte in part.encode()).rstrip("%") if part else "%00empty"
-    part = part.replace("%", "%25").replace("\0", "%00")
-    return part
+    return part.replace("%", "%25").replace("\0", "%00")
 
 
 def decode(path: str) -> str:

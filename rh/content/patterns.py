@@ -1,7 +1,8 @@
 """Which keys are meant: `include=`, `exclude=` and the ignore file, all with the patterns of `.gitignore`.
 
-`*.txt` matches at any depth, `/top.txt` and `a/b.txt` from the root, `build/` a directory and all in it, `**` any number of
-directories, `!keep.txt` takes back. What Git itself would ignore is data: only `.rhignore` at the root of the source counts.
+`*.txt` matches at any depth, `/top.txt` and `a/b.txt` from the root, `build/` a directory and all in it, `**` any
+number of directories, `!keep.txt` takes back. What Git itself would ignore is data: only `.rhignore` at the root of
+the source counts.
 """
 
 from __future__ import annotations

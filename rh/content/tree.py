@@ -1,13 +1,14 @@
-"""The digest of a tree: a Merkle tree of canonical directory nodes.
+r"""The digest of a tree: a Merkle tree of canonical directory nodes.
 
-A node is the concatenation of one line per child, in the order of the child's name bytes, a directory's name counting as
-if it ended in `/`::
+A node is the concatenation of one line per child, in the order of the child's name bytes, a directory's name counting
+as if it ended in `/`::
 
-    <kind> <size> <digest> <length>:<name>\\n
+    <kind> <size> <digest> <length>:<name>\n
 
-`kind` is `f` (file), `x` (executable file), `l` (link) or `d` (directory); `size` the bytes below it in decimal; `digest`
-the content's digest, for a link that of its target's bytes, for a directory `sha256:<hex>` of its node; `length` the bytes of
-the name. The digest of a tree is that of its root node. Times, owners and other mode bits are no part of it.
+`kind` is `f` (file), `x` (executable file), `l` (link) or `d` (directory); `size` the bytes below it in decimal;
+`digest` the content's digest, for a link that of its target's bytes, for a directory `sha256:<hex>` of its node;
+`length` the bytes of the name. The digest of a tree is that of its root node. Times, owners and other mode bits are
+no part of it.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from typing import Any
+from urllib.parse import unquote
 
 from rh import config, plugins
 from rh.errors import InvalidError
@@ -46,7 +47,15 @@ _AUTHORITY_KINDS = {
     "git+ssh": "git",
     "git+file": "git",
 }
-_SCHEME_NAMES = {"s3": "s3", "gs": "gs", "gcs": "gs", "az": "azure", "azure": "azure", "abfs": "azure", "memory": "memory"}
+_SCHEME_NAMES = {
+    "s3": "s3",
+    "gs": "gs",
+    "gcs": "gs",
+    "az": "azure",
+    "azure": "azure",
+    "abfs": "azure",
+    "memory": "memory",
+}
 
 
 def settings_of(system: str) -> dict[str, Any]:
@@ -64,7 +73,9 @@ def settings_of(system: str) -> dict[str, Any]:
         user, at, host = authority.rpartition("@")
         if at:
             if ":" in user:
-                raise InvalidError("a password in a URL is not accepted", where=f"{scheme}://{host}", hint="use a key or the agent")
+                raise InvalidError(
+                    "a password in a URL is not accepted", where=f"{scheme}://{host}", hint="use a key or the agent"
+                )
             settings["user"] = user
         host, port = _host_port(host, system)
         settings["host"] = host
@@ -84,8 +95,9 @@ def _host_port(text: str, where: str) -> tuple[str, int | None]:
 def locate(path: str | os.PathLike[str] | None, system: str | None = None) -> Location:
     """Which place a path or URL means, given `system=` (a name or the scheme and authority of a URL).
 
-    A URL says it all. `name:/abs` and `name:~/x` are paths on a named host. A path without scheme belongs to `system`: here
-    it is relative to the working directory of this moment, on a host to the login's home, on a bucket to the configured root.
+    A URL says it all. `name:/abs` and `name:~/x` are paths on a named host. A path without scheme belongs to
+    `system`: here it is relative to the working directory of this moment, on a host to the login's home, on a bucket
+    to the configured root.
 
     Raises:
         InvalidError: the URL is malformed, contradicts `system`, or a root is needed and none is configured.
@@ -118,6 +130,8 @@ def _from_url(scheme: str, rest: str, url: str, system: str | None) -> Location:
     if scheme in ("github", "git", "git+http", "git+https", "git+ssh", "git+file"):
         repository, ref, inner = _git_parts(scheme, rest, url)
         return Location(f"{scheme}://{repository}" + (f"@{ref}" if ref else ""), inner.strip("/"))
+    if scheme in ("http", "https"):
+        return _site(scheme, rest)
     if scheme in _AUTHORITY_KINDS:
         authority, slash, path = rest.partition("/")
         if not authority:
@@ -128,7 +142,7 @@ def _from_url(scheme: str, rest: str, url: str, system: str | None) -> Location:
             location = Location(f"ssh://{authority}", _clean(slash + path) or "~")
             settings_of(location.system)
             return location
-        return Location(f"{scheme}://{authority}", slash + path)
+        raise InvalidError(f"unknown scheme {scheme!r}", where=url)
     name = _SCHEME_NAMES.get(scheme, scheme)
     kind = config.system(name)["kind"]
     if kind in HOSTS:
@@ -140,14 +154,30 @@ def _from_url(scheme: str, rest: str, url: str, system: str | None) -> Location:
     return _agree(Location(name, rest), system, url)
 
 
+def _site(scheme: str, rest: str) -> Location:
+    """A URL of the web: the path is decoded; a query stays with the authority, since every request needs it."""
+    address, mark, query = rest.partition("?")
+    authority, slash, path = address.partition("/")
+    shown = f"{scheme}://{address}"
+    if not authority:
+        raise InvalidError("a URL needs a host", where=shown)
+    if "#" in rest:
+        raise InvalidError("a URL of data has no fragment", where=shown.partition("#")[0], hint="write # as %23")
+    if "%2f" in path.lower():
+        raise InvalidError("an encoded slash cannot be part of a name", where=shown)
+    return Location(f"{scheme}://{authority}{mark}{query}", unquote(slash + path, errors="surrogateescape"))
+
+
 def _agree(location: Location, system: str | None, url: str) -> Location:
     if system not in (None, location.system):
-        raise InvalidError(f"the URL says {location.system!r} and system= says {system!r}", where=url, hint="give one of them")
+        raise InvalidError(
+            f"the URL says {location.system!r} and system= says {system!r}", where=url, hint="give one of them"
+        )
     return location
 
 
 def _git_parts(scheme: str, rest: str, url: str) -> tuple[str, str, str]:
-    """`owner/repo@ref/path` or `host/any/repo.git@ref/path` → repository, ref, path. A ref holds no slash unless quoted `%2F`."""
+    """`owner/repo@ref/path` or `host/any/repo.git@ref/path` → repository, ref, path. A ref has `%2F` for a slash."""
     if scheme == "github":
         match = re.fullmatch(r"([^/@]+/[^/@]+?)(?:\.git)?(?:@([^/]+))?(?:/(.*))?", rest, re.DOTALL)
     else:
@@ -155,9 +185,11 @@ def _git_parts(scheme: str, rest: str, url: str) -> tuple[str, str, str]:
         if ".git@" in rest or ".git/" in rest or rest.endswith(".git"):
             match = re.fullmatch(r"(.+?\.git)(?:@([^/]+))?(?:/(.*))?", rest, re.DOTALL)
     if match is None:
-        raise InvalidError("not a repository URL", where=url, hint="github://owner/repo@ref/path, git+https://host/repo.git@ref/path")
+        raise InvalidError(
+            "not a repository URL", where=url, hint="github://owner/repo@ref/path, git+https://host/repo.git@ref/path"
+        )
     groups = [group or "" for group in match.groups()]
-    return groups[0], groups[1].replace("%2F", "/"), next((group for group in groups[2:] if group), "")
+    return groups[0], groups[1], next((group for group in groups[2:] if group), "")
 
 
 def _below(system: str, text: str) -> Location:
@@ -171,7 +203,7 @@ def _below(system: str, text: str) -> Location:
             scheme = {"s3": "s3", "gs": "gs", "azure": "az"}[kind]
             raise InvalidError(
                 f"no root is configured for {system!r}, so a path without a bucket has no place",
-                hint=f'export RH_{stem}_ROOT={scheme}://my-bucket/data, or add to {config.home() / "config.toml"}:\n'
+                hint=f"export RH_{stem}_ROOT={scheme}://my-bucket/data, or add to {config.home() / 'config.toml'}:\n"
                 f'       [systems.{system}]\n       root = "{scheme}://my-bucket/data"\n       or write the whole URL',
             )
         match = _URL.match(root)
@@ -181,7 +213,7 @@ def _below(system: str, text: str) -> Location:
         if text.startswith("/"):
             return Location(system, _clean(text))
         base = (root or "~").rstrip("/") or "/"
-        text = text[2:] if text.startswith("~/") else text
+        text = text.removeprefix("~/")
         return Location(system, _clean(f"{base}/{text}") if text and text != "~" else base)
     base = (root or "").rstrip("/")
     return Location(system, f"{base}/{text.lstrip('/')}" if base else text)

@@ -16,6 +16,7 @@ __all__ = [
     "Digesting",
     "Direct",
     "Fetching",
+    "Following",
     "Item",
     "Multipart",
     "Running",
@@ -118,17 +119,34 @@ class Signing(Protocol):
 
 @runtime_checkable
 class Fetching(Protocol):
-    """"Fetch this yourself": the place moves bytes between its own files and URLs; they do not pass here."""
+    """The place fetches by itself: it moves bytes between its own files and URLs; they do not pass here."""
 
-    def fetch_many(
-        self, requests: Iterable[tuple[Entry, str, SignedRequest]]
-    ) -> Iterator[Outcome]:
+    def fetch_many(self, requests: Iterable[tuple[Entry, str, SignedRequest]]) -> Iterator[Outcome]:
         """Get each URL into the key here; the digest of what arrived is in the outcome. The entry is the source's."""
 
     def send_many(self, requests: Iterable[tuple[Entry, Sequence[tuple[Span, SignedRequest]]]]) -> Iterator[Outcome]:
         """Put each entry of this place to URLs, whole or part by part.
 
-        `Outcome.digest` and `.chunks` are of the bytes sent; `entry.etag` is the tags the URLs answered, joined by `\\n`.
+        `Outcome.digest` and `.chunks` are of the bytes sent; `entry.etag` is the tags the URLs answered, one
+        a line.
+        """
+
+
+@runtime_checkable
+class Following(Protocol):
+    """The place has symbolic links and can look through them.
+
+    `System.list` shows a link as a link. What was listed through links is read through them, wherever they lead, when
+    it is asked for with its etag (`Match`, or in `Bulk`, `Digesting`, `ServerCopy`); writing and deleting never do
+    (promise 10).
+    """
+
+    def list_following(self, prefix: str = "", *, after: str = "", depth: int | None = None) -> Iterator[Entry]:
+        """`System.list`, with what a link points to in its place: a file, or the members of a directory, under the
+        link's key.
+
+        The order is that of the keys shown. A link to nothing is `NotFoundError`, one that leads to a directory it lies
+        in `InvalidError`; both name the link.
         """
 
 
@@ -144,7 +162,9 @@ class Digesting(Protocol):
 class Running(Protocol):
     """The place can run a command."""
 
-    def run(self, argv: Sequence[str], *, stdin: bytes | None = None, timeout_s: float | None = None) -> tuple[int, bytes, bytes]:
+    def run(
+        self, argv: Sequence[str], *, stdin: bytes | None = None, timeout_s: float | None = None
+    ) -> tuple[int, bytes, bytes]:
         """Exit status, standard output and standard error of `argv` (never a shell line), run in the root."""
 
 

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, TypeAlias, TypeVar
+from typing import Any, ClassVar, Self, TypeAlias, TypeVar
 
 from rh.types import ANY, Condition, Entry, Link, Location, Span
 
@@ -67,10 +67,10 @@ class Body(ABC):
         """All the bytes."""
         return b"".join(self)
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - many bodies hold nothing
         """Let go of the connection; may be called at any time and twice."""
 
-    def __enter__(self) -> Body:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exc: object) -> None:
@@ -125,6 +125,7 @@ class System(ABC):
     ) -> Entry:
         """Store `data` under `key`: bytes, a stream of them (`size` if known), or a link.
 
+        The entry returned is the one stored; `modified` is `None` where the place's answer does not tell it.
         A key that ends with `/` and no data is an empty directory, where the place has such
         things; elsewhere that, and a `Link`, is `UnsupportedError`.
         """
@@ -142,7 +143,7 @@ class System(ABC):
         """The same place with a root further down, on the same connections."""
 
     def ask(self, protocol: type[P]) -> P | None:
-        """This system as `protocol`, or `None` if it cannot do that."""
+        """The system as `protocol`, or `None` if it cannot do that."""
         return self if isinstance(self, protocol) else None
 
     def url(self, key: str = "") -> str:
@@ -153,7 +154,7 @@ class System(ABC):
             return base.system + text if text.startswith("/") else f"{base.system}/{text}"
         return f"{base.system}:{text}" if text.startswith(("/", "~")) else f"{base.system}://{text}"
 
-    def __enter__(self) -> System:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exc: object) -> None:

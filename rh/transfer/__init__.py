@@ -1,7 +1,7 @@
 """Moving bytes from place to place: plan → route → run → receipt.
 
-`plan_tree` says what would move, by which road and how many bytes; `copy_tree` does it. Copies never move, touch only the
-destination's own keys, are verified on arrival, and go on where they were interrupted.
+`plan_tree` says what would move, by which road and how many bytes; `copy_tree` does it. Copies never move, touch only
+the destination's own keys, are verified on arrival, and go on where they were interrupted.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ def copy_tree(
     """Copy all that is below one place to another.
 
     Raises:
-        TransferError: some files did not arrive; `error.receipt` lists them, and the same call again goes on from there.
+        TransferError: some files did not arrive; `error.receipt` lists them, and the same call again goes on from
+        there.
         RhError: whatever could be refused beforehand was refused before anything changed.
     """
     return execute(plan_tree(source, target, options), progress=progress, cancel=cancel)

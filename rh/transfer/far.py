@@ -1,4 +1,7 @@
-"""Bytes that do not pass through here: server copies, hosts that fetch or send by signed URL, hosts that talk to each other."""
+"""Bytes that do not pass through here.
+
+Server copies, hosts that fetch or send by signed URL, hosts that talk to each other.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,7 @@ def _begin(mover: Mover, way: Way) -> Callable[[Iterator[Step]], Iterator[Outcom
     source, target = mover.source, mover.target
 
     def pairs(steps: Iterator[Step]) -> Iterator[tuple[Entry, str]]:
-        return ((step.entry, step.key) for step in steps)
+        return ((_told(step), step.key) for step in steps)
 
     if way is Way.SERVER:
         copier = target.ask(ServerCopy)
@@ -65,9 +68,14 @@ def _begin(mover: Mover, way: Way) -> Callable[[Iterator[Step]], Iterator[Outcom
     assert signer is not None
 
     def signed(steps: Iterator[Step]) -> Iterator[tuple[Entry, str, SignedRequest]]:
-        return ((step.entry, step.key, signer.sign_read(step.entry.key)) for step in steps)
+        return ((_told(step), step.key, signer.sign_read(step.entry.key)) for step in steps)
 
     return lambda steps: fetcher.fetch_many(signed(steps))
+
+
+def _told(step: Step) -> Entry:
+    """The source's entry, with the executable bit that perhaps only its manifest knows."""
+    return step.entry if step.executable is None else step.entry._replace(executable=step.executable)
 
 
 def _send(mover: Mover, steps: Iterable[Step]) -> None:

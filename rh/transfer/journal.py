@@ -1,8 +1,8 @@
 """What a transfer has done so far, on disk, so that the same call goes on after a crash.
 
-One append-only file per (source, target) below `~/.rh/journal`: every finished file, every upload begun and every part that
-arrived, each record with its checksum. It is a hint and nothing more: a record counts only while the etags in it are still
-those of the store. When the transfer is complete the file is removed.
+One append-only file per (source, target) below `~/.rh/journal`: every finished file, every upload begun and every
+part that arrived, each record with its checksum. It is a hint and nothing more: a record counts only while the etags
+in it are still those of the store. When the transfer is complete the file is removed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _KEEP_S = 7 * 24 * 3600
 
 @dataclass(slots=True)
 class OpenUpload:
-    """An upload begun and not finished: of which source bytes, its token, and the parts that arrived (number → chunk digests)."""
+    """An upload begun and not finished: of which source bytes, its token, and the digests of the parts that arrived."""
 
     key: str
     size: int

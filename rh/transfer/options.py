@@ -24,7 +24,8 @@ class Options:
         ignore_file: whether `.rhignore` at the root of the source is obeyed.
         links: `"follow"` copies what a link points to; `"keep"` the link itself, where the target has links; `"skip"`
             leaves links out; `"error"` refuses a source that has any.
-        on_existing: `"update"` moves what differs, `"skip"` leaves what exists, `"error"` refuses to begin if anything that
+        on_existing: `"update"` moves what differs, `"skip"` leaves what exists, `"error"` refuses to begin if
+        anything that
             differs exists, `"replace"` moves everything again.
         delete: remove what the target has and the source has not. Keys that the patterns leave out are left alone.
         dry_run: plan only; the receipt says what would be done.

@@ -1,7 +1,8 @@
 """What would be moved: the ordered merge of what is at the source and what is at the target.
 
-A plan is made whole before anything moves, so everything that can be refused is refused before the first byte. Its steps are
-spooled to an unnamed temporary file beyond some tens of thousands, so that memory does not grow with the tree.
+A plan is made whole before anything moves, so everything that can be refused is refused before the first byte. Its
+steps are spooled to an unnamed temporary file beyond some tens of thousands, so that memory does not grow with the
+tree.
 """
 
 from __future__ import annotations
@@ -112,7 +113,12 @@ class Plan:
         self._spool: IO[bytes] | None = None
 
     def add(self, step: Step) -> None:
-        """Take the next step (in key order)."""
+        """Take the next step (in key order). A directory that what stays below it implies is no step of its own."""
+        last = self._steps[-1] if self._steps else None
+        implied = last is not None and last.key.endswith("/") and step.key.startswith(last.key)
+        if last is not None and implied and step.action is not Action.DELETE:
+            self._steps.pop()
+            self.counts[last.action] -= 1
         self.counts[step.action] += 1
         if step.action not in (Action.DELETE, Action.OTHER) and step.entry.kind == "file":
             self.files += 1
@@ -127,16 +133,14 @@ class Plan:
         if self._spool is None:
             self._spool = tempfile.TemporaryFile(prefix="rh-plan-")  # noqa: SIM115 - lives as long as the plan
             weakref.finalize(self, self._spool.close)
-        for action, key, entry, digest, chunks, executable, old, *rest in self._steps:
+        for action, key, entry, digest, chunks, executable, old, *rest in self._steps[:-1]:
             flat = (action.value, key, tuple(entry), digest, chunks, executable, tuple(old) if old else None, *rest)
             marshal.dump(flat, self._spool)
-        self._steps.clear()
+        del self._steps[:-1]
 
     def steps(self) -> Iterator[Step]:
         """All steps in key order. One iteration at a time."""
         if self._spool is not None:
-            if self._steps:
-                self._flush()
             end = self._spool.tell()
             self._spool.seek(0)
             while self._spool.tell() < end:
@@ -146,8 +150,12 @@ class Plan:
                     Action(action), key, Entry(*entry), digest, chunks, executable, Entry(*old) if old else None, *rest
                 )
             self._spool.seek(0, 2)
-            return
         yield from self._steps
+
+    @property
+    def described(self) -> bool:
+        """Whether the target is to have a manifest."""
+        return self.file is None and self.options.manifest
 
     @property
     def moves(self) -> int:
@@ -356,9 +364,8 @@ class _Comparer:
         if mode == "replace":
             return Step(Action.COPY, *full, reason="replaced")
         same_content, reason = _same(known, old)
-        if same_content and self._target.keeps_executable and None not in (known.executable, old.executable):
-            if known.executable != old.executable:
-                same_content, reason = False, "executable bit"
+        if same_content and self._target.keeps_executable and _bit_differs(known, old):
+            same_content, reason = False, "executable bit"
         if same_content:
             if old.digest is None and known.digest is not None:
                 full = (*base, old.entry, known.digest, known.chunks, old.executable)
@@ -370,6 +377,11 @@ class _Comparer:
             return Step(Action.CHECK, *full, reason=reason)
         self.existing.append(key)
         return Step(Action.COPY, *full, reason=reason)
+
+
+def _bit_differs(known: Known, old: Known) -> bool:
+    """Whether the executable bits are known and not the same."""
+    return None not in (known.executable, old.executable) and known.executable != old.executable
 
 
 def _same(known: Known, old: Known) -> tuple[bool | None, str]:

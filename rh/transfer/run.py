@@ -69,7 +69,7 @@ def run(plan: Plan, *, progress: Progress, cancel: threading.Event | None = None
         mover.journal.close(complete=complete)
         if mover.learned:
             DigestCache(plan.source).remember(mover.learned)
-        if mover.rows:
+        if mover.rows and not (complete and plan.described):
             DigestCache(plan.target).remember(row for row in mover.rows.values() if row.kind == "file")
         progress.finish()
 
@@ -88,7 +88,7 @@ def _make(mover: Mover, steps: Iterator[Step]) -> None:
 
 
 def _to_move(plan: Plan, mover: Mover, kept: dict[str, Step]) -> Iterator[Step]:
-    """The steps that move a file; those to be checked are resolved, a batch at a time, and the same ones go into `kept`."""
+    """The steps that move a file. Those to be checked are resolved, a batch at a time; the same ones go to `kept`."""
     if not plan.moves:
         return
     steps = (step for step in plan.steps() if step.action in (Action.COPY, Action.CHECK))
@@ -248,7 +248,7 @@ def _publish(plan: Plan, mover: Mover, kept: dict[str, Step], *, deleted: int) -
     if plan.file is not None:
         row = next(_rows(plan, mover, kept, others=False))
         return row.digest
-    if plan.options.manifest and (plan.stale or deleted or mover.rows):
+    if plan.described and (plan.stale or deleted or mover.rows):
         footer = manifest.write(plan.target, without_implied(_rows(plan, mover, kept, others=True)))
         if not plan.counts[Action.OTHER]:
             return footer.tree

@@ -44,7 +44,9 @@ def test_chunks_double_until_there_are_few_enough() -> None:
     assert digests.combine(b"", 32 << 20).text.startswith("sha256-32m:")
 
 
-@pytest.mark.parametrize("text", ["", "abc", "md5:" + "0" * 32, "sha256:" + "g" * 64, "sha256-1x:" + "0" * 64, "sha256-8m:" + "0" * 64])
+@pytest.mark.parametrize(
+    "text", ["", "abc", "md5:" + "0" * 32, "sha256:" + "g" * 64, "sha256-1x:" + "0" * 64, "sha256-8m:" + "0" * 64]
+)
 def test_what_is_no_digest_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="not a digest"):
         digests.parse(text)

@@ -49,8 +49,8 @@ def test_the_digest_is_the_documented_construction() -> None:
 def test_any_change_changes_the_digest(files: dict[str, bytes]) -> None:
     before = tree_digest(rows_of(files))
     assert tree_digest(rows_of(dict(reversed(files.items())))) == before
-    for key in files:
-        assert tree_digest(rows_of(files | {key: files[key] + b"!"})) != before
+    for key, data in files.items():
+        assert tree_digest(rows_of(files | {key: data + b"!"})) != before
         assert tree_digest(rows_of({k: v for k, v in files.items() if k != key})) != before
 
 
@@ -81,7 +81,9 @@ def test_a_manifest_gives_back_its_rows(files: dict[str, bytes]) -> None:
 def test_a_large_manifest_is_written_as_a_stream_and_read_in_blocks() -> None:
     system = MemorySystem.open(Location("memory", "manifest-large"), {"kind": "memory", "name": "memory"})
     noise = (random.Random(n).randbytes(512) for n in range(30_000))
-    rows = [Row(f"{n:06}", n, "file", "sha256:" + chunks[:32].hex(), "e", False, chunks) for n, chunks in enumerate(noise)]
+    rows = [
+        Row(f"{n:06}", n, "file", "sha256:" + chunks[:32].hex(), "e", False, chunks) for n, chunks in enumerate(noise)
+    ]
     manifest.write(system, rows)
     assert system.head(manifest.NAME).size > 8 * 1024 * 1024
     assert sum(isinstance(row, Row) for row in manifest.read(system) or ()) == len(rows)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from rh import observe, transfer
+from rh.errors import UnsupportedError
 from rh.systems import locate
 from rh.types import Location
 from tests.transfer import trees
@@ -90,3 +91,21 @@ def test_a_large_file_goes_through_every_pair(source: str, target: str, world: d
         assert sum(counts.received.values()) + sum(counts.sent.values()) < len(data) / 4
     transfer.copy_file(end, locate(str(tmp_path / "back.bin")))
     assert (tmp_path / "back.bin").read_bytes() == data
+
+
+@pytest.mark.parametrize("target", SYSTEMS)
+def test_links_are_kept_where_there_are_links(target: str, world: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "real").write_text("1")
+    (tmp_path / "tree" / "link").symlink_to("real")
+    end = root_of(target, tmp_path, "links")
+    keep = transfer.Options(links="keep")
+    if target in BUCKETS:
+        with pytest.raises(UnsupportedError, match="links="):
+            transfer.copy_tree(locate(str(tmp_path / "tree")), end, keep)
+        return
+    first = transfer.copy_tree(locate(str(tmp_path / "tree")), end, keep)
+    transfer.copy_tree(end, locate(str(tmp_path / "back")), keep)
+    assert (tmp_path / "back" / "link").readlink() == Path("real")
+    assert transfer.copy_tree(locate(str(tmp_path / "tree")), end, keep).done == 0
+    assert transfer.verify_tree(end).digest == first.digest

@@ -21,7 +21,6 @@ from rh.errors import (
     NameClashError,
     NotFoundError,
     TransferError,
-    UnsupportedError,
 )
 from rh.systems import locate, open_system
 from rh.systems.base import System
@@ -158,8 +157,6 @@ def test_links(tmp_path: Path) -> None:
     assert keys(locate(str(tmp_path / "skip"))) == ["d/x.txt", "real.txt"]
     with pytest.raises(InvalidError, match="link"):
         transfer.copy_tree(source, locate(str(tmp_path / "error")), Options(links="error"))
-    with pytest.raises(UnsupportedError, match="links="):
-        transfer.copy_tree(source, locate("memory://links/x"), Options(links="keep"))
     (tmp_path / "a" / "broken").symlink_to("nowhere")
     with pytest.raises(NotFoundError, match="broken"):
         transfer.copy_tree(source, locate(str(tmp_path / "never")))
@@ -189,7 +186,8 @@ def test_bad_places_are_refused_before_anything_changes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [{"links": "x"}, {"on_existing": "maybe"}, {"workers": 0}, {"bandwidth": -1}, {"include": "*.txt"}, {"what": 1}]
+    "bad",
+    [{"links": "x"}, {"on_existing": "maybe"}, {"workers": 0}, {"bandwidth": -1}, {"include": "*.txt"}, {"what": 1}],
 )
 def test_bad_options_are_named(bad) -> None:
     with pytest.raises(InvalidError, match=next(iter(bad))):
@@ -340,7 +338,7 @@ def list_or_none(place: Location) -> list[str]:
 def test_one_bad_file_stops_no_other_and_every_failure_is_listed(tmp_path: Path) -> None:
     """Promise 3."""
     files = {f"f{n:02}": bytes([n]) * 100 for n in range(30)}
-    place, system = memory("some-bad", files)
+    place, _ = memory("some-bad", files)
     transfer.copy_tree(place, locate("memory://some-bad-2/x"))
     from rh.systems.wrap import unwrap
 
@@ -430,3 +428,16 @@ def test_a_copy_within_a_store_asks_for_few_things(tmp_path: Path) -> None:
     with observe.counting() as counts:
         transfer.copy_tree(source, target)
     assert counts.total("memory") <= 4
+
+
+def test_a_directory_left_empty_by_a_crash_is_no_obstacle(tmp_path: Path) -> None:
+    source = make(tmp_path / "a", d__x_txt="1", e__y_txt="2")
+    (tmp_path / "b" / "d").mkdir(parents=True)
+    receipt = transfer.copy_tree(source, locate(str(tmp_path / "b")), Options(delete=True))
+    assert (receipt.done, receipt.deleted) == (2, 0)
+    assert transfer.verify_tree(locate(str(tmp_path / "b"))).ok
+    (tmp_path / "c" / "d").mkdir(parents=True)
+    (tmp_path / "f").mkdir()
+    (tmp_path / "f" / "d").write_text("a file")
+    with pytest.raises(NameClashError, match="'d'"):
+        transfer.copy_tree(locate(str(tmp_path / "f")), locate(str(tmp_path / "c")))

@@ -1,0 +1,114 @@
+"""The functions of `import rh`: make resources, load them by name, choose where short names are, name systems."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rh import config
+from rh.errors import InvalidError
+from rh.registry.documents import is_secret_field
+from rh.registry.names import current_folder, set_folder, unset_folder
+from rh.resources import base
+from rh.resources.base import Resource
+from rh.resources.blob import blob
+from rh.resources.cluster import cluster
+from rh.resources.folder import folder
+from rh.systems import BUILT_IN
+
+__all__ = [
+    "blob",
+    "cluster",
+    "current_folder",
+    "exists",
+    "folder",
+    "load",
+    "register_system",
+    "resources",
+    "set_folder",
+    "unset_folder",
+]
+
+
+def load(name: str, *, dryrun: bool = False) -> Resource:
+    """The resource of any kind that was saved under a name.
+
+    Raises:
+        NotFoundError: nothing has that name; the nearest names are in the message.
+
+    Example:
+        >>> import rh
+        >>> saved = rh.blob(b"x", name="docs-any").save()
+        >>> type(rh.load("docs-any")).__name__
+        'Blob'
+    """
+    return base.load(name, dryrun=dryrun)
+
+
+def exists(name: str) -> bool:
+    """Whether something is saved under a name. Says nothing about its data (`exists_in_system` does)."""
+    return base.exists(name)
+
+
+def resources(prefix: str | None = None) -> list[str]:
+    """The whole names of what is saved in a folder of names, in order.
+
+    Args:
+        prefix: `"~"`, `"@"`, `"/org/team"`, a folder below the current one, or `"/"` for all; by default the current
+            folder.
+    """
+    return base.list_names(prefix)
+
+
+def register_system(
+    name: str,
+    *,
+    kind: str | None = None,
+    fsspec: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> None:
+    """Give a system a name for this process; `~/.rh/config.toml` does it for all.
+
+    Args:
+        name: what `system=` and `name://…` shall mean.
+        kind: a kind of system (`"s3"`, `"ssh"`, …) or the name of a plug-in.
+        fsspec: a protocol of fsspec instead: any file system that has a package for it.
+        options: what fsspec's file system takes.
+        settings: of that kind: `root`, `endpoint_url`, `profile`, `host`, …
+
+    Raises:
+        InvalidError: neither kind nor protocol is given, or a setting is a secret; credentials stay where each platform
+            keeps them.
+
+    Example:
+        >>> import rh
+        >>> rh.register_system("scratch", fsspec="memory")
+        >>> rh.folder(path="scratch://bucket/x").url
+        'scratch://bucket/x'
+    """
+    if (
+        not isinstance(name, str)
+        or not name
+        or not name.replace("-", "").replace("_", "").isalnum()
+        or not name.isascii()
+    ):
+        raise InvalidError(f"not a name of a system: {name!r}", hint="letters, digits, '-' and '_'")
+    if name in config.ALIASES or name == "file":
+        raise InvalidError(f"{name!r} is this machine, or another word for a system that has its own name")
+    if (kind is None) == (fsspec is None):
+        raise InvalidError(
+            "a system needs kind= or fsspec=", hint=f"kinds: {', '.join(sorted(BUILT_IN))}; or a plug-in's name"
+        )
+    for key in settings:
+        if is_secret_field(key):
+            raise InvalidError(
+                f"{key!r} looks like a secret, and settings hold none",
+                hint="credentials stay where the platform keeps them",
+            )
+    if fsspec is not None:
+        config.register(name, {"kind": "fsspec", "protocol": fsspec, "options": dict(options or {}), **settings})
+    elif options:
+        raise InvalidError("options= is for fsspec=", hint="give settings as keyword arguments")
+    else:
+        config.register(name, {"kind": kind, **settings})
