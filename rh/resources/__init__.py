@@ -1,1 +1,24 @@
-""""""
+"""What has a name and a place: `Folder`, `Blob`, `Cluster`. Frozen values; the verbs on them do the work."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+
+from rh.resources.base import KINDS, Resource, exists, list_names, load
+from rh.resources.blob import Blob
+from rh.resources.cluster import Cluster
+from rh.resources.folder import Folder
+
+__all__ = ["KINDS", "Blob", "Cluster", "Folder", "Resource", "exists", "list_names", "load"]
+
+
+class _Callable(ModuleType):
+    """Python makes this package an attribute of `rh`, where the function of the same name is public: so it is both."""
+
+    def __call__(self, prefix: str | None = None) -> list[str]:
+        """The whole names of what is saved in a folder of names, in order (`rh.api.resources`)."""
+        return list_names(prefix)
+
+
+sys.modules[__name__].__class__ = _Callable

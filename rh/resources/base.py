@@ -1,0 +1,510 @@
+"""What every resource is: a small frozen value with a name, that can be saved, loaded, renamed and forgotten.
+
+The record of a resource in the registry is its `config()` without the name: `kind`, `location`, `metadata` and what the
+kind adds. Fields that this version does not know travel with the resource and are written back.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Self
+
+from rh.errors import ConflictError, ExistsError, IntegrityError, InvalidError, NotFoundError, UnsupportedError
+from rh.observe import log
+from rh.registry import default, holding, local, names
+from rh.registry.base import Change, Record, Registry
+from rh.registry.documents import check_document
+from rh.registry.names import Name
+from rh.resources import places
+from rh.types import ABSENT, ANY, Condition, Location, Match
+
+__all__ = ["KINDS", "Located", "Resource", "exists", "list_names", "load"]
+
+KINDS: dict[str, str] = {
+    "folder": "rh.resources.folder",
+    "blob": "rh.resources.blob",
+    "cluster": "rh.resources.cluster",
+}
+"""Kinds of resources, and the module that registers each (`Resource.__init_subclass__`)."""
+
+_classes: dict[str, type[Resource]] = {}
+_NEAREST_OF = 10_000
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Resource:
+    """A value that says what and where. Holds no connection and no secret; making one does no I/O.
+
+    Attributes:
+        name: the whole name (`~/x`, `/org/team/x`), or `None`. A short one is completed when the resource is made.
+        metadata: what its owner wants to say about it: plain JSON values, no secrets.
+    """
+
+    kind: ClassVar[str] = ""
+    name: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """Fields of the record that this version of `rh` does not know."""
+    revision: int | None = field(default=None, compare=False)
+    """Which revision of its record this value was loaded from or saved as."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if cls.kind:
+            _classes[cls.kind] = cls
+
+    def __post_init__(self) -> None:
+        if self.name is not None:
+            name = names.parse(self.name)
+            if name.pinned:
+                raise _no_versions(name)
+            object.__setattr__(self, "name", name.path)
+        if not isinstance(self.metadata, Mapping):
+            raise InvalidError(f"metadata= is a mapping, not {type(self.metadata).__name__}")
+        object.__setattr__(self, "metadata", dict(self.metadata))
+        if self.metadata:
+            check_document(self.metadata, where=f"metadata of {self.name or 'a ' + self.kind}")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine knows its name (or it has none)."""
+        return self.name is None or Name(self.name).is_local
+
+    # The value as plain data.
+
+    def document(self) -> dict[str, Any]:
+        """What goes into the record, beside `kind`, `metadata` and unknown fields."""
+        raise NotImplementedError
+
+    @classmethod
+    def of_document(cls, document: dict[str, Any], *, local: bool) -> dict[str, Any]:
+        """The fields of a value from a record; takes what it knows out of `document`.
+
+        What a record that is not `local`, of this machine, says about files of this machine is not believed.
+        """
+        raise NotImplementedError
+
+    def placed(self) -> Location:
+        """Where the data is."""
+        raise InvalidError(f"a {self.kind} has no place of its own")
+
+    def config(self) -> dict[str, Any]:
+        """The value as plain JSON data: `type(r).from_config(r.config()) == r`."""
+        config: dict[str, Any] = {**self.extra, "kind": self.kind}
+        if self.name is not None:
+            config["name"] = self.name
+        if self.metadata:
+            config["metadata"] = dict(self.metadata)
+        return config | self.document()
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """The value that `config()` described. `Resource.from_config` takes any kind.
+
+        Raises:
+            InvalidError: it describes another kind, or is incomplete.
+            UnsupportedError: a newer `rh` wrote it.
+        """
+        return cls.described(config, local=True)
+
+    @classmethod
+    def described(cls, config: Mapping[str, Any], *, local: bool) -> Self:
+        """`from_config`, for records: see `of_document` for `local`."""
+        document = dict(config)
+        kind = document.pop("kind", None)
+        if not isinstance(kind, str):
+            raise InvalidError("a configuration needs a kind", hint=f"one of {', '.join(KINDS)}")
+        found = class_of(kind)
+        if not issubclass(found, cls):
+            raise InvalidError(f"this is a {kind}, not a {cls.kind}", hint=f"rh.load, or rh.{kind}")
+        name, metadata = document.pop("name", None), document.pop("metadata", None) or {}
+        try:
+            fields = found.of_document(document, local=local)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InvalidError(
+                f"the configuration of a {kind} lacks or garbles {error}", where=str(name or kind)
+            ) from error
+        return found(name=name, metadata=metadata, extra=document, **fields)
+
+    # The record.
+
+    def save(self, name: str | None = None, *, overwrite: bool | None = None) -> Self:
+        """Put the record into the registry, under `name` or the name it has.
+
+        Data that is not written yet is written first: no name ever points at nothing.
+        Saving what is recorded already changes nothing. Otherwise the record gets a new revision, and the old ones stay
+        in `history()`.
+
+        Args:
+            name: a new name for the saved value.
+            overwrite: `None` replaces a record of the same kind, but not one that somebody changed since this value
+                was loaded; `True` replaces whatever is there; `False` nothing.
+
+        Returns:
+            The saved value.
+
+        Raises:
+            InvalidError: it has no name.
+            ExistsError: the name is taken by another kind, or by anything with `overwrite=False`.
+            ConflictError: the record changed since this value was loaded.
+        """
+        value = self if name is None else replace(self, name=name, revision=None)
+        if value.name is None:
+            raise InvalidError(f"this {self.kind} has no name", hint='.save("a-name")')
+        whole = Name(value.name)
+        if whole.is_built_in:
+            raise InvalidError(f"{whole} is built in and cannot be saved", hint='.save("another-name")')
+        registry = holding(whole)
+        if overwrite is False and registry.find(whole.key) is not None:
+            raise ExistsError(f"{whole} exists already", where=registry.url, hint="overwrite=True replaces its record")
+        value = value.ready()
+        for _ in range(100):
+            current = registry.find(whole.key)
+            document = _merged(value, current)
+            if current is not None and current.document == document:
+                if overwrite is False:
+                    raise ExistsError(f"{whole} exists already", where=registry.url)
+                return replace(value, revision=current.revision)
+            when = value.condition(current, registry, overwrite=overwrite)
+            try:
+                with _named(registry, whole):
+                    record = registry.put(whole.key, document, when=when)
+            except (ConflictError, ExistsError):
+                if overwrite is False or value.revision is not None:
+                    raise
+                continue  # somebody saved in this moment; look again
+            if current is not None:
+                log.info("%s is at revision %d now", whole, record.revision)
+            return replace(value, revision=record.revision)
+        raise ConflictError(f"{whole} is being changed all the time", where=registry.url)
+
+    def condition(self, current: Record | None, registry: Registry, *, overwrite: bool | None) -> Condition:
+        """What must hold in the registry for this value to be saved over `current`."""
+        whole = self.name
+        if overwrite:
+            return ANY
+        if current is None:
+            if self.revision is not None and overwrite is None:
+                log.info("%s was deleted since; it is saved anew", whole)
+            return ABSENT
+        if overwrite is False:
+            return ABSENT
+        kind = current.document.get("kind")
+        if kind != self.kind:
+            raise ExistsError(
+                f"{whole} is a {kind}",
+                where=registry.url,
+                hint="choose another name, or overwrite=True to replace its record",
+            )
+        if self.revision is not None and self.revision != current.revision:
+            raise ConflictError(
+                f"{whole} was changed by {current.author} since:"
+                f" it is at revision {current.revision}, this value at {self.revision}",
+                where=registry.url,
+                hint=f"rh.load({whole!r}), or overwrite=True",
+            )
+        return Match(current.etag)
+
+    def check_reachable(self) -> None:
+        """Raise unless what it takes to use this value is known here. No connection is made."""
+
+    def ready(self) -> Self:
+        """The value with its data in place: what `save` records must not point at nothing."""
+        return self
+
+    def rename(self, name: str) -> Self:
+        """Give the saved record another name, atomically. The data stays where it is; the history goes along.
+
+        Raises:
+            NotFoundError: it is not saved. ExistsError: the new name is taken.
+        """
+        old, new = self._saved_name(), names.parse(name)
+        if new.pinned or new.is_built_in:
+            raise InvalidError(f"{new} cannot be given to a resource")
+        if new == old:
+            return self
+        registry = holding(old)
+        if holding(new).url != registry.url:
+            raise UnsupportedError(
+                f"{old} and {new} live in different registries",
+                where=registry.url,
+                hint="save it anew, then delete_configs()",
+            )
+        with _named(registry, old, new):
+            if registry.find(old.key) is None:
+                raise _unknown(old, registry)
+            record = registry.rename(old.key, new.key, when=ANY if self.revision is None else Match(str(self.revision)))
+        return replace(self, name=new.path, revision=record.revision)
+
+    def delete_configs(self) -> None:
+        """Remove the record. The data and the history stay.
+
+        Raises:
+            NotFoundError: it is not saved.
+        """
+        whole = self._saved_name()
+        registry = holding(whole)
+        with _named(registry, whole):
+            registry.delete(whole.key)
+
+    def history(self) -> list[Change]:
+        """Every change of the record, oldest first, through renames; also after it was deleted."""
+        whole = self._saved_name()
+        return list(_history(holding(whole), whole.key, None))
+
+    def _saved_name(self) -> Name:
+        if self.name is None:
+            raise InvalidError(f"this {self.kind} has no name", hint='.save("a-name") first')
+        return Name(self.name)
+
+    # Python.
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.name))
+
+    def facts(self) -> Iterator[tuple[str, str]]:
+        """What the notebook shows, as pairs of text. No I/O."""
+        if self.name is not None:
+            yield "name", self.name
+        for key, value in self.metadata.items():
+            yield key, str(value)
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        rows = "".join(f"<tr><th>{escape(key)}</th><td>{escape(value)}</td></tr>" for key, value in self.facts())
+        return f"<table><caption>{escape(type(self).__name__)}</caption>{rows}</table>"
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Located(Resource):
+    """A resource whose data is at a place.
+
+    Attributes:
+        location: where the data is.
+        host: what another process needs to find a host that only this process knows (a cluster).
+    """
+
+    location: Location | None = None
+    host: Mapping[str, Any] | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.location is not None and not isinstance(self.location, Location):
+            raise InvalidError(f"location= is a Location, not {type(self.location).__name__}", hint="rh.folder(path=…)")
+
+    def document(self) -> dict[str, Any]:
+        document: dict[str, Any] = {"location": self.placed().as_dict()}
+        if self.host:
+            document["host"] = dict(self.host) if self.is_local else places.for_others(self.host)
+        return document
+
+    @classmethod
+    def of_document(cls, document: dict[str, Any], *, local: bool) -> dict[str, Any]:
+        at, host = document.pop("location"), document.pop("host", None)
+        if host is not None and not local:
+            host = places.for_others(host)
+        return {"location": Location(str(at["system"]), str(at["path"])), "host": host}
+
+    def placed(self) -> Location:
+        if self.location is None:
+            raise InvalidError(f"this {self.kind} has no place yet", hint=".write(), .save() or .to() gives it one")
+        return self.location
+
+    @property
+    def system(self) -> str:
+        """The name of the system the data is on."""
+        return self.placed().system
+
+    @property
+    def path(self) -> str:
+        """The path on that system."""
+        return self.placed().path
+
+    @property
+    def url(self) -> str:
+        """The place as one text, which `path=` takes back."""
+        return places.url_of(self.placed())
+
+    def check_reachable(self) -> None:
+        """Raise `NotFoundError` unless the system is known here. Nothing is connected to."""
+        if self.location is not None:
+            places.settle(self.location, self.host)
+
+    def facts(self) -> Iterator[tuple[str, str]]:
+        yield from super().facts()
+        if self.location is not None:
+            yield "place", places.url_of(self.location)
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.name, self.location))
+
+    def __repr__(self) -> str:
+        place = "not written yet" if self.location is None else places.url_of(self.location)
+        return f"<{type(self).__name__} {self.name + ' at ' if self.name else ''}{place}>"
+
+
+@contextmanager
+def _named(registry: Registry, *called: Name) -> Iterator[None]:
+    """Errors of the registry speak of keys; out of here, they speak of names."""
+    try:
+        yield
+    except NotFoundError as error:
+        raise _unknown(called[0], registry) from error
+    except (ConflictError, ExistsError) as error:
+        for name in called:
+            error.message = error.message.replace(repr(name.key), name.path)
+        raise
+
+
+def class_of(kind: str) -> type[Resource]:
+    """The class of a kind."""
+    if kind in KINDS:
+        import importlib
+
+        importlib.import_module(KINDS[kind])
+    found = _classes.get(kind)
+    if found is None:
+        raise UnsupportedError(f"this version of rh knows no {kind!r}", hint="upgrade rh-data")
+    return found
+
+
+def _merged(value: Resource, current: Record | None) -> dict[str, Any]:
+    """The record to write: what the value says, and what an unknown newer `rh` wrote there."""
+    document = value.config()
+    document.pop("name", None)
+    if current is not None and current.document.get("kind") == value.kind:
+        rest = dict(current.document)
+        for known in ("kind", "metadata"):
+            rest.pop(known, None)
+        try:
+            type(value).of_document(rest, local=True)
+        except (KeyError, TypeError, AttributeError, InvalidError):
+            return document
+        document = rest | document
+    return document
+
+
+def _history(registry: Registry, key: str, until: str | None) -> Iterator[Change]:
+    """Changes under `key` up to the commit `until`, each rename preceded by the history under the older name."""
+    for change in registry.history(key):
+        if until is not None and change.token == until:
+            return
+        if change.action == "put" and change.moved is not None:
+            yield from _history(registry, change.moved, change.token)
+        yield change
+
+
+def load(
+    name: str | os.PathLike[str] | Name, *, kinds: tuple[str, ...] | None = None, dryrun: bool = False
+) -> Resource:
+    """The resource saved under a name.
+
+    Args:
+        name: as in `rh.registry.names`.
+        kinds: kinds that will do; anything else is `InvalidError`.
+        dryrun: give the record as it is, without asking whether its system is known here.
+
+    Raises:
+        NotFoundError: nothing has that name; the nearest names are in the message.
+    """
+    whole = names.parse(name)
+    if whole.is_built_in:
+        found: Resource = _built_in(whole)
+    else:
+        if whole.pinned:
+            raise _no_versions(whole)
+        registry = holding(whole)
+        record = registry.find(whole.key)
+        if record is None:
+            raise _unknown(whole, registry)
+        try:
+            found = replace(
+                Resource.described({**record.document, "name": whole.path}, local=whole.is_local),
+                revision=record.revision,
+            )
+        except InvalidError as error:
+            raise IntegrityError(
+                f"the record of {whole} cannot be read: {error.message}", where=registry.url
+            ) from error
+    if kinds and found.kind not in kinds:
+        raise InvalidError(f"{whole} is a {found.kind}, not a {' or '.join(kinds)}", hint=f"rh.load({str(whole)!r})")
+    if not dryrun:
+        found.check_reachable()
+    return found
+
+
+def _built_in(name: Name) -> Resource:
+    from rh.resources.cluster import BUILT_IN, built_in
+
+    found = built_in(name.path)
+    if found is None:
+        near = difflib.get_close_matches(name.path, BUILT_IN, 3)
+        raise NotFoundError(
+            f"nothing built in is called {name}" + (f"; did you mean {' or '.join(near)}?" if near else ""),
+            hint=f"built in: {', '.join(BUILT_IN)}",
+        )
+    return found
+
+
+def _no_versions(name: Name) -> UnsupportedError:
+    return UnsupportedError(
+        f"{name} asks for a version, and this rh has no versions yet",
+        hint=f"leave out {name.pinned!r}, or upgrade rh-data",
+    )
+
+
+def _unknown(name: Name, registry: Registry) -> NotFoundError:
+    known = []
+    for record in registry.list(names.SPACE):
+        known.append(Name.of_key(record.key).path)
+        if len(known) >= _NEAREST_OF:
+            break
+    near = names.nearest(name, known)
+    if near:
+        message = f"nothing is called {name}; did you mean {' or '.join(near)}?"
+    else:
+        message = f"nothing is called {name}"
+    hint = "rh.resources('/') and rh.resources('~') list the names there are; to make a new one give path= or system="
+    if not name.is_local and not near:
+        hint += f"; if it is a path, write path={name.path!r}"
+    return NotFoundError(message, where=registry.url, hint=hint)
+
+
+def exists(name: str) -> bool:
+    """Whether a resource is saved under this name."""
+    whole = names.parse(name)
+    if whole.is_built_in:
+        try:
+            _built_in(whole)
+        except NotFoundError:
+            return False
+        return True
+    if whole.pinned:
+        raise _no_versions(whole)
+    return holding(whole).find(whole.key) is not None
+
+
+def list_records(prefix: str | None = None) -> Iterator[tuple[Name, Record]]:
+    """Saved resources whose name lies in a folder of names: by default the current one; `"/"` is everything."""
+    folder = names.parse_prefix(prefix)
+    registries = []
+    if folder in ("", names.HOME) or folder.startswith(names.HOME + "/"):
+        registries.append((local(), folder or names.HOME))
+    if not folder.startswith(names.HOME):
+        registries.append((default(), folder))
+    for registry, top in registries:
+        start = names.SPACE + (top.removeprefix("/") + "/" if top else "")
+        for record in registry.list(start):
+            if not top and record.key.startswith(f"{names.SPACE}{names.HOME}/"):
+                continue
+            yield Name.of_key(record.key), record
+
+
+def list_names(prefix: str | None = None) -> list[str]:
+    """The whole names of the resources in a folder of names, in order."""
+    return [name.path for name, _ in list_records(prefix)]

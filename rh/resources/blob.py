@@ -1,0 +1,444 @@
+"""One object's bytes, wherever they are, and how they become the object again."""
+
+from __future__ import annotations
+
+import enum
+import io
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, ClassVar, Self
+
+from rh import config
+from rh import digest as digests
+from rh.errors import IntegrityError, InvalidError, NotFoundError, UnsupportedError
+from rh.registry.names import Name
+from rh.resources import codecs, places
+from rh.resources.base import Located
+from rh.resources.folder import load_only, place_for, split_options
+from rh.resources.places import Place
+from rh.systems.base import System
+from rh.types import Entry, Location
+
+if TYPE_CHECKING:
+    from rh.transfer import Plan, Receipt, Verification
+
+__all__ = ["Blob", "Stamp"]
+
+
+class _Nothing(enum.Enum):
+    NOTHING = "nothing"
+
+
+NOTHING = _Nothing.NOTHING
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What was stored: its digest, and the etag the store gave it. It holds while the etag is the same."""
+
+    digest: str
+    size: int
+    etag: str | None = None
+
+    def describes(self, entry: Entry) -> bool:
+        """Whether `entry` is still what was stored then."""
+        return self.etag is not None and self.etag == entry.etag and self.size == entry.size
+
+
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class Blob(Located):
+    """Bytes under one key, or an object that is still to be written there.
+
+    Attributes:
+        location: the file itself; `None` until it has a place.
+        serializer: how the object becomes bytes: `bytes`, `text`, `json`, `npy`, `arrow`, `safetensors`, `pickle`.
+        stamp: what was stored, while that is known; lets `read` and `verify` notice damaged bytes.
+        receipt: what the `.to()` that made this value really moved.
+
+    Example:
+        >>> import rh
+        >>> blob = rh.blob({"epochs": 3}, name="docs-params").save()
+        >>> rh.blob(name="docs-params").fetch()
+        {'epochs': 3}
+    """
+
+    kind: ClassVar[str] = "blob"
+    serializer: str | None = None
+    stamp: Stamp | None = None
+    receipt: Receipt | None = None
+    value: Any = NOTHING
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.serializer is not None:
+            codecs.named(self.serializer)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Blob):
+            return NotImplemented
+        if self.value is not other.value:
+            return False
+        mine, theirs = ((b.name, b.location, b.serializer or "bytes", dict(b.metadata)) for b in (self, other))
+        return mine == theirs
+
+    __hash__ = Located.__hash__
+
+    # The value as plain data.
+
+    def document(self) -> dict[str, Any]:
+        if self.value is not NOTHING:
+            raise InvalidError(
+                "this blob is not written yet, so there is nothing to describe", hint=".write() or .save()"
+            )
+        document = super().document()
+        if self.serializer is not None:
+            document["serializer"] = self.serializer
+        if self.stamp is not None:
+            document["stamp"] = {"digest": self.stamp.digest, "size": self.stamp.size, "etag": self.stamp.etag}
+        return document
+
+    @classmethod
+    def of_document(cls, document: dict[str, Any], *, local: bool) -> dict[str, Any]:
+        fields = super().of_document(document, local=local)
+        stamp = document.pop("stamp", None)
+        if stamp is not None:
+            fields["stamp"] = Stamp(str(stamp["digest"]), int(stamp["size"]), stamp.get("etag"))
+        return fields | {"serializer": document.pop("serializer", None)}
+
+    @property
+    def written(self) -> bool:
+        """Whether the bytes are in their place; an object given to `rh.blob` is not until `write`, `save` or `to`."""
+        return self.value is NOTHING
+
+    def handle(self) -> tuple[System, str]:
+        """The system opened at the directory of the file, and the file's key there."""
+        location = self.placed()
+        path = location.path.rstrip("/")
+        if "/" not in path:
+            raise InvalidError("this is the root of a place, not a file in it", where=self.url)
+        return places.at(location.parent, self.host), location.name
+
+    # Getting.
+
+    @property
+    def data(self) -> Any:
+        """The object: the one that was given, or else `fetch()`."""
+        return self.fetch()
+
+    def fetch(self, *, trust: bool = False) -> Any:
+        """The object, as it was given to `rh.blob`.
+
+        Args:
+            trust: run a pickle. Everybody who could write to the blob's place may then run code here.
+
+        Raises:
+            NotFoundError: nothing is there.
+            AccessError: it is a pickle, and `trust` is not true.
+            IntegrityError: the bytes are not what was stored, or not of the declared serializer.
+        """
+        if self.value is not NOTHING:
+            return self.value
+        serializer = self.serializer or "bytes"
+        if serializer == "pickle" and trust is not True:
+            return codecs.decode(b"", serializer, trust=False, where=self.url)
+        return codecs.decode(self.read(), serializer, trust=trust, where=self.url)
+
+    def read(self) -> bytes:
+        """The bytes, exactly; checked if they are those that were stored through `rh`."""
+        if self.value is not NOTHING:
+            return codecs.encode(self.value, self._chosen(self.value))
+        system, key = self.handle()
+        with system.read(key) as body:
+            data = body.read()
+            entry = body.entry
+        if self.stamp is not None and self.stamp.describes(entry):
+            got = digests.of_bytes(data).text
+            if got != self.stamp.digest:
+                raise IntegrityError(
+                    "the bytes are not what was stored", where=self.url, expected=self.stamp.digest, got=got
+                )
+        return data
+
+    def open(
+        self,
+        mode: str = "rb",
+        *,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+    ) -> IO[Any]:
+        """The bytes as a file object, as `Folder.open` has it."""
+        from rh.resources.files import Expected, open_file
+
+        if self.value is not NOTHING:
+            if "r" not in mode:
+                raise InvalidError("this blob holds an object that is still to be written", hint=".write() first")
+            raw = io.BytesIO(self.read())
+            return raw if "b" in mode else io.TextIOWrapper(raw, encoding or "utf-8", errors, newline)
+        system, key = self.handle()
+
+        def known(entry: Entry) -> Expected | None:
+            stamp = self.stamp
+            if stamp is None or not stamp.describes(entry) or digests.parse(stamp.digest)[1]:
+                return None
+            return Expected(stamp.digest)
+
+        return open_file(system, key, mode, encoding=encoding, errors=errors, newline=newline, expected=known)
+
+    def exists_in_system(self) -> bool:
+        """Whether the bytes are in their place."""
+        if self.location is None or self.value is not NOTHING:
+            return False
+        system, key = self.handle()
+        try:
+            system.head(key)
+        except NotFoundError:
+            return False
+        return True
+
+    def size(self) -> int:
+        """Bytes."""
+        if self.value is not NOTHING:
+            return len(self.read())
+        system, key = self.handle()
+        return system.head(key).size
+
+    def local(self) -> Path:
+        """A file of this machine with the bytes: the blob itself if it is here, else a copy in the cache."""
+        if self.value is not NOTHING:
+            raise InvalidError("this blob is not written yet", hint=".write() or .save() first")
+        location = self.placed()
+        if places.is_here(location):
+            if not self.exists_in_system():
+                raise NotFoundError("there is no such file", where=self.url)
+            return Path(location.path)
+        import hashlib
+
+        from rh import transfer
+
+        mark = hashlib.sha256(self.url.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+        place = Location("file", str(config.home() / "cache" / "blobs" / mark / location.name))
+        self.check_reachable()
+        transfer.copy_file(location, place)
+        return Path(place.path)
+
+    def __fspath__(self) -> str:
+        if self.location is None or self.location.system != "file":
+            raise UnsupportedError(
+                "this blob is no file of this machine", where=repr(self), hint=".local() makes it one"
+            )
+        return self.location.path
+
+    # Putting.
+
+    def write(self, data: Any = None, *, serializer: str | None = None) -> Blob:
+        """Store an object (by default the one given to `rh.blob`) and return the blob that has it.
+
+        What was there before is replaced, all or nothing.
+
+        Args:
+            data: what to store instead.
+            serializer: how; by default the one that belongs to the object's type.
+
+        Raises:
+            InvalidError: there is nothing to write, or no serializer would give it back the same.
+        """
+        value = self.value if data is None else data
+        if value is NOTHING:
+            raise InvalidError("there is nothing to write", hint=".write(data)")
+        serializer = serializer or self._chosen(value)
+        encoded = codecs.encode(value, serializer)
+        digest = digests.of_bytes(encoded).text
+        location = self.location
+        if location is None:
+            stem = digest.replace(":", "-") if self.name is None else Name(self.name).stem
+            location = places.default_place("file", stem)
+        blob = replace(
+            self,
+            location=location,
+            value=NOTHING,
+            serializer=serializer,
+            stamp=None,
+            receipt=None,
+            host=self.host or places.portable(location),
+        )
+        system, key = blob.handle()
+        entry = system.write(key, encoded, size=len(encoded))
+        return replace(blob, stamp=Stamp(digest, len(encoded), entry.etag))
+
+    def _chosen(self, value: Any) -> str:
+        """The serializer asked for, for the object asked about; else the one of another object's type."""
+        if self.serializer is not None and (value is self.value or self.serializer == "pickle"):
+            return self.serializer
+        return codecs.pick(value)
+
+    def to(self, system: Place = None, path: str | os.PathLike[str] | None = None, **options: Any) -> Blob:
+        """Copy the bytes to another place, verified, and return the copy; an object not written yet is written there.
+
+        Args:
+            system: as for `Folder.to`.
+            path: the file's place on that system, or a URL; one that ends with `/` is a directory for it.
+            options: as for `Folder.to`.
+        """
+        from rh import transfer
+
+        chosen, watch = split_options(options)
+        if chosen.dry_run:
+            raise InvalidError("a dry run makes no copy to return", hint=".plan(…) says what would be moved")
+        target = self._target(system, path)
+        if self.value is not NOTHING:
+            return replace(self, location=target, host=places.portable(target), revision=self.revision).write()
+        if target == self.location:
+            return self
+        receipt = transfer.copy_file(self.placed(), target, chosen, **watch)
+        moved = replace(self, location=target, host=places.portable(target), stamp=None, receipt=receipt)
+        if receipt.digest is None:
+            return moved
+        there, key = moved.handle()
+        entry = there.head(key)
+        return replace(moved, stamp=Stamp(receipt.digest, entry.size, entry.etag))
+
+    def plan(self, system: Place = None, path: str | os.PathLike[str] | None = None, **options: Any) -> Plan:
+        """What `.to()` with the same arguments would move."""
+        from rh import transfer
+
+        if self.value is not NOTHING:
+            raise InvalidError(
+                "this blob is not written yet, so there is nothing to move", hint=".write() or .save() first"
+            )
+        chosen, _ = split_options(options)
+        return transfer.plan_file(self.placed(), self._target(system, path), chosen)
+
+    def _target(self, system: Place, path: str | os.PathLike[str] | None) -> Location:
+        self.check_reachable()
+        stem = None if self.name is None else Name(self.name).stem
+        into = system if path is None and isinstance(system, str) and places.is_place(system) else path
+        if isinstance(into, str) and into.endswith("/") and into.strip("/"):
+            folder = places.target(system, path, stem)
+            last = self.location.name if self.location is not None else (stem or self.digest()).rpartition("/")[2]
+            if folder is not None:
+                return folder / last.replace(":", "-")
+        target = places.target(system, path, stem)
+        if target is None:
+            target = places.target(system, path, self.digest().replace(":", "-"))
+        if target is None:
+            raise InvalidError("where to?", hint="give path=")
+        return target
+
+    def ready(self) -> Self:
+        """The blob with its bytes in their place."""
+        if self.value is not NOTHING:
+            written = self.write()
+            return replace(
+                self, **{name: getattr(written, name) for name in ("location", "value", "serializer", "stamp", "host")}
+            )
+        if not self.exists_in_system():
+            raise NotFoundError("there is nothing here to give a name to", where=self.url, hint=".write(data) first")
+        return self
+
+    def rm(self) -> None:
+        """Remove the bytes, and nothing beside them. The record stays (`delete_configs`).
+
+        Raises:
+            NotFoundError: they are not there.
+        """
+        system, key = self.handle()
+        system.head(key)
+        system.delete([key])
+
+    def digest(self) -> str:
+        """The digest of the bytes as they are now."""
+        if self.value is not NOTHING:
+            return digests.of_bytes(self.read()).text
+        from rh import transfer
+
+        self.check_reachable()
+        return transfer.digest_file(self.placed())
+
+    def verify(self) -> Verification:
+        """Read every byte again and compare it with what was stored."""
+        from rh import transfer
+
+        system, key = self.handle()
+        entry = system.head(key)
+        got = transfer.digest_file(self.placed())
+        wrong = self.stamp is not None and got != self.stamp.digest
+        same = self.stamp is not None and self.stamp.describes(entry)
+        return transfer.Verification(
+            self.url,
+            "nothing" if self.stamp is None else "record",
+            1,
+            entry.size,
+            corrupt=(key,) if wrong and same else (),
+            modified=(key,) if wrong and not same else (),
+            digest=got,
+        )
+
+    def facts(self) -> Iterator[tuple[str, str]]:
+        yield from super().facts()
+        if self.serializer is not None:
+            yield "serializer", self.serializer
+        if self.value is not NOTHING:
+            yield "holds", f"a {type(self.value).__name__}, not written yet"
+        if self.stamp is not None:
+            yield "size", f"{self.stamp.size:,} bytes"
+            yield "digest", self.stamp.digest
+
+
+def blob(
+    data: Any = None,
+    name: str | None = None,
+    path: str | os.PathLike[str] | None = None,
+    system: Place = None,
+    *,
+    serializer: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    dryrun: bool = False,
+) -> Blob:
+    r"""A blob: of an object that is to be stored, of a file that exists, or by name alone one that was saved.
+
+    Nothing is read or written; `write`, `save` and `to` do that.
+
+    Args:
+        data: bytes, text, JSON values, a numpy array, an Arrow table, a dict of numpy arrays; anything else needs
+            `serializer="pickle"`.
+        name: `x`, `~/x`, `@/x` or `/org/team/x`. The first argument is the data: `rh.blob("x")` is a blob of text, and
+            `rh.blob(name="x")` the saved one.
+        path: the file, as a path or URL. Without it the place is `<root>/<name or digest>`.
+        system: a system's name, a URL, a cluster.
+        serializer: how the object becomes bytes, where its type does not say it.
+        metadata: plain JSON values to be saved with it.
+        dryrun: give the saved record even if its system is not known here.
+
+    Example:
+        >>> import rh
+        >>> rh.blob(b"\r\n\x00\xff", name="docs-bytes").save().read()
+        b'\r\n\x00\xff'
+    """
+    if data is None and path is None and system is None:
+        found = load_only(name, "blob", dryrun=dryrun)
+        if not isinstance(found, Blob):
+            raise InvalidError(f"{name} is a {found.kind}")
+        if serializer is not None:
+            found = replace(found, serializer=serializer)
+        return found if metadata is None else replace(found, metadata=metadata)
+    if data is not None and serializer is None:
+        serializer = codecs.pick(data)
+    place = None
+    if path is not None or (system is not None and (name is not None or "://" in str(system))):
+        place = place_for(name, path, system)
+    elif name is not None:
+        place = place_for(name, None, "here")
+    elif system is not None and data is not None and serializer is not None:
+        digest = digests.of_bytes(codecs.encode(data, serializer)).text
+        place = places.target(system, None, digest.replace(":", "-"))
+    return Blob(
+        name=name,
+        location=place,
+        host=None if place is None else places.portable(place),
+        serializer=serializer,
+        metadata=metadata or {},
+        value=NOTHING if data is None else data,
+    )

@@ -1,0 +1,481 @@
+"""A directory, wherever it is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, ClassVar, Self
+
+from rh import config
+from rh import digest as digests
+from rh.errors import IntegrityError, InvalidError, NotFoundError, UnsupportedError
+from rh.registry.names import Name
+from rh.resources import places
+from rh.resources.base import Located, Resource, list_records
+from rh.resources.places import Place
+from rh.systems.base import System
+from rh.types import Location
+
+if TYPE_CHECKING:
+    from rh.resources.cluster import Cluster
+    from rh.transfer import Options, Plan, Receipt, Verification
+
+__all__ = ["Folder"]
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Folder(Located):
+    """A directory on some system: a frozen value that says which, and the verbs that work on it.
+
+    Attributes:
+        version: `None`: the folder is live, anybody may change it.
+        receipt: what the `.to()` that made this value really moved.
+        tree: the folder whose manifest describes this one, if it is a part of another.
+
+    Example:
+        >>> import rh, tempfile
+        >>> folder = rh.folder(path=tempfile.mkdtemp())
+        >>> folder.put({"a.txt": b"one", "sub/b.txt": b"two"})
+        >>> folder.ls(full_paths=False)
+        ['a.txt', 'sub/']
+        >>> (folder / "sub").get("b.txt")
+        b'two'
+    """
+
+    kind: ClassVar[str] = "folder"
+    location: Location = field(default=Location("", ""))
+    version: str | None = None
+    receipt: Receipt | None = field(default=None, compare=False)
+    tree: Location | None = field(default=None, compare=False)
+
+    __hash__ = Located.__hash__
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.location, Location) or not self.location.system:
+            raise InvalidError("a folder needs a location", hint="rh.folder(path=…)")
+        if self.version is not None:
+            raise UnsupportedError("this rh has no versions yet", hint="leave out version=")
+
+    def placed(self) -> Location:
+        return self.location
+
+    def handle(self) -> System:
+        """The system opened at this folder."""
+        return places.at(self.location, self.host)
+
+    # What is in it.
+
+    def ls(self, *, full_paths: bool = True) -> list[str]:
+        """What lies directly in the folder, in order; directories end with `/`.
+
+        Args:
+            full_paths: whole paths here, URLs elsewhere; else names.
+
+        Raises:
+            NotFoundError: the folder does not exist.
+        """
+        names = [entry.key for entry in self.handle().list(depth=1)]
+        return [self._full(name) for name in names] if full_paths else names
+
+    def _full(self, key: str) -> str:
+        place = self.location / key
+        return place.path if self.location.system == "file" else places.url_of(place)
+
+    def walk(self) -> Iterator[tuple[str, list[str], list[str]]]:
+        """Like `os.walk`: for each directory its path below the folder (`""` first), its directories, its files.
+
+        Removing names from the list of directories keeps the walk out of them.
+        """
+        system = self.handle()
+        waiting = [""]
+        while waiting:
+            path = waiting.pop()
+            directories: list[str] = []
+            files: list[str] = []
+            for entry in system.list(path + "/" if path else "", depth=1):
+                name = entry.key[len(path) + 1 if path else 0 :]
+                if entry.kind == "dir":
+                    if name:
+                        directories.append(name.rstrip("/"))
+                else:
+                    files.append(name)
+            yield path, directories, files
+            waiting += [f"{path}/{name}" if path else name for name in reversed(directories)]
+
+    def glob(self, pattern: str, *, full_paths: bool = False) -> list[str]:
+        """Paths that match, in order: `*`, `?` and `[…]` within a name, `**` for any number of directories.
+
+        Names that begin with a dot are matched like others. Directories end with `/`.
+        """
+        from rh.resources.match import glob
+
+        places.check_key(pattern)
+        found = glob(self.handle(), pattern)
+        return [self._full(key) for key in found] if full_paths else found
+
+    def exists_in_system(self) -> bool:
+        """Whether the folder is there; an empty prefix in a bucket is not."""
+        from rh.content import manifest
+
+        system = self.handle()
+        try:
+            if next(iter(system.list(depth=1)), None) is not None:
+                return True
+        except NotFoundError:
+            return False
+        parent, name = self.parent()
+        for place, key in ((system, manifest.NAME), (parent, f"{name}/")):
+            try:
+                if place is None:
+                    return True
+                place.head(key)
+                return True
+            except (NotFoundError, UnsupportedError):
+                continue
+        return False
+
+    def parent(self) -> tuple[System | None, str]:
+        """The system opened one level up, and this folder's name there; `None` for the root of a place."""
+        path = self.location.path.rstrip("/")
+        if "/" not in path or path == "~":
+            return None, ""
+        return places.at(self.location.parent, self.host), self.location.name
+
+    def size(self) -> int:
+        """Bytes of all files below the folder."""
+        return sum(entry.size for entry in self.handle().list() if entry.kind == "file")
+
+    def resources(self) -> list[str]:
+        """Names of the saved resources whose data lie in this folder."""
+        mine = self.location.path.rstrip("/")
+        found = []
+        for name, record in list_records("/"):
+            at = record.document.get("location")
+            if isinstance(at, dict) and at.get("system") == self.location.system:
+                path = str(at.get("path", "")).rstrip("/")
+                if path == mine or path.startswith(mine + "/"):
+                    found.append(name.path)
+        return found
+
+    def __truediv__(self, path: str) -> Folder:
+        """A folder in this folder, unnamed."""
+        inner = path.rstrip("/") if isinstance(path, str) else path
+        places.check_key(inner)
+        return Folder(location=self.location / inner, host=self.host, tree=self.tree or self.location)
+
+    # Bytes.
+
+    def open(
+        self,
+        path: str,
+        mode: str = "rb",
+        *,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+        verify: bool | None = None,
+    ) -> IO[Any]:
+        r"""A file in the folder as a file object.
+
+        Reading streams by ranges with read-ahead and can seek; writing (`"wb"`, `"w"`, `"xb"`, `"x"`) stores the whole
+        file when it is closed, and nothing if the `with` block ends by an exception.
+
+        Args:
+            path: below the folder.
+            mode: as Python's; without `b` it is text.
+            encoding: of text; UTF-8 unless given.
+            errors: as Python's, for text.
+            newline: as Python's, for text.
+            verify: where the folder's manifest knows the file, its bytes are checked as they are read from the start.
+                `True` checks every byte before it is given out (reading whole chunks), `False` checks none.
+
+        Example:
+            >>> import rh, tempfile
+            >>> folder = rh.folder(path=tempfile.mkdtemp())
+            >>> with folder.open("notes.txt", "w") as file:
+            ...     print("hello", file=file)
+            >>> folder.open("notes.txt", "r").read()
+            'hello\n'
+        """
+        from rh.resources.files import open_file
+        from rh.resources.known import expected
+
+        places.check_key(path)
+        root, prefix = self._tree()
+        return open_file(
+            self.handle(),
+            path,
+            mode,
+            encoding=encoding,
+            errors=errors,
+            newline=newline,
+            verify=verify,
+            expected=lambda entry: expected(places.at(root, self.host), prefix + path, entry),
+        )
+
+    def _tree(self) -> tuple[Location, str]:
+        """The root whose manifest describes this folder, and what to put before keys there."""
+        if self.tree is None:
+            return self.location, ""
+        return self.tree, self.location.path[len(self.tree.path.rstrip("/")) + 1 :] + "/"
+
+    def get(self, path: str) -> bytes:
+        """The bytes of a file in the folder, in one request, checked where their digest is known."""
+        from rh.resources.known import expected
+
+        places.check_key(path)
+        root, prefix = self._tree()
+        with self.handle().read(path) as body:
+            data = body.read()
+            entry = body.entry
+        known = expected(places.at(root, self.host), prefix + path, entry)
+        if known is not None and (got := digests.of_bytes(data).text) != known.digest:
+            where = places.url_of(self.location / path)
+            raise IntegrityError("the bytes are not what was stored", where=where, expected=known.digest, got=got)
+        return data
+
+    def put(self, contents: Mapping[str, Any], *, overwrite: bool = False) -> None:
+        """Store files in the folder: `{path: bytes, file object, local path, folder or blob}`.
+
+        All names are checked before the first byte is stored.
+
+        Raises:
+            ExistsError: something is there already and `overwrite` is false; nothing was changed.
+            NameClashError: a name leads out of the folder, or a file and a directory would have one name.
+            InvalidError: a value is not one of these (text: `.encode()` it, or give a `Path`).
+        """
+        from rh.resources.putting import put
+
+        put(self, contents, overwrite=overwrite)
+
+    def mkdir(self) -> Self:
+        """Make the folder. A bucket has no directories, and needs none."""
+        parent, name = self.parent()
+        if parent is not None and parent.keeps_directories:
+            parent.write(f"{name}/", b"")
+        return self
+
+    def rm(self, *names: str, contents: Sequence[str] | None = None, recursive: bool = False) -> None:
+        """Remove files (`rm("a.txt")`), directories (`rm("old/")`), or without names the folder and all it holds.
+
+        Only keys below the folder are removed, and only those named.
+
+        Args:
+            names: paths below the folder; a directory ends with `/`.
+            contents: the same as a list.
+            recursive: let a name without `/` be a directory too.
+
+        Raises:
+            NotFoundError: something named is not there; nothing was removed.
+            InvalidError: a directory is named without `/`, or the folder is the root of a whole disk, home or bucket.
+        """
+        from rh.resources.removing import remove
+
+        if isinstance(contents, str):
+            raise InvalidError("contents= takes a list", hint=f"contents=[{contents!r}]")
+        remove(self, [*names, *(contents or ())], whole=not names and contents is None, recursive=recursive)
+
+    def local(self) -> Path:
+        """A directory of this machine with the folder's files: itself if it is here, else a copy in the cache.
+
+        The copy is brought up to date by each call, and is not to be written to.
+        """
+        if places.is_here(self.location):
+            if not self.exists_in_system():
+                raise NotFoundError("there is no such folder", where=self.url)
+            return Path(self.location.path)
+        import hashlib
+
+        from rh import transfer
+
+        mark = hashlib.sha256(self.url.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+        place = Location("file", str(config.home() / "cache" / "folders" / mark / self.location.name))
+        self.check_reachable()
+        transfer.copy_tree(self.location, place, transfer.Options(delete=True, ignore_file=False))
+        return Path(place.path)
+
+    def __fspath__(self) -> str:
+        if self.location.system != "file":
+            raise UnsupportedError(
+                "this folder is not on this machine", where=repr(self), hint=".local() brings it here"
+            )
+        return self.location.path
+
+    # Elsewhere.
+
+    def to(self, system: Place = None, path: str | os.PathLike[str] | None = None, **options: Any) -> Folder:
+        """Copy the folder to another place, verified, and return the copy; this one stays as it is.
+
+        Args:
+            system: a system's name (`"s3"`, `"here"`), a URL, a cluster, a `Path` here. A URL is the very place; a name
+                without `path` means `<root>/<name or digest>`.
+            path: the place on that system, or a URL.
+            options: those of `rh.transfer.Options` (`include=`, `exclude=`, `on_existing=`, `delete=`, `links=`,
+                `workers=`, `bandwidth=`, …), and `progress=` and `cancel=`.
+
+        Returns:
+            A folder of the same name, not saved; `receipt` says what was moved.
+
+        Raises:
+            NotFoundError: there is nothing to copy.
+            TransferError: some files did not arrive; the same call again goes on from there.
+        """
+        from rh import transfer
+
+        chosen, watch = split_options(options)
+        if chosen.dry_run:
+            raise InvalidError("a dry run makes no copy to return", hint=".plan(…) says what would be moved")
+        target = self._target(system, path)
+        if target == self.location:
+            return self
+        receipt = transfer.copy_tree(self.location, target, chosen, **watch)
+        return replace(self, location=target, host=places.portable(target), receipt=receipt, tree=None)
+
+    def plan(self, system: Place = None, path: str | os.PathLike[str] | None = None, **options: Any) -> Plan:
+        """What `.to()` with the same arguments would move, by which route, and how many bytes. Print it."""
+        from rh import transfer
+
+        chosen, _ = split_options(options)
+        return transfer.plan_tree(self.location, self._target(system, path), chosen)
+
+    def _target(self, system: Place, path: str | os.PathLike[str] | None) -> Location:
+        self.check_reachable()
+        target = places.target(system, path, None if self.name is None else Name(self.name).stem)
+        if target is None:
+            target = places.target(system, path, self.digest().replace(":", "-"))
+        if target is None:
+            raise InvalidError("where to?", hint="give path=")
+        return target
+
+    def from_cluster(self, cluster: Cluster) -> Folder:
+        """The folder's path as a place on `cluster`.
+
+        Raises:
+            InvalidError: the folder is neither on this machine nor on the cluster, so its path says nothing there.
+        """
+        if self.location.system == cluster.system:
+            return self
+        if self.location.system != "file":
+            raise InvalidError(
+                "this folder is neither here nor on the cluster", where=repr(self), hint=".to(cluster) copies it"
+            )
+        location = Location(cluster.system, self.location.path)
+        return replace(self, location=location, host=places.portable(location), receipt=None, tree=None)
+
+    def digest(self) -> str:
+        """The digest of the whole tree: equal for equal names, bytes, links and executable bits."""
+        from rh import transfer
+
+        self.check_reachable()
+        return transfer.digest_tree(self.location)
+
+    def verify(self) -> Verification:
+        """Read every byte again and compare it with the manifest that the copy left.
+
+        The result is true if all is well, and lists what is corrupt, modified, missing or added otherwise.
+        """
+        from rh import transfer
+
+        self.check_reachable()
+        return transfer.verify_tree(self.location)
+
+    def ready(self) -> Self:
+        """The folder, made if it was not there: a name must not point at nothing."""
+        system = self.handle()
+        if system.keeps_directories and not self.exists_in_system():
+            self.mkdir()
+        else:
+            # Nothing under a prefix is an empty folder; a bucket or repository that is not there is an error.
+            next(iter(system.list(depth=1)), None)
+        return self
+
+    def facts(self) -> Iterator[tuple[str, str]]:
+        yield from super().facts()
+        if self.receipt is not None:
+            yield "receipt", str(self.receipt)
+
+
+def split_options(options: Mapping[str, Any]) -> tuple[Options, dict[str, Any]]:
+    """Keyword arguments of `.to()` as transfer options, and who watches."""
+    from rh import transfer
+
+    rest = dict(options)
+    watch: dict[str, Any] = {key: rest.pop(key) for key in ("progress", "cancel") if key in rest}
+    return transfer.Options.of(rest), watch
+
+
+def folder(
+    name: str | None = None,
+    path: str | os.PathLike[str] | None = None,
+    system: Place = None,
+    version: str | None = None,
+    *,
+    metadata: Mapping[str, Any] | None = None,
+    dryrun: bool = False,
+) -> Folder:
+    """A folder: by name alone one that was saved, with `path=` or `system=` a new value for that place.
+
+    Nothing is read or written.
+
+    Args:
+        name: `x`, `~/x`, `@/x` or `/org/team/x`. Never a path.
+        path: a path or URL. Without a scheme it belongs to `system`; here it is relative to the working directory.
+        system: a system's name, a URL, a cluster. Without `path` the place is `<root>/<name>`.
+        version: `None`.
+        metadata: plain JSON values to be saved with it.
+        dryrun: give the saved record even if its system is not known here.
+
+    Raises:
+        NotFoundError: nothing of that name is saved; the nearest names are in the message.
+        InvalidError: the name looks like a path or URL, or neither name nor place is given.
+
+    Example:
+        >>> import rh, tempfile
+        >>> saved = rh.folder(name="docs-example", path=tempfile.mkdtemp()).save()
+        >>> rh.folder("docs-example") == saved
+        True
+    """
+    if version is not None:
+        raise UnsupportedError("this rh has no versions yet", hint="leave out version=")
+    if path is None and system is None:
+        found = load_only(name, "folder", dryrun=dryrun)
+        if not isinstance(found, Folder):
+            raise InvalidError(f"{name} is a {found.kind}")
+        return found if metadata is None else replace(found, metadata=metadata)
+    place = place_for(name, path, system)
+    if place is None:
+        raise InvalidError("a folder needs a name or a path", hint="rh.folder(name=…, system=…) or rh.folder(path=…)")
+    return Folder(name=name, location=place, host=places.portable(place), metadata=metadata or {})
+
+
+def load_only(name: str | None, kind: str, *, dryrun: bool) -> Resource:
+    """A saved resource of one kind, for factories that got a name and no place."""
+    from rh.resources.base import load
+
+    if name is None:
+        raise InvalidError(f"a {kind} needs a name or a place", hint=f'rh.{kind}("saved-name") or rh.{kind}(path=…)')
+    return load(name, kinds=(kind,), dryrun=dryrun)
+
+
+def place_for(name: str | None, path: str | os.PathLike[str] | None, system: Place) -> Location | None:
+    """The place a factory was given, or the default one for the name; `None` without either."""
+    from rh.registry import names
+
+    stem = None
+    if name is not None:
+        whole = names.parse(name)
+        if whole.is_built_in:
+            raise InvalidError(f"{whole} is built in; choose another name")
+        stem = whole.stem
+    return places.target(system, path, stem)
+
+
+def keys_of(names: Iterable[str]) -> list[str]:
+    """Paths below a folder, checked."""
+    keys = list(names)
+    for key in keys:
+        places.check_key(key)
+    return keys

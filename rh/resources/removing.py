@@ -1,0 +1,118 @@
+"""Removing what a folder holds: only keys below it, and only those named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from rh.content import manifest
+from rh.errors import InvalidError, NotFoundError, RhError
+from rh.observe import log
+from rh.resources import places
+from rh.systems.abilities import Sweeping
+from rh.systems.base import System
+
+if TYPE_CHECKING:
+    from rh.resources.folder import Folder
+
+__all__ = ["remove"]
+
+_BATCH = 1000
+
+
+def remove(folder: Folder, names: Sequence[str], *, whole: bool, recursive: bool) -> None:
+    """`Folder.rm`: the whole folder, or the files and directories named."""
+    system = folder.handle()
+    if whole:
+        _remove_whole(folder, system)
+        return
+    for name in names:
+        places.check_key(name)
+    files, trees = _sorted_out(system, names, recursive=recursive)
+    system.delete(files)
+    for tree in trees:
+        _remove_tree(system, tree)
+
+
+def _sorted_out(system: System, names: Iterable[str], *, recursive: bool) -> tuple[list[str], list[str]]:
+    """Which names are files and which are directories. Raises before anything is removed."""
+    files, trees = [], []
+    for name in names:
+        is_tree = name.endswith("/")
+        if not is_tree:
+            try:
+                system.head(name)
+                files.append(name)
+                if not recursive:
+                    continue
+                is_tree = _holds_something(system, name + "/")
+            except NotFoundError:
+                if not _holds_something(system, name + "/"):
+                    raise
+                if not recursive:
+                    raise InvalidError(
+                        f"{name!r} is a directory",
+                        where=system.url(name),
+                        hint=f"rm({name + '/'!r}), or recursive=True",
+                    ) from None
+                is_tree = True
+            if is_tree:
+                trees.append(name + "/")
+        elif _holds_something(system, name):
+            trees.append(name)
+        else:
+            raise NotFoundError("there is no such directory", where=system.url(name))
+    return files, trees
+
+
+def _holds_something(system: System, prefix: str) -> bool:
+    return next(iter(system.list(prefix, depth=1)), None) is not None
+
+
+def _remove_whole(folder: Folder, system: System) -> None:
+    path = folder.location.path.rstrip("/")
+    parent, name = folder.parent()
+    if parent is None or path in ("", "~"):
+        raise InvalidError(
+            "this is the root of a disk, a home or a bucket, which rm() does not remove",
+            where=folder.url,
+            hint="name what is to go: rm('directory/')",
+        )
+    if not folder.exists_in_system():
+        raise NotFoundError("there is no such folder", where=folder.url)
+    _remove_tree(system, "")
+    sweeping = system.ask(Sweeping)
+    if sweeping is not None:
+        try:
+            sweeping.sweep()
+        except RhError as error:
+            # What was asked for is done; unfinished uploads are invisible and can be swept at any time.
+            log.warning("unfinished uploads below %s could not be swept: %s", folder.url, error)
+    if parent.keeps_directories:
+        parent.delete([f"{name}/"])
+
+
+def _remove_tree(system: System, prefix: str) -> None:
+    """Remove what lies below `prefix`, our manifests there included, then the directories, the deepest first."""
+    directories = {prefix} if prefix else set()
+    for keys in _batches(entry.key for entry in system.list(prefix)):
+        for key in keys:
+            at = key.rfind("/", 0, len(key) - 1)
+            while at >= len(prefix) and key[: at + 1] not in directories:
+                directories.add(key[: at + 1])
+                at = key.rfind("/", 0, at)
+            if key.endswith("/"):
+                directories.add(key)
+        system.delete(keys)
+    for keys in _batches(directory + manifest.NAME for directory in {*directories, prefix}):
+        system.delete(keys)
+    if system.keeps_directories:
+        for keys in _batches(sorted(directories, key=lambda key: (-key.count("/"), key))):
+            system.delete(keys)
+
+
+def _batches(keys: Iterable[str]) -> Iterator[list[str]]:
+    iterator = iter(keys)
+    while batch := list(islice(iterator, _BATCH)):
+        yield batch

@@ -1,0 +1,726 @@
+"""`Folder` on every system: what is in it, bytes in and out, removing, and what must never happen."""
+
+import io
+import json
+import os
+import pickle
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import rh
+from rh import errors
+from rh.types import Location
+
+TREE = {
+    "a.txt": b"one",
+    "b.bin": bytes(range(256)),
+    "empty": b"",
+    ".dot": b"dotfile",
+    "crlf.txt": b"a\r\nb\r\n",
+    "sub/c.txt": b"three",
+    "sub/deep/d.txt": b"four",
+    "sub-x/e.txt": b"five",
+    "names/with space, 'quotes' & $(x);%2F.txt": b"odd",
+    "names/😀 é.txt": b"emoji",
+}
+
+
+def names(folder):
+    return sorted(key for path, _, files in folder.walk() for key in (f"{path}/{file}".lstrip("/") for file in files))
+
+
+def elsewhere(folder):
+    """A path on the folder's system that nothing is at yet."""
+    return folder.path if folder.system in ("file", "memory") else "copied"
+
+
+def test_put_and_get(folder):
+    folder.put(TREE)
+    assert {name: folder.get(name) for name in TREE} == TREE
+    assert names(folder) == sorted(TREE)
+    assert folder.size() == sum(map(len, TREE.values()))
+    assert folder.exists_in_system()
+
+
+def test_ls(folder):
+    folder.put(TREE)
+    expected = [".dot", "a.txt", "b.bin", "crlf.txt", "empty", "names/", "sub-x/", "sub/"]
+    assert folder.ls(full_paths=False) == expected
+    whole = folder.ls()
+    if folder.system == "file":
+        assert whole == [f"{folder.path}/{name}" for name in expected]
+    else:
+        assert whole == [f"{folder.url}/{name}" for name in expected]
+        assert rh.folder(path=whole[-1].rstrip("/")).ls(full_paths=False) == ["c.txt", "deep/"]
+
+
+def test_walk(folder):
+    folder.put(TREE)
+    walked = list(folder.walk())
+    assert [path for path, _, _ in walked] == ["", "names", "sub-x", "sub", "sub/deep"]
+    assert walked[0] == ("", ["names", "sub-x", "sub"], [".dot", "a.txt", "b.bin", "crlf.txt", "empty"])
+    seen = []
+    for path, directories, _ in folder.walk():
+        seen.append(path)
+        directories[:] = [name for name in directories if name != "sub"]
+    assert seen == ["", "names", "sub-x"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("*.txt", ["a.txt", "crlf.txt"]),
+        ("*", [".dot", "a.txt", "b.bin", "crlf.txt", "empty", "names/", "sub-x/", "sub/"]),
+        ("sub*/", ["sub-x/", "sub/"]),
+        ("sub/*", ["sub/c.txt", "sub/deep/"]),
+        ("*/*.txt", ["names/with space, 'quotes' & $(x);%2F.txt", "names/😀 é.txt", "sub-x/e.txt", "sub/c.txt"]),
+        ("**/[c-d].txt", ["sub/c.txt", "sub/deep/d.txt"]),
+        ("**/?.txt", ["a.txt", "sub-x/e.txt", "sub/c.txt", "sub/deep/d.txt"]),
+        ("sub/**", ["sub/c.txt", "sub/deep/", "sub/deep/d.txt"]),
+        ("sub/**/d.txt", ["sub/deep/d.txt"]),
+        ("**/deep", ["sub/deep/"]),
+        ("a.txt", ["a.txt"]),
+        ("sub", ["sub/"]),
+        ("[!ab]*", [".dot", "crlf.txt", "empty", "names/", "sub-x/", "sub/"]),
+        ("nothing/*", []),
+        ("nothing", []),
+    ],
+)
+def test_glob(here, pattern, expected):
+    here.put(TREE)
+    assert here.glob(pattern) == expected
+    assert here.glob(pattern, full_paths=True) == [f"{here.path}/{key}" for key in expected]
+
+
+def test_glob_elsewhere(folder):
+    folder.put(TREE)
+    assert folder.glob("**/*.txt") == sorted((key for key in TREE if key.endswith(".txt")), key=str.encode)
+    assert folder.glob("sub/*") == ["sub/c.txt", "sub/deep/"]
+
+
+def test_a_folder_in_a_folder(folder):
+    folder.put(TREE)
+    sub = folder / "sub"
+    assert (sub.name, sub.path) == (None, folder.path + "/sub")
+    assert (sub / "deep").get("d.txt") == b"four"
+    assert folder / "sub/deep" == sub / "deep"
+    for bad in ("..", "a/../..", "/etc", "", ".", "a\0b", ".rh-manifest"):
+        with pytest.raises(errors.InvalidError):
+            folder / bad
+
+
+def test_what_is_not_there(folder):
+    with pytest.raises(errors.NotFoundError):
+        folder.get("nothing")
+    with pytest.raises(FileNotFoundError):
+        folder.open("nothing")
+    nowhere = folder / "nowhere"
+    assert not nowhere.exists_in_system()
+    with pytest.raises(errors.NotFoundError):
+        nowhere.to(path="memory://x/y")
+    with pytest.raises(errors.NotFoundError):
+        nowhere.rm()
+
+
+# open
+
+
+def test_text(folder):
+    with folder.open("t.txt", "w") as file:
+        print("grüß", file=file)
+        print("line two", file=file)
+    assert folder.get("t.txt") == "grüß\nline two\n".encode()
+    with folder.open("t.txt", "r") as file:
+        assert list(file) == ["grüß\n", "line two\n"]
+    with folder.open("l.txt", "w", encoding="latin-1", newline="\r\n") as file:
+        file.write("é\n")
+    assert folder.get("l.txt") == b"\xe9\r\n"
+    assert folder.open("l.txt", "r", encoding="latin-1", newline="").read() == "é\r\n"
+
+
+def test_reading_by_ranges(folder):
+    data = os.urandom(1 << 20)
+    folder.put({"x": data})
+    with folder.open("x") as file:
+        assert file.seekable()
+        assert file.read(10) == data[:10]
+        assert file.seek(-5, io.SEEK_END) == len(data) - 5
+        assert file.read() == data[-5:]
+        assert file.read(3) == b""
+        file.seek(500_000)
+        assert file.read(100) == data[500_000:500_100]
+        assert file.tell() == 500_100
+        file.seek(0)
+        assert file.read() == data
+
+
+def test_zip_files_can_be_written_and_read_in_place(folder):
+    with folder.open("z.zip", "wb") as file, zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("in/a.txt", "hello")
+        archive.writestr("in/b.txt", "world" * 10_000)
+    with folder.open("z.zip") as file, zipfile.ZipFile(file) as archive:
+        assert archive.testzip() is None
+        assert archive.read("in/b.txt") == b"world" * 10_000
+
+
+def test_parquet_can_be_written_and_read_in_place(folder):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.table({"n": list(range(10_000)), "s": [str(n) for n in range(10_000)]})
+    with folder.open("t.parquet", "wb") as file:
+        pq.write_table(table, file)
+    with folder.open("t.parquet") as file:
+        assert pq.read_table(file, columns=["s"]) == table.select(["s"])
+
+
+def test_a_large_file_flows_through(folder):
+    block = os.urandom(1 << 20)
+    with folder.open("big", "wb") as file:
+        for _ in range(20):
+            file.write(block)
+    with folder.open("big") as file:
+        for _ in range(20):
+            assert file.read(1 << 20) == block
+        assert file.read() == b""
+
+
+@pytest.mark.parametrize("size", [10, 12 << 20])
+def test_an_exception_leaves_nothing(folder, size):
+    folder.put({"old": b"old"})
+    for mode, key in (("wb", "new"), ("wb", "old"), ("w", "text")):
+        with pytest.raises(RuntimeError, match="boom"), folder.open(key, mode) as file:  # noqa: PT012
+            file.write("x" * size if mode == "w" else b"x" * size)
+            raise RuntimeError("boom")
+    assert folder.ls(full_paths=False) == ["old"]
+    assert folder.get("old") == b"old"
+
+
+def test_nothing_is_seen_before_close(folder):
+    file = folder.open("x", "wb")
+    file.write(b"one")
+    file.flush()
+    with pytest.raises(errors.NotFoundError):
+        folder.get("x")
+    file.close()
+    file.close()
+    assert folder.get("x") == b"one"
+    with pytest.raises(ValueError, match="closed"):
+        file.write(b"two")
+
+
+@pytest.mark.parametrize("mode", ["w", "wb"])
+def test_a_writer_that_is_dropped_stores_nothing_and_says_so(here, mode):
+    file = here.open("x", mode)
+    file.write("x" if mode == "w" else b"x")
+    with pytest.warns(RuntimeWarning, match="not closed, so nothing was stored"):
+        del file
+    assert here.ls() == []
+
+
+def test_exclusive_creation(here):
+    with here.open("x", "xb") as file:
+        file.write(b"one")
+    with pytest.raises(errors.ExistsError), here.open("x", "x") as file:
+        file.write("two")
+    assert here.get("x") == b"one"
+
+
+@pytest.mark.parametrize("mode", ["a", "ab", "r+", "w+b"])
+def test_modes_that_a_store_has_not(here, mode):
+    with pytest.raises(errors.UnsupportedError, match="in place"):
+        here.open("x", mode)
+
+
+@pytest.mark.parametrize("mode", ["", "q", "rw", "rbt", "rr", "b"])
+def test_modes_that_are_none(here, mode):
+    with pytest.raises(errors.InvalidError, match="not a mode"):
+        here.open("x", mode)
+    with pytest.raises(errors.InvalidError, match="for text"):
+        here.open("x", "rb", encoding="utf-8")
+
+
+def test_a_file_that_changes_while_it_is_read(folder):
+    folder.put({"x": b"a" * (1 << 20)})
+    with folder.open("x") as file:
+        assert file.read(1) == b"a"
+        folder.put({"x": b"b" * (1 << 20)}, overwrite=True)
+        file.seek(900_000)
+        with pytest.raises(errors.ConflictError):
+            file.read()
+
+
+@pytest.mark.parametrize("key", ["../x", "/etc/passwd", "a/../../x", "", ".", "a\0b", ".rh-manifest", "sub/.rh-x"])
+def test_paths_stay_below_the_folder(folder, key):
+    for call in (folder.get, folder.open, folder.rm, lambda k: folder.open(k, "wb"), lambda k: folder.put({k: b""})):
+        with pytest.raises(errors.InvalidError):
+            call(key)
+
+
+# put
+
+
+def test_put_refuses_before_the_first_byte(folder):
+    folder.put({"b": b"old"})
+    with pytest.raises(errors.ExistsError, match=r"1 of 3 exist already: b") as caught:
+        folder.put({"a": b"new", "b": b"new", "c": b"new"})
+    assert "overwrite=True" in caught.value.hint
+    assert folder.ls(full_paths=False) == ["b"]
+    assert folder.get("b") == b"old"
+    folder.put({"a": b"new", "b": b"new"}, overwrite=True)
+    assert folder.get("b") == b"new"
+
+
+def test_put_refuses_many_before_the_first_byte(folder):
+    folder.put({f"d/{n}": b"old" for n in range(70)})
+    with pytest.raises(errors.ExistsError, match="1 of 101"):
+        folder.put({**{f"d/{n}": b"new" for n in range(100, 200)}, "d/69": b"new"})
+    assert len((folder / "d").ls()) == 70
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [
+        {"a": b"", "a/b": b""},
+        {"file/below": b""},
+        {"tree": b""},
+        {"../x": b""},
+        {"/x": b""},
+        {"a//b": b""},
+        {"x/": b""},
+    ],
+)
+def test_put_refuses_names_that_clash(folder, contents):
+    folder.put({"file": b"1", "tree/inner": b"2"})
+    for overwrite in (False, True):
+        with pytest.raises(errors.InvalidError):
+            folder.put({"fine": b"", **contents}, overwrite=overwrite)
+    assert names(folder) == ["file", "tree/inner"]
+
+
+def test_put_takes_files_paths_and_resources(folder, tmp_path):
+    (tmp_path / "f.bin").write_bytes(b"\x00\r\n\xff")
+    (tmp_path / "f.bin").chmod(0o755)
+    (tmp_path / "d" / "e").mkdir(parents=True)
+    (tmp_path / "d" / "e" / "x").write_bytes(b"x")
+    other = rh.folder(path="memory://other/tree")
+    other.put({"in/y": b"y"})
+    with (tmp_path / "f.bin").open("rb") as file:
+        folder.put(
+            {
+                "bytes": bytearray(b"1"),
+                "view": memoryview(b"2"),
+                "file": file,
+                "io": io.BytesIO(b"3"),
+                "path": tmp_path / "f.bin",
+                "tree": tmp_path / "d",
+                "folder": other,
+                "blob": rh.blob({"a": 1}),
+                "written": rh.blob(b"w", path="memory://other/w").write(),
+            }
+        )
+    expected = {
+        "bytes": b"1", "view": b"2", "file": b"\x00\r\n\xff", "io": b"3", "path": b"\x00\r\n\xff",
+        "tree/e/x": b"x", "folder/in/y": b"y", "blob": b'{"a":1}', "written": b"w",
+    }  # fmt: skip
+    assert {name: folder.get(name) for name in names(folder)} == expected
+
+
+@pytest.mark.parametrize("value", ["text", io.StringIO("text"), 3, None, ["x"], Path("/no/such/file")])
+def test_put_refuses_what_has_no_bytes(folder, value):
+    with pytest.raises((errors.InvalidError, errors.NotFoundError)):
+        folder.put({"fine": b"", "x": value})
+    assert names(folder) == []
+
+
+def test_a_put_that_fails_half_way_is_taken_back(folder):
+    class Broken(io.RawIOBase):
+        def read(self, size=-1):
+            raise RuntimeError("the source broke")
+
+    folder.put({"old": b"old"})
+    with pytest.raises(RuntimeError, match="the source broke"):
+        folder.put({"a": io.BytesIO(b"1"), "b": Broken(), "c": b"3"})
+    assert names(folder) == ["old"]
+
+
+# rm
+
+
+def test_rm_removes_only_what_is_named(folder):
+    folder.put({**TREE, "sub2": b"stays", "a.txt.bak": b"stays"})
+    beside = folder.location.parent / "folder-2"
+    rh.folder(path=str(beside.path), system=beside.system) if folder.system == "file" else None
+    folder.rm("a.txt", "sub/")
+    left = sorted({*TREE, "sub2", "a.txt.bak"} - {"a.txt", "sub/c.txt", "sub/deep/d.txt"})
+    assert names(folder) == left
+    folder.rm(contents=["b.bin"])
+    folder.rm("names", recursive=True)
+    assert "names/" not in folder.ls(full_paths=False)
+    assert "b.bin" not in folder.ls(full_paths=False)
+
+
+def test_rm_of_the_folder_spares_its_siblings(folder):
+    parent = rh.folder(path=folder.location.parent.path, system=folder.system) if folder.system == "file" else None
+    sibling = Location(folder.system, folder.location.path + "-2")
+    beside = type(folder)(location=sibling, host=folder.host).mkdir()
+    beside.put({"x": b"stays"})
+    folder.put(TREE)
+    folder.rm()
+    assert not folder.exists_in_system()
+    assert beside.get("x") == b"stays"
+    if parent is not None:
+        assert [os.path.basename(path.rstrip("/")) for path in parent.ls()] == ["folder-2"]
+
+
+def test_rm_of_a_copy_leaves_no_manifest(folder, here):
+    here.put(TREE)
+    copy = here.to(folder.system, elsewhere(folder))
+    assert copy.verify()
+    copy.rm()
+    assert not copy.exists_in_system()
+    with pytest.raises(errors.NotFoundError):
+        copy.handle().head(".rh-manifest")
+
+
+def test_rm_refuses_before_it_removes(folder):
+    folder.put(TREE)
+    for names_ in (("a.txt", "typo"), ("a.txt", "typo/")):
+        with pytest.raises(errors.NotFoundError):
+            folder.rm(*names_)
+    with pytest.raises(errors.InvalidError, match="is a directory") as caught:
+        folder.rm("a.txt", "sub")
+    assert "rm('sub/')" in caught.value.hint
+    assert names(folder) == sorted(TREE)
+    folder.rm(contents=[])
+    assert names(folder) == sorted(TREE)
+    with pytest.raises(errors.InvalidError, match="list"):
+        folder.rm(contents="a.txt")
+
+
+@pytest.mark.parametrize("place", ["file:///", "memory://store", "memory://"])
+def test_rm_refuses_the_root_of_everything(place):
+    with pytest.raises(errors.InvalidError, match="root"):
+        rh.folder(path=place).rm()
+
+
+def test_rm_does_not_follow_links(here, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "precious").write_text("x")
+    here.put({"x": b"1"})
+    os.symlink(outside, Path(here) / "link")
+    here.rm()
+    assert (outside / "precious").read_text() == "x"
+    assert not Path(here).exists()
+
+
+def test_mkdir(here):
+    deep = (here / "a" / "b").mkdir()
+    assert Path(deep).is_dir()
+    assert deep.exists_in_system()
+    assert deep.ls() == []
+    deep.mkdir()
+    here.put({"file": b""})
+    with pytest.raises(errors.RhError):
+        (here / "file").mkdir()
+
+
+# The value
+
+
+def test_it_is_a_value(here):
+    same = rh.folder(path=here.path)
+    assert (same == here, hash(same) == hash(here), same is here) == (True, True, False)
+    assert here != here / "sub"
+    with pytest.raises(AttributeError):
+        here.location = None
+    assert pickle.loads(pickle.dumps(here)) == here
+    assert rh.Folder.from_config(here.config()) == here
+    assert json.loads(json.dumps(here.config())) == here.config()
+    named = rh.folder("n", path=here.path, metadata={"owner": "ada", "tags": ["x"]})
+    assert rh.Folder.from_config(named.config()) == named != here
+    assert pickle.loads(pickle.dumps(named)) == named
+
+
+def test_nothing_touches_the_disk_before_it_is_asked_to(python):
+    """Making, printing, comparing, pickling: no file is opened or listed, no connection made."""
+    out = python(
+        "import os, pickle, sys\n"
+        "from rh.resources import Blob, Cluster, Folder\n"
+        "from rh.types import Location\n"
+        "def use(n):\n"
+        "    for value in (Folder(name=f'~/x{n}', location=Location('file', '/no/such'), metadata={'a': n}),\n"
+        "                  Folder(name=f'/o/x{n}', location=Location('s3', 'bucket/key')),\n"
+        "                  Blob(name=f'~/b{n}', location=Location('ssh-a', '~/b')), Blob(value={'a': 1}),\n"
+        "                  Cluster(name=f'~/gpu{n}', settings={'host': 'no.such.host.invalid'})):\n"
+        "        repr(value), str(value), value._repr_html_(), hash(value), value == value, bool(value)\n"
+        "        pickle.loads(pickle.dumps(value))\n"
+        "        getattr(value, 'written', True) and value.config()\n"
+        "    os.fspath(Folder(location=Location('file', '/no/such')))\n"
+        "use(1)  # imports what it needs\n"
+        "seen = []\n"
+        "watched = ('open', 'os.listdir', 'os.scandir', 'socket.connect', 'sqlite3.connect', 'subprocess.Popen')\n"
+        "sys.addaudithook(lambda event, args: seen.append((event, args)) if event in watched else None)\n"
+        "use(2)\n"
+        "print(seen)\n"
+        "open(os.devnull).close()\n"
+        "assert seen\n"
+    )
+    assert out == "[]\n"
+
+
+def test_len_and_iteration_are_not_there(here):
+    with pytest.raises(TypeError):
+        len(here)
+    with pytest.raises(TypeError):
+        iter(here)
+
+
+def test_notebooks_show_it_escaped():
+    folder = rh.folder("n", path="/tmp/<script>", metadata={"<b>": "&"})
+    html = folder._repr_html_()
+    assert "<script>" not in html
+    assert "&lt;script&gt;" in html
+    assert "~/n" in html
+    assert repr(folder) == "<Folder ~/n at file:///tmp/<script>>"
+
+
+def test_as_a_path(here):
+    here.put({"a": b"1"})
+    assert os.listdir(here) == ["a"]
+    assert Path(here) == Path(here.path) == here.local()
+    with pytest.raises(errors.UnsupportedError, match="not on this machine") as caught:
+        os.fspath(rh.folder(path="memory://x/y"))
+    assert ".local()" in caught.value.hint
+
+
+def test_a_url_comes_back(folder):
+    assert rh.folder(path=folder.url).location == folder.location
+    assert (folder.system, folder.path) == (folder.location.system, folder.location.path)
+
+
+# Elsewhere
+
+
+def test_to_and_back(folder, here):
+    here.put(TREE)
+    copy = here.to(folder.system, elsewhere(folder))
+    assert copy != here
+    assert copy.receipt.files == len(TREE)
+    assert copy.receipt.digest == copy.digest() == here.digest()
+    assert {name: copy.get(name) for name in TREE} == TREE
+    assert copy.verify()
+    back = copy.to("here", Path(here.path).parent / "back")
+    assert back.digest() == here.digest()
+    again = here.to(folder.system, elsewhere(folder))
+    assert (again.receipt.done, again.receipt.bytes_moved, again.receipt.skipped) == (0, 0, len(TREE))
+    assert again == copy
+
+
+def test_local_brings_it_here(folder):
+    folder.put(TREE)
+    path = folder.local()
+    assert {name: (path / name).read_bytes() for name in TREE} == TREE
+    folder.rm("a.txt")
+    folder.put({"b.bin": b"changed"}, overwrite=True)
+    path = folder.local()
+    assert not (path / "a.txt").exists()
+    assert (path / "b.bin").read_bytes() == b"changed"
+
+
+def test_plan_moves_nothing(folder, here):
+    here.put(TREE)
+    plan = here.plan(folder.system, elsewhere(folder))
+    assert (plan.files, plan.moves) == (len(TREE), len(TREE))
+    assert "10 files" in str(plan) or "10" in str(plan)
+    if folder.system == "file":
+        assert folder.ls() == []
+
+
+def test_options(here, tmp_path):
+    here.put(TREE)
+    copy = here.to(path=tmp_path / "only", include=["*.txt"], exclude=["/sub/"])
+    assert names(copy) == sorted(key for key in TREE if key.endswith(".txt") and not key.startswith("sub/"))
+    with pytest.raises(errors.InvalidError, match="no such option: includes"):
+        here.to(path=tmp_path / "x", includes=["*.txt"])
+    with pytest.raises(errors.InvalidError, match=r"\.plan"):
+        here.to(path=tmp_path / "x", dry_run=True)
+    (tmp_path / "only" / "extra").write_text("x")
+    kept = here.to(path=tmp_path / "only")
+    assert "extra" in kept.ls(full_paths=False)
+    mirror = here.to(path=tmp_path / "only", delete=True)
+    assert names(mirror) == sorted(TREE)
+
+
+class Watch:
+    def __init__(self):
+        self.files = 0
+
+    def start(self, title, *sums): ...
+    def total(self, *sums): ...
+    def advance(self, files, size):
+        self.files += files
+
+    def finish(self): ...
+
+
+def test_progress(here, tmp_path):
+    here.put(TREE)
+    watch = Watch()
+    here.to(path=tmp_path / "x", progress=watch)
+    assert watch.files == len(TREE)
+
+
+def test_the_place_without_a_path(here, monkeypatch, tmp_path):
+    home = Path(os.environ["RH_HOME"])
+    here.put({"a": b"1"})
+    named = rh.folder("n", path=here.path)
+    assert named.to("here").path == str(home / "data" / "n")
+    monkeypatch.setenv("RH_USER", "ada")
+    assert rh.folder("@/n", path=here.path).to(rh.here).path == str(home / "data" / "ada" / "n")
+    assert here.to("here").path == str(home / "data" / here.digest().replace(":", "-"))
+    monkeypatch.setenv("RH_FILE_ROOT", str(tmp_path / "root"))
+    assert named.to("file").path == str(tmp_path / "root" / "n")
+    monkeypatch.setenv("RH_MEMORY_ROOT", "store/data")
+    assert named.to("memory").url == "memory://store/data/n"
+
+
+def test_no_root_configured_shows_the_line_to_add(here):
+    here.put({"a": b"1"})
+    with pytest.raises(errors.InvalidError, match="no root is configured") as caught:
+        rh.folder("n", path=here.path).to("s3")
+    assert "RH_S3_ROOT" in caught.value.hint
+    assert "[systems.s3]" in caught.value.hint
+
+
+def test_to_takes_urls_paths_and_folders(here, tmp_path):
+    here.put({"a": b"1"})
+    assert here.to("memory://u/x").url == "memory://u/x"
+    assert here.to("memory://u", "y").url == "memory://u/y"
+    assert here.to(tmp_path / "p").path == str(tmp_path / "p")
+    assert here.to(path="memory://u/z").url == "memory://u/z"
+    assert here.to(rh.folder(path="memory://u/f")).url == "memory://u/f"
+    assert here.to(rh.folder(path="memory://u/f"), "g").url == "memory://u/f/g"
+    assert here.to(here.location) is here
+    with pytest.raises(errors.InvalidError, match="where to"):
+        here.to()
+    with pytest.raises(errors.NotFoundError, match="memroy"):
+        here.to("memroy")
+    with pytest.raises(errors.InvalidError):
+        here.to("memory", "s3://b/k")
+    with pytest.raises(errors.InvalidError):
+        here.to(here.location, "..")
+
+
+def test_a_password_in_a_url_is_refused_and_not_repeated():
+    for url in ("ssh://me:hunter2@host/x", "https://me:hunter2@host/x"):
+        for call in (lambda u=url: rh.folder(path=u), lambda u=url: rh.folder(path="x", system=u)):
+            with pytest.raises(errors.InvalidError) as caught:
+                call()
+            assert "hunter2" not in str(caught.value)
+
+
+def test_relative_paths_are_fixed_when_they_are_given(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = rh.folder(path="data")
+    monkeypatch.chdir("/")
+    assert folder.path == str(tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    assert rh.folder(path="~/x").path == os.path.expanduser("~/x")
+
+
+def test_a_damaged_file_is_noticed_when_it_is_read(here, tmp_path):
+    """Promise 2: bits that rot under an unchanged etag."""
+    data = os.urandom(3 << 20)
+    here.put({"x": data, "sub/y": data})
+    copy = here.to(path="memory://rot/tree")
+    store = copy.handle()._store if hasattr(copy.handle(), "_store") else None
+    assert copy.get("x") == data
+    from rh.systems import memory
+
+    store = memory._stores["rot"]
+    for key in ("tree/x", "tree/sub/y"):
+        rotten = bytearray(data)
+        rotten[2_000_000] ^= 1
+        store.objects[key].data = bytes(rotten)
+    for folder, key in ((copy, "x"), (copy / "sub", "y")):
+        with pytest.raises(errors.IntegrityError, match="not what was stored"):
+            folder.get(key)
+        with pytest.raises(errors.IntegrityError), folder.open(key) as file:  # noqa: PT012
+            while file.read(100_000):
+                pass
+        with folder.open(key, verify=True) as file, pytest.raises(errors.IntegrityError):
+            file.read(1)
+        with folder.open(key, verify=False) as file:
+            assert len(file.read()) == len(data)
+    assert copy.verify().corrupt == ("sub/y", "x")
+
+
+def test_a_range_of_a_large_file_can_be_checked(here):
+    data = os.urandom(40 << 20)
+    here.put({"x": data})
+    copy = here.to(path="memory://rot2/tree")
+    from rh.systems import memory
+
+    rotten = bytearray(data)
+    rotten[-5] ^= 1
+    memory._stores["rot2"].objects["tree/x"].data = bytes(rotten)
+    with copy.open("x", verify=True) as file:
+        file.seek(17 << 20)
+        assert file.read(1000) == data[17 << 20 : (17 << 20) + 1000]
+        file.seek(-1000, io.SEEK_END)
+        with pytest.raises(errors.IntegrityError):
+            file.read(10)
+    with pytest.raises(errors.IntegrityError):
+        copy.get("x")
+    with pytest.raises(errors.UnsupportedError, match="no digest"):
+        here.open("x", verify=True)
+
+
+def test_it_is_read_in_few_requests(here):
+    from rh.observe import counting
+
+    data = os.urandom(30 << 20)
+    here.put({"x": data})
+    folder = here.to(path="memory://few/tree", manifest=False)
+    with counting() as counts, folder.open("x") as file:
+        file.read(10)
+    assert counts.received["memory"] <= 256 * 1024
+    with counting() as counts, folder.open("x") as file:
+        while file.read(1 << 16):
+            pass
+    assert counts.received["memory"] <= len(data) * 1.01
+    assert counts.requests["memory", "read"] <= 14
+    with counting() as counts, folder.open("x") as file:
+        assert file.read() == data
+    assert counts.requests["memory", "read"] <= 14
+
+
+def test_a_forked_child_reads_and_writes(folder):
+    """Promise 27."""
+    folder.put({"a": b"1"})
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            if folder.get("a") == b"1":
+                folder.put({"b": b"2"})
+                status = 0
+        finally:
+            os._exit(status)
+    assert folder.get("a") == b"1"
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    if folder.system != "memory":
+        assert folder.get("b") == b"2"
+
+
+def test_a_spawned_child_gets_the_value(here):
+    here.put({"a": b"1"})
+    code = "import pickle, sys; print(pickle.load(sys.stdin.buffer).get('a'))"
+    done = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(here), capture_output=True, check=True)
+    assert done.stdout == b"b'1'\n"
