@@ -1,0 +1,80 @@
+"""The program's face: its commands, and the help that opens it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from rh.cli import doctor, files, listing, move, names, playground, settings
+from rh.cli import exit as codes
+
+__all__ = ["app"]
+
+HELP = """Move data between this machine, SSH hosts, S3, GCS, Azure, Git and the web, verified on arrival.
+
+\b
+A place is one of
+  a path                here, relative to the working directory
+  s3://bucket/key       a URL: s3 gs az ssh file http(s) git+https github …
+  name:/path            a path on a configured host or cluster (name:~/x is below its home)
+  name://path           a place on any configured system
+  rh://name/path        what is saved under a name, and a path in it (rh://~/x, rh:///org/x)
+A trailing slash says that a directory is meant.
+"""
+
+EPILOG = f"""\b
+With --json every command prints JSON (lists: one document per line), errors too, on standard error, with "kind".
+
+\b
+Exit codes:
+{codes.table()}
+"""
+
+app = typer.Typer(
+    help=HELP,
+    epilog=EPILOG,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        import rh
+
+        typer.echo(f"rh {rh.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+for command in (
+    listing.ls,
+    move.cp,
+    move.sync,
+    files.cat,
+    files.put,
+    files.rm,
+    listing.du,
+    listing.find,
+    move.plan,
+    move.verify,
+    files.info,
+    names.save,
+    names.history,
+    names.resources,
+):
+    app.command()(command)
+app.add_typer(settings.app, name="config")
+app.command()(doctor.doctor)
+app.command()(playground.playground)

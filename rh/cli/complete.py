@@ -1,0 +1,73 @@
+"""Completion of arguments: systems, saved names, and paths of this machine. Nothing remote is asked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+__all__ = ["complete_name", "complete_place", "complete_system"]
+
+
+def complete_place(incomplete: str) -> Sequence[str]:
+    """Places that begin so."""
+    return [*_paths(incomplete), *_systems(incomplete), *(f"rh://{name}" for name in _names(_bare(incomplete)))]
+
+
+def complete_name(incomplete: str) -> Sequence[str]:
+    """Saved names that begin so."""
+    return _names(incomplete)
+
+
+def complete_system(incomplete: str) -> Sequence[str]:
+    """Names of systems that begin so."""
+    from rh import config
+
+    return [name for name in config.system_names() if name.startswith(incomplete)]
+
+
+def _bare(text: str) -> str:
+    if text.startswith("rh://"):
+        return text[5:]
+    return "" if "rh://".startswith(text) and text else "\0"
+
+
+def _names(incomplete: str) -> list[str]:
+    from rh.errors import RhError
+    from rh.resources import base
+
+    try:
+        return [name for name in base.list_names("/") if name.startswith(incomplete)]
+    except RhError:
+        return []  # completion has nowhere to complain
+
+
+def _systems(incomplete: str) -> list[str]:
+    from rh import config
+    from rh.errors import RhError
+    from rh.systems import HOSTS
+
+    found = []
+    try:
+        for name in config.system_names():
+            text = f"{name}:/" if config.system(name)["kind"] in HOSTS else f"{name}://"
+            if incomplete and text.startswith(incomplete) and name != "file":
+                found.append(text)
+    except RhError:
+        return []
+    return found
+
+
+def _paths(incomplete: str) -> list[str]:
+    if "://" in incomplete:
+        return []
+    folder, _, stem = incomplete.rpartition("/")
+    place = os.path.expanduser(folder) if folder else ("/" if incomplete.startswith("/") else ".")
+    lead = f"{folder}/" if "/" in incomplete else ""
+    try:
+        with os.scandir(place) as entries:
+            found = [
+                lead + entry.name + ("/" if entry.is_dir() else "") for entry in entries if entry.name.startswith(stem)
+            ]
+    except OSError:
+        return []
+    return sorted(name for name in found if stem.startswith(".") or not name.removeprefix(lead).startswith("."))

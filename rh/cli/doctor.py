@@ -1,0 +1,44 @@
+"""`rh doctor`: what works here, what does not, and how to mend it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from rh.cli import show
+from rh.cli.complete import complete_system
+from rh.cli.options import AsJson
+
+__all__ = ["doctor"]
+
+_MARKS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
+
+
+def doctor(
+    systems: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[SYSTEM]...", autocompletion=complete_system, help="Look at these systems only."),
+    ] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for each system.")] = 10.0,
+    json: AsJson = False,
+) -> None:
+    """Check this machine and every system, and say how to mend.
+
+    Exits with 1 if something fails. Nothing is changed anywhere.
+    """
+    from rh.cli.checks import machine, places
+
+    failed = False
+    for check in (*(machine.checks() if not systems else ()), *places.checks(systems or None, timeout_s=timeout)):
+        for finding in check:
+            failed = failed or finding.status == "fail"
+            if json:
+                show.emit(finding._asdict())
+                continue
+            show.line(f"{_MARKS[finding.status]}  {finding.what}: {finding.detail}")
+            if finding.fix:
+                for number, text in enumerate(finding.fix.splitlines()):
+                    show.line(("      mend: " if not number else "            ") + text.strip())
+    if failed:
+        raise typer.Exit(1)

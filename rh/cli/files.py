@@ -1,0 +1,199 @@
+"""`rh cat`, `rh put`, `rh rm`, `rh info`: single things."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from rh.cli import show
+from rh.cli.complete import complete_place
+from rh.cli.options import AsJson, PlaceArgument, size_of
+
+__all__ = ["cat", "info", "put", "rm"]
+
+_PIECE = 1024 * 1024
+Places = Annotated[list[str], typer.Argument(metavar="PLACE...", autocompletion=complete_place, show_default=False)]
+
+
+def cat(
+    place: Places,
+    offset: Annotated[str | None, typer.Option(help="Begin at this byte.")] = None,
+    length: Annotated[str | None, typer.Option(help="Stop after so many bytes.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Write the bytes of files to standard output.
+
+    They are verified where their digest is known. With --json, one document per file: its text, or its bytes in
+    base64 where it is none.
+    """
+    from rh.cli.place import place_of
+    from rh.errors import InvalidError, NotFoundError
+
+    start, most = size_of(offset, "--offset") or 0, size_of(length, "--length")
+    for one in place:
+        at = place_of(one)
+        above = None if at.tree else at.above()
+        if above is None:
+            raise InvalidError("that is a directory", where=at.url, hint=f"rh ls {one}")
+        try:
+            file = at.folder_above().open(at.location.name, "rb")
+        except NotFoundError:
+            at.kind()  # says if nothing is there
+            raise InvalidError("that is a directory", where=at.url, hint=f"rh ls {one}") from None
+        with file:
+            if start:
+                file.seek(start)
+            if json:
+                show.emit({"place": at.url} | _text(file.read() if most is None else _exactly(file, most)))
+                continue
+            _copy(file, most)
+
+
+def _copy(file: Any, most: int | None) -> None:
+    out = sys.stdout.buffer
+    sys.stdout.flush()
+    left = most
+    while left != 0 and (piece := file.read(_PIECE if left is None else min(left, _PIECE))):
+        out.write(piece)
+        left = None if left is None else left - len(piece)
+    out.flush()
+
+
+def _exactly(file: Any, size: int) -> bytes:
+    pieces = []
+    while size and (piece := file.read(size)):
+        pieces.append(piece)
+        size -= len(piece)
+    return b"".join(pieces)
+
+
+def _text(data: bytes) -> dict[str, str]:
+    import base64
+
+    try:
+        return {"text": data.decode("utf-8")}
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(data).decode("ascii")}
+
+
+def put(
+    place: PlaceArgument,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Store standard input as a file.
+
+    date | rh put s3://bucket/now.txt
+    """
+    from rh.cli.place import place_of
+    from rh.errors import ExistsError, InvalidError, UnsupportedError
+
+    at = place_of(place)
+    above = None if at.tree else at.above()
+    if above is None:
+        raise InvalidError("a file needs a name", where=at.url)
+    if not above[0].writable:
+        raise UnsupportedError("this place can only be read", where=at.url)
+    try:
+        at.folder_above().put({at.location.name: sys.stdin.buffer}, overwrite=overwrite)
+    except ExistsError as error:
+        raise ExistsError("something is there already", where=at.url, hint="--overwrite replaces it") from error
+    entry = at.entry()
+    size = entry.size if entry is not None else 0
+    if json:
+        show.emit({"place": at.url, "size": size, "etag": entry.etag if entry is not None else None})
+    else:
+        show.line(f"{at.url}: {show.human(size)}")
+
+
+def rm(
+    place: Places,
+    recursive: Annotated[
+        bool, typer.Option("--recursive", "-r", help="Directories too, with all that is in them.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Remove files, and directories with --recursive.
+
+    Asks first.
+    """
+    from rh.cli.place import place_of
+    from rh.errors import InvalidError
+
+    found = [place_of(one) for one in place]
+    trees = [at.kind() == "tree" for at in found]
+    for at, tree in zip(found, trees, strict=True):
+        if tree and not recursive:
+            raise InvalidError("that is a directory", where=at.url, hint=f"rh rm --recursive {at.text}")
+    if not yes:
+        _ask([at.url + ("/ and everything in it" if tree else "") for at, tree in zip(found, trees, strict=True)])
+    for at, tree in zip(found, trees, strict=True):
+        if tree:
+            at.folder().rm()
+        else:
+            at.folder_above().rm(at.location.name)
+        if json:
+            show.emit({"removed": at.url, "kind": "tree" if tree else "file"})
+
+
+def _ask(what: list[str]) -> None:
+    from rh.errors import InvalidError
+
+    if not sys.stdin.isatty():
+        raise InvalidError("there is nobody to ask", hint="--yes removes without asking")
+    for text in what[:20]:
+        show.tell(text)
+    if len(what) > 20:
+        show.tell(f"… and {len(what) - 20:,} more")
+    if not typer.confirm("Remove?", err=True):
+        raise typer.Exit(1)
+
+
+def info(
+    place: PlaceArgument,
+    digest: Annotated[
+        bool, typer.Option("--digest", help="Compute the digest, too (reads the bytes where need be).")
+    ] = False,
+    json: AsJson = False,
+) -> None:
+    """Say all that is known of a place or a name."""
+    from rh import transfer
+    from rh.cli.listing import document
+    from rh.cli.place import place_of
+
+    at = place_of(place)
+    facts: dict[str, Any] = {"place": at.url, **_record(at.name)}
+    entry = at.entry()
+    if entry is not None:
+        facts |= document(entry)
+        if digest:
+            facts["digest"] = transfer.digest_file(at.location)
+    else:
+        at.kind()
+        facts |= {"kind": "tree", "files": 0, "size": 0}
+        for one in at.system().list():
+            if one.kind != "dir":
+                facts["files"] += 1
+                facts["size"] += one.size
+        if digest:
+            facts["digest"] = transfer.digest_tree(at.location)
+    if json:
+        show.emit(facts)
+        return
+    if "modified" in facts:
+        facts["modified"] = show.when(facts["modified"])
+    facts["size"] = f"{facts['size']:,} ({show.human(facts['size'])})"
+    show.table([[key, str(value)] for key, value in facts.items() if key != "key"])
+
+
+def _record(name: str | None) -> dict[str, Any]:
+    if name is None:
+        return {}
+    from rh.resources import base
+
+    resource = base.load(name, dryrun=True)
+    known = {"name": resource.name, "resource": resource.kind, "revision": resource.revision}
+    return known | ({"metadata": dict(resource.metadata)} if resource.metadata else {})

@@ -1,0 +1,86 @@
+"""`rh save`, `rh history`, `rh resources`: names."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from rh.cli import show
+from rh.cli.options import AsJson, NamePrefix, PlaceArgument, SavedName
+
+__all__ = ["history", "resources", "save"]
+
+
+def save(
+    name: SavedName,
+    place: PlaceArgument,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace whatever has the name.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Give a place a name.
+
+    Afterwards rh://NAME means it here, and rh.load("NAME") gives it in Python.
+    """
+    from rh.cli.place import place_of
+
+    at = place_of(place)
+    resource = at.blob() if at.kind() == "file" else at.folder()
+    saved = resource.save(_bare(name), overwrite=overwrite or None)
+    if json:
+        show.emit({"name": saved.name, "kind": saved.kind, "place": at.url, "revision": saved.revision})
+    else:
+        show.line(f"{saved.name} (revision {saved.revision}): {saved.kind} {at.url}")
+
+
+def history(name: SavedName, json: AsJson = False) -> None:
+    """Every change of a saved name, the oldest first."""
+    from rh.registry import holding, names
+    from rh.resources import base
+
+    whole = names.parse(_bare(name))
+    changes = list(base._history(holding(whole), whole.key, None))  # noqa: SLF001 - also of a name that was deleted
+    if not changes:
+        base.load(whole)  # says that there is no such name, and which are near
+    for change in changes:
+        if json:
+            show.emit(change._asdict())
+    if not json:
+        show.table(
+            [[str(c.revision), show.when(c.time), c.author, c.action, _where(c.document)] for c in changes], right=[0]
+        )
+
+
+def resources(
+    prefix: NamePrefix = None,
+    long: Annotated[bool, typer.Option("--long", "-l", help="Kind and place of each.")] = False,
+    json: AsJson = False,
+) -> None:
+    """List saved names.
+
+    Those below PREFIX (~, @, /org/team), by default all.
+    """
+    from rh.resources import base
+
+    rows = []
+    for name, record in base.list_records("/" if prefix is None else _bare(prefix)):
+        kind, where = str(record.document.get("kind")), _where(record.document)
+        if json:
+            show.emit({"name": name.path, "kind": kind, "place": where, "revision": record.revision})
+        elif long:
+            rows.append([name.path, kind, where])
+        else:
+            show.line(name.path)
+    show.table(rows)
+
+
+def _bare(name: str) -> str:
+    return name.removeprefix("rh://")
+
+
+def _where(document: dict[str, Any] | None) -> str:
+    from rh.resources import places
+    from rh.types import Location
+
+    at = (document or {}).get("location")
+    return places.url_of(Location(str(at["system"]), str(at["path"]))) if isinstance(at, dict) else ""

@@ -1,0 +1,59 @@
+"""Arguments and options that several commands share, and how their text is read."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+import typer
+
+from rh.cli.complete import complete_name, complete_place
+from rh.errors import InvalidError
+
+__all__ = [
+    "AsJson",
+    "Exclude",
+    "Include",
+    "NamePrefix",
+    "NoProgress",
+    "PlaceArgument",
+    "SavedName",
+    "size_of",
+    "span_of",
+]
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+NoProgress = Annotated[bool, typer.Option("--no-progress", help="Show no progress bar.")]
+Include = Annotated[
+    list[str] | None, typer.Option(help="Only keys that match this pattern (as in .gitignore); repeatable.")
+]
+Exclude = Annotated[list[str] | None, typer.Option(help="Not the keys that match this pattern; repeatable.")]
+PlaceArgument = Annotated[str, typer.Argument(metavar="PLACE", autocompletion=complete_place, show_default=False)]
+SavedName = Annotated[str, typer.Argument(metavar="NAME", autocompletion=complete_name, show_default=False)]
+NamePrefix = Annotated[str | None, typer.Argument(metavar="[PREFIX]", autocompletion=complete_name, show_default=False)]
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]?)(i?b)?(?:/s)?", re.IGNORECASE)
+_SPAN = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+
+
+def size_of(text: str | None, option: str) -> int | None:
+    """Bytes from `10M`, `10MiB` (1024²) or `10MB` (1000²)."""
+    if text is None:
+        return None
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise InvalidError(f"{option} {text!r} is not a size", hint=f"{option} 500K, 10M, 1.5GiB or 10MB")
+    step = 1000 if (match.group(3) or "").lower() == "b" and match.group(2) else 1024
+    power = " kmgtp".index(match.group(2).lower() or " ")
+    return int(float(match.group(1)) * step**power)
+
+
+def span_of(text: str | None, option: str) -> float | None:
+    """Seconds from `90s`, `15m`, `2h`, `3d` or `1w`."""
+    if text is None:
+        return None
+    match = _SPAN.fullmatch(text.strip())
+    if match is None:
+        raise InvalidError(f"{option} {text!r} is not a span of time", hint=f"{option} 90s, 15m, 2h, 3d or 1w")
+    return float(match.group(1)) * _SECONDS[match.group(2)]

@@ -1,0 +1,153 @@
+"""What an argument means: a path, a URL, a path on a host, or `rh://` and a saved name."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from rh.errors import InvalidError, NotFoundError, RhError, UnsupportedError
+from rh.resources import base, places
+from rh.resources.blob import Blob
+from rh.resources.folder import Folder
+from rh.systems.base import System
+from rh.types import Entry, Location
+
+__all__ = ["Place", "place_of", "saved"]
+
+_SAVED = re.compile(r"rh://(.*)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A location, and what the text said about it.
+
+    Attributes:
+        text: the argument as it was given.
+        tree: whether it ended with a slash: a directory is meant.
+        name: the saved name it began with, if any; `root` the place saved under it.
+    """
+
+    text: str
+    location: Location
+    tree: bool
+    name: str | None = None
+    root: Location | None = None
+
+    @property
+    def url(self) -> str:
+        """The place as one text that every command takes."""
+        return places.url_of(self.location)
+
+    def system(self) -> System:
+        """The place opened as a directory."""
+        return places.at(self.location)
+
+    def above(self) -> tuple[System, str] | None:
+        """The directory that holds the place, opened, and the place's key there; `None` for a root."""
+        path = self.location.path.rstrip("/")
+        if path in ("", "~"):
+            return None
+        if "/" not in path and not self._has_bare_root():
+            return None
+        return places.at(self.location.parent), self.location.name
+
+    def _has_bare_root(self) -> bool:
+        """Whether a path of one word is a thing in the place, and not the place itself (a bucket, a host's home)."""
+        from rh.systems import BUCKETS, settings_of
+
+        return settings_of(self.location.system)["kind"] not in BUCKETS
+
+    def entry(self) -> Entry | None:
+        """The file (or link) that is here, or `None`."""
+        above = None if self.tree else self.above()
+        if above is None:
+            return None
+        system, key = above
+        try:
+            return system.head(key)
+        except NotFoundError:
+            return None
+        except InvalidError:
+            return None  # a key that no file can have; a directory may
+
+    def kind(self) -> Literal["file", "tree"]:
+        """Whether a file or a directory is here. `NotFoundError` if neither is."""
+        if self.entry() is not None:
+            return "file"
+        folder = self.folder()
+        if folder.exists_in_system() or (self.above() is None and _lists(folder)):
+            return "tree"
+        raise NotFoundError("nothing is there", where=self.url, hint=_hint(self))
+
+    def folder(self) -> Folder:
+        """The place as a folder."""
+        return Folder(location=self.location)
+
+    def folder_above(self) -> Folder:
+        """The directory that holds the place, as a folder."""
+        # What was saved may have a manifest at its root, by which the bytes of its files are checked.
+        inside = self.root is not None and self.root != self.location
+        return Folder(location=self.location.parent, tree=self.root if inside else None)
+
+    def blob(self) -> Blob:
+        """The place as a blob."""
+        return Blob(location=self.location)
+
+    def __truediv__(self, name: str) -> Place:
+        return Place(
+            f"{self.text.rstrip('/')}/{name}", self.location / name, tree=False, name=self.name, root=self.root
+        )
+
+
+def place_of(text: str) -> Place:
+    """The place that an argument means."""
+    if not text:
+        raise InvalidError("an empty argument names no place", hint=". is the working directory")
+    match = _SAVED.fullmatch(text)
+    if match is None:
+        return Place(text, places.resolve(text, None), tree=text.endswith("/"))
+    words = match.group(1).rstrip("/")
+    resource, rest = saved(words)
+    if not isinstance(resource, base.Located):
+        raise InvalidError(f"{resource.name} is a {resource.kind}, and has no place", where=text)
+    if rest and resource.kind != "folder":
+        raise InvalidError(f"{resource.name} is a {resource.kind}; nothing is in it", where=text)
+    if rest:
+        places.check_key(rest)
+    location = resource.placed() / rest if rest else resource.placed()
+    tree = text.endswith("/") or (resource.kind == "folder" and not rest)
+    return Place(text, location, tree=tree, name=resource.name, root=resource.placed())
+
+
+def saved(words: str) -> tuple[base.Resource, str]:
+    """The resource with the longest saved name that `words` begin with, and what follows."""
+    steps = words.split("/")
+    first: RhError | None = None
+    for end in range(len(steps), 0, -1):
+        name = "/".join(steps[:end])
+        try:
+            return base.load(name), "/".join(steps[end:])
+        except (NotFoundError, InvalidError, UnsupportedError) as error:
+            first = first if first is not None and not isinstance(first, InvalidError) else error
+    if isinstance(first, NotFoundError):
+        raise NotFoundError(first.message, where=first.where, hint="rh resources lists the names there are")
+    raise first or NotFoundError(f"nothing is called {words!r}")
+
+
+def _lists(folder: Folder) -> bool:
+    try:
+        next(iter(folder.handle().list(depth=1)), None)
+    except NotFoundError:
+        return False
+    return True
+
+
+def _hint(place: Place) -> str | None:
+    if "://" not in place.text and ":" not in place.text and "/" not in place.text and place.name is None:
+        try:
+            if base.exists(place.text):
+                return f"a resource has that name: rh://{place.text}"
+        except RhError:
+            return None
+    return None

@@ -1,0 +1,61 @@
+"""`rh playground`: servers to try everything with, on this machine."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from rh.cli import show
+from rh.cli.options import AsJson
+
+__all__ = ["playground"]
+
+
+def playground(
+    only: Annotated[
+        list[str] | None, typer.Argument(metavar="[SYSTEM]...", help="s3, gs, azure, ssh-a, ssh-b; by default all.")
+    ] = None,
+    no_install: Annotated[bool, typer.Option("--no-install", help="Install nothing that is missing.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Run servers to try everything with, until Ctrl-C.
+
+    S3, GCS, Azure and two SSH hosts, on this machine. Meanwhile RH_PROFILE=playground makes system="s3", "gs",
+    "azure", "ssh-a" and "ssh-b" mean them.
+    """
+    from rh.testing.playground import SYSTEMS, Playground
+
+    def started(line: str) -> None:
+        show.tell(line) if json else _flushed(line)
+
+    ground = Playground(tuple(only) if only else SYSTEMS, install=not no_install, tell=started)
+    if not json:
+        ground.run()
+        return
+    _as_json(ground)
+
+
+def _flushed(line: str) -> None:
+    import sys
+
+    show.line(line)
+    sys.stdout.flush()
+
+
+def _as_json(ground: object) -> None:
+    import sys
+    import threading
+
+    from rh.testing.playground import Playground
+
+    assert isinstance(ground, Playground)
+    try:
+        ground.start()
+        systems = {name: ground.settings(name) for name in ground.running}
+        missing = {name: error.as_dict() for name, error in ground.missing.items()}
+        show.emit({"environment": ground.environment(), "systems": systems, "missing": missing})
+        sys.stdout.flush()
+        threading.Event().wait()
+    finally:
+        ground.stop()

@@ -1,0 +1,121 @@
+"""From arguments to an exit code: nothing of Python's own is shown for what may go wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from types import FrameType
+from typing import Any
+
+from rh.cli import exit as codes
+from rh.cli import show
+from rh.errors import RhError
+
+__all__ = ["cancel", "run"]
+
+GRACE_S = 1.7
+"""How long an interrupted command may tidy up."""
+
+cancel = threading.Event()
+"""Set by Ctrl-C; transfers watch it."""
+
+
+class _UsageError(RhError):
+    kind = "usage"
+
+
+def run(words: Sequence[str]) -> int:
+    """Run one command line."""
+    as_json = "--json" in (words[: words.index("--")] if "--" in words else words)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Names are bytes; what no encoding can say goes out as it came in.
+            stream.reconfigure(errors="surrogateescape" if stream is sys.stdout else "backslashreplace")
+    with _interruptible():
+        try:
+            code = _command(list(words))
+            sys.stdout.flush()
+            if cancel.is_set():  # typer makes an exit code of it
+                return _interrupted()
+        except RhError as error:
+            if cancel.is_set():
+                return _interrupted()
+            show.fail(error, as_json=as_json)
+            return codes.code_of(error)
+        except KeyboardInterrupt:
+            return _interrupted()
+        except BrokenPipeError:
+            # Whoever read us has gone; Python would complain once more when it flushes at exit.
+            with contextlib.suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return codes.PIPE
+    return code
+
+
+def _command(words: list[str]) -> int:
+    import typer
+
+    from rh.cli.app import app
+
+    try:
+        result = app(words, standalone_mode=False, prog_name="rh")
+    except typer.Exit as stop:
+        return int(stop.exit_code)
+    except SystemExit as stop:
+        if isinstance(stop.__context__, BrokenPipeError):
+            raise stop.__context__ from None
+        raise
+    except typer.Abort:
+        raise KeyboardInterrupt from None
+    except typer.TyperException as error:
+        raise _usage(error) from None
+    return result if isinstance(result, int) else codes.OK
+
+
+def _usage(error: Any) -> RhError:
+    context = getattr(error, "ctx", None)
+    name = context.command_path if context is not None else "rh"
+    return _UsageError(error.format_message(), hint=f"{name} --help")
+
+
+def _interrupted() -> int:
+    show.tell("rh: interrupted")
+    return codes.INTERRUPTED
+
+
+def _force() -> None:
+    """Something does not end. What it has stored is whole or hidden, and the next run goes on."""
+    os.write(2, b"rh: interrupted\n")
+    os._exit(codes.INTERRUPTED)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C stops within two seconds: by an exception, and if something will not end, by force."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        if not cancel.is_set():
+            cancel.set()
+            watchdog = threading.Timer(GRACE_S, _force)
+            watchdog.daemon = True
+            watchdog.start()
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:  # in the background of a shell
+        yield
+        return
+    cancel.clear()
+    signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,78 @@
+"""How results and errors look: text for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rh.errors import RhError
+
+__all__ = ["emit", "fail", "human", "line", "table", "tell", "when"]
+
+
+def human(size: float) -> str:
+    """Bytes for people, in binary units."""
+    from rh.transfer.receipt import human as text
+
+    return text(size)
+
+
+def when(seconds: float | None) -> str:
+    """A moment for people, in local time."""
+    return "-" if seconds is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def safe(text: str, stream: Any) -> str:
+    """Text for a stream: a terminal gets no control characters from names, a pipe gets exactly what there is."""
+    if not stream.isatty():
+        return text
+    return "".join(c if c == "\n" or c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def line(text: str = "") -> None:
+    """One line on standard output."""
+    sys.stdout.write(safe(text, sys.stdout) + "\n")
+
+
+def tell(text: str) -> None:
+    """One line for the person at the terminal, on standard error."""
+    sys.stderr.write(safe(text, sys.stderr) + "\n")
+
+
+def emit(value: Any) -> None:
+    """One JSON document on a line of its own."""
+    sys.stdout.write(json.dumps(value, default=str) + "\n")
+
+
+def table(rows: Iterable[Sequence[str]], *, right: Sequence[int] = ()) -> None:
+    """Rows in columns, those numbered in `right` set flush right. The last column is as wide as it likes."""
+    rows = [list(row) for row in rows]
+    if not rows:
+        return
+    widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
+    for row in rows:
+        cells = [
+            cell.rjust(width) if n in right else cell.ljust(width)
+            for n, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        cells[-1] = row[-1] if len(row) - 1 not in right else cells[-1]
+        line("  ".join(cells).rstrip(" "))
+
+
+def fail(error: RhError, *, as_json: bool) -> None:
+    """An error on standard error: its message and its fix, or one JSON document with `kind`."""
+    receipt = getattr(error, "receipt", None)
+    if as_json:
+        document = error.as_dict()
+        if receipt is not None:
+            document["receipt"] = receipt.as_dict()
+        sys.stderr.write(json.dumps(document, default=str) + "\n")
+        return
+    tell(f"rh: {error}")
+    for failure in receipt.failed[:20] if receipt is not None else ():
+        tell(f"  {failure.key}: {failure.error}")
+    if receipt is not None and len(receipt.failed) > 20:
+        tell(f"  … and {len(receipt.failed) - 20:,} more (--json lists them all)")

@@ -1,0 +1,169 @@
+"""ls, du, find, cat, put, rm, info."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+
+import pytest
+
+
+def test_ls(rh, tree):
+    assert rh("ls", "src").out == "a.txt\nempty/\nsub/\nz.bin\n"
+    assert rh("ls", "src", "-r").out == "a.txt\nempty/\nsub/run.sh\nz.bin\n"
+    assert rh("ls", "src/a.txt").out == "a.txt\n"
+    assert rh("ls").out == "src/\n"
+    long = rh("ls", "-l", "src/sub").out.split()
+    assert long[0] == "10"
+    assert long[-1] == "run.sh*"
+    first = rh("ls", "src", "--json").lines[0]
+    assert (first["key"], first["size"], first["kind"]) == ("a.txt", 6, "file")
+    assert rh("ls", "src/empty").out == ""
+    rh("ls", "src/none", expect=3)
+    assert rh("ls", "src/a.txt/", expect=None).code in (2, 3)
+
+
+def test_a_bucket_and_what_is_in_it(rh, tree, world):
+    rh("cp", "src", f"{world['s3']}/t")
+    assert rh("ls", f"{world['s3']}/t").out == "a.txt\nsub/\nz.bin\n"
+    bucket = world["s3"].rsplit("/", 1)[0]
+    assert world["s3"].rsplit("/", 1)[1] + "/" in rh("ls", bucket).out.splitlines()
+    assert rh("cat", f"{world['s3']}/t/a.txt").out == "hello\n"
+    assert rh("ls", f"{world['s3']}/none", "--json", expect=3).error["kind"] == "not_found"
+    assert rh("info", f"{world['s3']}/t/z.bin", "--json").json["size"] == 10240
+    rh("rm", "-r", "--yes", f"{world['s3']}/t")
+    rh("ls", f"{world['s3']}/t", expect=3)
+
+
+def test_names_are_exact_bytes(program, tmp_path):
+    name = os.fsdecode(b"odd \xff\nname")
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / name).write_bytes(b"x")
+    assert program("ls", "d").stdout == b"odd \xff\nname\n"
+    assert program("find", "d", "-0").stdout == b"odd \xff\nname\0"
+    assert b"\\udcff\\nname" in program("ls", "d", "--json").stdout
+    assert program("cat", b"d/odd \xff\nname").stdout == b"x"
+
+
+def test_du(rh, tree):
+    *parts, whole = rh("du", "src", "--json").lines
+    assert parts == [{"key": "empty/", "files": 0, "size": 0}, {"key": "sub/", "files": 1, "size": 10}]
+    assert (whole["files"], whole["size"]) == (3, 6 + 10 + 10240)
+    assert "10,256" in rh("du", "-b", "src").out
+
+
+def test_find(rh, tree):
+    os.utime(tree / "z.bin", (time.time() - 10 * 86400,) * 2)
+    assert rh("find", "src", "*.txt").out == "a.txt\n"
+    assert rh("find", "src", "**/*.sh").out == "sub/run.sh\n"
+    assert rh("find", "src", "--type", "d").out == "empty/\n"
+    assert rh("find", "src", "*", "-t", "d").out == "empty/\nsub/\n"
+    assert rh("find", "src", "--larger", "1K").out == "z.bin\n"
+    assert rh("find", "src", "--smaller", "6").out == "a.txt\n"
+    assert rh("find", "src", "--type", "f", "--newer", "2d").out == "a.txt\nsub/run.sh\n"
+    rh("find", "src", "--type", "x", expect=2)
+    rh("find", "src", "--newer", "soon", expect=2)
+    rh("find", "src/a.txt", expect=3)
+
+
+def test_cat(rh, tree, program):
+    assert rh("cat", "src/a.txt", "src/sub/run.sh").out == "hello\n#!/bin/sh\n"
+    assert program("cat", "src/z.bin").stdout == bytes(range(256)) * 40
+    assert program("cat", "src/z.bin", "--offset", "250", "--length", "10").stdout == bytes(
+        [*range(250, 256), *range(4)]
+    )
+    assert rh("cat", "src/a.txt", "--json").json["text"] == "hello\n"
+    assert rh("cat", "src/z.bin", "--json", "--length", "3").json["text"] == "\0\x01\x02"
+    assert rh("cat", "src/z.bin", "--json", "--offset", "255", "--length", "1").json["base64"] == "/w=="
+    assert "rh ls" in rh("cat", "src", expect=2).err
+    rh("cat", "src/none", expect=3)
+
+
+def test_put(program, tmp_path):
+    data = bytes(range(256)) * 10_000
+    program("put", "new/x.bin", input=data)
+    assert (tmp_path / "new" / "x.bin").read_bytes() == data
+    refused = program("put", "new/x.bin", "--json", input=b"other", expect=4)
+    assert b'"kind": "exists"' in refused.stderr
+    assert (tmp_path / "new" / "x.bin").read_bytes() == data
+    program("put", "new/x.bin", "--overwrite", input=b"other")
+    assert (tmp_path / "new" / "x.bin").read_bytes() == b"other"
+    program("put", "new/", input=b"", expect=2)
+
+
+def test_rm_asks(program, tree):
+    refused = program("rm", "src/a.txt", expect=2)
+    assert b"--yes" in refused.stderr
+    assert (tree / "a.txt").exists()
+    assert b"--recursive" in program("rm", "-y", "src", expect=2).stderr
+    program("rm", "-y", "src/a.txt", "src/none", expect=3)
+    assert (tree / "a.txt").exists(), "nothing is removed if something is not there"
+    program("rm", "-y", "src/a.txt")
+    assert not (tree / "a.txt").exists()
+    assert (tree / "z.bin").exists()
+    program("rm", "-ry", "src")
+    assert not tree.exists()
+
+
+def test_rm_at_a_terminal(tree, tmp_path):
+    """The question is asked on a terminal; only yes removes."""
+    import pty
+    import sys
+    from pathlib import Path
+
+    for answer, code, there in ((b"n\n", 1, True), (b"y\n", 0, False)):
+        main, side = pty.openpty()
+        argv = [str(Path(sys.executable).with_name("rh")), "rm", "src/a.txt"]
+        with subprocess.Popen(argv, stdin=side, stdout=side, stderr=side, cwd=tmp_path) as process:
+            os.close(side)
+            os.write(main, answer)
+            assert process.wait(30) == code
+        text = os.read(main, 10_000)
+        os.close(main)
+        assert b"src/a.txt" in text
+        assert b"Remove?" in text
+        assert (tree / "a.txt").exists() is there
+
+
+def test_info(rh, tree):
+    facts = rh("info", "src/a.txt", "--digest", "--json").json
+    assert facts["digest"] == "sha256:5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03"
+    assert facts["size"] == 6
+    assert "3" in rh("info", "src").out
+    rh("info", "nothing", expect=3)
+
+
+def test_output_that_nobody_reads_is_quiet(tmp_path):
+    import sys
+    from pathlib import Path
+
+    (tmp_path / "many").mkdir()
+    for number in range(3000):
+        (tmp_path / "many" / f"{number:0200d}").touch()
+    for words in (["ls", "many"], ["ls", "-l", "many"], ["find", "many"]):
+        argv = [str(Path(sys.executable).with_name("rh")), *words]
+        with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path) as process:
+            process.stdout.readline()
+            process.stdout.close()
+            assert process.stderr.read() == b""
+            assert process.wait(30) == 141
+
+
+@pytest.mark.parametrize("name", ["with\x1b[31mred", "with\x07bell"])
+def test_a_terminal_gets_no_control_characters_from_names(tmp_path, name):
+    import pty
+    import sys
+    from pathlib import Path
+
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / name).touch()
+    main, side = pty.openpty()
+    argv = [str(Path(sys.executable).with_name("rh")), "ls", "d"]
+    subprocess.run(argv, stdin=side, stdout=side, stderr=side, cwd=tmp_path, check=True, timeout=30)
+    os.close(side)
+    text = os.read(main, 10_000)
+    os.close(main)
+    assert b"\x1b" not in text
+    assert b"\x07" not in text
+    assert b"with\\x" in text

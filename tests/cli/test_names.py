@@ -1,0 +1,100 @@
+"""save, history, resources, rh://, config, completion."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from rh import config
+from rh.cli.complete import complete_name, complete_place
+
+
+def test_a_name_means_its_place(rh, tree):
+    assert "revision 1" in rh("save", "mine", "src").out
+    assert rh("ls", "rh://mine").out == "a.txt\nempty/\nsub/\nz.bin\n"
+    assert rh("ls", "rh://~/mine/sub").out == "run.sh\n"
+    assert rh("cat", "rh://mine/sub/run.sh").out == "#!/bin/sh\n"
+    rh("cp", "rh://mine/sub", "copy")
+    assert rh("ls", "copy").out == "run.sh\n"
+    facts = rh("info", "rh://mine", "--json").json
+    assert (facts["name"], facts["resource"], facts["revision"]) == ("~/mine", "folder", 1)
+    assert rh("resources").out == "~/mine\n"
+    assert rh("resources", "--json").json["place"].endswith("/src")
+    rh("cat", "rh://mine/../a.txt", expect=None)
+
+
+def test_the_longest_name_wins(rh, tree):
+    rh("save", "data", "src")
+    rh("save", "data/sub", "src/empty")
+    assert rh("ls", "rh://data/sub").out == ""
+    assert rh("ls", "rh://data").out.startswith("a.txt")
+
+
+def test_a_file_can_be_saved(rh, tree):
+    rh("save", "greeting", "src/a.txt")
+    assert rh("cat", "rh://greeting").out == "hello\n"
+    assert rh("resources", "-l").out.split()[:2] == ["~/greeting", "blob"]
+    assert rh("verify", "rh://greeting", expect=None).code in (0, 1)
+    rh("ls", "rh://greeting/x", expect=2)
+
+
+def test_names_are_kept_apart_from_paths(rh, tree):
+    rh("save", "mine", "src")
+    assert "rh://mine" in rh("ls", "mine", expect=3).err
+    near = rh("ls", "rh://mina", "--json", expect=3).error
+    assert "~/mine" in near["message"]
+    assert "rh resources" in near["hint"]
+    rh("save", "mine", "src/a.txt", expect=4)
+    rh("save", "mine", "src/a.txt", "--overwrite")
+    rh("save", "./mine", "src", expect=2)
+    rh("save", "other", "nowhere", expect=3)
+
+
+def test_history(rh, tree):
+    rh("save", "mine", "src")
+    rh("save", "mine", "src/sub")
+    changes = rh("history", "mine", "--json").lines
+    assert [change["revision"] for change in changes] == [1, 2]
+    assert rh("history", "rh://mine").out.splitlines()[1].endswith("/src/sub")
+    rh("history", "nobody", expect=3)
+
+
+def test_config(rh, monkeypatch, tmp_path):
+    home = config.home()
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "config.toml").write_text('[systems.ovh]\nkind = "s3"\nroot = "s3://b/x"\n')
+    monkeypatch.setenv("RH_WORKERS", "7")
+    shown = {one["key"]: one for one in rh("config", "show", "--json").lines}
+    assert shown["workers"] == {"key": "workers", "value": 7, "origin": "RH_WORKERS"}
+    assert shown["systems.ovh.root"]["origin"] == str(home / "config.toml")
+    assert shown["retries"]["origin"] == "default"
+    assert rh("config", "get", "systems.ovh.root").out == "s3://b/x\n"
+    assert "did you mean workers" in rh("config", "get", "worker", expect=3).err
+    assert rh("config", "path").out == f"{home / 'config.toml'}\n"
+    (home / "config.toml").write_text("nonsense")
+    assert "not valid TOML" in rh("config", "show", expect=2).err
+
+
+def test_completion(rh, tree, program):
+    rh("save", "mine", "src")
+    config.register("lab", {"kind": "ssh", "host": "h"})
+    assert complete_place("sr") == ["src/"]
+    assert complete_place("src/") == ["src/a.txt", "src/empty/", "src/sub/", "src/z.bin"]
+    assert complete_place("la") == ["lab:/"]
+    assert complete_place("s3") == ["s3://"]
+    assert complete_place("rh://") == ["rh://~/mine"]
+    assert complete_name("~/m") == ["~/mine"]
+    assert complete_place("rh") == ["rh://~/mine"]
+    words = {**os.environ, "_RH_COMPLETE": "complete_bash", "COMP_WORDS": "rh ls sr", "COMP_CWORD": "2"}
+    assert program(env=words, expect=None).stdout.decode().split() == ["src/"]
+    words = {**os.environ, "_RH_COMPLETE": "complete_bash", "COMP_WORDS": "rh res", "COMP_CWORD": "1"}
+    assert "resources" in program(env=words, expect=None).stdout.decode()
+
+
+@pytest.mark.parametrize("text", ["", "rh://", "rh://mine:v3", "nosuch://x", "s3://", "file://x", "ssh://ada:pw@h/x"])
+def test_bad_places_are_errors_with_a_place(rh, text):
+    found = rh("ls", text, "--json", expect=None)
+    assert found.code in (1, 2, 3)
+    assert found.error["kind"] in ("invalid", "not_found", "unsupported")
+    assert ":pw@" not in found.err
