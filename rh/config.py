@@ -36,7 +36,7 @@ DEFAULTS: Mapping[str, Any] = {
     "workers": 16,
     "memory_mb": 48,
     "timeout_s": 30.0,
-    "retries": 5,
+    "retries": 10,
     "systems": {
         "file": {"kind": "file"},
         "memory": {"kind": "memory"},

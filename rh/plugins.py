@@ -28,6 +28,7 @@ EXTRAS: Mapping[str, str] = {
     "azure.identity": "azure",
     "paramiko": "ssh",
     "dulwich": "git",
+    "urllib3": "http",
     "fsspec": "fsspec",
     "numpy": "npy",
     "pyarrow": "arrow",

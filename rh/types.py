@@ -107,7 +107,7 @@ class SignedRequest:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Location:
     """A place: a system by name and a path on it. Holds no secret and no connection.
 
@@ -120,6 +120,10 @@ class Location:
 
     system: str
     path: str
+
+    def __repr__(self) -> str:
+        site, mark, _ = self.system.partition("?")  # the query of a signed URL is a secret
+        return f"Location({site + mark + '…' if mark else site!r}, {self.path!r})"
 
     def __truediv__(self, name: str) -> Location:
         return Location(self.system, f"{self.path.rstrip('/')}/{name}" if self.path else name)

@@ -91,6 +91,9 @@ def _nothing_left_running() -> Iterator[None]:
     """A module whose tests leave threads that would keep Python from ending, or child processes, fails."""
     threads, children = set(threading.enumerate()), set(_children())
     yield
+    hosts = sys.modules.get("rh.systems._ssh_session")
+    if hosts is not None:
+        hosts._close_all()  # connections to hosts are kept for the next transfer, until Python ends
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
         left = [t for t in threading.enumerate() if t not in threads and _holds_up_the_end(t)]

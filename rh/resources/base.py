@@ -158,6 +158,11 @@ class Resource:
         whole = Name(value.name)
         if whole.is_built_in:
             raise InvalidError(f"{whole} is built in and cannot be saved", hint='.save("another-name")')
+        place: Location | None = getattr(value, "location", None)
+        if place is not None and "?" in place.system:
+            raise InvalidError(
+                "a URL with a query is not saved: the query may be a credential", where=whole.path, hint="save a copy of it"
+            )
         registry = holding(whole)
         if overwrite is False and registry.find(whole.key) is not None:
             raise ExistsError(f"{whole} exists already", where=registry.url, hint="overwrite=True replaces its record")

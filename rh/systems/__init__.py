@@ -139,7 +139,7 @@ def _from_url(scheme: str, rest: str, url: str, system: str | None) -> Location:
         if scheme in ("ssh", "sftp"):
             if path.startswith("~"):
                 slash = ""
-            location = Location(f"ssh://{authority}", _clean(slash + path) or "~")
+            location = Location(f"ssh://{authority}", _clean(slash + path) if slash + path else "~")
             settings_of(location.system)
             return location
         raise InvalidError(f"unknown scheme {scheme!r}", where=url)

@@ -3,7 +3,7 @@
 A root is `bucket/prefix`. Settings (all optional): `endpoint_url`, `region`, `profile`, `credentials_file`,
 `anonymous`, `addressing` (`path` | `virtual`), `requester_pays`, `sse`, `kms_key_id`, `storage_class`, `acl`,
 `ca_bundle`, and `conditional_writes` (whether the endpoint keeps preconditions; found out by itself where it is not
-said). Who we are comes from botocore: environment, profiles, SSO, roles, instance metadata.
+said). Who we are comes from boto3: environment, profiles, SSO, roles, instance metadata.
 
 Bytes of ordinary keys travel by obstore, all else by `rh.systems._s3_wire`, key for key as given. What consoles leave
 as directories (empty objects under `name/`) is listed as an empty directory; none is ever made here.
@@ -396,13 +396,14 @@ def _hidden(key: str) -> str:
 
 
 def identity(settings: Settings) -> tuple[Callable[[], Credentials | None], str | None, str | None]:
-    """Who we are and where, as botocore finds it: credentials at each moment, region, endpoint.
+    """Who we are and where, as boto3 finds it: credentials at each moment, region, endpoint.
 
     Raises:
         UnauthenticatedError: there are no credentials, or they cannot be refreshed; the hint says how to get some.
         InvalidError: the profile does not exist.
 
     """
+    boto3 = plugins.need("boto3.session", extra="s3", purpose="S3")
     core = plugins.need("botocore.session", extra="s3", purpose="S3")
     problems = plugins.need("botocore.exceptions", extra="s3")
     providers = plugins.need("botocore.configprovider", extra="s3")
@@ -424,7 +425,7 @@ def identity(settings: Settings) -> tuple[Callable[[], Credentials | None], str 
         ).provide()
         if flag(settings.get("anonymous")):
             return (lambda: None), region, endpoint
-        found = session.get_credentials()
+        found = boto3.Session(botocore_session=session).get_credentials()
     except problems.ProfileNotFound as error:
         known = ", ".join(session.available_profiles) or "none"
         raise InvalidError(

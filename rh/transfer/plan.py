@@ -235,7 +235,7 @@ def plan_tree(source: System, target: System, options: Options) -> Plan:
             log.warning("%s; the target is compared as if other tools had written it", error)
             believe = False
     if plan.moves or plan.counts[Action.MAKE]:
-        plan.route, plan.way = route(source, target)
+        plan.route, plan.way = route(source, target, limited=options.bandwidth is not None)
     return plan
 
 
@@ -417,7 +417,7 @@ def plan_file(source: System, key: str, target: System, target_key: str, options
     plan.add(_Comparer(plan).step(target_key, known, old))
     plan.stale = False
     if plan.moves:
-        plan.route, plan.way = route(source, target)
+        plan.route, plan.way = route(source, target, limited=options.bandwidth is not None)
     return plan
 
 

@@ -39,14 +39,14 @@ def is_here(system: System) -> bool:
     return system.kind in ("file", "memory")
 
 
-def route(source: System, target: System) -> tuple[Route, Way]:
-    """The shortest road from `source` to `target`.
+def route(source: System, target: System, *, limited: bool = False) -> tuple[Route, Way]:
+    """The shortest road from `source` to `target`; `limited`: one on which a bandwidth limit of this machine can hold.
 
     Asking whether one host reaches another may log in there once; the answer is remembered by the system.
     """
     copier = target.ask(ServerCopy)
     if copier is not None and copier.can_copy_from(source):
-        return Route.COPY, Way.SERVER
+        return Route.COPY, Way.STREAM if limited and is_here(source) and is_here(target) else Way.SERVER
     if is_here(source):
         return Route.PUSH, Way.STREAM
     if is_here(target):

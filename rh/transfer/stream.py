@@ -26,6 +26,8 @@ __all__ = ["move"]
 
 SMALL = digests.CHUNK
 """Files up to so many bytes are moved whole."""
+_LIGHT = 256 * 1024
+"""Files up to so many bytes are not counted against the bytes in flight."""
 _CHECKS: dict[str, Callable[[bytes], str]] = {
     "md5": lambda data: hashlib.md5(data, usedforsecurity=False).hexdigest(),
     "sha256": lambda data: hashlib.sha256(data).hexdigest(),
@@ -117,10 +119,15 @@ def _move_small(mover: Mover, steps: Iterator[Step]) -> None:
     else:
         shared = Shared((step, None) for step in steps)
 
+    room = _Room(mover.memory)
+
     def work() -> None:
         for step, ready in shared:
             if mover.stopped:
                 return
+            held = step.entry.size if step.entry.size > _LIGHT else 0
+            if held:
+                room.take(held)
             try:
                 data = _read(mover, step) if ready is None else ready
                 digest = _verified(mover, step, data)
@@ -129,6 +136,9 @@ def _move_small(mover: Mover, steps: Iterator[Step]) -> None:
             except Exception as error:  # noqa: BLE001 - told per file
                 mover.failed(step, as_rh(error, mover.source.url(step.entry.key)))
                 continue
+            finally:
+                if held:
+                    room.give(held)
             mover.done(step, entry, digest)
 
     crew(mover.workers, work, mover.stop)
