@@ -37,10 +37,18 @@ EXTRAS: Mapping[str, str] = {
 """Which extra brings which module."""
 
 
+_loaded: dict[str, Any] = {}
+"""What was imported whole. `need` stands on hot paths, and the import machinery costs microseconds."""
+
+
 def need(module: str, *, extra: str | None = None, purpose: str | None = None) -> Any:
     """Import an optional package, or raise `MissingExtraError` with the line that installs it."""
+    loaded = _loaded.get(module)
+    if loaded is not None:
+        return loaded
     try:
-        return importlib.import_module(module)
+        loaded = _loaded[module] = importlib.import_module(module)
+        return loaded
     except ModuleNotFoundError as error:
         if error.name and not (module == error.name or module.startswith(error.name + ".")):
             raise

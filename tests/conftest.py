@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from rh import config
@@ -21,6 +22,8 @@ from rh.testing import servers
 from rh.testing.servers import azurite
 
 faulthandler.enable()
+hypothesis.settings.register_profile("rh", deadline=None)  # a timing is no test
+hypothesis.settings.load_profile("rh")
 
 _FOREIGN = (
     "RH_",
