@@ -35,7 +35,7 @@ bench: .venv/.ready-bench
 	@$(PY) -m benchmarks
 
 docs: .venv/.ready-docs
-	@.venv/bin/mkdocs build --quiet --strict
+	@.venv/bin/mkdocs build --strict
 
 clean:
 	rm -rf .venv .cache site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -46,7 +46,7 @@ def test_no_credential_is_left_anywhere(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Promise 34: logs at DEBUG, reprs, pickles, records, manifests, journals, caches, process lists, far-side files."""
+    """Promise 34: logs at DEBUG, reprs, pickles, records, manifests, journals, caches, process lists, hosts."""
     secrets = secrets_of({"s3": s3_server, "azure": azure_server, "ssh": ssh_a})
     caplog.set_level(logging.DEBUG)
     commands: set[bytes] = set()

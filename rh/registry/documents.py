@@ -52,6 +52,8 @@ _SECRET_VALUES = re.compile(
 def is_secret_field(name: str) -> bool:
     """Whether a field of that name would hold a credential: `password`, `aws_secret_access_key`; not `pad_token`."""
     words = [word.lower() for word in _WORDS.findall(name)]
+    if words[-1:] == ["file"]:
+        return False  # where a credential lies is no credential
     if not _SECRET_WORDS.isdisjoint(words) or words == ["token"]:
         return True
     return any(f"{a} {b}" in _SECRET_PAIRS for a, b in itertools.pairwise(words))

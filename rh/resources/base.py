@@ -161,7 +161,9 @@ class Resource:
         place: Location | None = getattr(value, "location", None)
         if place is not None and "?" in place.system:
             raise InvalidError(
-                "a URL with a query is not saved: the query may be a credential", where=whole.path, hint="save a copy of it"
+                "a URL with a query is not saved: the query may be a credential",
+                where=whole.path,
+                hint="save a copy of it",
             )
         registry = holding(whole)
         if overwrite is False and registry.find(whole.key) is not None:
@@ -475,8 +477,7 @@ def _unknown(name: Name, registry: Registry) -> NotFoundError:
     else:
         message = f"nothing is called {name}"
     hint = "rh.resources('/') and rh.resources('~') list the names there are; to make a new one give path= or system="
-    if not name.is_local and not near:
-        hint += f"; if it is a path, write path={name.path!r}"
+    hint += "; if it is a path, write path=" + ("…" if name.is_local else repr(name.path))
     return NotFoundError(message, where=registry.url, hint=hint)
 
 

@@ -16,7 +16,7 @@ from rh.resources import places
 from rh.resources.base import Located, Resource, list_records
 from rh.resources.places import Place
 from rh.systems.base import System
-from rh.types import Location
+from rh.types import Entry, Location
 
 if TYPE_CHECKING:
     from rh.resources.cluster import Cluster
@@ -77,8 +77,17 @@ class Folder(Located):
         Raises:
             NotFoundError: the folder does not exist.
         """
-        names = [entry.key for entry in self.handle().list(depth=1)]
+        names = [entry.key for entry in self._listed(self.handle().list(depth=1))]
         return [self._full(name) for name in names] if full_paths else names
+
+    def _listed(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+        """Entries of the whole folder; if there are none, the folder must exist all the same."""
+        empty = True
+        for entry in entries:
+            empty = False
+            yield entry
+        if empty and not self.exists_in_system():
+            raise NotFoundError("there is no such folder", where=self.url)
 
     def _full(self, key: str) -> str:
         place = self.location / key
@@ -95,7 +104,8 @@ class Folder(Located):
             path = waiting.pop()
             directories: list[str] = []
             files: list[str] = []
-            for entry in system.list(path + "/" if path else "", depth=1):
+            entries = system.list(path + "/" if path else "", depth=1)
+            for entry in entries if path else self._listed(entries):
                 name = entry.key[len(path) + 1 if path else 0 :]
                 if entry.kind == "dir":
                     if name:
@@ -146,7 +156,7 @@ class Folder(Located):
 
     def size(self) -> int:
         """Bytes of all files below the folder."""
-        return sum(entry.size for entry in self.handle().list() if entry.kind == "file")
+        return sum(entry.size for entry in self._listed(self.handle().list()) if entry.kind == "file")
 
     def resources(self) -> list[str]:
         """Names of the saved resources whose data lie in this folder."""
@@ -252,10 +262,14 @@ class Folder(Located):
         put(self, contents, overwrite=overwrite)
 
     def mkdir(self) -> Self:
-        """Make the folder. A bucket has no directories, and needs none."""
+        """Make the folder if it is not there. A bucket has no directories; an empty manifest stands for one."""
         parent, name = self.parent()
         if parent is not None and parent.keeps_directories:
             parent.write(f"{name}/", b"")
+        elif parent is not None and not self.exists_in_system():
+            from rh.content import manifest
+
+            manifest.write(self.handle(), [])
         return self
 
     def rm(self, *names: str, contents: Sequence[str] | None = None, recursive: bool = False) -> None:
@@ -456,7 +470,9 @@ def load_only(name: str | None, kind: str, *, dryrun: bool) -> Resource:
     from rh.resources.base import load
 
     if name is None:
-        raise InvalidError(f"a {kind} needs a name or a place", hint=f'rh.{kind}("saved-name") or rh.{kind}(path=…)')
+        raise InvalidError(
+            f"a {kind} needs a name or a place", hint=f'rh.{kind}(name="saved-name") or rh.{kind}(path=…)'
+        )
     return load(name, kinds=(kind,), dryrun=dryrun)
 
 

@@ -119,7 +119,23 @@ def locate(path: str | os.PathLike[str] | None, system: str | None = None) -> Lo
         if kind in BUCKETS:
             raise InvalidError(f"{name} holds buckets, not paths", where=text, hint=f"write {name}://bucket/key")
         return Location(name, _clean(match.group(2)))
+    if system is None:
+        _refuse_scp_style(text)
     return _below(system or "file", text)
+
+
+def _refuse_scp_style(text: str) -> None:
+    """`s3:bucket/x` and `host:x` mean a system elsewhere; as a name here, data would go to the wrong place."""
+    name, colon, rest = text.partition(":")
+    name = config.ALIASES.get(name, name)
+    if colon and "/" not in name and name != "file" and name in config.system_names():
+        host = config.system(name)["kind"] in HOSTS
+        raise InvalidError(
+            f"{text!r} is neither a URL nor clearly a path",
+            where=text,
+            hint=(f"{name}:~/{rest} or {name}:/{rest}" if host else f"{name}://{rest}")
+            + f"; for a file here: ./{text}",
+        )
 
 
 def _from_url(scheme: str, rest: str, url: str, system: str | None) -> Location:
@@ -210,11 +226,10 @@ def _below(system: str, text: str) -> Location:
         base = (match.group(2) if match else root).strip("/")
         return Location(system, f"{base}/{text.lstrip('/')}".rstrip("/") if text.strip("/") else base)
     if kind in HOSTS:
-        if text.startswith("/"):
+        if text.startswith(("/", "~/")) or text == "~":
             return Location(system, _clean(text))
         base = (root or "~").rstrip("/") or "/"
-        text = text.removeprefix("~/")
-        return Location(system, _clean(f"{base}/{text}") if text and text != "~" else base)
+        return Location(system, _clean(f"{base}/{text}") if text else base)
     base = (root or "").rstrip("/")
     return Location(system, f"{base}/{text.lstrip('/')}" if base else text)
 

@@ -70,8 +70,7 @@ def copy_tree(
     """Copy all that is below one place to another.
 
     Raises:
-        TransferError: some files did not arrive; `error.receipt` lists them, and the same call again goes on from
-        there.
+        TransferError: some files did not arrive; `error.receipt` lists them, and the same call again goes on.
         RhError: whatever could be refused beforehand was refused before anything changed.
     """
     return execute(plan_tree(source, target, options), progress=progress, cancel=cancel)

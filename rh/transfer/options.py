@@ -25,8 +25,7 @@ class Options:
         links: `"follow"` copies what a link points to; `"keep"` the link itself, where the target has links; `"skip"`
             leaves links out; `"error"` refuses a source that has any.
         on_existing: `"update"` moves what differs, `"skip"` leaves what exists, `"error"` refuses to begin if
-        anything that
-            differs exists, `"replace"` moves everything again.
+            anything that differs exists, `"replace"` moves everything again.
         delete: remove what the target has and the source has not. Keys that the patterns leave out are left alone.
         dry_run: plan only; the receipt says what would be done.
         names: `"refuse"` keys the target cannot hold before anything is moved, or `"encode"` them (`%XX`).

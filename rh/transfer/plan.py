@@ -10,8 +10,9 @@ from __future__ import annotations
 import enum
 import marshal
 import tempfile
+import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any, NamedTuple
 
 from rh.content import names, patterns
@@ -20,6 +21,7 @@ from rh.content.manifest import DamagedManifestError
 from rh.content.tree import Row, key_bytes
 from rh.errors import ExistsError, InvalidError, NotFoundError, UnsupportedError
 from rh.observe import log
+from rh.systems import BUCKETS
 from rh.systems.abilities import Following
 from rh.systems.base import System
 from rh.transfer.options import Options
@@ -103,7 +105,10 @@ class Plan:
         self.route: Route
         self.way: Way
         self.route, self.way = Route.PUSH, Way.STREAM
+        self.seconds = 0.0
+        """How long the planning took."""
         self.file: str | None = None
+        self.source_key = ""
         self.files = 0
         self.bytes_total = 0
         self.bytes_to_move = 0
@@ -165,8 +170,8 @@ class Plan:
     def as_dict(self) -> dict[str, Any]:
         """Sums and steps as plain values, for `--json`."""
         return {
-            "source": self.source.url(),
-            "target": self.target.url(),
+            "source": self.source.url(self.source_key),
+            "target": self.target.url(self.file or ""),
             "route": str(self.route),
             "way": self.way.value,
             "files": self.files,
@@ -178,7 +183,7 @@ class Plan:
 
     def __str__(self) -> str:
         lines = [
-            f"{self.source.url()} → {self.target.url()}",
+            f"{self.source.url(self.source_key)} → {self.target.url(self.file or '')}",
             f"  route   {self.route} ({self.way.value})",
             f"  files   {self.files:,}, {human(self.bytes_total)}",
             f"  move    {self.moves:,}, {human(self.bytes_to_move)}"
@@ -223,7 +228,7 @@ def plan_tree(source: System, target: System, options: Options) -> Plan:
     if not target.writable:
         raise UnsupportedError("this place can be read only", where=target.url())
     _refuse_overlap(source, target)
-    believe = True
+    began, believe = time.monotonic(), True
     while True:
         plan = Plan(source, target, options)
         try:
@@ -236,6 +241,7 @@ def plan_tree(source: System, target: System, options: Options) -> Plan:
             believe = False
     if plan.moves or plan.counts[Action.MAKE]:
         plan.route, plan.way = route(source, target, limited=options.bandwidth is not None)
+    plan.seconds = time.monotonic() - began
     return plan
 
 
@@ -253,7 +259,7 @@ def _fill(plan: Plan, *, believe_target: bool) -> None:
     source, target, options = plan.source, plan.target, plan.options
     selected = patterns.selector(options.include, options.exclude, _ignore_lines(source) if options.ignore_file else ())
     theirs = Survey(source, links=options.links)
-    ours = Survey(target, believe=believe_target)
+    ours = Survey(target, must_exist=False, believe=believe_target)
     meant = _meant(iter(theirs), selected)
     if options.names == "encode":
         meant = iter(sorted(_encoded(meant), key=lambda pair: key_bytes(pair[0])))
@@ -272,13 +278,18 @@ def _fill(plan: Plan, *, believe_target: bool) -> None:
             step = comparer.step(key, known, old)
         plan.add(step)
     if options.on_existing == "error" and comparer.existing:
-        shown = ", ".join(comparer.existing[:5]) + ("…" if len(comparer.existing) > 5 else "")
-        raise ExistsError(
-            f"{len(comparer.existing)} of the files exist and differ: {shown}",
-            where=target.url(),
-            hint='on_existing="update", "skip" or "replace"',
-        )
+        raise existing(plan, comparer.existing)
     plan.stale = not ours.exact or comparer.learned
+
+
+def existing(plan: Plan, keys: Sequence[str]) -> ExistsError:
+    """The refusal to replace what differs."""
+    shown = ", ".join(keys[:5]) + ("…" if len(keys) > 5 else "")
+    return ExistsError(
+        f"{len(keys)} of the files exist and differ: {shown}",
+        where=plan.target.url(),
+        hint='on_existing="update", "skip" or "replace"',
+    )
 
 
 def _meant(found: Iterator[Known], selected: Callable[[str], bool] | None) -> Iterator[tuple[str, Known]]:
@@ -296,7 +307,8 @@ def _existing(survey: Survey) -> Iterator[Known]:
     try:
         yield from survey
     except NotFoundError:
-        return
+        if survey.system.kind in BUCKETS:
+            raise  # a prefix always exists; this is the bucket
 
 
 def _ignore_lines(source: System) -> list[str]:
@@ -410,11 +422,11 @@ def plan_file(source: System, key: str, target: System, target_key: str, options
         old = _known(target, target.head(target_key))
     except NotFoundError:
         old = None
-    if options.on_existing == "error" and old is not None:
-        raise ExistsError(
-            "the file exists", where=target.url(target_key), hint='on_existing="update", "skip" or "replace"'
-        )
-    plan.add(_Comparer(plan).step(target_key, known, old))
+    comparer = _Comparer(plan)
+    plan.add(comparer.step(target_key, known, old))
+    plan.source_key = key
+    if options.on_existing == "error" and comparer.existing:
+        raise existing(plan, comparer.existing)
     plan.stale = False
     if plan.moves:
         plan.route, plan.way = route(source, target, limited=options.bandwidth is not None)

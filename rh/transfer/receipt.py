@@ -37,14 +37,13 @@ class Receipt:
     Attributes:
         source, target: the places, as URLs.
         route: who moved the bytes: `COPY` (one system by itself), `PULL` (the target fetched them), `PUSH` (the
-        source sent
-            them), `RELAY` (they passed through this machine although neither end is here).
+            source sent them), `RELAY` (they passed through this machine although neither end is here).
         files: files that the source has (and the patterns mean) = `done` + `skipped` + `len(failed)`.
         bytes_total: bytes of those files.
         bytes_moved: bytes of the files done.
         deleted: keys removed from the target.
         digest: the tree's digest (a file's for a single file); `None` where some digest is not known or the run was
-        dry.
+            dry.
         seconds: wall time.
         dry_run: nothing was done; `done` and `bytes_moved` say what would be.
     """

@@ -19,7 +19,7 @@ from rh.systems.abilities import Digesting
 from rh.systems.base import System
 from rh.transfer import far, stream
 from rh.transfer.mover import Mover, as_rh
-from rh.transfer.plan import Action, Plan, Step
+from rh.transfer.plan import Action, Plan, Step, existing
 from rh.transfer.receipt import Failure, Receipt, human
 from rh.transfer.route import Route, Way, is_here
 from rh.types import ANY, Entry, Link, Match
@@ -38,7 +38,7 @@ def run(plan: Plan, *, progress: Progress, cancel: threading.Event | None = None
         TransferError: some files did not arrive; the receipt is in it, and the same call again goes on from there.
         KeyboardInterrupt: as ever; what was begun can be resumed.
     """
-    began = time.monotonic()
+    began = time.monotonic() - plan.seconds
     if plan.options.dry_run:
         return _receipt(plan, began, dry_run=True)
     mover = Mover.new(plan.source, plan.target, plan.options, progress, cancel)
@@ -47,6 +47,8 @@ def run(plan: Plan, *, progress: Progress, cancel: threading.Event | None = None
     progress.total(plan.moves, plan.bytes_to_move)
     kept: dict[str, Step] = {}
     try:
+        if plan.options.on_existing == "error" and plan.counts[Action.CHECK]:
+            _refuse_existing(plan, mover)
         if plan.counts[Action.MAKE]:
             _make(mover, (step for step in plan.steps() if step.action is Action.MAKE))
         work = _to_move(plan, mover, kept)
@@ -72,6 +74,16 @@ def run(plan: Plan, *, progress: Progress, cancel: threading.Event | None = None
         if mover.rows and not (complete and plan.described):
             DigestCache(plan.target).remember(row for row in mover.rows.values() if row.kind == "file")
         progress.finish()
+
+
+def _refuse_existing(plan: Plan, mover: Mover) -> None:
+    """Decide all that is to be checked before anything moves: `on_existing="error"` means that nothing is replaced."""
+    checks = (step for step in plan.steps() if step.action is Action.CHECK)
+    differ: list[str] = []
+    while batch := list(islice(checks, _BATCH)):
+        differ += [step.key for step in _checked(mover, batch) if step.action is Action.COPY]
+    if differ:
+        raise existing(plan, differ)
 
 
 def _make(mover: Mover, steps: Iterator[Step]) -> None:
@@ -303,7 +315,7 @@ def _receipt(
     return Receipt(
         plan.source.location,
         plan.target.location,
-        plan.source.url(),
+        plan.source.url(plan.source_key),
         plan.target.url(plan.file or ""),
         str(route or plan.route),
         plan.files,

@@ -42,6 +42,7 @@ class Survey:
     Args:
         system: the tree's root.
         links: what to do with symbolic links (`None` leaves them as they are).
+        must_exist: whether nothing at all is an error, on places that cannot tell an empty root from a missing one.
         believe: whether to read the manifest; without, the tree is one that other tools wrote.
 
     Attributes:
@@ -49,13 +50,16 @@ class Survey:
         found: how many entries there were.
     """
 
-    def __init__(self, system: System, *, links: Links | None = None, believe: bool = True) -> None:
+    def __init__(
+        self, system: System, *, links: Links | None = None, must_exist: bool = True, believe: bool = True
+    ) -> None:
         self.system = system
         self.exact = False
         self.found = 0
         self.footer: manifest.Footer | None = None
         self.manifest_read = False
         self._links = links
+        self._must_exist = must_exist
         self._believe = believe
 
     def _entries(self) -> Iterator[Entry]:
@@ -143,7 +147,7 @@ class Survey:
         if held is not None:
             yield self._directory(held)
         self.exact = self.manifest_read and not stale
-        if not self.found and not self.manifest_read and system.kind not in _DISKS:
+        if self._must_exist and not self.found and not self.manifest_read and system.kind not in _DISKS:
             self._nothing()
 
     def _rows(self, rows: Iterator[Row | manifest.Footer] | None) -> Iterator[Row]:

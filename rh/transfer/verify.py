@@ -75,7 +75,8 @@ class Verification:
         return {"ok": self.ok} | {name: getattr(self, name) for name in self.__slots__}
 
     def __str__(self) -> str:
-        lines = [f"{self.url}: {self.files:,} files read, " + ("all as the manifest says" if self.ok else "")]
+        told = "all as the manifest says" if self.ok else "not all as the manifest says"
+        lines = [f"{self.url}: {self.files:,} files read, {told}"]
         if self.against == "nothing":
             lines = [f"{self.url}: {self.files:,} files read; there is no manifest to compare them with"]
         for name in ("corrupt", "modified", "missing", "added"):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rh import observe, transfer
-from rh.errors import UnsupportedError
+from rh.errors import NotFoundError, UnsupportedError
 from rh.systems import locate
 from rh.types import Location
 from tests.transfer import trees
@@ -109,3 +109,14 @@ def test_links_are_kept_where_there_are_links(target: str, world: dict[str, str]
     assert (tmp_path / "back" / "link").readlink() == Path("real")
     assert transfer.copy_tree(locate(str(tmp_path / "tree")), end, keep).done == 0
     assert transfer.verify_tree(end).digest == first.digest
+
+
+@pytest.mark.parametrize("store", sorted(BUCKETS))
+def test_a_bucket_that_is_not_there_is_one_refusal(store: str, world: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("1")
+    scheme = world[store].partition("://")[0]
+    with pytest.raises(NotFoundError, match="no-such"):
+        transfer.copy_tree(locate(str(tmp_path)), locate(f"{scheme}://no-such-bucket-here/x"))
+    with pytest.raises(NotFoundError):
+        transfer.copy_tree(locate("never-written", store), locate(str(tmp_path / "never")))
+    assert not (tmp_path / "never").exists()

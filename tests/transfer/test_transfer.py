@@ -441,3 +441,27 @@ def test_a_directory_left_empty_by_a_crash_is_no_obstacle(tmp_path: Path) -> Non
     (tmp_path / "f" / "d").write_text("a file")
     with pytest.raises(NameClashError, match="'d'"):
         transfer.copy_tree(locate(str(tmp_path / "f")), locate(str(tmp_path / "c")))
+
+
+def test_on_existing_error_sees_what_only_differs_in_content(tmp_path: Path) -> None:
+    source = make(tmp_path / "a", a_txt="12", same_txt="s")
+    target = locate(str(tmp_path / "b"))
+    transfer.copy_tree(source, target)
+    (tmp_path / "a" / "a.txt").write_text("34")
+    (tmp_path / "a" / "new.txt").write_text("5")
+    with pytest.raises(ExistsError, match=r"a\.txt"):
+        transfer.copy_tree(source, target, Options(on_existing="error"))
+    assert (tmp_path / "b" / "a.txt").read_text() == "12"
+    assert not (tmp_path / "b" / "new.txt").exists()
+    with pytest.raises(ExistsError):
+        transfer.copy_file(source / "a.txt", target / "a.txt", Options(on_existing="error"))
+    assert (tmp_path / "b" / "a.txt").read_text() == "12"
+    same = transfer.copy_file(source / "same.txt", target / "same.txt", Options(on_existing="error"))
+    assert (same.done, same.skipped) == (0, 1)
+    assert same.source_url.endswith("same.txt")
+
+
+def test_what_only_looks_like_a_url_is_refused() -> None:
+    with pytest.raises(InvalidError, match="s3://data/x"):
+        locate("s3:data/x")
+    assert locate("./s3:data").path.endswith("/s3:data")

@@ -1,0 +1,83 @@
+"""The tutorials run as they are, each in a process of its own, and print what they promise."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TUTORIALS = Path(__file__).resolve().parent.parent / "tutorials"
+
+PRINTED = {
+    "01_first_steps.py": [
+        r"<Folder file://.*/json>",
+        r"stdlib \[COPY\]\n  moved (\d{3,}) of \1 files",
+        r"route   PUSH",
+        r"\d+ of \d+ files\n  finished\n",
+        r"moved 0 of (\d+) files, 0 B of .*; \1 unchanged",
+        r"s3://data/tutorial/stdlib → gs://data/tutorial/stdlib \[RELAY\]",
+        r"gs://data/tutorial/stdlib → ssh-a:.*stdlib \[PULL\]",
+        r"the same tree everywhere: sha256:[0-9a-f]{64}",
+        r"\d+ files read, all as the manifest says",
+        r"s3://data/tutorial/stdlib with \d+ entries",
+        r"\{'epochs': 3, 'rate': 0.1\}",
+    ],
+    "02_between_systems.py": [
+        r"project → minio://data/archive/project \[PUSH\]\n  moved 6 of 6 files",
+        r"\['.rhignore', 'latest.csv', 'prepare.sh', 'train/a.csv', 'train/b.csv', 'train/notes.txt'\]",
+        r"(?m)^train/b.csv$",
+        r"(?m)^True True$",
+        r"1 of the files exist and differ: train/a.csv",
+        r"; 1 deleted",
+        r"of 40 files are there",
+        r"there is no manifest to compare them with",
+        r"moved \d+ of 40 files, .* unchanged",
+        r"s3://data/big → ssh-a:.*/big \[PULL\]",
+        r"ssh-a:.*/big → gs://data/big \[PUSH\]",
+        r"ssh-a:.*/big → ssh-b:.*/big \[PUSH\]",
+        r"(modified|corrupt): 1 \(17.bin\)",
+        r"moved 1 of 40 files, 1.0 MiB",
+        r"(?m)^0 Linux\n0 40$",
+        r"did you mean ~/tutorial-inputs",
+        r"fix: write path='./inputs'",
+        r"there is no such directory",
+        r"there is no system called 's33'; did you mean",
+        r"there is no bucket 'no-such-bucket'",
+        r"does not stay below the folder",
+        r"exist already: train/a.csv",
+        r"the host key is not known",
+    ],
+}
+
+
+def test_every_tutorial_is_here():
+    assert {path.name for path in TUTORIALS.glob("*.py")} == PRINTED.keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PRINTED)
+def test_tutorial(name, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(TUTORIALS / name)],
+        cwd=tmp_path,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=110,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    rest = done.stdout
+    for pattern in PRINTED[name]:
+        found = re.search(pattern, rest)
+        assert found, f"{pattern!r} is not in:\n{rest}\nof:\n{done.stdout}"
+        rest = rest[found.end() :]
+    assert list(tmp_path.iterdir()) == [], "the tutorial left something behind"
+    home = Path(os.environ["RH_HOME"])
+    assert not list((home / "profiles").glob("*.toml")), "the playground left its profile"
