@@ -1,0 +1,334 @@
+"""Hosts that are not who they were, refuse, fall silent or go away, on a real sshd."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rh.errors import (
+    AccessError,
+    ConflictError,
+    DeadlineError,
+    InvalidError,
+    NotFoundError,
+    RhError,
+    UnauthenticatedError,
+    UnavailableError,
+)
+from rh.systems.ssh import SSHSystem
+from rh.testing import servers
+from rh.types import Location, Match
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[servers.SSHServer]:
+    with servers.ssh() as server:
+        yield server
+
+
+def opened(server: servers.SSHServer, path: str | None = None, **more: Any) -> SSHSystem:
+    settings = server.settings(**{"timeout_s": 20, **more})
+    return SSHSystem.open(Location("ssh-a", path or f"~/{uuid.uuid4().hex}"), settings)
+
+
+@pytest.fixture(scope="module")
+def openssh(host: servers.SSHServer) -> Iterator[SSHSystem]:
+    """The login's home, by the system's client; open as long as the module, so that connections are shared."""
+    with opened(host, "~", transport="openssh") as system:
+        yield system
+
+
+def fresh(top: SSHSystem) -> SSHSystem:
+    """An empty root that exists."""
+    name = uuid.uuid4().hex
+    top.write(f"{name}/", b"")
+    return top.at(name)
+
+
+TRANSPORTS = pytest.mark.parametrize("transport", ["openssh", "paramiko"])
+ROADS = pytest.mark.parametrize("far", ["python", "sftp"])
+
+
+# Who is on the other side
+
+
+@TRANSPORTS
+def test_unknown_host_key_is_refused(host: servers.SSHServer, tmp_path: Path, transport: str) -> None:
+    """A host nobody has seen is refused, with the line that makes it known; accept_new is by choice, and stores it."""
+    known = tmp_path / "known"
+    known.write_text("")
+    refused = opened(host, transport=transport, known_hosts_file=str(known))
+    with pytest.raises(UnauthenticatedError) as caught:
+        refused.head("x")
+    assert f"ssh-keyscan -p {host.port} 127.0.0.1 >> {known}" in str(caught.value)
+    assert known.read_text() == ""
+    trusting = opened(host, transport=transport, known_hosts_file=str(known), accept_new="true")
+    with pytest.raises(NotFoundError):
+        trusting.head("x")
+    assert host.public_key.split()[1] in known.read_text()
+    trusting.close()
+    with pytest.raises(NotFoundError):
+        refused.head("x")
+    refused.close()
+
+
+@TRANSPORTS
+@pytest.mark.parametrize("accept_new", [False, True])
+def test_changed_host_key_is_refused(tmp_path: Path, transport: str, accept_new: bool) -> None:
+    """A host with another key than it had is refused, always."""
+    with servers.ssh() as server:
+        system = opened(server, transport=transport, accept_new=accept_new)
+        system.write("x", b"1")
+        system.close()
+        server.change_host_key()
+        with pytest.raises(AccessError) as caught:
+            system.read("x")
+        assert not isinstance(caught.value, UnauthenticatedError)
+        assert f"ssh-keygen -R '[127.0.0.1]:{server.port}' -f {server.known_hosts_file}" in str(caught.value)
+        system.close()
+
+
+@TRANSPORTS
+def test_refused_login(host: servers.SSHServer, tmp_path: Path, transport: str) -> None:
+    """A key the host does not know."""
+    key = tmp_path / "other key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    system = opened(host, transport=transport, identity_file=str(key))
+    with pytest.raises(UnauthenticatedError, match="refused our login"):
+        system.head("x")
+    system.close()
+
+
+@TRANSPORTS
+def test_nobody_there(host: servers.SSHServer, transport: str) -> None:
+    """A port nobody listens on, a name nobody has."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        system = opened(host, transport=transport, port=taken.getsockname()[1])
+        with pytest.raises(UnavailableError, match="refused the connection"):
+            system.head("x")
+    system = opened(host, transport=transport, host="no-such-host.invalid")
+    with pytest.raises(UnavailableError, match="cannot be resolved"):
+        system.head("x")
+
+
+@TRANSPORTS
+def test_silent_host(host: servers.SSHServer, transport: str) -> None:
+    """A host that takes the connection and says nothing."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        system = opened(host, transport=transport, port=silent.getsockname()[1], timeout_s=2)
+        begun = time.monotonic()
+        with pytest.raises((DeadlineError, UnavailableError)):
+            system.head("x")
+        assert time.monotonic() - begun < 7
+        system.close()
+
+
+@TRANSPORTS
+def test_host_falls_silent(transport: str) -> None:
+    """A host that stops in mid-session: the call raises within the deadline and 5 s; when it is back, so are we."""
+    with servers.ssh() as server:
+        system = opened(server, transport=transport, timeout_s=2)
+        system.write("x", b"1")
+        server.freeze()
+        begun = time.monotonic()
+        try:
+            with pytest.raises((DeadlineError, UnavailableError)):
+                system.read("x").read()
+            assert time.monotonic() - begun < 7
+        finally:
+            server.thaw()
+        assert system.read("x").read() == b"1"
+        system.close()
+
+
+def test_ssh_config_alias(host: servers.SSHServer) -> None:
+    """An alias of ssh_config is enough, on both transports."""
+    for transport in ("openssh", "paramiko"):
+        settings = {"host": host.alias, "config_file": str(host.config_file), "transport": transport, "timeout_s": 20}
+        with SSHSystem.open(Location("x", "~/alias"), settings) as system:
+            assert system.write("k", transport.encode()).size == len(transport)
+
+
+@TRANSPORTS
+def test_proxy_jump(host: servers.SSHServer, tmp_path: Path, transport: str) -> None:
+    """A host behind another is reached through it."""
+    with servers.ssh(alias="inner") as inner:
+        config = tmp_path / "config"
+        config.write_text(
+            host.config_file.read_text() + inner.config_file.read_text() + f"Host inner\n    ProxyJump {host.alias}\n"
+        )
+        settings = {"host": "inner", "config_file": str(config), "transport": transport, "timeout_s": 20}
+        before = host.log.count("Accepted publickey")
+        with SSHSystem.open(Location("x", "~/d"), settings) as system:
+            system.write("k", b"through")
+        assert (inner.home / "d/k").read_bytes() == b"through"
+        assert host.log.count("Accepted publickey") > before
+
+
+def test_settings_that_cannot_be(host: servers.SSHServer) -> None:
+    for wrong in (
+        {"host": "-oProxyCommand=touch x"},
+        {"host": "a b"},
+        {"port": "many"},
+        {"transport": "pigeon"},
+        {"user": "-x"},
+    ):
+        with pytest.raises(InvalidError):
+            opened(host, **wrong)
+    for path in ("relative", "~other/x", "/nul\0"):
+        with pytest.raises(InvalidError):
+            opened(host, path)
+
+
+# When things break
+
+
+@TRANSPORTS
+@ROADS
+def test_lost_connection(transport: str, far: str) -> None:
+    """Killed sessions: the call in flight raises what may be tried again, the next one connects anew."""
+    with servers.ssh() as server, opened(server, transport=transport, far=far) as system:
+        system.write("x", bytes(20 << 20))
+        body = system.read("x")
+        pieces = iter(body)
+        next(pieces)
+        server.drop_connections()
+        with pytest.raises(RhError) as caught:
+            for _ in pieces:
+                pass
+        assert caught.value.retryable
+        assert system.read("x").read() == bytes(20 << 20)
+
+        def stream() -> Iterator[bytes]:
+            for number in range(64):
+                if number == 3:
+                    server.drop_connections()
+                yield bytes(1 << 20)
+
+        with pytest.raises(RhError) as caught:
+            system.write("y", stream())
+        assert caught.value.retryable
+        with pytest.raises(NotFoundError):
+            system.head("y")
+        server.restart()
+        assert system.head("x").size == 20 << 20
+
+
+def test_far_program_goes_and_cleans_up(host: servers.SSHServer) -> None:
+    """When the link is cut in the middle of a write, the far side removes its unfinished file by itself."""
+    with servers.ssh() as server, opened(server) as system:
+
+        def stream() -> Iterator[bytes]:
+            yield bytes(1 << 20)
+            family = subprocess.run(
+                ["pgrep", "-f", str(server.directory)], capture_output=True, text=True, check=False
+            ).stdout.split()
+            assert family
+            for session in system.pool._all:  # as a lost client
+                session.channel._process.kill()
+            yield bytes(1 << 20)
+
+        with pytest.raises(UnavailableError):
+            system.write("x", stream())
+        root = server.home / system.location.name
+        until = time.monotonic() + 10
+        while any(root.iterdir()) and time.monotonic() < until:
+            time.sleep(0.05)
+        assert list(root.iterdir()) == []
+
+
+def test_changed_while_read(host: servers.SSHServer) -> None:
+    """A file that changes under a read is an error; one that is replaced is read as it was."""
+    with opened(host) as system:
+        entry = system.write("x", bytes(12 << 20))
+        body = system.read("x", when=Match(entry.etag or ""))
+        pieces = iter(body)
+        got = [bytes(next(pieces))]
+        system.write("x", b"new")
+        got += [bytes(piece) for piece in pieces]
+        assert b"".join(got) == bytes(12 << 20)
+        entry = system.write("x", bytes(12 << 20))
+        body = system.read("x")
+        pieces = iter(body)
+        next(pieces)
+        with open(host.home / system.location.name / "x", "r+b") as file:
+            file.write(b"in place")
+        with pytest.raises(ConflictError):
+            list(pieces)
+
+
+def test_early_close_keeps_the_session(openssh: SSHSystem) -> None:
+    """A read or listing that nobody wants to the end does not cost a new session."""
+    system = fresh(openssh)
+    system.write("x", bytes(64 << 20))
+    before = {session.info[1] for session in system.pool._all}
+    for _ in range(5):
+        with system.read("x") as body:
+            next(iter(body))
+        next(system.list())
+    assert {session.info[1] for session in system.pool._all} == before
+    assert system.read("x", (5, 8)).read() == bytes(3)
+
+
+def test_children(openssh: SSHSystem) -> None:
+    """Forked workers and the parent use the host side by side."""
+    system = fresh(openssh)
+    system.write("x", bytes(100_000))
+    children = []
+    for number in range(3):
+        pid = os.fork()
+        if not pid:
+            status = 1
+            try:
+                if system.read("x").read() == bytes(100_000):
+                    system.write(f"from-{number}", b"1")
+                    status = 0
+            finally:
+                os._exit(status)
+        children.append(pid)
+    for _ in range(10):
+        assert system.read("x").read() == bytes(100_000)
+    for pid in children:
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert [entry.key for entry in system.list("from")] == ["from-0", "from-1", "from-2"]
+
+
+def test_nothing_outlives_us(host: servers.SSHServer) -> None:
+    """A process that is killed leaves no connection, no client and no far program behind."""
+    script = (
+        "import sys, time\nfrom rh.systems.ssh import SSHSystem\nfrom rh.types import Location\n"
+        f"s = SSHSystem.open(Location('x', '~/{uuid.uuid4().hex}'), {host.settings(timeout_s=20)!r})\n"
+        "s.write('x', b'1')\nprint(s.pool.transport._directory, flush=True)\n"
+        "for n in s.pool._all: print(n.info[1], n.channel._process.pid, flush=True)\n"
+        "print('end', flush=True)\ntime.sleep(60)\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    said = []
+    for line in child.stdout:
+        if line == "end\n":
+            break
+        said.append(line.split())
+    assert os.stat(said[0][0]).st_mode & 0o777 == 0o700
+    pids = [int(word) for words in said[1:] for word in words]
+    assert len(pids) == 2
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    child.stdout.close()
+    until = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert [pid for pid in pids if Path(f"/proc/{pid}").exists()] == []
