@@ -94,7 +94,7 @@ def _nothing_left_running() -> Iterator[None]:
     """A module whose tests leave threads that would keep Python from ending, or child processes, fails."""
     threads, children = set(threading.enumerate()), set(_children())
     yield
-    hosts = sys.modules.get("rh.systems._ssh_session")
+    hosts = sys.modules.get("rh.systems.ssh.session")
     if hosts is not None:
         hosts._close_all()  # connections to hosts are kept for the next transfer, until Python ends
     deadline = time.monotonic() + 5

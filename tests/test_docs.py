@@ -198,7 +198,7 @@ def known_settings(kind):
     sources = [
         *ROOT.glob(f"rh/systems/{stem}.py"),
         *ROOT.glob(f"rh/systems/{kind}.py"),
-        ROOT / "rh/systems/_storewire.py",
+        ROOT / "rh/systems/objects/wire.py",
     ]
     text = "".join(source.read_text() for source in sources)
     found = re.findall(r"(?:settings|_settings|options)(?:\.get\(|\[)\s*\"([a-z_]+)\"", text)

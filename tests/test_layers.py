@@ -16,22 +16,22 @@ PACKAGE = ROOT / "rh"
 
 HOMES = {
     "adlfs": (),
-    "azure": ("systems/azure.py",),
-    "boto3": ("systems/s3.py",),
-    "botocore": ("systems/s3.py",),
+    "azure": ("systems/azure/__init__.py",),
+    "boto3": ("systems/s3/__init__.py",),
+    "botocore": ("systems/s3/__init__.py",),
     "cloudpickle": ("compute/codecs.py",),
     "dask": ("tables/dask.py", "compute/dask.py"),
     "datasets": ("tables/huggingface.py",),
-    "dulwich": ("systems/_repository.py",),
+    "dulwich": ("systems/git/repository.py",),
     "fsspec": ("systems/fsspec.py", "interop/fsspec.py"),
     "gcsfs": (),
-    "google": ("systems/gcs.py",),
+    "google": ("systems/gcs/__init__.py",),
     "httpx": (),
     "kubernetes": ("compute/kubernetes.py",),
     "numpy": ("resources/codecs.py",),
-    "obstore": ("systems/_obstore.py",),
+    "obstore": ("systems/objects/engine.py",),
     "pandas": ("tables/pandas.py",),
-    "paramiko": ("systems/_ssh_paramiko.py",),
+    "paramiko": ("systems/ssh/by_paramiko.py",),
     "pathspec": ("content/patterns.py",),
     "polars": ("tables/polars.py",),
     "pyarrow": ("resources/codecs.py", "tables/arrow.py"),
@@ -39,7 +39,7 @@ HOMES = {
     "requests": (),
     "s3fs": (),
     "safetensors": ("resources/codecs.py",),
-    "stamina": ("systems/_retry.py",),
+    "stamina": ("systems/wrap/retry.py",),
     "torch": ("tables/torch.py",),
 }
 """Where each package may be imported. Packages not named here are held by review: small ones, used as a language."""
@@ -111,6 +111,6 @@ def test_import_is_light(python) -> None:
 
 def test_far_side_files_run_alone() -> None:
     """What is sent to a host runs on its bare Python: standard library, and each other."""
-    for name in ("digest.py", *(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.glob("systems/_far_*.py"))):
+    for name in ("digest.py", *(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.glob("systems/far/*.py"))):
         foreign = everything()[name] - sys.stdlib_module_names - {"rh", ""}
         assert not foreign, f"{name} imports {foreign}"

@@ -30,9 +30,9 @@ from rh.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
-from rh.systems._azure_container import in_byte_order
 from rh.systems.abilities import Multipart, ServerCopy, Signing, Sweeping
 from rh.systems.azure import AzureSystem
+from rh.systems.azure.container import in_byte_order
 from rh.testing import servers
 from rh.testing.faults import DropAnswer, FaultProxy, Flip, Status, Swallow, Truncate
 from rh.testing.systems import SystemSuite, noise, pieces

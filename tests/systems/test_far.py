@@ -22,11 +22,11 @@ from hypothesis import strategies as st
 
 from rh import digest
 from rh.errors import DeadlineError, IntegrityError, NotFoundError, RhError, UnavailableError
-from rh.systems import _far_wire as wire
-from rh.systems._ssh import Channel, Host
-from rh.systems._ssh_far import FarRoad
-from rh.systems._ssh_session import _MODULES, Pool, Session
 from rh.systems.abilities import Item
+from rh.systems.far import wire
+from rh.systems.ssh.road import FarRoad
+from rh.systems.ssh.session import _MODULES, Pool, Session
+from rh.systems.ssh.transport import Channel, Host
 from rh.types import ANY, Entry
 
 SOURCES = {name: (files(place[0]) / place[1]).read_text("utf-8") for name, place in _MODULES.items() if place}

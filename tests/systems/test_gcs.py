@@ -35,10 +35,9 @@ from rh.errors import (
     UnsupportedError,
 )
 from rh.observe import counting
-from rh.systems import _gcs_parts
-from rh.systems._gcs_http import parse_endpoint
 from rh.systems.abilities import Multipart, ServerCopy, Signing, Sweeping
-from rh.systems.gcs import GCSSystem
+from rh.systems.gcs import GCSSystem, parts
+from rh.systems.gcs.http import parse_endpoint
 from rh.systems.wrap import wrap
 from rh.testing.faults import Cut, DropAnswer, FaultProxy, Flip, Repeat, Request, Status, Swallow, Truncate
 from rh.testing.servers import GCSServer
@@ -450,17 +449,17 @@ def test_composing_again_after_a_lost_answer(gcs_server: GCSServer, proxy: Fault
 
 @given(st.lists(st.binary(max_size=300), max_size=8))
 @settings(max_examples=60, deadline=None)
-def test_checksums_combine(parts: list[bytes]) -> None:
-    assert _gcs_parts.combine((google_crc32c.value(part), len(part)) for part in parts) == google_crc32c.value(
-        b"".join(parts)
+def test_checksums_combine(pieces: list[bytes]) -> None:
+    assert parts.combine((google_crc32c.value(part), len(part)) for part in pieces) == google_crc32c.value(
+        b"".join(pieces)
     )
 
 
 @pytest.mark.parametrize(("count", "at_once"), [(1, 32), (32, 32), (33, 32), (65, 32), (70, 4)])
 def test_many_parts(system: GCSSystem, monkeypatch: pytest.MonkeyPatch, count: int, at_once: int) -> None:
     """More parts than can be composed at once are composed in rounds; nothing of them remains."""
-    monkeypatch.setattr(_gcs_parts, "ROOMY", 0)
-    monkeypatch.setattr(_gcs_parts, "COMPOSE", at_once)
+    monkeypatch.setattr(parts, "ROOMY", 0)
+    monkeypatch.setattr(parts, "COMPOSE", at_once)
     data = noise(count * 7 - 3, count)
     upload = system.begin("dir/big", len(data), part_size=7)
     assert upload.part_size == 7

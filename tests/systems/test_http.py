@@ -31,8 +31,8 @@ from rh.errors import (
     UnsupportedError,
 )
 from rh.systems import locate, open_system, settings_of
-from rh.systems._index import members
 from rh.systems.http import HTTPSystem
+from rh.systems.http.index import members
 from rh.testing.systems import SystemSuite
 from rh.types import ANY, Location, Match
 

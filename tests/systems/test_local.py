@@ -30,9 +30,8 @@ from rh.errors import (
     NotFoundError,
     UnsupportedError,
 )
-from rh.systems import _disk, _localbulk, _localcopy, _localdraft
 from rh.systems.abilities import Bulk, Digesting, Following, Item, Multipart, Running, ServerCopy, Sweeping
-from rh.systems.local import LocalSystem
+from rh.systems.local import LocalSystem, bulk, copies, disk, draft
 from rh.testing.systems import SystemSuite, by_key, in_child, noise, pieces
 from rh.types import ABSENT, Entry, Link, Location, Match
 
@@ -352,7 +351,7 @@ def test_a_link_put_in_while_we_work_changes_nothing(system, root, outside, monk
     """The directory is checked after it was opened, so a swap between check and use has no effect."""
     system.write("dir/x", b"1")
     opened = []
-    make = _disk.Root.make
+    make = disk.Root.make
 
     def swapping(self, parent, *args, **kwargs):
         descriptor = make(self, parent, *args, **kwargs)
@@ -362,7 +361,7 @@ def test_a_link_put_in_while_we_work_changes_nothing(system, root, outside, monk
             os.symlink(outside, root / "dir")
         return descriptor
 
-    monkeypatch.setattr(_disk.Root, "make", swapping)
+    monkeypatch.setattr(disk.Root, "make", swapping)
     system.write("dir/x", b"2")
     assert opened == ["dir"]
     assert (root / "moved/x").read_bytes() == b"2"
@@ -436,7 +435,7 @@ def test_a_source_that_changes_while_it_is_copied(system, root, monkeypatch):
     big = system.write("big", noise(3 << 20))
     huge = system.write("huge", noise(65 << 20))
     small = system.write("small", b"1234")
-    process, whole = _localcopy._process, _localbulk._whole
+    process, whole = copies._process, bulk._whole
 
     def meddle(*args):
         done = process(*args)
@@ -449,8 +448,8 @@ def test_a_source_that_changes_while_it_is_copied(system, root, monkeypatch):
         os.utime(root / "small")
         return data
 
-    monkeypatch.setattr(_localcopy, "_process", meddle)
-    monkeypatch.setattr(_localbulk, "_whole", meddle_small)
+    monkeypatch.setattr(copies, "_process", meddle)
+    monkeypatch.setattr(bulk, "_whole", meddle_small)
     pairs = [(entry, f"to/{entry.key}") for entry in (big, huge, small)]
     outcomes = by_key(system.copy_many(system, pairs))
     assert {key: type(outcome.error) for key, outcome in outcomes.items()} == {
@@ -600,7 +599,7 @@ def test_a_lock_held_for_ever_is_a_deadline(root):
 
 
 def test_create_only_where_renameat2_is_missing(system, root, monkeypatch):
-    monkeypatch.setattr(_localdraft, "_renameat2", lambda: None)
+    monkeypatch.setattr(draft, "_renameat2", lambda: None)
     system.write("f", b"1", when=ABSENT)
     with pytest.raises(ExistsError):
         system.write("f", b"2", when=ABSENT)

@@ -39,10 +39,10 @@ from rh.errors import (
     UnavailableError,
     UnsupportedError,
 )
-from rh.systems import _obstore
-from rh.systems._s3_sign import UNSIGNED, Credentials, quote_key, sign
 from rh.systems.abilities import Multipart, ServerCopy, Signing, Sweeping
+from rh.systems.objects import engine
 from rh.systems.s3 import S3System
+from rh.systems.s3.sign import UNSIGNED, Credentials, quote_key, sign
 from rh.testing import servers
 from rh.testing.faults import Cut, DropAnswer, FaultProxy, Flip, Swallow, Truncate
 from rh.testing.systems import FLAT_KEYS, SystemSuite, noise, pieces, split
@@ -258,7 +258,7 @@ class TestKeys:
                 method, target, headers, body = server.seen[-1]
                 assert (method, body) == ("PUT", b"x")
                 assert unquote_to_bytes(target) == f"/data/x/{key}".encode()
-                assert ("content-md5" in headers) == (not _obstore.is_plain(f"x/{key}"))
+                assert ("content-md5" in headers) == (not engine.is_plain(f"x/{key}"))
 
             exact()
 
@@ -487,7 +487,7 @@ class TestListing:
     def test_copy_in_parts(self, moto_server, monkeypatch):
         """What is too large for one copy request is copied in parts, while the source is the one listed."""
         monkeypatch.setattr("rh.systems.s3.COPY_LIMIT", 1 << 20)
-        monkeypatch.setattr("rh.systems._s3_parts.COPY_PART", 5 << 20)
+        monkeypatch.setattr("rh.systems.s3.parts.COPY_PART", 5 << 20)
         moto_server.make_bucket("other")
         source, target = opened(moto_server), opened(moto_server, f"other/{uuid4().hex}")
         data = noise(12 << 20)

@@ -1,0 +1,487 @@
+"""Azure Blob Storage: a container, or a prefix in one.
+
+A root is `container/prefix`. Settings (all optional): `account`, `endpoint_url`, `connection_string_file`,
+`anonymous`, `ca_bundle`. Who we are comes from a connection string (that file, or `AZURE_STORAGE_CONNECTION_STRING`),
+an account with a key or a signature (`AZURE_STORAGE_ACCOUNT` with `AZURE_STORAGE_KEY` or `AZURE_STORAGE_SAS_TOKEN`), or
+azure-identity (`az login`, managed identities, service principals).
+
+Small reads travel by obstore, all else by `rh.systems.azure.wire`. Every write carries its MD5, which the service
+checks and keeps. Directories that other tools left (empty blobs under `name/`, or marked `hdi_isfolder`) are listed as
+empty directories; none is made here. A listing `after` a key is read from its start, since the service cannot begin in
+the middle. Blocks of abandoned uploads are swept where no blob is under their key; elsewhere Azure drops them within a
+week.
+"""
+
+from __future__ import annotations
+
+import builtins
+import heapq
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, ClassVar
+from urllib.parse import unquote
+
+from rh import plugins
+from rh.errors import (
+    ConflictError,
+    DeadlineError,
+    IntegrityError,
+    InvalidError,
+    NotFoundError,
+    RhError,
+    UnauthenticatedError,
+    UnavailableError,
+    UnsupportedError,
+)
+from rh.systems.abilities import Upload
+from rh.systems.azure.container import Container, in_byte_order, is_directory, seconds
+from rh.systems.azure.parts import AzureUpload, checked, discard, stream_in_blocks
+from rh.systems.azure.wire import (
+    VERSION,
+    AzureIdentity,
+    NoContainerError,
+    clean_sas,
+    connection_string,
+    quote_name,
+)
+from rh.systems.base import HIDDEN, Body, Bytes, Settings, System
+from rh.systems.objects import engine
+from rh.systems.objects.shared import flag
+from rh.systems.objects.wire import Answer, fields
+from rh.types import ABSENT, ANY, Condition, Entry, Link, Location, Match, Outcome, SignedRequest, Span
+
+__all__ = ["AzureSystem"]
+
+PUT_LIMIT = 64 << 20
+"""Largest blob in bytes sent in one request; larger ones go in blocks."""
+SIGNED_LIMIT = 5000 << 20
+"""Largest blob in bytes that Azure takes in one request."""
+SCOPE = "https://storage.azure.com/.default"
+_TOKEN_MARGIN_S = 300.0
+
+
+class AzureSystem(System):
+    """A container, or a prefix in one."""
+
+    kind: ClassVar[str] = "azure"
+
+    def __init__(self, location: Location, settings: Settings) -> None:
+        self.location = location
+        self.settings = settings
+        self.container = Container(location, settings, identify, self.url)
+
+    @classmethod
+    def open(cls, location: Location, settings: Settings) -> AzureSystem:
+        return cls(location, settings)
+
+    def at(self, path: str) -> AzureSystem:
+        path = path.strip("/")
+        return AzureSystem(self.location / path, self.settings) if path else self
+
+    def close(self) -> None:
+        self.container.close()
+
+    # Verbs
+
+    def list(self, prefix: str = "", *, after: str = "", depth: int | None = None) -> Iterator[Entry]:
+        if depth not in (None, 1):
+            raise InvalidError(f"depth is 1 or None, not {depth}", where=self.url(prefix))
+        if prefix:
+            self.container.path(prefix)
+        entries: Iterable[Entry] = self.container.entries(prefix, delimiter=depth == 1)
+        if self.container.is_tree():
+            entries = sorted(entries, key=lambda entry: entry.key.encode())
+        else:
+            entries = in_byte_order(entries)
+        floor = after.encode("utf-8", "surrogateescape")
+        for entry in _directories_in_place(entries, prefix if depth == 1 else None):
+            raw = entry.key.encode()
+            if raw <= floor or not entry.key or _hidden(entry.key):
+                continue
+            yield entry
+
+    def head(self, key: str) -> Entry:
+        return self.container.head(key)
+
+    def read(self, key: str, span: Span | None = None, *, when: Condition = ANY) -> Body:
+        if when is ABSENT or (span is not None and not 0 <= span[0] <= span[1]):
+            problem = f"not a byte range: {span}" if span else "a read cannot want absence"
+            raise InvalidError(problem, where=self.url(key))
+        path = self.container.path(key)
+        body: Body | None = None
+        if span is None or span[0] < span[1]:
+            fast = engine.is_plain(path) and not (span and span[1] - span[0] >= engine.CHUNK)
+            store = self.container.place.store(self.container.name, self._obstore_config) if fast else None
+            if store is not None:
+                system = self.container.place.system
+                body = engine.read(store, path, key, span, system=system, error=self.container.failed)
+            else:
+                body = self.container.read(key, span)
+        if body is None:
+            body = engine.Nothing(self.head(key))
+        # The etag of the answer itself is compared, in one way on both roads.
+        if isinstance(when, Match) and body.entry.etag != when.etag:
+            body.close()
+            raise ConflictError("it has changed since it was listed", where=self.url(key))
+        return body
+
+    def _obstore_config(self) -> dict[str, Any]:
+        """Who we are, for obstore."""
+        who = self.container.place.identity
+        if who.key is not None:
+            return {"account_key": who.key}
+        if who.sas is not None:
+            return {"sas_key": who.sas}
+        token = who.token
+        if token is None:
+            return {"skip_signature": True}
+
+        def provide() -> dict[str, Any]:
+            text, expires = token()
+            return {"token": text, "expires_at": datetime.fromtimestamp(expires - _TOKEN_MARGIN_S, UTC)}
+
+        return {"credential_provider": provide}
+
+    def write(
+        self,
+        key: str,
+        data: Bytes | Iterable[Bytes] | Link,
+        *,
+        size: int | None = None,
+        executable: bool | None = None,  # noqa: ARG002 - Azure has no place for it
+        when: Condition = ANY,
+    ) -> Entry:
+        self.container.path(key)
+        if isinstance(data, Link):
+            raise UnsupportedError("Azure has no links", where=self.url(key))
+        if key.endswith("/"):
+            if isinstance(data, bytes | bytearray | memoryview) and len(data):
+                raise InvalidError("a key that ends with / is a directory and has no bytes", where=self.url(key))
+            raise UnsupportedError("Azure has no directories", where=self.url(key))
+
+        def put(whole: Bytes) -> Entry:
+            return self._put(key, whole, when)
+
+        if not isinstance(data, bytes | bytearray | memoryview):
+            return stream_in_blocks(self.container, key, data, size, when, put)
+        view = memoryview(data).cast("B") if isinstance(data, memoryview) else data
+        if size is not None and size != len(view):
+            raise IntegrityError(
+                "the bytes are not as many as said",
+                where=self.url(key),
+                expected=f"{size} bytes",
+                got=f"{len(view)} bytes",
+            )
+        if len(view) > PUT_LIMIT:
+            pieces = (memoryview(view)[at : at + engine.CHUNK] for at in range(0, len(view), engine.CHUNK))
+            return stream_in_blocks(self.container, key, pieces, len(view), when, put)
+        return put(view)
+
+    def _put(self, key: str, data: Bytes, when: Condition) -> Entry:
+        """One blob in one request, checked by the MD5 it comes back with."""
+        headers, md5 = checked(data)
+        headers |= {"x-ms-blob-type": "BlockBlob", "content-type": "application/octet-stream"}
+
+        def send(extra: Mapping[str, str]) -> Answer:
+            return self.container.ask("write", "PUT", key, headers={**headers, **extra}, body=data, payload=True)
+
+        answer = self.container.conditionally(key, when, md5, send)
+        got = answer.headers.get("content-md5")
+        if got is not None and got != md5:
+            self._remove(key, {"if-match": answer.headers.get("etag", "*")})
+            raise IntegrityError(
+                "the store received other bytes than were sent", where=self.url(key), expected=md5, got=got
+            )
+        entry = self.container.entry(key, answer.headers, len(data))
+        return entry if entry.check else self.head(key)
+
+    def delete(self, keys: Sequence[str]) -> None:
+        for error in engine.spread(self._delete, dict.fromkeys(keys)):
+            if error is not None:
+                raise error
+
+    def _delete(self, key: str) -> RhError | None:
+        try:
+            self._remove(key)
+            if key.endswith("/") and key.strip("/"):
+                bare = key.rstrip("/")
+                answer = self.container.ask("head", "HEAD", bare, accept=(404,))
+                if answer.status == 200 and is_directory(answer.headers):
+                    self._remove(bare)
+        except RhError as error:
+            return error
+        return None
+
+    def _remove(self, key: str, headers: Mapping[str, str] | None = None) -> None:
+        try:
+            self.container.ask("delete", "DELETE", key, headers=headers)
+        except NoContainerError:
+            raise
+        except NotFoundError:
+            return
+
+    # Multipart
+
+    def begin(self, key: str, size: int, *, part_size: int, executable: bool | None = None) -> Upload:  # noqa: ARG002
+        self.container.path(key)
+        return AzureUpload.begin(self.container, key, size, part_size)
+
+    def resume(self, key: str, token: str) -> Upload:
+        return AzureUpload.resume(self.container, key, token)
+
+    # ServerCopy
+
+    def can_copy_from(self, source: System) -> bool:
+        if not isinstance(source, AzureSystem):
+            return False
+        mine, other = self.container.place.identity, source.container.place.identity
+        return (mine.account, mine.endpoint) == (other.account, other.endpoint)
+
+    def copy_many(self, source: System, pairs: Iterable[tuple[Entry, str]]) -> Iterator[Outcome]:
+        if not isinstance(source, AzureSystem) or not self.can_copy_from(source):
+            raise UnsupportedError("Azure copies within one account only", where=source.url())
+
+        def one(pair: tuple[Entry, str]) -> Outcome:
+            try:
+                return Outcome(pair[1], self._copy(source, *pair))
+            except RhError as error:
+                return Outcome(pair[1], error=error)
+
+        yield from engine.spread(one, pairs)
+
+    def _copy(self, source: AzureSystem, entry: Entry, key: str) -> Entry:
+        origin = source.container
+        headers = {"x-ms-copy-source": origin.place.wire.source_url(origin.name, origin.path(entry.key))}
+        if entry.etag is not None:
+            headers["x-ms-source-if-match"] = f'"{entry.etag}"'
+        try:
+            answer = self.container.ask("copy", "PUT", key, headers=headers)
+        except ConflictError as error:
+            raise ConflictError("it has changed since it was listed", where=origin.url(entry.key)) from error
+        except NotFoundError as error:
+            raise NotFoundError(error.message, where=origin.url(entry.key), hint=error.hint) from error
+        copy_id, status = answer.headers.get("x-ms-copy-id", ""), answer.headers.get("x-ms-copy-status")
+        deadline, pause = time.monotonic() + self.container.place.timeout_s, 0.05
+        while status == "pending":
+            if time.monotonic() > deadline:
+                query = [("comp", "copy"), ("copyid", copy_id)]
+                self.container.ask("copy", "PUT", key, query=query, headers={"x-ms-copy-action": "abort"})
+                raise DeadlineError("the service did not finish the copy in time", where=self.url(key))
+            time.sleep(pause)
+            pause = min(2 * pause, 2.0)
+            status = self.container.ask("head", "HEAD", key).headers.get("x-ms-copy-status")
+        if status not in (None, "success"):
+            raise UnavailableError(f"the service gave the copy up: {status}", where=self.url(key))
+        return self.head(key)
+
+    # Signing
+
+    def sign_read(self, key: str, *, expires_s: int = 3600) -> SignedRequest:
+        return SignedRequest("GET", self._signed(key, "r", expires_s))
+
+    def sign_write(self, key: str, size: int, *, expires_s: int = 3600) -> SignedRequest:
+        if size > SIGNED_LIMIT:
+            raise InvalidError("Azure takes at most 5,000 MiB in one request", where=self.url(key), hint="sign parts")
+        headers = {"x-ms-blob-type": "BlockBlob", "content-type": "application/octet-stream", "x-ms-version": VERSION}
+        return SignedRequest("PUT", self._signed(key, "cw", expires_s), headers)
+
+    def sign_part(self, upload: Upload, number: int, size: int, *, expires_s: int = 3600) -> SignedRequest:  # noqa: ARG002
+        if not isinstance(upload, AzureUpload):
+            raise InvalidError("this upload is not one of Azure", where=self.url())
+        block = quote_name(upload.block(number)).replace("/", "%2F")
+        url = f"{self._signed(upload.key, 'cw', expires_s)}&comp=block&blockid={block}"
+        headers = {"content-type": "application/octet-stream", "x-ms-version": VERSION}
+        return SignedRequest("PUT", url, headers)
+
+    def _signed(self, key: str, permission: str, expires_s: int) -> str:
+        """A URL with a shared access signature for one blob."""
+        if not 1 <= expires_s <= 604_800:
+            raise InvalidError("a signed URL lives for 1 second to 7 days", where=self.url(key))
+        container = self.container
+        who, path = container.place.identity, container.path(key)
+        sdk = plugins.need("azure.storage.blob", purpose="signed URLs of Azure")
+        expiry = datetime.now(UTC) + timedelta(seconds=expires_s)
+        if who.key is not None:
+            secret: dict[str, Any] = {"account_key": who.key}
+        elif who.token is not None:
+            secret = {"user_delegation_key": self._delegation_key(sdk, expiry)}
+        else:
+            raise UnauthenticatedError(
+                "a signature or anonymous access cannot sign",
+                where=self.url(key),
+                hint="use an account key or az login",
+            )
+        sas = sdk.generate_blob_sas(who.account, container.name, path, permission=permission, expiry=expiry, **secret)
+        wire = container.place.wire
+        return f"{wire.scheme}://{wire.netloc}{wire.path(container.name, path)}?{sas}"
+
+    def _delegation_key(self, sdk: Any, expiry: datetime) -> Any:
+        """The key that signs for a login without an account key; one lasts for many URLs."""
+        place = self.container.place
+        held = place.delegation
+        if held is not None and held[0] >= expiry:
+            return held[1]
+        core = plugins.need("azure.core.exceptions", extra="azure")
+        lasting = max(expiry, datetime.now(UTC) + timedelta(hours=12))
+        service = sdk.BlobServiceClient(
+            place.wire.endpoint,
+            credential=plugins.need("azure.identity").DefaultAzureCredential(),
+            retry_total=0,
+            connection_timeout=place.timeout_s,
+            read_timeout=place.timeout_s,
+        )
+        try:
+            key = service.get_user_delegation_key(datetime.now(UTC) - timedelta(minutes=5), lasting)
+        except core.AzureError as error:
+            raise UnauthenticatedError(
+                f"Azure gives no key to sign with: {engine.scrub(str(error))[:300]}",
+                where=self.url(),
+                hint="the role Storage Blob Delegator gives it",
+            ) from None
+        finally:
+            service.close()
+        place.delegation = (lasting, key)
+        return key
+
+    # Sweeping
+
+    def sweep(self, *, older_than_s: float = 0.0) -> int:
+        """Drop blocks that wait under names without a blob, and probes of ours that are so old."""
+        swept, cut = 0, len(self.container.prefix)
+        for item in self.container.pages("", include="uncommittedblobs"):
+            name, properties = item.find("Name"), item.find("Properties")
+            told = fields(properties) if properties is not None else {}
+            # What was committed has an MD5, or bytes; a HEAD tells the rest.
+            if name is None or not name.text or told.get("Content-MD5") or int(told.get("Content-Length") or 0):
+                continue
+            key = (unquote(name.text) if name.get("Encoded") == "true" else name.text)[cut:]
+            begun = seconds(told.get("Last-Modified") or told.get("Creation-Time"))
+            if begun is not None and begun > time.time() - older_than_s:
+                continue
+            if self.container.ask("head", "HEAD", key, accept=(404,)).status == 404:
+                swept += discard(self.container, key)
+        return swept
+
+
+def _hidden(key: str) -> bool:
+    return key.startswith(HIDDEN) or f"/{HIDDEN}" in key
+
+
+def _directories_in_place(entries: Iterable[Entry], parent: str | None) -> Iterator[Entry]:
+    """Entries in key order, once each: empty directories where their key belongs, none of those that have members.
+
+    A marker named `a` is listed before `a-b`, the directory `a/` it stands for comes after. `parent` is the directory
+    that is listed, if one is: all others are there because they have members.
+    """
+    waiting: builtins.list[bytes] = []
+    directories: dict[bytes, Entry] = {}
+    last = b""
+
+    def due(before: bytes | None) -> Iterator[Entry]:
+        nonlocal last
+        while waiting and (before is None or waiting[0] <= before):
+            raw = heapq.heappop(waiting)
+            entry = directories.pop(raw)
+            member = waiting[0] if waiting and (before is None or waiting[0] <= before) else before
+            holds = member is not None and member.startswith(raw) and (parent is None or entry.key == parent)
+            if not holds:
+                last = raw
+                yield entry
+
+    for entry in entries:
+        raw = entry.key.encode()
+        if entry.kind == "dir":
+            if raw not in directories and raw > last:
+                directories[raw] = entry
+                heapq.heappush(waiting, raw)
+            continue
+        yield from due(raw)
+        if raw <= last:
+            raise UnsupportedError("the store does not list in key order", where=entry.key)
+        last = raw
+        yield entry
+    yield from due(None)
+
+
+def identify(settings: Settings) -> AzureIdentity:
+    """Who we are and where, from the settings, the environment, or azure-identity.
+
+    Raises:
+        UnauthenticatedError: no way to prove who we are was found; the hint says what there is.
+        InvalidError: what was found is malformed, or no account is named.
+
+    """
+    name = str(settings.get("name") or "azure")
+    account, endpoint = settings.get("account"), settings.get("endpoint_url")
+    text, where = os.environ.get("AZURE_STORAGE_CONNECTION_STRING"), "AZURE_STORAGE_CONNECTION_STRING"
+    if file := settings.get("connection_string_file"):
+        where = str(Path(str(file)).expanduser())
+        try:
+            text = Path(where).read_text("utf-8")
+        except OSError as error:
+            raise InvalidError(
+                f"the connection string cannot be read: {error.strerror}",
+                where=where,
+                hint=f"systems.{name}.connection_string_file",
+            ) from error
+    key = os.environ.get("AZURE_STORAGE_KEY") or os.environ.get("AZURE_STORAGE_ACCOUNT_KEY")
+    sas = os.environ.get("AZURE_STORAGE_SAS_TOKEN")
+    told_account = os.environ.get("AZURE_STORAGE_ACCOUNT") or os.environ.get("AZURE_STORAGE_ACCOUNT_NAME")
+    if text and not (settings.get("account") and not file and _other_account(text, where, str(account))):
+        parts = connection_string(text, where)
+        told_account = parts.get("accountname") or told_account
+        key, sas = parts.get("accountkey"), parts.get("sharedaccesssignature")
+        scheme, suffix = parts.get("defaultendpointsprotocol", "https"), parts.get("endpointsuffix", "core.windows.net")
+        endpoint = endpoint or parts.get("blobendpoint") or f"{scheme}://{told_account}.blob.{suffix}"
+    account = str(account or told_account or _account_in(str(endpoint or "")))
+    if not account:
+        raise InvalidError(
+            "no storage account is named", where=name, hint=f'systems.{name}.account = "…", or AZURE_STORAGE_ACCOUNT'
+        )
+    endpoint = str(endpoint or f"https://{account}.blob.core.windows.net").rstrip("/")
+    if flag(settings.get("anonymous")):
+        return AzureIdentity(account, endpoint)
+    if key:
+        return AzureIdentity(account, endpoint, key=key)
+    if sas:
+        return AzureIdentity(account, endpoint, sas=clean_sas(sas))
+    return AzureIdentity(account, endpoint, token=_tokens(name))
+
+
+def _other_account(text: str, where: str, account: str) -> bool:
+    return connection_string(text, where).get("accountname", account) != account
+
+
+def _account_in(endpoint: str) -> str:
+    host = endpoint.partition("://")[2].partition("/")[0]
+    return host.partition(".")[0] if ".blob." in host else ""
+
+
+def _tokens(name: str) -> Callable[[], tuple[str, float]]:
+    """Tokens from azure-identity, each used until shortly before it expires."""
+    lock = threading.Lock()
+    held: builtins.list[Any] = [None, ("", 0.0)]
+
+    def current() -> tuple[str, float]:
+        with lock:
+            if held[1][1] - _TOKEN_MARGIN_S < time.time():
+                problems = plugins.need("azure.core.exceptions", extra="azure")
+                if held[0] is None:
+                    held[0] = plugins.need("azure.identity", purpose="Azure without a key").DefaultAzureCredential()
+                try:
+                    token = held[0].get_token(SCOPE)
+                except problems.AzureError as error:
+                    raise UnauthenticatedError(
+                        f"no Azure credentials: {engine.scrub(str(error)).splitlines()[0][:300]}",
+                        where=name,
+                        hint=f"az login, AZURE_STORAGE_CONNECTION_STRING, or systems.{name}.anonymous = true",
+                    ) from None
+                held[1] = (token.token, float(token.expires_on))
+            found: tuple[str, float] = held[1]
+            return found
+
+    return current

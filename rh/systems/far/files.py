@@ -1,0 +1,591 @@
+"""Files on the far side of an SSH link: a root that no key leaves, and a writer that is all or nothing.
+
+Reading goes through links, wherever they lead. Writing and deleting walk every path below the root by descriptors, one
+component at a time and never through a link, so none that is there, or put there meanwhile, leads them out of the root.
+
+This module runs on the far side: standard library only, Python 3.7 or newer.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import stat
+
+from rh.systems.far.wire import (
+    DIR,
+    EXEC,
+    FAILED,
+    KINDS,
+    LINK,
+    NOEXEC,
+    OUTCOME,
+    Failure,
+    dumps,
+    etag,
+    failure,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+    from rh.systems.far.wire import Buffer
+
+HIDDEN = b".rh-"
+TEMP = b".rh-tmp-"
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_NO_LINK = _DIRECTORY | os.O_NOFOLLOW
+_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_token = os.urandom(6).hex().encode()
+_count = 0
+
+
+def temp_name() -> bytes:
+    """A name for an unfinished file that no other process uses."""
+    global _count  # noqa: PLW0603 - one number per process
+    _count += 1
+    return b"%s%s-%x" % (TEMP, _token, _count)
+
+
+def flags_of(found: os.stat_result) -> int:
+    """What a file is, as flags of a `STAT`."""
+    if stat.S_ISLNK(found.st_mode):
+        return LINK
+    if stat.S_ISDIR(found.st_mode):
+        return DIR
+    return EXEC if found.st_mode & 0o100 else NOEXEC
+
+
+def clash(key: bytes, why: str) -> Failure:
+    """The error for a key that cannot be stored as asked."""
+    return Failure("name_clash", why, key)
+
+
+def _told(error: OSError, key: bytes) -> Failure:
+    return Failure(KINDS.get(error.errno or 0, "unavailable"), os.strerror(error.errno or 0), key)
+
+
+class Root:
+    """A directory and everything below it. Directories are opened once and kept while the root is open.
+
+    `follow` is for reading: links are gone through.
+    """
+
+    def __init__(self, path: bytes, *, follow: bool = False) -> None:
+        self.path = os.path.expanduser(path) if path.startswith(b"~") else path
+        self.follow = follow
+        self.mode = _DIRECTORY if follow else _NO_LINK
+        self.fd = -1
+        self.dirs: dict[bytes, int] = {}
+        self.made: set[int] = set()
+
+    def open(self, *, create: bool = False) -> Root:
+        """Open the root itself; it may be reached through links."""
+        if self.fd < 0:
+            if create:
+                self._make()
+            try:
+                self.fd = os.open(self.path, _DIRECTORY)
+            except NotADirectoryError:
+                raise clash(self.path, "this is a file, not a directory") from None
+            self.dirs[b""] = self.fd
+        return self
+
+    def _make(self) -> None:
+        try:
+            os.makedirs(self.path, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise clash(self.path, "there is a file where a directory must be") from None
+
+    def close(self) -> None:
+        """Let go of every directory."""
+        for fd in self.dirs.values():
+            os.close(fd)
+        self.dirs.clear()
+        self.made.clear()
+        self.fd = -1
+
+    def trim(self) -> None:
+        """Close all if there are many; not to be called while a descriptor of ours is in use."""
+        if len(self.dirs) > 300:
+            self.close()
+
+    def parent(self, key: bytes, *, create: bool = False) -> tuple[int, bytes]:
+        """The directory that holds `key`, as a descriptor, and the key's last component."""
+        head, _, name = key.rpartition(b"/")
+        fd = self.dirs.get(head)
+        if fd is None:
+            self.open(create=create)
+            fd = self._enter(head, create=create)
+        if name in (b"", b".", b".."):
+            raise clash(key, "this is not a name")
+        return fd, name
+
+    def directory(self, head: bytes, *, create: bool = False) -> int:
+        """The directory `head` (`b""`: the root) as a descriptor."""
+        self.open(create=create)
+        fd = self.dirs.get(head)
+        return self._enter(head, create=create) if fd is None else fd
+
+    def _enter(self, head: bytes, *, create: bool) -> int:
+        fd, at = self.fd, b""
+        for name in head.split(b"/") if head else ():
+            at = at + b"/" + name if at else name
+            known = self.dirs.get(at)
+            if known is None:
+                known = self.dirs[at] = self._step(fd, name, at, create=create)
+            fd = known
+        return fd
+
+    def _step(self, fd: int, name: bytes, at: bytes, *, create: bool) -> int:
+        if name in (b"", b".", b".."):
+            raise clash(at, "this is not a name")
+        try:
+            return os.open(name, self.mode, dir_fd=fd)
+        except FileNotFoundError:
+            if not create:
+                raise
+            try:
+                os.mkdir(name, dir_fd=fd)
+                self.made.add(fd)
+            except FileExistsError:
+                pass  # somebody else made it just now
+            return os.open(name, _NO_LINK, dir_fd=fd)
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.ENOTDIR):
+                raise
+            if not self.follow and stat.S_ISLNK(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
+                raise clash(at, "there is a link where a directory must be") from None
+            if create:
+                raise clash(at, "there is a file where a directory must be") from None
+            raise FileNotFoundError(errno.ENOENT, "") from None
+
+    def stat(self, key: bytes) -> os.stat_result:
+        """What is under `key`, a link itself rather than its target."""
+        fd, name = self.parent(key)
+        return os.stat(name, dir_fd=fd, follow_symlinks=False)
+
+    def target(self, key: bytes) -> bytes:
+        """Where the link under `key` points to."""
+        fd, name = self.parent(key)
+        return os.readlink(name, dir_fd=fd)
+
+    def read(self, key: bytes, want: bytes = b"") -> tuple[int, os.stat_result]:
+        """Open a file to be read, if its etag is still `want` (or none is given)."""
+        fd, name = self.parent(key)
+        file = os.open(name, _READ, dir_fd=fd)
+        try:
+            found = os.fstat(file)
+            if not stat.S_ISREG(found.st_mode):
+                if stat.S_ISDIR(found.st_mode):
+                    raise FileNotFoundError(errno.ENOENT, "")
+                raise Failure("unsupported", "this is neither a file, nor a directory, nor a link", key)
+            if want and etag(found).encode() != want:
+                raise Failure("conflict", "it has changed", key)
+        except BaseException:
+            os.close(file)
+            raise
+        return file, found
+
+    def unchanged(self, file: int, before: os.stat_result, key: bytes) -> None:
+        """`Failure` if the open file is not what it was."""
+        now = os.fstat(file)
+        if now.st_mtime_ns != before.st_mtime_ns or now.st_size != before.st_size:
+            raise Failure("conflict", "it changed while it was read", key)
+
+    def remove(self, key: bytes) -> None:
+        """Remove a file, link or (key with a slash at its end) empty directory; what is not there is fine."""
+        folder = key.endswith(b"/")
+        try:
+            fd, name = self.parent(key.rstrip(b"/"))
+            if stat.S_ISDIR(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode) != folder:
+                return
+            if folder:
+                os.rmdir(name, dir_fd=fd)
+            else:
+                os.unlink(name, dir_fd=fd)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            if folder and error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                return  # a directory that holds something is no entry of its own
+            raise
+
+    def walk(
+        self, prefix: bytes, after: bytes, depth: int, *, through: bool = False
+    ) -> Iterator[tuple[bytes, os.stat_result, bytes]]:
+        """Key, stat and link target of every entry in key order; see `System.list`. `depth` 0 means no limit.
+
+        `through` shows what a link points to in its place.
+        """
+        self.open()
+        head, slash, start = prefix.rpartition(b"/")
+        try:
+            fd = os.dup(self.directory(head))
+        except FileNotFoundError:
+            return
+        yield from self._walk(fd, head + slash, start, after, depth, (), through=through)
+
+    def _walk(
+        self,
+        fd: int,
+        base: bytes,
+        start: bytes,
+        after: bytes,
+        depth: int,
+        above: tuple[tuple[int, int], ...],
+        *,
+        through: bool,
+    ) -> Iterator[tuple[bytes, os.stat_result, bytes]]:
+        try:
+            if through:
+                this = os.fstat(fd)
+                if (this.st_dev, this.st_ino) in above:
+                    raise Failure("invalid", "this link leads to a directory it lies in", base.rstrip(b"/"))
+                above += ((this.st_dev, this.st_ino),)
+            for token in self.tokens(fd, base, through=through):
+                if not token.startswith(start):
+                    continue
+                key = base + token
+                folder = token.endswith(b"/")
+                if key <= after and not (folder and after.startswith(key)):
+                    continue
+                name = token[:-1] if folder else token
+                try:
+                    if not folder:
+                        found = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                        if stat.S_ISLNK(found.st_mode):
+                            if not through:
+                                yield key, found, os.readlink(name, dir_fd=fd)
+                                continue
+                            found = self._behind(fd, name, key)
+                        if stat.S_ISREG(found.st_mode):
+                            yield key, found, b""
+                        continue
+                    inner = os.open(name, _DIRECTORY if through else _NO_LINK, dir_fd=fd)
+                except FileNotFoundError:
+                    continue  # it went away since the directory was read
+                except OSError as error:
+                    raise _told(error, key) from None
+                if depth == 1 or not self.tokens(inner, key, through=through):
+                    found = os.fstat(inner)
+                    os.close(inner)
+                    if key > after:
+                        yield key, found, b""
+                else:
+                    yield from self._walk(inner, key, b"", after, depth - 1 if depth else 0, above, through=through)
+        finally:
+            os.close(fd)
+
+    def _behind(self, fd: int, name: bytes, key: bytes) -> os.stat_result:
+        try:
+            return os.stat(name, dir_fd=fd)
+        except FileNotFoundError:
+            raise Failure("not_found", "this link points to nothing", key) from None
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise Failure("invalid", "this link leads back to itself", key) from None
+            raise
+
+    def tokens(self, fd: int, base: bytes, *, through: bool = False) -> list[bytes]:
+        """The names in a directory that are not ours, directories with a slash at their end, in key order."""
+        names = []
+        encode = os.fsencode
+        try:
+            with os.scandir(fd) as found:
+                for entry in found:
+                    name = encode(entry.name)
+                    if name.startswith(HIDDEN):
+                        continue
+                    names.append(name + b"/" if entry.is_dir(follow_symlinks=through) else name)
+        except OSError as error:
+            raise _told(error, base) from None
+        names.sort()
+        return names
+
+
+class Pending:
+    """A file that is written but not yet under its key."""
+
+    __slots__ = ("digest", "file", "head", "key", "name", "number", "temp", "when")
+
+    def __init__(self, number: int, key: bytes, temp: bytes, file: int, when: bytes, digest: bytes) -> None:
+        self.number, self.key, self.temp, self.file, self.when, self.digest = number, key, temp, file, when, digest
+        self.head, _, self.name = key.rpartition(b"/")
+
+
+class Writer:
+    """Writes files all or nothing: temporary file → flushed → renamed → directory flushed, many at a time.
+
+    `when` is `b"*"` (only if nothing is there), an etag (only if that is there) or empty. `tell` gets the `OUTCOME`s.
+    """
+
+    BATCH = 256
+    BATCH_BYTES = 16 << 20
+
+    def __init__(self, root: Root, tell: Callable[[bytes], object], *, flush: bool = True) -> None:
+        self.root = root
+        self.tell = tell
+        self.flush = flush
+        self.pending: list[Pending] = []
+        self.bytes = 0
+        self.records: list[bytes] = []
+        self.open: dict[int, tuple[bytes, bytes]] = {}
+        self.keep = False
+        """Whether a file that could not be published stays where it is."""
+
+    def put(self, number: int, key: bytes, flags: int, data: Buffer, digest: bytes = b"", when: bytes = b"") -> None:
+        """Write one whole thing; its outcome follows with the batch."""
+        try:
+            if key.endswith(b"/") or flags & DIR:
+                self.folder(number, key.rstrip(b"/"))
+            elif flags & LINK:
+                self.link(number, key, bytes(data), when)
+            else:
+                got = hashlib.sha256(data).digest()
+                if digest and digest != got:
+                    raise Failure("integrity", "the bytes that arrived are not those that were sent", key)
+                file = self.create(key, flags)
+                try:
+                    write_all(file, data)
+                except BaseException:
+                    self.drop(file)
+                    raise
+                self.add(number, key, file, got, when, len(data))
+        except (OSError, Failure) as error:
+            self.fail(number, error, key)
+        if len(self.pending) >= self.BATCH or self.bytes >= self.BATCH_BYTES:
+            self.commit()
+
+    def create(self, key: bytes, flags: int) -> int:
+        """A new temporary file beside `key`."""
+        mode = 0o777 if flags & EXEC else 0o666
+        temp = temp_name()
+        fd, name = self.root.parent(key, create=True)
+        if name.startswith(TEMP):
+            raise clash(key, "names of unfinished files are ours")
+        try:
+            file = os.open(temp, _NEW, mode, dir_fd=fd)
+        except FileNotFoundError:
+            self.commit()
+            self.root.close()
+            fd, name = self.root.parent(key, create=True)
+            file = os.open(temp, _NEW, mode, dir_fd=fd)
+        self.open[file] = (temp, key)
+        return file
+
+    def add(self, number: int, key: bytes, file: int, digest: bytes, when: bytes, size: int) -> None:
+        """A temporary file of `create` is complete: publish it with the batch."""
+        self.pending.append(Pending(number, key, self.open[file][0], file, when, digest))
+        self.bytes += size
+
+    def drop(self, file: int) -> None:
+        """Forget a temporary file of `create`."""
+        temp, key = self.open.pop(file)
+        os.close(file)
+        try:
+            fd, _ = self.root.parent(key)
+            os.unlink(temp, dir_fd=fd)
+        except (OSError, Failure):
+            pass  # its directory is gone, and it with that
+
+    def folder(self, number: int, key: bytes) -> None:
+        """Make an empty directory."""
+        fd = self.root.directory(key, create=True)
+        self.records.append(record(number, os.fstat(fd), b""))
+
+    def link(self, number: int, key: bytes, target: bytes, when: bytes) -> None:
+        """Make a symbolic link."""
+        fd, name = self.root.parent(key, create=True)
+        temp = temp_name()
+        os.symlink(target, temp, dir_fd=fd)
+        try:
+            self._publish(fd, temp, name, key, when)
+        except BaseException:
+            os.unlink(temp, dir_fd=fd)
+            raise
+        if self.flush:
+            sync(fd)
+        self.records.append(record(number, os.stat(name, dir_fd=fd, follow_symlinks=False), target))
+
+    def fail(self, number: int, error: BaseException, key: bytes) -> None:
+        """Tell of an item that was not written."""
+        data = failure(error, key)
+        self.records.append(OUTCOME.pack(number, FAILED, 0, 0, 0, 0, len(data)) + data)
+
+    def commit(self) -> None:
+        """Publish everything that is complete and tell the outcomes."""
+        pending, self.pending, self.bytes = self.pending, [], 0
+        if pending:
+            if self.flush:
+                self._flush(pending)
+            touched: set[int] = set()
+            last, locked = None, -1
+            try:
+                for item in pending:
+                    if item.head != last:
+                        unlock(locked)
+                        locked, last = -1, item.head
+                        try:
+                            locked = lock(self.root.parent(item.key)[0])
+                        except (OSError, Failure):
+                            locked = -1  # the item itself will fail on the same error
+                    self._finish(item, touched)
+            finally:
+                unlock(locked)
+            if self.flush:
+                touched |= self.root.made
+                self.root.made.clear()
+                if len(touched) > 8:
+                    self._sync_all(touched)
+                else:
+                    for fd in touched:
+                        sync(fd)
+        if self.records:
+            records, self.records = self.records, []
+            self.tell(b"".join(records))
+        self.root.trim()
+
+    def _finish(self, item: Pending, touched: set[int]) -> None:
+        try:
+            fd, name = self.root.parent(item.key)
+            self._publish(fd, item.temp, name, item.key, item.when)
+            self.open.pop(item.file)
+            found = os.fstat(item.file)
+            os.close(item.file)
+            touched.add(fd)
+            self.records.append(record(item.number, found, item.digest))
+        except (OSError, Failure) as error:
+            if item.file in self.open and not self.keep:
+                self.drop(item.file)
+            self.fail(item.number, error, item.key)
+
+    def _publish(self, fd: int, temp: bytes, name: bytes, key: bytes, when: bytes) -> None:
+        if when == b"*":
+            try:
+                os.link(temp, name, src_dir_fd=fd, dst_dir_fd=fd, follow_symlinks=False)
+            except FileExistsError:
+                raise Failure("exists", "something is there already", key) from None
+            os.unlink(temp, dir_fd=fd)
+            return
+        if when:
+            try:
+                found = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            except FileNotFoundError:
+                raise Failure("conflict", "it is gone", key) from None
+            if etag(found).encode() != when:
+                raise Failure("conflict", "somebody else changed it", key)
+        try:
+            os.rename(temp, name, src_dir_fd=fd, dst_dir_fd=fd)
+        except (IsADirectoryError, FileExistsError):
+            raise clash(key, "there is a directory of that name") from None
+
+    def _flush(self, pending: list[Pending]) -> None:
+        if len(pending) < 4:
+            for item in pending:
+                os.fsync(item.file)
+            return
+        devices = {os.fstat(item.file).st_dev: item.file for item in (pending[0], pending[-1])}
+        heads = {item.head: item.file for item in pending}
+        if len(heads) > 1:
+            for file in heads.values():
+                devices.setdefault(os.fstat(file).st_dev, file)
+        for file in devices.values():
+            if not sync_file_system(file):
+                for item in pending:
+                    os.fsync(item.file)
+                return
+
+    def _sync_all(self, touched: set[int]) -> None:
+        for fd in {os.fstat(fd).st_dev: fd for fd in touched}.values():
+            if not sync_file_system(fd):
+                for each in touched:
+                    sync(each)
+                return
+
+    def abort(self) -> None:
+        """Remove every temporary file."""
+        self.pending = []
+        for file in list(self.open):
+            if self.keep:
+                os.close(file)
+            else:
+                self.drop(file)
+
+
+def record(number: int, found: os.stat_result, extra: bytes) -> bytes:
+    """The `OUTCOME` of something that was done."""
+    flags = flags_of(found)
+    return (
+        OUTCOME.pack(number, flags, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, len(extra))
+        + extra
+    )
+
+
+def digest_field(text: str, chunks: bytes) -> bytes:
+    """A digest as the end of an `OUTCOME`: 32 raw bytes, or text and chunks."""
+    return dumps([text, chunks]) if chunks else bytes.fromhex(text.rpartition(":")[2])
+
+
+def write_all(file: int, data: Buffer) -> None:
+    """Write all of `data`."""
+    done = os.write(file, data)
+    if done < len(data):
+        view = memoryview(data)
+        while done < len(data):
+            done += os.write(file, view[done:])
+
+
+def lock(fd: int) -> int:
+    """Keep other writers of ours from publishing into a directory; -1 where the file system has no locks."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+    except OSError:
+        return -1
+    return fd
+
+
+def unlock(fd: int) -> None:
+    """The end of `lock`."""
+    if fd >= 0:
+        fcntl.flock(fd, fcntl.LOCK_UN)
+
+
+def sync(fd: int) -> None:
+    """Flush a directory, where the file system can."""
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EROFS, errno.EOPNOTSUPP):
+            raise
+
+
+_libc: Any = None
+
+
+def sync_file_system(fd: int) -> bool:
+    """Flush the file system a descriptor is on; False where there is no such call."""
+    global _libc  # noqa: PLW0603 - loaded once, when first needed
+    if _libc is None:
+        try:
+            import ctypes
+
+            _libc = ctypes.CDLL(None, use_errno=True)
+            _libc.syncfs  # noqa: B018 - does it exist?
+        except (ImportError, OSError, AttributeError):
+            _libc = False
+    if not _libc:
+        return False
+    import ctypes
+
+    if _libc.syncfs(fd) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM):
+        return False
+    raise OSError(code, os.strerror(code))

@@ -1,0 +1,427 @@
+"""What the far program does with signed URLs: it gets and puts them itself.
+
+The bytes go between this machine and the server; the near side only says which, and hears how it went.
+
+This module runs on the far side: standard library only, Python 3.7 or newer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import queue
+import re
+import threading
+from urllib.parse import urlsplit
+
+from rh.digest import CHUNK, Hasher, chunk_size, combine
+from rh.systems.far.files import Root, Writer, digest_field, write_all
+from rh.systems.far.program import batches, stat_fields
+from rh.systems.far.wire import (
+    BIG,
+    EXEC,
+    NOEXEC,
+    OUT,
+    OUTCOME,
+    PIECE,
+    Failure,
+    Wire,
+    dumps,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
+WORKERS = 8
+IN_PARTS = 64 << 20
+"""Objects of this size and more are fetched in ranges, by several connections."""
+_RANGES = 4
+_BLOCK = 256 << 10
+_MD5 = re.compile(r"[0-9a-f]{32}(-\d+)?")
+_STALE = (http.client.RemoteDisconnected, http.client.CannotSendRequest, BrokenPipeError, ConnectionResetError)
+
+
+class Web:
+    """Kept-alive connections of one thread."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
+        self.kept: dict[tuple[str, str], http.client.HTTPConnection] = {}
+
+    def ask(self, signed: list[Any], more: dict[str, str], body: Callable[[Any], None] | None = None) -> Any:
+        """The answer to a request. A kept connection that turns out to be closed is replaced, once."""
+        method, url, headers = signed
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise Failure("invalid", "only http and https are fetched")
+        where = (parts.scheme, parts.netloc.rpartition("@")[2])
+        sent = {name.lower(): (name, value) for name, value in list(more.items()) + [tuple(pair) for pair in headers]}
+        while True:
+            kept = self.kept.pop(where, None)
+            line: Any = kept if kept is not None else self._connect(*where)
+            target = parts.path or "/"
+            if parts.query:
+                target += "?" + parts.query
+            if getattr(line, "through_proxy", False):
+                target = f"{where[0]}://{where[1]}{target}"
+            try:
+                try:
+                    line.putrequest(method, target, skip_host="host" in sent, skip_accept_encoding=True)
+                    for name, value in sent.values():
+                        line.putheader(name, value)
+                    line.endheaders()
+                    if body is not None:
+                        body(line)
+                except (BrokenPipeError, ConnectionResetError):
+                    # The server may have answered before it had everything, and closed: hear what it said.
+                    if kept is not None or line.sock is None:
+                        raise
+                answer: Any = line.getresponse()
+            except _STALE as error:
+                line.close()
+                if kept is not None:
+                    continue
+                raise Failure("unavailable", f"{where[1]} closed the connection") from error
+            except TimeoutError as error:
+                line.close()
+                raise Failure("deadline", f"{where[1]} does not answer") from error
+            except (OSError, http.client.HTTPException) as error:
+                line.close()
+                kind = "deadline" if type(error).__name__ == "timeout" else "unavailable"
+                raise Failure(kind, f"{where[1]}: {error}") from error
+            answer.line, answer.where = line, where
+            return answer
+
+    def _connect(self, scheme: str, place: str) -> Any:
+        from urllib.request import getproxies, proxy_bypass
+
+        proxy = None if proxy_bypass(place) else getproxies().get(scheme)
+        secure = http.client.HTTPSConnection
+        try:
+            if not proxy:
+                return (secure if scheme == "https" else http.client.HTTPConnection)(place, timeout=self.timeout_s)
+            through = urlsplit(proxy if "://" in proxy else "http://" + proxy)
+            line: Any = (secure if scheme == "https" else http.client.HTTPConnection)(
+                through.hostname or "", through.port or 8080, timeout=self.timeout_s
+            )
+            if scheme == "https":
+                line.set_tunnel(place)
+            else:
+                line.through_proxy = True
+            return line
+        except (ValueError, http.client.InvalidURL):
+            raise Failure("invalid", "not a URL of a host") from None
+
+    def done(self, answer: Any) -> None:
+        """The answer has been read: keep its connection."""
+        if not answer.isclosed():
+            answer.read()
+        if answer.will_close:
+            answer.line.close()
+        else:
+            self.kept[answer.where] = answer.line
+
+    def refuse(self, answer: Any) -> Failure:
+        """The error that a status stands for."""
+        code = re.search(rb"<Code>([A-Za-z0-9.]{1,60})</Code>", answer.read(65536))
+        answer.line.close()
+        text = f"{answer.where[1]} answered {answer.status} {code.group(1).decode() if code else answer.reason}"
+        kinds = {401: "access", 403: "access", 404: "not_found", 409: "conflict", 410: "not_found", 412: "conflict"}
+        kinds.update(
+            {400: "invalid", 405: "unsupported", 413: "full", 416: "conflict", 501: "unsupported", 507: "full"}
+        )
+        return Failure(kinds.get(answer.status, "unavailable"), text[:200])
+
+    def close(self) -> None:
+        """Close every connection."""
+        for line in self.kept.values():
+            line.close()
+
+
+def crew(wire: Wire, work: Callable[[Any], None]) -> None:
+    """Hand the near side's items, numbered, to threads that run `work` on a queue of them; `None` ends a queue."""
+    waiting: queue.Queue[Any] = queue.Queue()
+    threads: list[threading.Thread] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work(waiting)
+        except BaseException as error:  # noqa: BLE001 - raised again below, in the thread that answers
+            errors.append(error)
+
+    number = 0
+    try:
+        for items in batches(wire):
+            for item in items:
+                waiting.put((number, item))
+                number += 1
+                if len(threads) < WORKERS:
+                    threads.append(threading.Thread(target=run, daemon=True))
+                    threads[-1].start()
+    except BaseException:
+        while not waiting.empty():
+            waiting.get_nowait()
+        raise
+    finally:
+        for _ in threads:
+            waiting.put(None)
+        for thread in threads:
+            thread.join()
+    if errors:
+        raise errors[0]
+
+
+def fetch(wire: Wire, root: bytes, flush: bool, timeout_s: float) -> None:  # noqa: FBT001 - a request's fields
+    """`Fetching.fetch_many`: items are key, source (size, etag, executable) and request."""
+
+    def work(waiting: Any) -> None:
+        place, web = Root(root), Web(timeout_s)
+        writer = Writer(place, lambda records: wire.send(OUT, records), flush=flush)
+        try:
+            while True:
+                if waiting.empty():
+                    writer.commit()
+                found = waiting.get()
+                if found is None:
+                    break
+                number, (key, source, signed) = found
+                try:
+                    _fetch(web, writer, number, key, source, signed)
+                except (OSError, Failure, http.client.HTTPException) as error:
+                    writer.fail(number, error, key)
+            writer.commit()
+        finally:
+            writer.abort()
+            place.close()
+            web.close()
+
+    crew(wire, work)
+
+
+def _fetch(web: Web, writer: Writer, number: int, key: bytes, source: list[Any], signed: list[Any]) -> None:
+    size, want, executable = source
+    flags = EXEC if executable else NOEXEC
+    if size >= IN_PARTS and _in_ranges(web, writer, number, key, source, signed):
+        return
+    answer = web.ask(signed, {"Accept-Encoding": "identity"})
+    if answer.status != 200:
+        raise web.refuse(answer)
+    _same(answer, want, key)
+    if 0 <= size <= PIECE:
+        data = answer.read(size + 1)
+        if len(data) != size:
+            answer.line.close()
+            raise _other_size(answer, len(data), size, key)
+        web.done(answer)
+        writer.put(number, key, flags, data)
+        return
+    file = writer.create(key, flags)
+    try:
+        hasher = Hasher(size if size >= 0 else None)
+        buffer = memoryview(bytearray(_BLOCK))
+        while True:
+            count = answer.readinto(buffer)
+            if not count:
+                break
+            hasher.update(buffer[:count])
+            write_all(file, buffer[:count])
+        if size >= 0 and hasher.size != size:
+            answer.line.close()
+            raise _other_size(answer, hasher.size, size, key)
+    except BaseException:
+        writer.drop(file)
+        raise
+    web.done(answer)
+    writer.add(number, key, file, digest_field(*hasher.finish()), b"", hasher.size)
+
+
+def _other_size(answer: Any, got: int, size: int, key: bytes) -> Failure:
+    told = answer.headers.get("Content-Length")
+    if told is not None and told.isdigit() and int(told) == size:
+        return Failure("unavailable", f"the connection broke after {got} of {size} bytes", key)
+    return Failure("conflict", f"it has {told or got} bytes now, not {size}", key)
+
+
+def _same(answer: Any, want: bytes, key: bytes) -> None:
+    """Refuse an answer that is recognisably of another version than the one listed."""
+    listed, got = want.decode("utf-8", "replace").strip('"'), (answer.headers.get("ETag") or "").strip('"')
+    generation = answer.headers.get("x-goog-generation")
+    if listed.isdigit() and generation is not None:
+        changed = listed != generation
+    else:
+        changed = listed != got and bool(_MD5.fullmatch(listed) and _MD5.fullmatch(got))
+    if changed:
+        answer.line.close()
+        raise Failure("conflict", "it has changed", key)
+
+
+def _in_ranges(web: Web, writer: Writer, number: int, key: bytes, source: list[Any], signed: list[Any]) -> bool:
+    """Fetch a large object in ranges of its digest's chunks. False where the server gives no ranges."""
+    size, want, executable = source
+    chunk = chunk_size(size)
+    file = writer.create(key, EXEC if executable else NOEXEC)
+    digests: dict[int, bytes] = {}
+    tags: set[Any] = set()
+
+    def one(web: Web, start: int) -> bool:
+        stop = min(start + chunk, size)
+        answer: Any = web.ask(signed, {"Accept-Encoding": "identity", "Range": f"bytes={start}-{stop - 1}"})
+        if answer.status == 200:
+            answer.line.close()
+            return False
+        if answer.status != 206:
+            raise web.refuse(answer)
+        _same(answer, want, key)
+        if answer.headers.get("Content-Range") != f"bytes {start}-{stop - 1}/{size}":
+            answer.line.close()
+            raise Failure("conflict", "it has another size now", key)
+        tags.add(answer.headers.get("ETag"))
+        state, at = hashlib.sha256(), start
+        buffer = memoryview(bytearray(_BLOCK))
+        while at < stop:
+            count = answer.readinto(buffer[: stop - at])
+            if not count:
+                answer.line.close()
+                raise Failure("unavailable", f"the connection broke at byte {at}", key)
+            state.update(buffer[:count])
+            done = 0
+            while done < count:
+                done += os.pwrite(file, buffer[done:count], at + done)
+            at += count
+        web.done(answer)
+        digests[start] = state.digest()
+        return True
+
+    try:
+        if not one(web, 0):
+            writer.drop(file)
+            return False
+        side_by_side(range(chunk, size, chunk), one, web.timeout_s)
+        if len(tags) != 1:
+            raise Failure("conflict", "it changed while it was fetched", key)
+    except BaseException:
+        if file in writer.open:
+            writer.drop(file)
+        raise
+    raw = b"".join(digests[start] for start in range(0, size, chunk))
+    writer.add(number, key, file, digest_field(*combine(raw, chunk)), b"", size)
+    return True
+
+
+def side_by_side(todo: Iterable[Any], one: Callable[[Web, Any], Any], timeout_s: float) -> None:
+    """Run `one` on each thing, with some connections at once; the first error ends it."""
+    left = iter(todo)
+    lock = threading.Lock()
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        web = Web(timeout_s)
+        try:
+            while not errors:
+                with lock:
+                    thing = next(left, None)
+                if thing is None:
+                    return
+                one(web, thing)
+        except BaseException as error:  # noqa: BLE001 - raised again below
+            errors.append(error)
+        finally:
+            web.close()
+
+    threads = [threading.Thread(target=run, daemon=True) for _ in range(_RANGES)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+def send(wire: Wire, root: bytes, timeout_s: float) -> None:
+    """`Fetching.send_many`: items are key, etag and spans (start, stop, request)."""
+
+    def work(waiting: Any) -> None:
+        place, web = Root(root, follow=True), Web(timeout_s)
+        told = Writer(place, lambda records: wire.send(OUT, records), flush=False)
+        try:
+            while True:
+                if waiting.empty() or len(told.records) >= 16:
+                    told.commit()
+                found = waiting.get()
+                if found is None:
+                    break
+                number, (key, want, spans) = found
+                try:
+                    told.records.append(_send(web, place, number, key, want, spans))
+                except (OSError, Failure, http.client.HTTPException) as error:
+                    told.fail(number, error, key)
+            told.commit()
+        finally:
+            place.close()
+            web.close()
+
+    crew(wire, work)
+
+
+def _send(web: Web, place: Root, number: int, key: bytes, want: bytes, spans: list[Any]) -> bytes:
+    file, found = place.read(key, want)
+    size = found.st_size
+    chunk = chunk_size(size)
+    step = chunk or CHUNK
+    digests: dict[int, bytes] = {}
+    tags: dict[int, str] = {}
+
+    def one(web: Web, span: Any) -> None:
+        start, stop, signed = span
+        if not 0 <= start <= stop <= size:
+            raise Failure("conflict", "it has another size now", key)
+
+        def body(line: Any) -> None:
+            # From the beginning each time: a stale connection makes us send it again.
+            at = start
+            while at < stop:
+                first, state = at, hashlib.sha256()
+                end = min(stop, at - at % step + step)
+                while at < end:
+                    data = os.pread(file, min(_BLOCK, end - at), at)
+                    if not data:
+                        raise Failure("conflict", "it became shorter while it was read", key)
+                    state.update(data)
+                    line.send(data)
+                    at += len(data)
+                if first % step == 0 and (end == size or end % step == 0):
+                    digests[first] = state.digest()
+
+        answer: Any = web.ask(signed, {"Content-Length": str(stop - start)}, body)
+        if not 200 <= answer.status < 300:
+            raise web.refuse(answer)
+        tags[start] = answer.headers.get("ETag") or ""
+        web.done(answer)
+
+    try:
+        if len(spans) == 1:
+            one(web, spans[0])
+        else:
+            side_by_side(spans, one, web.timeout_s)
+        place.unchanged(file, found, key)
+        starts = range(0, size, step)
+        if not size:
+            text, chunks = "sha256:" + hashlib.sha256().hexdigest(), b""
+        elif any(start not in digests for start in starts):
+            from rh.digest import of_reader
+
+            text, chunks = of_reader(lambda a, b: os.pread(file, b - a, a), size)
+            place.unchanged(file, found, key)
+        elif chunk:
+            text, chunks = combine(b"".join(digests[start] for start in starts), chunk)
+        else:
+            text, chunks = "sha256:" + digests[0].hex(), b""
+    finally:
+        os.close(file)
+    extra = dumps([text, chunks, "\n".join(tags[span[0]] for span in spans)])
+    flags, *rest = stat_fields(found)
+    return OUTCOME.pack(number, flags | BIG, *rest, len(extra)) + extra

@@ -1,0 +1,1 @@
+"""What the object stores share: obstore, a pooled HTTP transport, connections per process, streams."""

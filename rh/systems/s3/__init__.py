@@ -1,0 +1,458 @@
+"""S3 and every store that speaks its API: AWS, MinIO, R2, OVH, Oracle, Ceph, … by `endpoint_url`.
+
+A root is `bucket/prefix`. Settings (all optional): `endpoint_url`, `region`, `profile`, `credentials_file`,
+`anonymous`, `addressing` (`path` | `virtual`), `requester_pays`, `sse`, `kms_key_id`, `storage_class`, `acl`,
+`ca_bundle`, and `conditional_writes` (whether the endpoint keeps preconditions; found out by itself where it is not
+said). Who we are comes from boto3: environment, profiles, SSO, roles, instance metadata.
+
+Bytes of ordinary keys travel by obstore, all else by `rh.systems.s3.wire`, key for key as given. What consoles leave
+as directories (empty objects under `name/`) is listed as an empty directory; none is ever made here.
+"""
+
+from __future__ import annotations
+
+import base64
+import builtins
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar
+from urllib.parse import unquote_plus
+
+from rh import plugins
+from rh.errors import (
+    ConflictError,
+    IntegrityError,
+    InvalidError,
+    NotFoundError,
+    RhError,
+    UnauthenticatedError,
+    UnavailableError,
+    UnsupportedError,
+)
+from rh.systems.abilities import Upload
+from rh.systems.base import HIDDEN, Body, Bytes, Settings, System
+from rh.systems.objects import engine
+from rh.systems.objects.shared import flag
+from rh.systems.objects.wire import Answer, fields, parse_xml
+from rh.systems.s3.bucket import BATCH, MD5, PROBE, Bucket, source_of
+from rh.systems.s3.parts import S3Upload, abort, copy_in_parts, raise_inner, stream_in_parts
+from rh.systems.s3.place import now_of, seconds
+from rh.systems.s3.sign import Credentials
+from rh.types import ABSENT, ANY, Condition, Entry, Link, Location, Match, Outcome, SignedRequest, Span
+
+__all__ = ["S3System"]
+
+COPY_LIMIT = 5 << 30
+"""Largest object in bytes that S3 copies, and takes from a signed URL, in one request."""
+PUT_LIMIT = 64 << 20
+"""Largest object in bytes sent in one request; larger ones go in parts."""
+_PAST = "\U0010fffd"
+
+
+class S3System(System):
+    """A bucket, or a prefix in one."""
+
+    kind: ClassVar[str] = "s3"
+
+    def __init__(self, location: Location, settings: Settings) -> None:
+        self.location = location
+        self.settings = settings
+        self.bucket = Bucket(location, settings, identity, self.url)
+
+    @classmethod
+    def open(cls, location: Location, settings: Settings) -> S3System:
+        return cls(location, settings)
+
+    def at(self, path: str) -> S3System:
+        path = path.strip("/")
+        return S3System(self.location / path, self.settings) if path else self
+
+    def close(self) -> None:
+        self.bucket.close()
+
+    # Verbs
+
+    def list(self, prefix: str = "", *, after: str = "", depth: int | None = None) -> Iterator[Entry]:
+        if depth not in (None, 1):
+            raise InvalidError(f"depth is 1 or None, not {depth}", where=self.url(prefix))
+        marker: Entry | None = None
+        last = b""
+        for entry in self._pages(prefix, after, depth):
+            raw = entry.key.encode()
+            if raw <= last:
+                if raw == last:
+                    continue
+                raise UnsupportedError("the store does not list in key order", where=self.url(prefix))
+            last = raw
+            if marker is not None and not entry.key.startswith(marker.key):
+                yield marker
+            marker = None
+            if entry.kind == "dir" and (depth is None or entry.key == prefix):
+                marker = entry
+            else:
+                yield entry
+        if marker is not None:
+            yield marker
+
+    def _pages(self, prefix: str, after: str, depth: int | None) -> Iterator[Entry]:
+        """Entries page by page, with directory markers, without hidden names."""
+        if prefix:
+            self.bucket.path(prefix)
+        base = [
+            ("list-type", "2"),
+            ("encoding-type", "url"),
+            ("max-keys", str(BATCH)),
+            ("prefix", self.bucket.prefix + prefix),
+        ]
+        if depth == 1:
+            base.append(("delimiter", "/"))
+        start = self.bucket.prefix + after if after else ""
+        floor, token = after.encode("utf-8", "surrogateescape"), ""
+        while True:
+            query = [*base]
+            if token:
+                query.append(("continuation-token", token))
+            elif start:
+                query.append(("start-after", start))
+            page, root = self._page(query, prefix)
+            hidden = ""
+            for entry in page:
+                if (hidden := _hidden(entry.key)) or not entry.key or entry.key.encode() <= floor:
+                    continue
+                yield entry
+            if root.get("IsTruncated", "").strip() != "true":
+                return
+            fresh = root.get("NextContinuationToken", "")
+            beyond = f"{hidden}{_PAST}" if hidden else ""
+            if beyond and beyond.encode() > floor:
+                # What is hidden may be a whole store: go on behind it instead of through it.
+                start, token, floor = self.bucket.prefix + beyond, "", beyond.encode()
+            elif not fresh or fresh == token:
+                raise UnavailableError("the listing breaks off: no token for the next page", where=self.url(prefix))
+            else:
+                token = fresh
+
+    def _page(self, query: Sequence[tuple[str, str]], prefix: str) -> tuple[Sequence[Entry], dict[str, str]]:
+        answer = self.bucket.ask("list", "GET", prefix, query=query)
+        tree = parse_xml(answer.data)
+        found: builtins.list[Entry] = []
+        cut = len(self.bucket.prefix)
+        top = fields(tree)
+        decode = unquote_plus if top.get("EncodingType") == "url" else str
+        for child in tree:
+            tag = child.tag.rpartition("}")[2]
+            if tag == "Contents":
+                told = fields(child)
+                key = decode(told["Key"])[cut:]
+                size = int(told.get("Size") or 0)
+                modified = seconds(told.get("LastModified", ""))
+                etag = told.get("ETag", "").strip('"') or None
+                if key.endswith("/") and not size:
+                    found.append(Entry(key, 0, "dir", modified=modified))
+                else:
+                    found.append(Entry(key, size, etag=etag, modified=modified, check=self.bucket.check(etag)))
+            elif tag == "CommonPrefixes":
+                found.append(Entry(decode(fields(child)["Prefix"])[cut:], 0, "dir"))
+        found.sort(key=lambda entry: entry.key.encode())
+        return found, top
+
+    def head(self, key: str) -> Entry:
+        entry = self.bucket.entry(key, self.bucket.headers(key))
+        if key.endswith("/") and not entry.size:
+            raise NotFoundError("this is an empty directory, not a file", where=self.url(key))
+        return entry
+
+    def read(self, key: str, span: Span | None = None, *, when: Condition = ANY) -> Body:
+        if when is ABSENT or (span is not None and not 0 <= span[0] <= span[1]):
+            raise InvalidError(
+                f"not a byte range: {span}" if span else "a read cannot want absence", where=self.url(key)
+            )
+        path = self.bucket.path(key)
+        body: Body | None = None
+        if span is None or span[0] < span[1]:
+            body = self._read_fast(key, path, span) or self.bucket.read(key, path, span)
+        if body is None:
+            body = engine.Nothing(self.head(key))
+        # The etag of the answer itself is compared: stores that ignore If-Match cannot deceive us.
+        if isinstance(when, Match) and body.entry.etag != when.etag:
+            body.close()
+            raise ConflictError("it has changed since it was listed", where=self.url(key))
+        return body
+
+    def _read_fast(self, key: str, path: str, span: Span | None) -> Body | None:
+        """`read` by obstore, where that road is open."""
+        place = self.bucket.place
+        if span is not None and (place.lax_ranges or span[1] - span[0] >= engine.CHUNK):
+            # Measured: of large pieces the exact road makes less work.
+            return None
+        store = place.store(self.bucket.name) if engine.is_plain(path) else None
+        if store is None:
+            return None
+        try:
+            return engine.read(
+                store, path, key, span, system=place.system, error=self.bucket.failed, check=self.bucket.check
+            )
+        except engine.LaxRangeError:
+            place.lax_ranges = True
+            return None
+
+    def write(
+        self,
+        key: str,
+        data: Bytes | Iterable[Bytes] | Link,
+        *,
+        size: int | None = None,
+        executable: bool | None = None,  # noqa: ARG002 - S3 has no place for it
+        when: Condition = ANY,
+    ) -> Entry:
+        path = self.bucket.path(key)
+        if isinstance(data, Link):
+            raise UnsupportedError("S3 has no links", where=self.url(key))
+        if key.endswith("/"):
+            if isinstance(data, bytes | bytearray | memoryview) and len(data):
+                raise InvalidError("a key that ends with / is a directory and has no bytes", where=self.url(key))
+            raise UnsupportedError("S3 has no directories", where=self.url(key))
+        self.bucket.demand(when, key)
+        if not isinstance(data, bytes | bytearray | memoryview):
+            return stream_in_parts(self.bucket, key, data, size, when, lambda whole: self._put(key, path, whole, when))
+        view = memoryview(data).cast("B") if isinstance(data, memoryview) else data
+        if size is not None and size != len(view):
+            raise IntegrityError(
+                "the bytes are not as many as said",
+                where=self.url(key),
+                expected=f"{size} bytes",
+                got=f"{len(view)} bytes",
+            )
+        if len(view) > PUT_LIMIT:
+            pieces = (memoryview(view)[at : at + engine.CHUNK] for at in range(0, len(view), engine.CHUNK))
+            return stream_in_parts(
+                self.bucket, key, pieces, len(view), when, lambda whole: self._put(key, path, whole, when)
+            )
+        return self._put(key, path, view, when)
+
+    def _put(self, key: str, path: str, data: Bytes, when: Condition) -> Entry:
+        """One object in one request, checked by the etag it comes back with."""
+        place = self.bucket.place
+        md5 = hashlib.md5(data, usedforsecurity=False)
+        if when is ANY:
+            fast = len(data) <= engine.MAX_PUT and engine.is_plain(path)
+            store = place.store(self.bucket.name) if fast else None
+            if store is not None:
+                etag = engine.put(store, path, key, data, system=place.system, error=self.bucket.failed)
+                return self.bucket.stored(key, data, etag, md5.hexdigest())
+        headers = {**place.stored, "content-md5": base64.b64encode(md5.digest()).decode()}
+        if place.aws:
+            headers["x-amz-checksum-sha256"] = base64.b64encode(hashlib.sha256(data).digest()).decode()
+
+        # Elsewhere MD5 goes along and is held against the answer: large bodies need no second hash.
+        unsigned = not place.aws and self.bucket.name not in place.opaque and len(data) > engine.CHUNK
+
+        def send(extra: Mapping[str, str]) -> Answer:
+            sent = {**headers, **extra}
+            return self.bucket.ask("write", "PUT", key, path, headers=sent, body=data, payload=True, unsigned=unsigned)
+
+        answer = self.bucket.conditionally(key, path, when, md5.hexdigest(), send)
+        return self.bucket.stored(key, data, answer.etag, md5.hexdigest(), answer.headers)
+
+    def delete(self, keys: Sequence[str]) -> None:
+        if keys:
+            self.bucket.delete(keys)
+
+    # Multipart
+
+    def begin(self, key: str, size: int, *, part_size: int, executable: bool | None = None) -> Upload:  # noqa: ARG002
+        return S3Upload.begin(self.bucket, key, size, part_size)
+
+    def resume(self, key: str, token: str) -> Upload:
+        return S3Upload.resume(self.bucket, key, token)
+
+    # ServerCopy
+
+    def can_copy_from(self, source: System) -> bool:
+        if not isinstance(source, S3System):
+            return False
+        mine, other = self.bucket.place, source.bucket.place
+        if mine is other:
+            return True
+        return mine.wire.endpoint == other.wire.endpoint and mine.credentials() == other.credentials()
+
+    def copy_many(self, source: System, pairs: Iterable[tuple[Entry, str]]) -> Iterator[Outcome]:
+        if not isinstance(source, S3System) or not self.can_copy_from(source):
+            raise UnsupportedError("S3 copies between buckets of one endpoint only", where=source.url())
+
+        def one(pair: tuple[Entry, str]) -> Outcome:
+            try:
+                return Outcome(pair[1], self._copy(source, *pair))
+            except RhError as error:
+                return Outcome(pair[1], error=error)
+
+        yield from engine.spread(one, pairs)
+
+    def _copy(self, source: S3System, entry: Entry, key: str) -> Entry:
+        path, place = self.bucket.path(key), self.bucket.place
+        origin = source.bucket.path(entry.key)
+        if entry.size > COPY_LIMIT:
+            return copy_in_parts(self.bucket, key, source.bucket, entry)
+        headers = {**place.stored, "x-amz-copy-source": source_of(source.bucket.name, origin)}
+        if entry.etag is not None:
+            headers["x-amz-copy-source-if-match"] = f'"{entry.etag}"'
+            if not place.honours(self.bucket.name, "copy", self.bucket.probe):
+                now = source.head(entry.key)
+                if now.etag != entry.etag:
+                    raise ConflictError("it has changed since it was listed", where=source.url(entry.key))
+        try:
+            answer = self.bucket.ask("copy", "PUT", key, path, headers=headers)
+        except ConflictError as error:
+            raise ConflictError("it has changed since it was listed", where=source.url(entry.key)) from error
+        except NotFoundError as error:
+            raise NotFoundError(error.message, where=source.url(entry.key), hint=error.hint) from error
+        raise_inner(self.bucket, key, answer)
+        told = fields(parse_xml(answer.data))
+        etag = told.get("ETag", "").strip('"') or None
+        both_md5 = etag and entry.etag and MD5.fullmatch(etag) and MD5.fullmatch(entry.etag)
+        if both_md5 and etag != entry.etag and not place.aws and self.bucket.name not in place.opaque:
+            self.delete([key])
+            raise IntegrityError("the copy has other bytes", where=self.url(key), expected=entry.etag, got=etag)
+        modified = seconds(told.get("LastModified", ""))
+        return Entry(key, entry.size, etag=etag, modified=modified, check=self.bucket.check(etag))
+
+    # Signing
+
+    def sign_read(self, key: str, *, expires_s: int = 3600) -> SignedRequest:
+        return self._sign("GET", key, expires_s)
+
+    def sign_write(self, key: str, size: int, *, expires_s: int = 3600) -> SignedRequest:
+        if size > COPY_LIMIT:
+            raise InvalidError("S3 takes at most 5 GiB in one request", where=self.url(key), hint="sign parts")
+        return self._sign("PUT", key, expires_s, headers=self.bucket.place.stored)
+
+    def sign_part(self, upload: Upload, number: int, size: int, *, expires_s: int = 3600) -> SignedRequest:  # noqa: ARG002
+        if not isinstance(upload, S3Upload):
+            raise InvalidError("this upload is not one of S3", where=self.url())
+        query = [("partNumber", str(number + 1)), ("uploadId", upload.upload_id)]
+        return self._sign("PUT", upload.key, expires_s, query=query)
+
+    def _sign(
+        self,
+        method: str,
+        key: str,
+        expires_s: int,
+        *,
+        query: Sequence[tuple[str, str]] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> SignedRequest:
+        if not 1 <= expires_s <= 604_800:
+            raise InvalidError("a signed URL lives for 1 second to 7 days", where=self.url(key))
+        path, place = self.bucket.path(key), self.bucket.place
+        credentials = place.credentials()
+        if credentials is None:
+            raise UnauthenticatedError("anonymous access cannot sign", where=self.url(key), hint="set a profile")
+        signed = place.wire.presign(
+            method, self.bucket.name, path, credentials=credentials, expires_s=expires_s, query=query, headers=headers
+        )
+        if method == "GET":
+            return signed
+        # Not signed, but sent: clients put a type of their own choice where there is none.
+        return SignedRequest(method, signed.url, {**signed.headers, "content-type": "application/octet-stream"})
+
+    # Sweeping
+
+    def sweep(self, *, older_than_s: float = 0.0) -> int:
+        """Abort uploads and remove probes of ours that began so long ago. Manifests stay."""
+        swept, marker = 0, [("key-marker", ""), ("upload-id-marker", "")]
+        while True:
+            query = [("uploads", ""), ("encoding-type", "url"), ("prefix", self.bucket.prefix)]
+            answer = self.bucket.ask("list", "GET", query=[*query, *(pair for pair in marker if pair[1])])
+            tree, now = parse_xml(answer.data), now_of(answer.headers)
+            top = fields(tree)
+            decode = unquote_plus if top.get("EncodingType") == "url" else str
+            for child in tree:
+                if child.tag.rpartition("}")[2] != "Upload":
+                    continue
+                told = fields(child)
+                begun, path = seconds(told.get("Initiated", "")), decode(told["Key"])
+                if begun is not None and begun <= now - older_than_s and path.startswith(self.bucket.prefix):
+                    abort(self.bucket, path[len(self.bucket.prefix) :], told["UploadId"])
+                    swept += 1
+            if top.get("IsTruncated", "").strip() != "true":
+                break
+            marker = [
+                ("key-marker", decode(top.get("NextKeyMarker", ""))),
+                ("upload-id-marker", top.get("NextUploadIdMarker", "")),
+            ]
+        query = [("list-type", "2"), ("encoding-type", "url"), ("prefix", self.bucket.prefix + PROBE)]
+        probes, _ = self._page(query, PROBE)
+        old = [entry.key for entry in probes if entry.modified is not None and entry.modified <= now - older_than_s]
+        self.delete(old)
+        return swept + len(old)
+
+
+def _hidden(key: str) -> str:
+    """The key up to and with the mark of its first hidden component; nothing when none is hidden."""
+    at = 0 if key.startswith(HIDDEN) else key.find("/" + HIDDEN) + 1
+    return key[: at + len(HIDDEN)] if at or key.startswith(HIDDEN) else ""
+
+
+def identity(settings: Settings) -> tuple[Callable[[], Credentials | None], str | None, str | None]:
+    """Who we are and where, as boto3 finds it: credentials at each moment, region, endpoint.
+
+    Raises:
+        UnauthenticatedError: there are no credentials, or they cannot be refreshed; the hint says how to get some.
+        InvalidError: the profile does not exist.
+
+    """
+    boto3 = plugins.need("boto3.session", extra="s3", purpose="S3")
+    core = plugins.need("botocore.session", extra="s3", purpose="S3")
+    problems = plugins.need("botocore.exceptions", extra="s3")
+    providers = plugins.need("botocore.configprovider", extra="s3")
+    name = str(settings.get("name") or "s3")
+    profile, file = settings.get("profile"), settings.get("credentials_file")
+    login = f"aws sso login{f' --profile {profile}' if profile else ''}"
+    try:
+        session = core.Session(profile=profile or ("default" if file else None))
+        if file:
+            path = Path(str(file)).expanduser()
+            if not path.exists():
+                raise InvalidError(
+                    "there is no such credentials file", where=str(path), hint=f"systems.{name}.credentials_file"
+                )
+            session.set_config_variable("credentials_file", str(path))
+        region = session.get_config_variable("region") or os.environ.get("AWS_REGION")
+        endpoint = providers.ConfiguredEndpointProvider(
+            full_config=session.full_config, scoped_config=session.get_scoped_config(), client_name="s3"
+        ).provide()
+        if flag(settings.get("anonymous")):
+            return (lambda: None), region, endpoint
+        found = boto3.Session(botocore_session=session).get_credentials()
+    except problems.ProfileNotFound as error:
+        known = ", ".join(session.available_profiles) or "none"
+        raise InvalidError(
+            f"there is no AWS profile {profile!r}", where=name, hint=f"profiles here: {known}"
+        ) from error
+    except problems.BotoCoreError as error:
+        raise UnauthenticatedError(f"no credentials: {engine.scrub(str(error))}", where=name, hint=login) from error
+    if found is None:
+
+        def missing() -> Credentials | None:
+            raise UnauthenticatedError(
+                "no AWS credentials were found",
+                where=name,
+                hint=f"{login}, aws configure, AWS_ACCESS_KEY_ID, or systems.{name}.anonymous = true",
+            )
+
+        return missing, region, endpoint
+
+    lasting = not hasattr(found, "refresh_needed")
+
+    def current() -> Credentials | None:
+        try:
+            now = found.get_frozen_credentials()
+        except (problems.BotoCoreError, problems.ClientError) as error:
+            raise UnauthenticatedError(
+                f"the credentials cannot be refreshed: {engine.scrub(str(error))}", where=name, hint=login
+            ) from error
+        return Credentials(now.access_key, now.secret_key, now.token, lasting)
+
+    return current, region, endpoint

@@ -1,0 +1,211 @@
+"""What one S3 endpoint is: who we are there, where it is, what it can do. Shared by all handles on it in a process."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from rh.errors import InvalidError, RhError, UnsupportedError
+from rh.systems.base import Settings
+from rh.systems.objects import engine
+from rh.systems.objects.shared import Attempts, flag, shared
+from rh.systems.objects.wire import ca_bundle, deadline_of
+from rh.systems.s3.sign import Credentials
+from rh.systems.s3.wire import Wire
+
+__all__ = ["Place", "now_of", "place_of", "seconds", "unsupported"]
+
+_REGION_IN_HOST = (
+    re.compile(r"(?:^|\.)s3[.-](?:dualstack\.|fips\.)?([a-z]{2,}[a-z0-9-]*)\.(?!com$|amazonaws)"),
+    re.compile(r"(?:^|\.)s3[.-](?:dualstack\.)?([a-z]{2}-[a-z0-9-]+-\d)\.amazonaws\."),
+    re.compile(r"\.compat\.objectstorage\.([a-z0-9-]+)\."),
+    re.compile(r"^([a-z]{3}\d)\.digitaloceanspaces\.com$"),
+)
+_AWS = re.compile(r"(?:^|\.)amazonaws\.(?:com(?:\.cn)?|eu)$")
+_TRUSTED = re.compile(r"(?:^|\.)(?:amazonaws\.(?:com(?:\.cn)?|eu)|r2\.cloudflarestorage\.com)$")
+_VIRTUAL_ONLY = re.compile(r"(?:^|\.)(?:amazonaws\.(?:com(?:\.cn)?|eu)|aliyuncs\.com|myhuaweicloud\.com)$")
+
+
+Identity = Callable[[Settings], "tuple[Callable[[], Credentials | None], str | None, str | None]"]
+"""From settings to: credentials at each moment (`None`: anonymous), the region, the endpoint of the environment."""
+
+
+class Place:
+    """One endpoint with one identity."""
+
+    def __init__(self, settings: Settings, identity: Identity) -> None:
+        self.settings = settings
+        self.system = str(settings.get("name") or "s3")
+        self.timeout_s = deadline_of(settings)
+        self.profile = settings.get("profile") or os.environ.get("AWS_PROFILE")
+        self.pid = os.getpid()
+        credentials, region, endpoint = identity(settings)
+        self.credentials = credentials
+        endpoint = settings.get("endpoint_url") or endpoint
+        host = urlsplit(endpoint).hostname or "" if endpoint else ""
+        self.region = str(settings.get("region") or region or _region_of(host))
+        if not endpoint:
+            suffix = "amazonaws.com.cn" if self.region.startswith("cn-") else "amazonaws.com"
+            host = f"s3.{self.region}.{suffix}"
+            endpoint = f"https://{host}"
+        self.aws = _AWS.search(host) is not None
+        self.trusted = _TRUSTED.search(host) is not None
+        addressing = settings.get("addressing") or ("virtual" if _VIRTUAL_ONLY.search(host) else "path")
+        if addressing not in ("path", "virtual"):
+            raise InvalidError(f"addressing is path or virtual, not {addressing!r}", where=self.system)
+        self.virtual = addressing == "virtual"
+        payer = {"x-amz-request-payer": "requester"} if flag(settings.get("requester_pays")) else {}
+        self.ca = ca_bundle(settings)
+        self.wire = Wire(
+            str(endpoint),
+            system=self.system,
+            region=self.region,
+            virtual=self.virtual,
+            credentials=credentials,
+            timeout_s=self.timeout_s,
+            ca_bundle=self.ca,
+            headers=payer,
+        )
+        self.stored = stored_headers(settings)
+        self.opaque: set[str] = set()
+        """Buckets found to answer etags that look like an MD5 of the bytes and are none."""
+        self.singly: set[str] = set()
+        """Buckets found not to delete in batches."""
+        self.lax_ranges = False
+        """Whether the endpoint was found to answer ranges in a way that obstore does not accept."""
+        self._stores: dict[str, Any] = {}
+        self._honours: dict[tuple[str, str], bool] = {}
+        self.attempts = Attempts()
+        self._lock = threading.Lock()
+        self._probing = threading.Lock()
+
+    def store(self, bucket: str) -> Any | None:
+        """The fast road to a bucket, or `None` where it is not open."""
+        if not engine.usable() or self.stored.keys() - _SSE:
+            return None
+        found = self._stores.get(bucket)
+        if found is None:
+            base, host, path = self.wire.place(bucket, None)
+            virtual = self.virtual and host.startswith(f"{bucket}.")
+            config: dict[str, Any] = {
+                "endpoint": base + path.rstrip("/") if virtual else self.wire.endpoint,
+                "region": self.region,
+                "virtual_hosted_style_request": virtual,
+                "request_payer": bool(flag(self.settings.get("requester_pays"))),
+            }
+            if self.aws:
+                config["checksum_algorithm"] = "SHA256"
+            if "x-amz-server-side-encryption" in self.stored:
+                config["server_side_encryption"] = self.stored["x-amz-server-side-encryption"]
+                if key := self.stored.get("x-amz-server-side-encryption-aws-kms-key-id"):
+                    config["sse_kms_key_id"] = key
+            if self.credentials() is None:
+                config["skip_signature"] = True
+            else:
+                config["credential_provider"] = self._provide
+            found = engine.open_store(
+                "S3Store",
+                bucket,
+                settings=self.settings,
+                http=base.startswith("http:"),
+                ca_pem=Path(self.ca).read_bytes() if self.ca else None,
+                **config,
+            )
+            with self._lock:
+                found = self._stores.setdefault(bucket, found)
+        return found
+
+    def _provide(self) -> dict[str, Any]:
+        """Credentials for obstore, which asks again when five minutes are left of what they are said to last."""
+        now = self.credentials()
+        if now is None:
+            raise InvalidError("anonymous access has no credentials", where=self.system)
+        return {
+            "access_key_id": now.access_key,
+            "secret_access_key": now.secret_key,
+            "token": now.token,
+            "expires_at": datetime.now(UTC) + (timedelta(days=1) if now.lasting else timedelta(minutes=6)),
+        }
+
+    def close(self) -> None:
+        """Drop idle connections."""
+        self.wire.close()
+        self._stores.clear()
+
+    def honours(self, bucket: str, what: str, probe: Callable[[], Mapping[str, bool]]) -> bool:
+        """Whether the endpoint keeps a precondition: `"absent"`, `"match"` or `"copy"`. Found out once."""
+        told = flag(self.settings.get("conditional_writes"))
+        if told is not None and what != "copy":
+            return told
+        if self.trusted:
+            return True
+        with self._probing:
+            if (bucket, what) not in self._honours:
+                self._honours.update({(bucket, name): kept for name, kept in probe().items()})
+            return self._honours[bucket, what]
+
+
+_SSE = frozenset({"x-amz-server-side-encryption", "x-amz-server-side-encryption-aws-kms-key-id"})
+
+
+def stored_headers(settings: Settings) -> dict[str, str]:
+    """What every object we store is told to be: encrypted, of a storage class, with an access list."""
+    headers = {}
+    if sse := settings.get("sse"):
+        headers["x-amz-server-side-encryption"] = str(sse)
+    if key := settings.get("kms_key_id"):
+        headers.setdefault("x-amz-server-side-encryption", "aws:kms")
+        headers["x-amz-server-side-encryption-aws-kms-key-id"] = str(key)
+    if storage_class := settings.get("storage_class"):
+        headers["x-amz-storage-class"] = str(storage_class)
+    if acl := settings.get("acl"):
+        headers["x-amz-acl"] = str(acl)
+    return headers
+
+
+def _region_of(host: str) -> str:
+    """The region a host name tells, or the one most endpoints take."""
+    if host.endswith(".r2.cloudflarestorage.com"):
+        return "auto"
+    for pattern in _REGION_IN_HOST:
+        if match := pattern.search(host):
+            return match.group(1)
+    return "us-east-1"
+
+
+def place_of(settings: Settings, identity: Identity) -> Place:
+    """The place these settings and the environment of this moment mean, one per process."""
+    return shared(Place, settings, ("AWS_",), lambda: Place(settings, identity))
+
+
+def unsupported(place: Place, where: str) -> RhError:
+    """The answer to a precondition that the endpoint would accept and ignore."""
+    return UnsupportedError(
+        f"{place.wire.endpoint} does not check preconditions on writes",
+        where=where,
+        hint="use another place for what must be written once (versions, registries), or write without a condition",
+    )
+
+
+def seconds(text: str) -> float | None:
+    """Whole seconds since the epoch from the time formats of S3: ISO 8601 in listings, RFC 1123 in headers."""
+    if not text:
+        return None
+    try:
+        if text[:1].isdigit():
+            return float(int(datetime.fromisoformat(text).timestamp()))
+        return datetime.strptime(text, "%a, %d %b %Y %H:%M:%S %Z").replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        return None
+
+
+def now_of(headers: Mapping[str, str]) -> float:
+    """The server's clock, if it tells it, else ours."""
+    return seconds(headers.get("date") or "") or time.time()

@@ -1,0 +1,403 @@
+"""The fast road: the system's OpenSSH client, one process per channel, multiplexed over few connections.
+
+The first channel of a connection is its master: when this process dies, however it dies, its pipe closes, the program
+over there ends, and the master with it. Nothing outlives us.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import select
+import shutil
+import stat
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from rh.errors import DeadlineError, InvalidError, UnavailableError
+from rh.systems.ssh.transport import Channel, Host, Transport, explain
+
+__all__ = ["OpenSSH", "available"]
+
+PER_CONNECTION = 8
+"""sshd allows 10 sessions per connection unless it is told otherwise."""
+FAST_CIPHER = "aes128-gcm@openssh.com"
+_PIPE_BYTES = 1 << 20
+T = TypeVar("T")
+
+
+def available() -> str | None:
+    """The client's path, if there is one."""
+    return shutil.which("ssh")
+
+
+class Pipe(Channel):
+    """A channel through one `ssh` process."""
+
+    def __init__(self, argv: Sequence[str], host: Host, owner: OpenSSH) -> None:
+        self._host, self._owner = host, owner
+        self._timeout_ms = int(host.timeout_s * 1000)
+        environment = {**os.environ, "LC_ALL": "C"}
+        environment.pop("SSH_ASKPASS", None)
+        self._process = subprocess.Popen(
+            argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+            bufsize=0,
+            start_new_session=True,
+        )
+        assert self._process.stdin and self._process.stdout and self._process.stderr  # noqa: PT018
+        self._in = self._process.stdin.fileno()
+        self._out = self._process.stdout.fileno()
+        self._err = self._process.stderr.fileno()
+        for fd in (self._in, self._out):
+            os.set_blocking(fd, False)
+            try:
+                fcntl.fcntl(fd, getattr(fcntl, "F_SETPIPE_SZ", 1031), _PIPE_BYTES)
+            except OSError:
+                continue  # a smaller pipe is only slower
+        os.set_blocking(self._err, False)
+        self._said = b""
+        self._readable, self._writable, self._either = select.poll(), select.poll(), select.poll()
+        self._readable.register(self._out, select.POLLIN)
+        self._either.register(self._out, select.POLLIN)
+        self._either.register(self._err, select.POLLIN)
+        self._writable.register(self._in, select.POLLOUT)
+        self.closed = False
+
+    def send(self, *parts: bytes | bytearray | memoryview) -> None:
+        left = [memoryview(part) for part in parts if len(part)]
+        while left:
+            try:
+                done = os.writev(self._in, left[:512])
+            except BlockingIOError:
+                if not self._writable.poll(self._timeout_ms):
+                    raise DeadlineError("the host does not take our bytes", where=str(self._host)) from None
+                continue
+            except OSError as error:
+                raise self.lost() from error
+            while left and done >= len(left[0]):
+                done -= len(left.pop(0))
+            if done:
+                left[0] = left[0][done:]
+
+    def readinto(self, view: memoryview) -> int:
+        while True:
+            try:
+                return os.readv(self._out, [view])
+            except BlockingIOError:
+                self._wait()
+            except OSError as error:
+                raise self.lost() from error
+
+    def _wait(self) -> None:
+        """Until there is something to read, taking what comes on standard error meanwhile so that it blocks nobody."""
+        while True:
+            ready = self._either.poll(self._timeout_ms)
+            if not ready:
+                self._hear()
+                raise DeadlineError(
+                    f"no sign of life for {self._host.timeout_s:g} s{_told(self._text())}", where=str(self._host)
+                )
+            if any(fd == self._out for fd, _ in ready):
+                return
+            self._hear()
+            if any(event & (select.POLLHUP | select.POLLERR) for _, event in ready):
+                self._either.unregister(self._err)
+
+    def waiting(self) -> bool:
+        return bool(self._readable.poll(0))
+
+    def alive(self) -> bool:
+        return not self.closed and self._process.poll() is None and not self._readable.poll(0)
+
+    def status(self) -> tuple[int | None, str]:
+        self._hear()
+        try:
+            status = self._process.wait(2)
+        except subprocess.TimeoutExpired:
+            return None, self._text()
+        self._hear()
+        return (None if status in (255, -9, -15) else status), self._text()
+
+    def lost(self) -> Exception:
+        """The error for a channel that ended by itself."""
+        return explain(self.status()[1], self._host, self._owner.address)
+
+    def _hear(self) -> None:
+        while True:
+            try:
+                more = os.read(self._err, 65536)
+            except OSError:
+                return
+            if not more:
+                return
+            self._said = (self._said + more)[-16384:]
+
+    def _text(self) -> str:
+        return self._said.decode("utf-8", "replace")
+
+    def whole(self, stdin: bytes, timeout_s: float | None) -> tuple[int, bytes, bytes]:
+        try:
+            out, err = self._process.communicate(stdin, timeout_s)
+        except subprocess.TimeoutExpired as error:
+            raise DeadlineError("the command did not end in time", where=str(self._host)) from error
+        if self._process.returncode == 255:
+            raise explain(err.decode("utf-8", "replace"), self._host, self._owner.address)
+        return self._process.returncode, out, err
+
+    def close(self) -> None:
+        if self.closed:
+            return
+        self.closed = True
+        for file in (self._process.stdin, self._process.stdout, self._process.stderr):
+            file.close()  # type: ignore[union-attr]
+        self._owner.left(self)
+
+    def running(self) -> bool:
+        """Whether the process is there."""
+        return self._process.poll() is None
+
+    def end(self) -> None:
+        """End the process. A master takes the channels of its connection along."""
+        try:
+            self._process.wait(0.05)
+        except subprocess.TimeoutExpired:
+            self._process.terminate()
+            try:
+                self._process.wait(2)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+
+    def forget(self) -> None:
+        self.closed = True
+        for file in (self._process.stdin, self._process.stdout, self._process.stderr):
+            file.close()  # type: ignore[union-attr]
+        self._process.returncode = 0  # not our child
+
+
+class _Line:
+    """One connection: its control socket, its master, and the channels on it."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.master: Pipe | None = None
+        self.pipes: set[Pipe] = set()
+
+
+class OpenSSH(Transport):
+    """Channels to one host through `ssh`."""
+
+    def __init__(self, host: Host) -> None:
+        program = available()
+        if program is None:
+            raise UnavailableError("no ssh client is installed", where=str(host), hint='set transport = "paramiko"')
+        self._program = program
+        self.host = host
+        self._lock = threading.Lock()
+        self._opening = threading.Lock()
+        self._lines: list[_Line] = []
+        self._directory: str | None = None
+        self._resolved: dict[str, str] | None = None
+
+    def open(self, command: str, begin: Callable[[Channel], T], *, subsystem: bool = False, alone: bool = False) -> T:
+        words = ["-s", "--", self.host.host, command] if subsystem else ["--", self.host.host, command]
+        with self._opening:
+            line = self._pick()
+            if line is None and alone:
+                line = _Line("none")
+            if line is None:
+                # Nobody can share a connection before it stands.
+                return _begun(self._master(words), begin)
+        return _begun(self._start(line, ["-o", "ControlMaster=no", "-o", f"ControlPath={line.path}", *words]), begin)
+
+    def _pick(self) -> _Line | None:
+        """A connection with room, or `None` where a new one is better."""
+        with self._lock:
+            live = [
+                line
+                for line in self._lines
+                if line.master and not line.master.closed and line.master.running() and os.path.exists(line.path)
+            ]
+            if not live:
+                return None
+            line = min(live, key=lambda line: len(line.pipes))
+            if len(line.pipes) >= (2 if len(live) < self.host.connections else PER_CONNECTION):
+                return None
+            return line
+
+    def _master(self, words: Sequence[str]) -> Pipe:
+        if self._directory is None:
+            self._directory = _control_directory()
+        line = _Line(os.path.join(self._directory, f"{os.getpid()}-{secrets.token_hex(4)}"))
+        options = ["-o", "ControlMaster=yes", "-o", "ControlPersist=no", "-o", f"ControlPath={line.path}"]
+        pipe = line.master = self._start(line, [*options, *words])
+        with self._lock:
+            self._lines.append(line)
+        return pipe
+
+    def _start(self, line: _Line, words: Sequence[str]) -> Pipe:
+        pipe = Pipe([self._program, *self._options(), *words], self.host, self)
+        with self._lock:
+            line.pipes.add(pipe)
+        return pipe
+
+    def left(self, pipe: Pipe) -> None:
+        """A channel has been closed. A master goes on until the last channel of its connection is closed."""
+        ending = [pipe]
+        with self._lock:
+            for line in list(self._lines):
+                if pipe not in line.pipes:
+                    continue
+                line.pipes.discard(pipe)
+                if pipe is line.master:
+                    ending = []
+                if line.master is not None and line.master.closed and not line.pipes:
+                    self._lines.remove(line)
+                    ending = [pipe, line.master]
+        for each in ending:
+            each.end()
+
+    def _plain(self) -> list[str]:
+        host = self.host
+        options = ["-F", host.config_file] if host.config_file else []
+        if host.port:
+            options += ["-p", str(host.port)]
+        if host.user:
+            options += ["-l", host.user]
+        return options
+
+    def _options(self) -> list[str]:
+        host = self.host
+        wait = max(1, int(host.timeout_s))
+        alive = max(1, int(host.timeout_s / 3))
+        options = self._plain()
+        for option in (
+            "BatchMode=yes",
+            "LogLevel=ERROR",
+            "ForwardAgent=no",
+            "ForwardX11=no",
+            "ClearAllForwardings=yes",
+            "PermitLocalCommand=no",
+            "RequestTTY=no",
+            "RemoteCommand=none",
+            "StrictHostKeyChecking=" + ("accept-new" if host.accept_new else "yes"),
+            "UpdateHostKeys=no",
+            f"ConnectTimeout={wait}",
+            "ConnectionAttempts=1",
+            f"ServerAliveInterval={alive}",
+            "ServerAliveCountMax=3",
+        ):
+            options += ["-o", option]
+        if host.known_hosts_file:
+            options += [
+                "-o",
+                f"UserKnownHostsFile={_quote(host.known_hosts_file)}",
+                "-o",
+                "GlobalKnownHostsFile=/dev/null",
+            ]
+        if host.identity_file:
+            options += ["-i", host.identity_file, "-o", "IdentitiesOnly=yes"]
+        ciphers = self._resolve().get("ciphers", "").split(",")
+        if FAST_CIPHER in ciphers:
+            ciphers.remove(FAST_CIPHER)
+            options += ["-c", ",".join([FAST_CIPHER, *ciphers])]
+        return options
+
+    def _resolve(self) -> dict[str, str]:
+        """What ssh_config says of the host; asked once."""
+        if self._resolved is None:
+            try:
+                done = subprocess.run(
+                    [self._program, "-G", *self._plain(), "--", self.host.host],
+                    stdin=subprocess.DEVNULL,
+                    capture_output=True,
+                    text=True,
+                    timeout=self.host.timeout_s,
+                    check=False,
+                    env={**os.environ, "LC_ALL": "C"},
+                )
+            except subprocess.TimeoutExpired as error:
+                raise DeadlineError("reading the ssh configuration took too long", where=str(self.host)) from error
+            if done.returncode:
+                raise InvalidError(
+                    f"the ssh configuration is not valid: {done.stderr.strip()[-300:]}",
+                    where=self.host.config_file or str(self.host),
+                )
+            pairs = (line.partition(" ") for line in done.stdout.splitlines())
+            self._resolved = {key: value for key, _, value in reversed(list(pairs))}
+        return self._resolved
+
+    def address(self) -> tuple[str, int, str | None]:
+        found = self._resolve()
+        return found.get("hostname", self.host.host), int(found.get("port", 22)), found.get("user")
+
+    def close(self) -> None:
+        with self._lock:
+            pipes = [pipe for line in self._lines for pipe in line.pipes]
+        for pipe in pipes:
+            pipe.close()
+
+    def forget(self) -> None:
+        for line in self._lines:
+            for pipe in line.pipes:
+                if not pipe.closed:
+                    pipe.forget()
+        self._lines = []
+
+
+def _control_directory() -> str:
+    """The user's own directory of control sockets. Masters remove theirs; those of killed ones are removed here."""
+    base = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
+    path = os.path.join(base if len(base) < 60 else "/tmp", f"rh-ssh-{os.getuid()}")  # noqa: S108 - checked below
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        pass  # ours from before, or a trap: see below
+    except OSError:
+        return tempfile.mkdtemp(prefix="rh-")
+    found = os.lstat(path)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        return tempfile.mkdtemp(prefix="rh-")
+    for name in os.listdir(path):
+        owner = name.partition("-")[0]
+        if owner.isdigit() and not _running(int(owner)):
+            try:
+                os.unlink(os.path.join(path, name))
+            except OSError:
+                continue  # another process was faster
+    return path
+
+
+def _running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _begun(pipe: Pipe, begin: Callable[[Channel], T]) -> T:
+    try:
+        return begin(pipe)
+    except BaseException:
+        pipe.close()
+        raise
+
+
+def _told(text: str) -> str:
+    lines = text.strip().splitlines()
+    return f" ({lines[-1][:200]})" if lines else ""
+
+
+def _quote(path: str) -> str:
+    return f'"{path}"' if " " in path else path

@@ -1,0 +1,1 @@
+"""What systems that speak to web servers share: a careful client, and what its answers mean."""
