@@ -1,0 +1,114 @@
+"""Run one command and say what it cost. Started as `python -I -S timed.py RESULT LIMIT_S COMMAND…`.
+
+It is a small process of its own because a child begins with the peak memory of the process that started it. All
+descendants count, also those that outlive the command (they become ours, are ended and waited for), for CPU seconds and
+for memory: the peak is the largest sum of resident sets seen in samples 50 ms apart, or the largest single process if
+that is more.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import threading
+import time
+
+_SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER of prctl(2)
+_PAGE_KIB = os.sysconf("SC_PAGE_SIZE") // 1024
+
+
+def _family(pid: int) -> list[int]:
+    """A process and all below it."""
+    found, todo = [], [pid]
+    while todo:
+        one = todo.pop()
+        found.append(one)
+        try:
+            for task in os.listdir(f"/proc/{one}/task"):
+                with open(f"/proc/{one}/task/{task}/children") as file:
+                    todo += map(int, file.read().split())
+        except OSError:
+            continue  # it ended while we looked
+    return found
+
+
+def _resident_kib(pids: list[int]) -> int:
+    total = 0
+    for pid in pids:
+        try:
+            with open(f"/proc/{pid}/statm") as file:
+                total += int(file.read().split()[1]) * _PAGE_KIB
+        except (OSError, IndexError):
+            continue
+    return total
+
+
+def _end(how: int) -> None:
+    """Tell all that is left of the family to end."""
+    for pid in _family(os.getpid())[1:]:
+        try:
+            os.kill(pid, how)
+        except ProcessLookupError:
+            continue
+
+
+def main(result: str, limit_s: float, command: list[str]) -> None:
+    ctypes.CDLL(None, use_errno=True).prctl(_SUBREAPER, 1, 0, 0, 0)
+    peak, late, ended = 0, False, threading.Event()
+    cpu = [0.0]
+    begun = time.perf_counter()
+    child = os.posix_spawnp(command[0], command, os.environ, setsid=True)
+
+    def watch() -> None:
+        nonlocal peak, late
+        while not ended.wait(0.05):
+            peak = max(peak, _resident_kib(_family(os.getpid())[1:]))
+            if not late and time.perf_counter() - begun > limit_s:
+                late = True
+                os.killpg(child, signal.SIGKILL)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+
+    def take(pid: int) -> int:
+        nonlocal peak
+        _, status, usage = os.wait4(pid, 0)
+        cpu[0] += usage.ru_utime + usage.ru_stime
+        peak = max(peak, usage.ru_maxrss)
+        return status
+
+    try:
+        status = take(child)
+    except BaseException:
+        _end(signal.SIGKILL)  # it has a session of its own, so no interrupt reached it
+        raise
+    wall = time.perf_counter() - begun
+    ended.set()
+    watcher.join()
+    _end(signal.SIGTERM)
+    killer = threading.Timer(2.0, _end, [signal.SIGKILL])
+    killer.start()
+    while True:
+        try:
+            take(-1)
+        except ChildProcessError:
+            break
+    killer.cancel()
+    with open(result, "w") as file:
+        json.dump(
+            {
+                "status": os.waitstatus_to_exitcode(status),
+                "wall_s": wall,
+                "cpu_s": cpu[0],
+                "rss_mib": peak / 1024,
+                "late": late,
+            },
+            file,
+        )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], float(sys.argv[2]), sys.argv[3:])
