@@ -76,8 +76,8 @@ def _verdict(bar: Bar, case: Case) -> Verdict:
         return Verdict(text, speed, bar.at_least, speed >= bar.at_least)
     peers = [one for one in case.entrants if _is_peer(one, bar)]
     whom = " and ".join(bar.against) if bar.against else "every peer"
-    what = "client CPU of" if bar.measure == "cpu" else "speed of"
-    text = f"{case.title}: ≥ {bar.at_least:g} × the {what} {whom}"
+    what = "less client CPU than" if bar.measure == "cpu" else "the speed of"
+    text = f"{case.title}: ≥ {bar.at_least:g} × {what} {whom}"
     if ours is None or not ours.runs or ours.error or not peers:
         return Verdict(text, None, bar.at_least, met=False)
     name = "cpu_s" if bar.measure == "cpu" else "wall_s"

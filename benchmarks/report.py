@@ -155,12 +155,16 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def _heading(case: Mapping[str, Any]) -> str:
     return f"{case['title']}, {case['direction']}"
 
 
 def _verdict(bar: Mapping[str, Any]) -> str:
-    value = "not measured" if bar["value"] is None else f"{bar['value']:,.4g}"
+    value = "not measured" if bar["value"] is None else _number(bar["value"])
     return f"{'met   ' if bar['met'] else 'MISSED'}  {bar['text']}: {value}"
 
 
@@ -191,7 +195,7 @@ _INTRO = """\
 `rh` against the tools and libraries people use today. This page, the chart and [the numbers behind
 them](assets/benchmarks.json) are written by the run itself:
 
-```console
+```text
 {command}
 ```
 
@@ -251,9 +255,9 @@ def markdown(run: Mapping[str, Any]) -> str:
         lines += ["## Left out\n", "Not installed where this ran: " + ", ".join(run["missing"]) + ".\n"]
     lines += ["## Bars\n", "| bar | wanted | reached | |", "| :-- | --: | --: | :-- |"]
     for bar in run["bars"]:
-        value = "–" if bar["value"] is None else f"{bar['value']:,.4g}"
+        value = "–" if bar["value"] is None else _number(bar["value"])
         lines.append(
-            f"| {_escaped(bar['text'])} | {bar['wanted']:,.4g} | {value} | {'met' if bar['met'] else '**missed**'} |"
+            f"| {_escaped(bar['text'])} | {_number(bar['wanted'])} | {value} | {'met' if bar['met'] else '**missed**'} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -270,7 +274,9 @@ def chart(run: Mapping[str, Any], path: Path) -> None:
     mpl.rcParams["svg.hashsalt"] = "rh"  # the same run gives the same file
     from matplotlib import pyplot as plt
 
-    cases = [case for case in reversed(run["cases"]) if any(row.get("ratio_to_best_peer") for row in case["rows"])]
+    # Digests are compared with what the processor can do, not with a peer.
+    moved = [case for case in reversed(run["cases"]) if case["place"] != "digest"]
+    cases = [case for case in moved if any(row.get("ratio_to_best_peer") for row in case["rows"])]
     figure, axes = plt.subplots(figsize=(9, 0.9 + 0.3 * len(cases)), layout="constrained")
     for at, case in enumerate(cases):
         for row in case["rows"]:
@@ -287,9 +293,7 @@ def chart(run: Mapping[str, Any], path: Path) -> None:
                 zorder=3 if ours else 2,
             )
             if ours:
-                axes.annotate(
-                    f"{ratio:.2f}", (ratio, at), (7, -3), textcoords="offset points", fontsize=8, color="#c2410c"
-                )
+                axes.text(1.01, at, f"{ratio:.2f} ×", transform=axes.get_yaxis_transform(), va="center", fontsize=8)
     axes.axvline(1.0, color="#475569", linewidth=1, zorder=1)
     axes.set_xscale("log")
     ticks = [0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10]

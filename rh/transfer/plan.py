@@ -114,6 +114,8 @@ class Plan:
         self.bytes_to_move = 0
         self.counts: dict[Action, int] = dict.fromkeys(Action, 0)
         self.stale = True
+        self.digest: str | None = None
+        """What the target's manifest says, if it describes just what is there."""
         self._steps: list[Step] = []
         self._spool: IO[bytes] | None = None
 
@@ -280,6 +282,8 @@ def _fill(plan: Plan, *, believe_target: bool) -> None:
     if options.on_existing == "error" and comparer.existing:
         raise existing(plan, comparer.existing)
     plan.stale = not ours.exact or comparer.learned
+    if not plan.stale and ours.footer is not None:
+        plan.digest = ours.footer.tree
 
 
 def existing(plan: Plan, keys: Sequence[str]) -> ExistsError:

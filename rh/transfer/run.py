@@ -264,6 +264,8 @@ def _publish(plan: Plan, mover: Mover, kept: dict[str, Step], *, deleted: int) -
         footer = manifest.write(plan.target, without_implied(_rows(plan, mover, kept, others=True)))
         if not plan.counts[Action.OTHER]:
             return footer.tree
+    elif plan.digest is not None and not plan.counts[Action.OTHER]:
+        return plan.digest
     hasher = TreeHasher()
     for row in without_implied(_rows(plan, mover, kept, others=False)):
         if row.kind == "file" and row.digest is None:

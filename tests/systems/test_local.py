@@ -710,12 +710,9 @@ def test_writers_whose_directories_come_and_go(system, root):
             system.write("a/b/c/good", b"1")
             list(system.write_many([Item("a/b/d/good", b"1")]))
             assert system.head("a/b/c/good").size == 1
-            shutil.rmtree(root / "a")
+            shutil.rmtree(root / "a", ignore_errors=True)  # the other thread makes and removes directories meanwhile
     except FileNotFoundError:
         raise AssertionError("a writer lost its directory") from None
-    except OSError as error:
-        if error.errno != errno.ENOTEMPTY:
-            raise
     finally:
         stop.set()
         thread.join()
