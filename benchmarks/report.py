@@ -256,9 +256,8 @@ def markdown(run: Mapping[str, Any]) -> str:
     lines += ["## Bars\n", "| bar | wanted | reached | |", "| :-- | --: | --: | :-- |"]
     for bar in run["bars"]:
         value = "–" if bar["value"] is None else _number(bar["value"])
-        lines.append(
-            f"| {_escaped(bar['text'])} | {_number(bar['wanted'])} | {value} | {'met' if bar['met'] else '**missed**'} |"
-        )
+        verdict = "met" if bar["met"] else "**missed**"
+        lines.append(f"| {_escaped(bar['text'])} | {_number(bar['wanted'])} | {value} | {verdict} |")
     return "\n".join(lines) + "\n"
 
 
