@@ -32,7 +32,7 @@ check: lint
 	@$(PY) -m pytest -q -n $(WORKERS) --dist loadgroup -m "not slow"
 
 bench: .venv/.ready-bench
-	@$(PY) -m benchmarks
+	@BENCH_COMMAND="make bench" $(PY) -m benchmarks --docs docs
 
 docs: .venv/.ready-docs
 	@.venv/bin/mkdocs build --strict

@@ -6,6 +6,8 @@ Server copies, hosts that fetch or send by signed URL, hosts that talk to each o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from queue import Queue
+from threading import Thread
 
 from rh import digest as digests
 from rh.digest import Digest
@@ -106,15 +108,36 @@ def _send(mover: Mover, steps: Iterable[Step]) -> None:
                 pending.pop(step.entry.key, None)
                 mover.failed(step, as_rh(error, mover.target.url(step.key)))
 
+    answers: Queue[tuple[Step, Upload | None, Outcome] | None] = Queue(4 * mover.workers)
+    confirming = _confirming(mover, answers)
     try:
         for outcome in sender.send_many(requests()):
-            step, upload = pending.pop(outcome.key)
-            _sent(mover, step, upload, outcome)
+            answers.put((*pending.pop(outcome.key), outcome))
     except Exception as error:  # noqa: BLE001 - every file in flight is told
         for step, upload in pending.values():
             if upload is not None:
                 upload.abort()
             mover.failed(step, as_rh(error, mover.target.url(step.key)))
+    for _ in confirming:
+        answers.put(None)
+    for thread in confirming:
+        thread.join()
+
+
+def _confirming(mover: Mover, answers: Queue[tuple[Step, Upload | None, Outcome] | None]) -> list[Thread]:
+    """Threads that ask the target for what was sent: one question per file, many at a time. `None` ends one."""
+
+    def confirm() -> None:
+        while (answer := answers.get()) is not None:
+            try:
+                _sent(mover, *answer)
+            except Exception as error:  # noqa: BLE001 - told per file
+                mover.failed(answer[0], as_rh(error, mover.target.url(answer[0].key)))
+
+    threads = [Thread(target=confirm, name="rh-confirm", daemon=True) for _ in range(mover.workers)]
+    for thread in threads:
+        thread.start()
+    return threads
 
 
 def _sent(mover: Mover, step: Step, upload: Upload | None, outcome: Outcome) -> None:

@@ -48,7 +48,7 @@ def test_no_damage_on_the_wire_goes_unnoticed(store, fault, direction: str, tmp_
     """Promise 1: what arrives is right, or an error says it is not."""
     source = tree(tmp_path / "a")
     truth = content(tmp_path / "a")
-    name = f"damage-{fault.__name__}-{direction}".lower()
+    name = f"wire-damage-{fault.__name__}-{direction}".lower()
     config.register("clean", store.settings(timeout_s=5))
     if direction == "down":
         transfer.copy_tree(source, locate(name, "clean"))
@@ -88,8 +88,8 @@ def test_errors_that_pass_are_overcome(store, tmp_path: Path) -> None:
     faults = [Status(code=503, probability=0.2), Cut(probability=0.1, at=0)]
     with FaultProxy(store.port, faults, seed=5, http=True) as proxy:
         config.register("bad", store.settings(via=proxy.port, retries=8, timeout_s=10))
-        receipt = transfer.copy_tree(source, locate("flaky", "bad"))
-        back = transfer.copy_tree(locate("flaky", "bad"), locate(str(tmp_path / "b")))
+        receipt = transfer.copy_tree(source, locate("wire-flaky", "bad"))
+        back = transfer.copy_tree(locate("wire-flaky", "bad"), locate(str(tmp_path / "b")))
         assert proxy.counts.faults["Status"] > 5
     assert receipt.done == back.done == 40
     assert content(tmp_path / "b") == content(tmp_path / "a")
@@ -102,11 +102,11 @@ def test_lost_answers_are_no_failures(store, tmp_path: Path) -> None:
     lost = [DropAnswer(probability=0.2, match=lambda request: request.method in ("PUT", "POST"))]
     with FaultProxy(store.port, lost, seed=3, http=True) as proxy:
         config.register("bad", store.settings(via=proxy.port, retries=6, timeout_s=10))
-        receipt = transfer.copy_tree(source, locate("lost", "bad"))
+        receipt = transfer.copy_tree(source, locate("wire-lost", "bad"))
         assert proxy.counts.faults["DropAnswer"] > 0
     assert (receipt.done, receipt.failed) == (30, ())
     config.register("clean", store.settings())
-    assert transfer.verify_tree(locate("lost", "clean")).ok
+    assert transfer.verify_tree(locate("wire-lost", "clean")).ok
 
 
 @pytest.mark.parametrize("store", STORES, indirect=True)
@@ -117,7 +117,7 @@ def test_a_peer_that_falls_silent_is_given_up_within_the_deadline(store, tmp_pat
         config.register("mute", store.settings(via=proxy.port, timeout_s=3))
         began = time.monotonic()
         with pytest.raises((TransferError, DeadlineError, UnavailableError)):
-            transfer.copy_tree(source, locate("mute", "mute"))
+            transfer.copy_tree(source, locate("wire-mute", "mute"))
         assert time.monotonic() - began < 3 + 5
 
 
@@ -126,12 +126,12 @@ def test_a_silent_host_is_given_up_within_the_deadline(tmp_path: Path) -> None:
     source = tree(tmp_path / "a", files=20)
     with servers.ssh() as host:
         config.register("frozen", host.settings(timeout_s=3))
-        transfer.copy_tree(source, locate("first", "frozen"))
+        transfer.copy_tree(source, locate("wire-first", "frozen"))
         host.freeze()
         try:
             began = time.monotonic()
             with pytest.raises((TransferError, DeadlineError, UnavailableError)):
-                transfer.copy_tree(source, locate("second", "frozen"))
+                transfer.copy_tree(source, locate("wire-second", "frozen"))
             assert time.monotonic() - began < 3 + 5
         finally:
             host.thaw()
@@ -142,7 +142,7 @@ def test_latency_is_hidden(s3_server: servers.S3Server, tmp_path: Path) -> None:
     source = tree(tmp_path / "a", files=320, size=200)
     with FaultProxy(s3_server.port, [Delay(each_way_s=0.05)]) as proxy:
         config.register("far", s3_server.settings(via=proxy.port))
-        receipt = transfer.copy_tree(source, locate("latency", "far"))
+        receipt = transfer.copy_tree(source, locate("wire-latency", "far"))
     # One after another they would take 320 × 0.1 s = 32 s in waiting alone.
     assert receipt.seconds < 16
 
@@ -161,11 +161,11 @@ def test_a_host_restarted_in_the_middle_is_no_failure(tmp_path: Path) -> None:
 
         thread = threading.Thread(target=restart)
         thread.start()
-        receipt = transfer.copy_tree(source, locate("restarted", "host"))
+        receipt = transfer.copy_tree(source, locate("wire-restarted", "host"))
         thread.join()
         assert receipt.done == 100
-        assert transfer.verify_tree(locate("restarted", "host")).ok
-        transfer.copy_tree(locate("restarted", "host"), locate(str(tmp_path / "b")))
+        assert transfer.verify_tree(locate("wire-restarted", "host")).ok
+        transfer.copy_tree(locate("wire-restarted", "host"), locate(str(tmp_path / "b")))
     assert content(tmp_path / "b") == content(tmp_path / "a")
 
 
@@ -199,11 +199,11 @@ def test_killed_in_the_middle_and_run_again(where: str, tmp_path: Path, request:
     with FaultProxy(server.port, [Bandwidth(bytes_per_s=30e6, direction="up")]) as proxy:
         settings = server.settings(via=proxy.port)
         config.register("there", settings)
-        place = locate(f"killed-{where}", "there")
+        place = locate(f"wire-killed-{where}", "there")
         for _ in range(3):
             sent = proxy.counts.sent
             process = subprocess.run(
-                [sys.executable, "-c", CRASH, str(tmp_path / "a"), f"killed-{where}", repr(settings), "1.2"],
+                [sys.executable, "-c", CRASH, str(tmp_path / "a"), f"wire-killed-{where}", repr(settings), "1.2"],
                 capture_output=True,
                 text=True,
                 timeout=60,
@@ -233,7 +233,7 @@ def test_a_reader_sees_old_or_new(where: str, tmp_path: Path, request: pytest.Fi
     else:
         fixture = {"ssh": "ssh_a", "moto": "moto_server", "gs": "gcs_server", "azure": "azure_server"}[where]
         config.register("there", request.getfixturevalue(fixture).settings())
-        place = locate("polled", "there")
+        place = locate("wire-polled", "there")
     old, new = b"o" * 300_000, b"n" * 300_000
     system = open_system(place)
     system.write("file", old)
@@ -261,7 +261,7 @@ def test_somebody_who_changes_the_source_is_noticed_on_stores(s3_server: servers
     """Promise 10: the plan's etag is what is read, or an error."""
     config.register("s3", s3_server.settings())
     source = tree(tmp_path / "a", files=3)
-    place = locate("moving", "s3")
+    place = locate("wire-moving", "s3")
     transfer.copy_tree(source, place)
     plan = transfer.plan_tree(place, locate(str(tmp_path / "b")))
     open_system(place).write("d1/f001", b"somebody else's")
