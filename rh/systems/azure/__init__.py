@@ -5,11 +5,10 @@ A root is `container/prefix`. Settings (all optional): `account`, `endpoint_url`
 an account with a key or a signature (`AZURE_STORAGE_ACCOUNT` with `AZURE_STORAGE_KEY` or `AZURE_STORAGE_SAS_TOKEN`), or
 azure-identity (`az login`, managed identities, service principals).
 
-Small reads travel by obstore, all else by `rh.systems.azure.wire`. Every write carries its MD5, which the service
-checks and keeps. Directories that other tools left (empty blobs under `name/`, or marked `hdi_isfolder`) are listed as
-empty directories; none is made here. A listing `after` a key is read from its start, since the service cannot begin in
-the middle. Blocks of abandoned uploads are swept where no blob is under their key; elsewhere Azure drops them within a
-week.
+Every write carries its MD5, which the service checks and keeps. Directories that other tools left (empty blobs under
+`name/`, or marked `hdi_isfolder`) are listed as empty directories; none is made here. A listing `after` a key is read
+from its start, since the service cannot begin in the middle. Blocks of abandoned uploads are swept where no blob is
+under their key; elsewhere Azure drops them within a week.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import unquote
@@ -49,9 +49,10 @@ from rh.systems.azure.wire import (
     quote_name,
 )
 from rh.systems.base import HIDDEN, Body, Bytes, Settings, System
-from rh.systems.objects import engine
+from rh.systems.objects.failures import scrub
 from rh.systems.objects.shared import flag
-from rh.systems.objects.wire import Answer, fields
+from rh.systems.objects.spread import spread
+from rh.systems.objects.wire import Answer, Nothing, fields
 from rh.types import ABSENT, ANY, Condition, Entry, Link, Location, Match, Outcome, SignedRequest, Span
 
 __all__ = ["AzureSystem"]
@@ -62,6 +63,8 @@ SIGNED_LIMIT = 5000 << 20
 """Largest blob in bytes that Azure takes in one request."""
 SCOPE = "https://storage.azure.com/.default"
 _TOKEN_MARGIN_S = 300.0
+_CHUNK = 1 << 20
+_PAGE = 1000
 
 
 class AzureSystem(System):
@@ -90,6 +93,20 @@ class AzureSystem(System):
     def list(self, prefix: str = "", *, after: str = "", depth: int | None = None) -> Iterator[Entry]:
         if depth not in (None, 1):
             raise InvalidError(f"depth is 1 or None, not {depth}", where=self.url(prefix))
+        return self._in_order(prefix, after, depth)
+
+    def list_pages(
+        self,
+        prefix: str = "",
+        *,
+        after: str = "",
+        follow: bool = False,  # noqa: ARG002 - there are no links
+    ) -> Iterator[Sequence[Entry]]:
+        entries = self._in_order(prefix, after, None)
+        while page := builtins.list(islice(entries, _PAGE)):
+            yield page
+
+    def _in_order(self, prefix: str, after: str, depth: int | None) -> Iterator[Entry]:
         if prefix:
             self.container.path(prefix)
         entries: Iterable[Entry] = self.container.entries(prefix, delimiter=depth == 1)
@@ -111,40 +128,14 @@ class AzureSystem(System):
         if when is ABSENT or (span is not None and not 0 <= span[0] <= span[1]):
             problem = f"not a byte range: {span}" if span else "a read cannot want absence"
             raise InvalidError(problem, where=self.url(key))
-        path = self.container.path(key)
-        body: Body | None = None
-        if span is None or span[0] < span[1]:
-            fast = engine.is_plain(path) and not (span and span[1] - span[0] >= engine.CHUNK)
-            store = self.container.place.store(self.container.name, self._obstore_config) if fast else None
-            if store is not None:
-                system = self.container.place.system
-                body = engine.read(store, path, key, span, system=system, error=self.container.failed)
-            else:
-                body = self.container.read(key, span)
+        body = self.container.read(key, span) if span is None or span[0] < span[1] else None
         if body is None:
-            body = engine.Nothing(self.head(key))
-        # The etag of the answer itself is compared, in one way on both roads.
+            body = Nothing(self.head(key))
+        # The etag of the answer itself is compared, so that a stale one costs no second request.
         if isinstance(when, Match) and body.entry.etag != when.etag:
             body.close()
             raise ConflictError("it has changed since it was listed", where=self.url(key))
         return body
-
-    def _obstore_config(self) -> dict[str, Any]:
-        """Who we are, for obstore."""
-        who = self.container.place.identity
-        if who.key is not None:
-            return {"account_key": who.key}
-        if who.sas is not None:
-            return {"sas_key": who.sas}
-        token = who.token
-        if token is None:
-            return {"skip_signature": True}
-
-        def provide() -> dict[str, Any]:
-            text, expires = token()
-            return {"token": text, "expires_at": datetime.fromtimestamp(expires - _TOKEN_MARGIN_S, UTC)}
-
-        return {"credential_provider": provide}
 
     def write(
         self,
@@ -177,7 +168,7 @@ class AzureSystem(System):
                 got=f"{len(view)} bytes",
             )
         if len(view) > PUT_LIMIT:
-            pieces = (memoryview(view)[at : at + engine.CHUNK] for at in range(0, len(view), engine.CHUNK))
+            pieces = (memoryview(view)[at : at + _CHUNK] for at in range(0, len(view), _CHUNK))
             return stream_in_blocks(self.container, key, pieces, len(view), when, put)
         return put(view)
 
@@ -200,7 +191,7 @@ class AzureSystem(System):
         return entry if entry.check else self.head(key)
 
     def delete(self, keys: Sequence[str]) -> None:
-        for error in engine.spread(self._delete, dict.fromkeys(keys)):
+        for error in spread(self._delete, dict.fromkeys(keys)):
             if error is not None:
                 raise error
 
@@ -251,7 +242,7 @@ class AzureSystem(System):
             except RhError as error:
                 return Outcome(pair[1], error=error)
 
-        yield from engine.spread(one, pairs)
+        yield from spread(one, pairs)
 
     def _copy(self, source: AzureSystem, entry: Entry, key: str) -> Entry:
         origin = source.container
@@ -338,7 +329,7 @@ class AzureSystem(System):
             key = service.get_user_delegation_key(datetime.now(UTC) - timedelta(minutes=5), lasting)
         except core.AzureError as error:
             raise UnauthenticatedError(
-                f"Azure gives no key to sign with: {engine.scrub(str(error))[:300]}",
+                f"Azure gives no key to sign with: {scrub(str(error))[:300]}",
                 where=self.url(),
                 hint="the role Storage Blob Delegator gives it",
             ) from None
@@ -476,7 +467,7 @@ def _tokens(name: str) -> Callable[[], tuple[str, float]]:
                     token = held[0].get_token(SCOPE)
                 except problems.AzureError as error:
                     raise UnauthenticatedError(
-                        f"no Azure credentials: {engine.scrub(str(error)).splitlines()[0][:300]}",
+                        f"no Azure credentials: {scrub(str(error)).splitlines()[0][:300]}",
                         where=name,
                         hint=f"az login, AZURE_STORAGE_CONNECTION_STRING, or systems.{name}.anonymous = true",
                     ) from None

@@ -27,7 +27,7 @@ from rh.errors import (
 from rh.systems.azure.parts import conditions
 from rh.systems.azure.wire import AzureIdentity, AzureWire, NoContainerError, error_of
 from rh.systems.base import Body, Settings
-from rh.systems.objects import engine
+from rh.systems.objects.failures import Failure, is_plain
 from rh.systems.objects.shared import Attempt, Attempts, flag, shared
 from rh.systems.objects.wire import Answer, WireBody, ca_bundle, deadline_of, fields, parse_xml
 from rh.types import ABSENT, ANY, Condition, Entry, Location, Match, Span
@@ -51,42 +51,18 @@ class AzurePlace:
         self.system = str(settings.get("name") or "azure")
         self.timeout_s = deadline_of(settings)
         self.identity = identify(settings)
-        self.ca = ca_bundle(settings)
-        self.wire = AzureWire(self.identity, system=self.system, timeout_s=self.timeout_s, ca_bundle=self.ca)
+        self.wire = AzureWire(
+            self.identity, system=self.system, timeout_s=self.timeout_s, ca_bundle=ca_bundle(settings)
+        )
         self.attempts = Attempts()
         self.delegation: tuple[datetime, Any] | None = None
         """The key that signs URLs for a login, and until when."""
         self.hierarchical: bool | None = None
         """Whether the account keeps a tree, once that is known: it lists in the order of a tree then."""
-        self._stores: dict[str, Any] = {}
-
-    def store(self, container: str, config: Callable[[], dict[str, Any]]) -> Any | None:
-        """The fast road to a container, or `None` where it is not open. `config` says who we are to obstore."""
-        if not engine.usable():
-            return None
-        found = self._stores.get(container)
-        if found is None:
-            ca_pem = None
-            if self.ca:
-                with open(self.ca, "rb") as file:
-                    ca_pem = file.read()
-            made = engine.open_store(
-                "AzureStore",
-                container,
-                settings=self.settings,
-                http=self.wire.scheme == "http",
-                ca_pem=ca_pem,
-                account_name=self.identity.account,
-                endpoint=self.wire.endpoint,
-                **config(),
-            )
-            found = self._stores.setdefault(container, made)
-        return found
 
     def close(self) -> None:
         """Drop idle connections."""
         self.wire.close()
-        self._stores.clear()
 
 
 class Container:
@@ -137,14 +113,12 @@ class Container:
             raise NameClashError("Azure cannot keep this name as it is", where=self.url(key))
         return path
 
-    def failed(self, failure: engine.Failure, key: str) -> RhError:
+    def failed(self, failure: Failure, key: str) -> RhError:
         """The error for a failure at a key."""
         place = self.place
-        if failure.status == 400 and not failure.code and key and not engine.is_plain(self.prefix + key):
+        if failure.status == 400 and not failure.code and key and not is_plain(self.prefix + key):
             return NameClashError("the store refuses this name", where=self.url(key))
-        return error_of(
-            failure, where=self.url(key), container=self.name, system=place.system, timeout_s=place.timeout_s
-        )
+        return error_of(failure, where=self.url(key), container=self.name, system=place.system)
 
     def ask(
         self, verb: str, method: str, key: str = "", *, query: Sequence[tuple[str, str]] = (), **more: Any
@@ -156,6 +130,7 @@ class Container:
             self.name,
             self.path(key) if key else None,
             query=query,
+            where=self.url(key),
             error=lambda failure: self.failed(failure, key),
             **more,
         )
@@ -188,18 +163,13 @@ class Container:
         answer = self.ask("read", "GET", key, headers=headers, stream=True, accept=(416,))
         if answer.status == 416:
             return None
+        assert answer.stream is not None
         entry = self.entry(key, answer.headers)
         want = (0, entry.size) if span is None else (span[0], min(span[1], entry.size))
         if span is not None and answer.headers.get("content-range") != f"bytes {want[0]}-{want[1] - 1}/{entry.size}":
             answer.stream.close()
             raise IntegrityError("the store answered another range", where=self.url(key), expected=str(want))
-        return WireBody(
-            self.place.wire,
-            answer.stream,
-            entry,
-            want[1] - want[0],
-            error=lambda failure: self.failed(failure, key),
-        )
+        return WireBody(self.place.system, answer.stream, entry, want[1] - want[0], self.url(key))
 
     def conditionally(self, key: str, when: Condition, md5: str, send: Callable[[Mapping[str, str]], Answer]) -> Answer:
         """Send a write under its condition; a success whose answer was lost earlier is recognised by its mark."""

@@ -28,7 +28,7 @@ from rh.errors import (
     UnsupportedError,
 )
 from rh.systems.base import Bytes
-from rh.systems.objects.engine import Failure, generic_error
+from rh.systems.objects.failures import Failure, generic_error
 from rh.systems.objects.wire import Answer, Raise, StoreWire
 
 __all__ = ["VERSION", "AzureIdentity", "AzureWire", "NoContainerError", "error_of", "quote_name"]
@@ -101,7 +101,7 @@ def quote_name(name: str) -> str:
     return quote(name, safe="/-._~")
 
 
-def error_of(failure: Failure, *, where: str, container: str, system: str, timeout_s: float) -> RhError:
+def error_of(failure: Failure, *, where: str, container: str, system: str) -> RhError:
     """The error a failure on Azure means: place, cause, and the fix where there is one."""
     code, detail = failure.code, ": ".join(part for part in (failure.code, failure.message) if part)
     if code in ("ContainerNotFound", "ContainerBeingDeleted"):
@@ -132,14 +132,14 @@ def error_of(failure: Failure, *, where: str, container: str, system: str, timeo
         return NameClashError(f"the store refuses this name: {detail}", where=where)
     if code in ("InvalidBlobType", "FeatureVersionMismatch"):
         return UnsupportedError(f"this blob is not a block blob: {detail}", where=where)
-    return generic_error(failure, where=where, timeout_s=timeout_s)
+    return generic_error(failure, where=where)
 
 
 class AzureWire(StoreWire):
     """Connections to one account."""
 
     def __init__(self, identity: AzureIdentity, *, system: str, timeout_s: float, ca_bundle: str | None = None) -> None:
-        super().__init__(identity.endpoint, system=system, timeout_s=timeout_s, extra="azure", ca_bundle=ca_bundle)
+        super().__init__(identity.endpoint, system=system, timeout_s=timeout_s, ca_bundle=ca_bundle)
         self.identity = identity
 
     def path(self, container: str, name: str | None) -> str:
@@ -154,6 +154,7 @@ class AzureWire(StoreWire):
         container: str,
         name: str | None,
         *,
+        where: str,
         error: Raise,
         query: Sequence[tuple[str, str]] = (),
         headers: Mapping[str, str] | None = None,
@@ -177,7 +178,17 @@ class AzureWire(StoreWire):
         target = f"{path}?{'&'.join(pairs)}" if pairs else path
         base = f"{self.scheme}://{self.netloc}"
         return self.send(
-            verb, method, base, target, sent, body, error=error, stream=stream, payload=payload, accept=accept
+            verb,
+            method,
+            base,
+            target,
+            sent,
+            body,
+            where=where,
+            error=error,
+            stream=stream,
+            payload=payload,
+            accept=accept,
         )
 
     def _signature(

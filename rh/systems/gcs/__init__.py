@@ -10,6 +10,7 @@ and is compared with what the store says it stored; a whole object is checked wh
 
 from __future__ import annotations
 
+import builtins
 import functools
 import json
 import os
@@ -18,6 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
+from itertools import chain
 from typing import Any, ClassVar, TypeVar
 from urllib.parse import quote
 
@@ -37,12 +39,12 @@ from rh.observe import count
 from rh.systems.abilities import Multipart, Upload
 from rh.systems.base import HIDDEN, Body, Bytes, Settings, System
 from rh.systems.gcs.errors import LOGIN, refusal
-from rh.systems.gcs.http import parse_endpoint
 from rh.systems.gcs.json_api import PAGE, Api, Object, Target
 from rh.systems.gcs.parts import PART, ComposedUpload, remove
 from rh.systems.gcs.payload import Writer, download
-from rh.systems.objects.engine import spread
+from rh.systems.objects.http import parse_endpoint
 from rh.systems.objects.shared import flag, shared
+from rh.systems.objects.spread import spread
 from rh.systems.objects.wire import ca_bundle, deadline_of
 from rh.types import ABSENT, ANY, Condition, Entry, Link, Location, Outcome, SignedRequest, Span
 
@@ -314,42 +316,56 @@ class GCSSystem(System):
     def list(self, prefix: str = "", *, after: str = "", depth: int | None = None) -> Iterator[Entry]:
         if depth is not None and depth < 1:
             raise InvalidError(f"depth counts from 1, not {depth}", where=self.url(prefix))
-        return self._listing(prefix, after, depth)
+        return chain.from_iterable(self._listing(prefix, after, depth))
 
-    def _listing(self, prefix: str, after: str, depth: int | None) -> Iterator[Entry]:
+    def list_pages(
+        self,
+        prefix: str = "",
+        *,
+        after: str = "",
+        follow: bool = False,  # noqa: ARG002  (there are no links)
+    ) -> Iterator[Sequence[Entry]]:
+        return self._listing(prefix, after, None)
+
+    def _listing(self, prefix: str, after: str, depth: int | None) -> Iterator[Sequence[Entry]]:
         hidden, cut, floor = f"/{HIDDEN}", len(self._root), after.encode()
         marker: Entry | None = None
         last = None
-        for name, thing in self._objects(prefix, after, "/" if depth == 1 else ""):
-            key = name[cut:]
-            if not key or (HIDDEN in key and hidden in f"/{key}"):
-                continue
-            if depth is not None:
-                steps = key[len(prefix) :].split("/", depth)
-                if len(steps) > depth:
-                    key, thing = key[: len(key) - len(steps[-1])], None  # noqa: PLW2901
-                    if key == last:
-                        continue
-                    last = key
-            if marker is not None and not key.startswith(marker.key):
-                yield marker
-            marker = None
-            if after and key.encode() <= floor:
-                continue
-            if thing is None:
-                yield Entry(key, 0, "dir")
-                continue
-            entry = thing.entry(key)
-            if entry.kind == "dir":
-                # Whether this directory is empty, the next name tells.
-                marker = entry
-            else:
-                yield entry
+        for found in self._objects(prefix, after, "/" if depth == 1 else ""):
+            page: builtins.list[Entry] = []
+            for name, thing in found:
+                key = name[cut:]
+                if not key or (HIDDEN in key and hidden in f"/{key}"):
+                    continue
+                if depth is not None:
+                    steps = key[len(prefix) :].split("/", depth)
+                    if len(steps) > depth:
+                        key, thing = key[: len(key) - len(steps[-1])], None  # noqa: PLW2901
+                        if key == last:
+                            continue
+                        last = key
+                if marker is not None:
+                    if not key.startswith(marker.key):
+                        page.append(marker)
+                    marker = None
+                if after and key.encode() <= floor:
+                    continue
+                if thing is None:
+                    page.append(Entry(key, 0, "dir"))
+                    continue
+                entry = thing.entry(key)
+                if entry.kind == "dir":
+                    # Whether this directory is empty, the next name tells.
+                    marker = entry
+                else:
+                    page.append(entry)
+            if page:
+                yield page
         if marker is not None:
-            yield marker
+            yield [marker]
 
-    def _objects(self, prefix: str, after: str, delimiter: str) -> Iterator[tuple[str, Object | None]]:
-        """Names in order, hidden ones too; with a delimiter, common prefixes have no object."""
+    def _objects(self, prefix: str, after: str, delimiter: str) -> Iterator[Sequence[tuple[str, Object | None]]]:
+        """Names in order, page by page, hidden ones too; with a delimiter, common prefixes have no object."""
         token = None
         start = self._root + after if after else ""
         late: set[str] = set()
@@ -360,7 +376,7 @@ class GCSSystem(System):
             )
             token = page.next_page_token
             if not page.prefixes and not late:
-                yield from ((thing.name, thing) for thing in page.items)
+                yield [(thing.name, thing) for thing in page.items]
             else:
                 found: dict[str, Object | None] = dict.fromkeys((*late, *page.prefixes))
                 found.update((thing.name, thing) for thing in page.items)
@@ -368,6 +384,7 @@ class GCSSystem(System):
                 # A server that counts only the objects of a page tells prefixes too early: they wait for their turn.
                 early = token and page.items and len(page.items) + len(page.prefixes) > PAGE
                 bound = page.items[-1].name.encode() if early else None
+                due: builtins.list[tuple[str, Object | None]] = []
                 for name in sorted(found, key=str.encode):
                     place = name.encode()
                     if place <= done:
@@ -376,7 +393,8 @@ class GCSSystem(System):
                         late.add(name)
                         continue
                     done = place
-                    yield name, found[name]
+                    due.append((name, found[name]))
+                yield due
             if not token:
                 return
 

@@ -29,7 +29,7 @@ from rh.errors import (
 from rh.observe import count
 from rh.systems.base import Bytes
 from rh.systems.gcs.errors import refusal
-from rh.systems.gcs.http import Answer, Endpoint, Pool
+from rh.systems.objects.http import Answer, Endpoint, Pool
 from rh.types import ABSENT, ANY, Condition, Entry, Match
 
 __all__ = [
@@ -421,6 +421,8 @@ class Api:
                 query += f"&{name}={quote(value, safe=SAFE)}"
         answer = self.send("list", "GET", f"/storage/v1/b/{quote(bucket, safe=SAFE)}/o?{query}", where=where)
         data = answer.read(SMALL)
+        if answer.status == 404:  # a bucket that is there lists, if only nothing
+            raise NotFoundError(f"there is no bucket {bucket!r}", where=where, hint="check the bucket's name")
         if answer.status // 100 != 2:
             raise refusal(answer.status, data, where)
         return _parse(_page.decode, data, where), answer.headers

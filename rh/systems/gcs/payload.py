@@ -18,8 +18,8 @@ from rh.errors import (
 )
 from rh.observe import count, log
 from rh.systems.base import Body, Bytes
-from rh.systems.gcs.http import Answer, gather
 from rh.systems.gcs.json_api import STAMP, Api, Crc, Object, Target, crc_of_header, entry_of_headers, precheck
+from rh.systems.objects.http import Answer, gather
 from rh.types import ANY, Condition, Entry, Match, Span
 
 __all__ = ["BLOCK", "Writer", "download"]

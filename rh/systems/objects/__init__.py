@@ -1,1 +1,1 @@
-"""What the object stores share: obstore, a pooled HTTP transport, connections per process, streams."""
+"""What object stores share: an HTTP client over pooled connections, refusals and their errors, places of a process."""

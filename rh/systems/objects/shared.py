@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 from rh.errors import InvalidError
+from rh.forks import Lock
 from rh.systems.base import Settings
 
 __all__ = ["Attempt", "Attempts", "flag", "shared"]
@@ -19,16 +19,10 @@ _REMEMBERED = 1024
 
 Place = TypeVar("Place")
 _places: dict[tuple[type, bytes], Any] = {}
-_lock = threading.Lock()
+_lock = Lock()
 
 
-def _after_fork() -> None:
-    global _lock  # noqa: PLW0603 - another thread of the parent may have held it
-    _lock = threading.Lock()
-    _places.clear()
-
-
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(after_in_child=_places.clear)
 
 
 def shared(kind: type[Place], settings: Settings, variables: tuple[str, ...], make: Callable[[], Place]) -> Place:
@@ -82,7 +76,7 @@ class Attempts:
 
     def __init__(self) -> None:
         self._unsure: OrderedDict[Slot, Attempt] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def begin(self, slot: Slot, md5: str) -> tuple[Attempt, bool]:
         """The mark for a conditional write, and whether an earlier try of the same write may have succeeded."""

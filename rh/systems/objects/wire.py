@@ -1,4 +1,4 @@
-"""What the exact roads to object stores share: pooled connections on which each request is sent once, and its answer.
+"""What the roads to S3 and Azure share: pooled connections on which each request is sent once, and its answer.
 
 `rh.systems.s3.wire` and `rh.systems.azure.wire` say what the requests are and who signs them.
 """
@@ -6,23 +6,22 @@
 from __future__ import annotations
 
 import os
-import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
-from rh import observe, plugins
+from rh import observe
 from rh.errors import DeadlineError, IntegrityError, InvalidError, RhError, UnavailableError
 from rh.systems.base import Body, Bytes
-from rh.systems.objects.engine import CHUNK, Failure
+from rh.systems.objects import http
+from rh.systems.objects.failures import Failure, failure_of
 from rh.types import Entry
 
-__all__ = ["Answer", "Raise", "StoreWire", "WireBody", "ca_bundle", "deadline_of", "fields", "parse_xml"]
+__all__ = ["Answer", "Nothing", "Raise", "StoreWire", "WireBody", "ca_bundle", "deadline_of", "fields", "parse_xml"]
 
-_PIECE = 256 * 1024
-_TAG = {name: re.compile(rf"<{name}>\s*([^<\n]{{1,300}})") for name in ("Code", "Message", "Region")}
+ANSWER_LIMIT = 64 << 20
+"""Answers that are not data are smaller than this."""
 
 
 def parse_xml(data: bytes) -> ET.Element:
@@ -39,12 +38,12 @@ def fields(element: ET.Element) -> dict[str, str]:
 
 
 class Answer(NamedTuple):
-    """What the store answered: `headers` look up in any case; `data` is whole unless a stream was asked for."""
+    """What the store answered: names of `headers` in lower case; `data` is whole unless a stream was asked for."""
 
     status: int
     headers: Mapping[str, str]
     data: bytes
-    stream: Any = None
+    stream: http.Answer | None = None
 
     @property
     def etag(self) -> str | None:
@@ -53,15 +52,13 @@ class Answer(NamedTuple):
 
 
 Raise = Callable[[Failure], RhError]
-"""Turns a failure into the error to raise."""
+"""Turns a refusal into the error to raise."""
 
 
 class StoreWire:
     """Connections to one endpoint. Nothing is retried, no redirect is followed, no wait outlasts `timeout_s`."""
 
-    def __init__(
-        self, endpoint: str, *, system: str, timeout_s: float, extra: str, ca_bundle: str | None = None
-    ) -> None:
+    def __init__(self, endpoint: str, *, system: str, timeout_s: float, ca_bundle: str | None = None) -> None:
         parts = urlsplit(endpoint)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise InvalidError(
@@ -75,20 +72,20 @@ class StoreWire:
         self.endpoint = f"{self.scheme}://{self.netloc}{self.base}"
         self.system = system
         self.timeout_s = timeout_s
-        urllib3 = plugins.need("urllib3", extra=extra)
-        self._errors = urllib3.exceptions
-        timeout = urllib3.Timeout(connect=timeout_s, read=timeout_s)
-        options: dict[str, Any] = {"maxsize": 64, "timeout": timeout, "retries": False, "block": False, "num_pools": 64}
-        if ca_bundle:
-            options["ca_certs"] = ca_bundle
-        proxies = getproxies()
-        proxy = None if proxy_bypass(self.netloc) else proxies.get(self.scheme) or proxies.get("all")
-        self._through = bool(proxy) and self.scheme == "http"
-        self._manager = urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
+        self._ca_bundle = ca_bundle
+        self._pools: dict[str, http.Pool] = {}
 
     def close(self) -> None:
         """Drop idle connections; requests under way go on."""
-        self._manager.clear()
+        for pool in list(self._pools.values()):
+            pool.close()
+
+    def _pool(self, base: str) -> http.Pool:
+        pool = self._pools.get(base)
+        if pool is None:
+            made = http.Pool(http.parse_endpoint(base), self.timeout_s, ca_bundle=self._ca_bundle)
+            pool = self._pools.setdefault(base, made)
+        return pool
 
     def send(
         self,
@@ -99,6 +96,7 @@ class StoreWire:
         headers: dict[str, str],
         body: Bytes,
         *,
+        where: str,
         error: Raise,
         stream: bool = False,
         payload: bool = False,
@@ -111,9 +109,10 @@ class StoreWire:
             method: HTTP method.
             base: scheme and authority.
             target: path and query, encoded; sent as they are.
-            headers: all of them, signed.
+            headers: all of them but the host and the length, signed.
             body: bytes to send.
-            error: turns a failure into the error to raise.
+            where: the place, for errors of the connection.
+            error: turns a refusal into the error to raise.
             stream: hand the open response over in `Answer.stream` when the request succeeds.
             payload: whether the body is the user's bytes, for the count.
             accept: statuses besides 2xx that are an answer, not a failure.
@@ -121,113 +120,66 @@ class StoreWire:
         """
         length = len(body)
         headers["user-agent"] = "rh"
-        data: Any = None
-        if length or method in ("PUT", "POST"):
-            headers["content-length"] = str(length)
-            # A socket's timeout holds for one call of sendall, so large bodies go out in pieces.
-            data = _pieces(body) if length > _PIECE else bytes(body)
         observe.count(self.system, verb, sent=length if payload else 0)
-        parts = urlsplit(base)
-        try:
-            pool = self._manager.connection_from_host(parts.hostname, parts.port, self.scheme)
-            response = pool.urlopen(
-                method,
-                base + target if self._through else target,
-                body=data,
-                headers=headers,
-                retries=False,
-                redirect=False,
-                assert_same_host=False,
-                preload_content=False,
-                decode_content=False,
-            )
-            ok = 200 <= response.status < 300
-            if stream and ok:
-                return Answer(response.status, response.headers, b"", response)
-            content = response.read()
-            response.release_conn()
-        except (self._errors.HTTPError, OSError) as problem:
-            raise error(self.failure(problem)) from None
-        if not ok and response.status not in accept:
-            raise error(_failure(response.status, content, response.headers))
-        return Answer(response.status, response.headers, content)
-
-    def failure(self, problem: Exception) -> Failure:
-        """What a broken connection says, in plain values."""
-        errors = self._errors
-        # A refused connection is a kind of timeout to urllib3, so it is asked for first.
-        if isinstance(problem, errors.NewConnectionError | errors.ProxyError):
-            return Failure("connect", message=_reason(problem))
-        if isinstance(problem, errors.TimeoutError | TimeoutError):
-            return Failure("timeout")
-        if isinstance(problem, errors.SSLError):
-            return Failure("connect", message=f"TLS: {_reason(problem)} (ca_bundle names further certificates)")
-        return Failure("interrupted", message=_reason(problem))
-
-
-def _reason(problem: Exception) -> str:
-    cause = problem.__cause__ or problem.__context__ or problem
-    if isinstance(cause, OSError) and cause.strerror:
-        return cause.strerror
-    return str(problem).rpartition(": ")[2][:200] or type(problem).__name__
-
-
-def _pieces(body: Bytes) -> Iterator[memoryview]:
-    view = memoryview(body)
-    for start in range(0, len(view), _PIECE):
-        yield view[start : start + _PIECE]
-
-
-def _failure(status: int, content: bytes, headers: Mapping[str, str]) -> Failure:
-    text = content[:8192].decode("utf-8", "replace")
-    found = {name: match.group(1) if (match := tag.search(text)) else "" for name, tag in _TAG.items()}
-    region = found["Region"] or headers.get("x-amz-bucket-region") or ""
-    code = found["Code"] or headers.get("x-ms-error-code") or ""
-    kind = {404: "missing", 412: "precondition", 416: "range"}.get(status, "status")
-    return Failure(kind, status, code, found["Message"], region)
+        answer = self._pool(base).request(method, target, headers, (body,) if length else (), where=where)
+        status = answer.status
+        ok = 200 <= status < 300
+        if stream and ok:
+            return Answer(status, answer.headers, b"", answer)
+        content = answer.read(ANSWER_LIMIT)
+        if not ok and status not in accept:
+            raise error(failure_of(status, content, answer.headers))
+        return Answer(status, answer.headers, content)
 
 
 class WireBody(Body):
-    """An open response on its way out: exact length, or `IntegrityError`."""
+    """An open response on its way out: exact length, or an error."""
 
-    def __init__(self, wire: StoreWire, response: Any, entry: Entry, want: int, *, error: Raise) -> None:
+    def __init__(self, system: str, answer: http.Answer, entry: Entry, want: int, where: str) -> None:
         self.entry = entry
-        self._wire = wire
-        self._response = response
+        self._system = system
+        self._answer: http.Answer | None = answer
         self._want = want
-        self._error = error
+        self._where = where
 
     def __iter__(self) -> Iterator[Bytes]:
-        response, got = self._response, 0
-        if response is None:
-            raise InvalidError("a body can be read once", where=self.entry.key)
+        answer, got = self._answer, 0
+        if answer is None:
+            raise InvalidError("a body can be read once", where=self._where)
         try:
-            while got < self._want:
-                try:
-                    piece = response.read(min(CHUNK, self._want - got))
-                except (self._wire._errors.HTTPError, OSError) as problem:  # noqa: SLF001 - same module
-                    raise self._error(self._wire.failure(problem)) from None
-                if not piece:
-                    raise IntegrityError(
-                        "the answer ended early",
-                        where=self.entry.key,
-                        expected=f"{self._want} bytes",
-                        got=f"{got} bytes",
-                    )
+            for piece in answer:
                 got += len(piece)
+                if got > self._want:
+                    break
                 yield piece
-            if self._response is not None:
-                self._response = None
-                response.read()
-                response.release_conn()
         finally:
-            observe.count(self._wire.system, "read", requests=0, received=got)
+            observe.count(self._system, "read", requests=0, received=got)
             self.close()
+        if got != self._want:
+            raise IntegrityError(
+                "the answer has the wrong length",
+                where=self._where,
+                expected=f"{self._want} bytes",
+                got=f"{got} bytes" if got < self._want else "more",
+            )
+
+    def read(self) -> bytes:
+        return http.gather(self)
 
     def close(self) -> None:
-        response, self._response = self._response, None
-        if response is not None:
-            response.close()
+        answer, self._answer = self._answer, None
+        if answer is not None:
+            answer.close()
+
+
+class Nothing(Body):
+    """A body of no bytes."""
+
+    def __init__(self, entry: Entry) -> None:
+        self.entry = entry
+
+    def __iter__(self) -> Iterator[Bytes]:
+        return iter(())
 
 
 def ca_bundle(settings: Mapping[str, Any]) -> str | None:

@@ -5,8 +5,8 @@ A root is `bucket/prefix`. Settings (all optional): `endpoint_url`, `region`, `p
 `ca_bundle`, and `conditional_writes` (whether the endpoint keeps preconditions; found out by itself where it is not
 said). Who we are comes from boto3: environment, profiles, SSO, roles, instance metadata.
 
-Bytes of ordinary keys travel by obstore, all else by `rh.systems.s3.wire`, key for key as given. What consoles leave
-as directories (empty objects under `name/`) is listed as an empty directory; none is ever made here.
+Keys travel as given. What consoles leave as directories (empty objects under `name/`) is listed as an empty directory;
+none is ever made here.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import builtins
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import ClassVar
 from urllib.parse import unquote_plus
@@ -33,13 +35,14 @@ from rh.errors import (
 )
 from rh.systems.abilities import Upload
 from rh.systems.base import HIDDEN, Body, Bytes, Settings, System
-from rh.systems.objects import engine
+from rh.systems.objects.failures import scrub
 from rh.systems.objects.shared import flag
-from rh.systems.objects.wire import Answer, fields, parse_xml
+from rh.systems.objects.spread import spread
+from rh.systems.objects.wire import Answer, Nothing, fields, parse_xml
 from rh.systems.s3.bucket import BATCH, MD5, PROBE, Bucket, source_of
 from rh.systems.s3.parts import S3Upload, abort, copy_in_parts, raise_inner, stream_in_parts
 from rh.systems.s3.place import now_of, seconds
-from rh.systems.s3.sign import Credentials
+from rh.systems.s3.sign import UNSIGNED, Credentials
 from rh.types import ABSENT, ANY, Condition, Entry, Link, Location, Match, Outcome, SignedRequest, Span
 
 __all__ = ["S3System"]
@@ -49,6 +52,7 @@ COPY_LIMIT = 5 << 30
 PUT_LIMIT = 64 << 20
 """Largest object in bytes sent in one request; larger ones go in parts."""
 _PAST = "\U0010fffd"
+_CHUNK = 1 << 20
 
 
 class S3System(System):
@@ -77,27 +81,44 @@ class S3System(System):
     def list(self, prefix: str = "", *, after: str = "", depth: int | None = None) -> Iterator[Entry]:
         if depth not in (None, 1):
             raise InvalidError(f"depth is 1 or None, not {depth}", where=self.url(prefix))
+        return chain.from_iterable(self._in_order(prefix, after, depth))
+
+    def list_pages(
+        self,
+        prefix: str = "",
+        *,
+        after: str = "",
+        follow: bool = False,  # noqa: ARG002 - there are no links
+    ) -> Iterator[Sequence[Entry]]:
+        return self._in_order(prefix, after, None)
+
+    def _in_order(self, prefix: str, after: str, depth: int | None) -> Iterator[Sequence[Entry]]:
+        """Pages of entries in key order, with those directories that hold nothing."""
         marker: Entry | None = None
         last = b""
-        for entry in self._pages(prefix, after, depth):
-            raw = entry.key.encode()
-            if raw <= last:
-                if raw == last:
-                    continue
-                raise UnsupportedError("the store does not list in key order", where=self.url(prefix))
-            last = raw
-            if marker is not None and not entry.key.startswith(marker.key):
-                yield marker
-            marker = None
-            if entry.kind == "dir" and (depth is None or entry.key == prefix):
-                marker = entry
-            else:
-                yield entry
+        for found in self._pages(prefix, after, depth):
+            page: builtins.list[Entry] = []
+            for raw, entry in found:
+                if raw <= last:
+                    if raw == last:
+                        continue
+                    raise UnsupportedError("the store does not list in key order", where=self.url(prefix))
+                last = raw
+                if marker is not None:
+                    if not entry.key.startswith(marker.key):
+                        page.append(marker)
+                    marker = None
+                if entry.kind == "dir" and (depth is None or entry.key == prefix):
+                    marker = entry
+                else:
+                    page.append(entry)
+            if page:
+                yield page
         if marker is not None:
-            yield marker
+            yield [marker]
 
-    def _pages(self, prefix: str, after: str, depth: int | None) -> Iterator[Entry]:
-        """Entries page by page, with directory markers, without hidden names."""
+    def _pages(self, prefix: str, after: str, depth: int | None) -> Iterator[Sequence[tuple[bytes, Entry]]]:
+        """Entries with the bytes of their keys, page by page, with directory markers, without hidden names."""
         if prefix:
             self.bucket.path(prefix)
         base = [
@@ -117,14 +138,11 @@ class S3System(System):
             elif start:
                 query.append(("start-after", start))
             page, root = self._page(query, prefix)
-            hidden = ""
-            for entry in page:
-                if (hidden := _hidden(entry.key)) or not entry.key or entry.key.encode() <= floor:
-                    continue
-                yield entry
+            yield [pair for pair in page if pair[0] > floor and not _hidden(pair[1].key)]
             if root.get("IsTruncated", "").strip() != "true":
                 return
             fresh = root.get("NextContinuationToken", "")
+            hidden = _hidden(page[-1][1].key) if page else ""
             beyond = f"{hidden}{_PAST}" if hidden else ""
             if beyond and beyond.encode() > floor:
                 # What is hidden may be a whole store: go on behind it instead of through it.
@@ -134,7 +152,9 @@ class S3System(System):
             else:
                 token = fresh
 
-    def _page(self, query: Sequence[tuple[str, str]], prefix: str) -> tuple[Sequence[Entry], dict[str, str]]:
+    def _page(
+        self, query: Sequence[tuple[str, str]], prefix: str
+    ) -> tuple[Sequence[tuple[bytes, Entry]], dict[str, str]]:
         answer = self.bucket.ask("list", "GET", prefix, query=query)
         tree = parse_xml(answer.data)
         found: builtins.list[Entry] = []
@@ -155,8 +175,7 @@ class S3System(System):
                     found.append(Entry(key, size, etag=etag, modified=modified, check=self.bucket.check(etag)))
             elif tag == "CommonPrefixes":
                 found.append(Entry(decode(fields(child)["Prefix"])[cut:], 0, "dir"))
-        found.sort(key=lambda entry: entry.key.encode())
-        return found, top
+        return sorted(((entry.key.encode(), entry) for entry in found), key=itemgetter(0)), top
 
     def head(self, key: str) -> Entry:
         entry = self.bucket.entry(key, self.bucket.headers(key))
@@ -170,33 +189,14 @@ class S3System(System):
                 f"not a byte range: {span}" if span else "a read cannot want absence", where=self.url(key)
             )
         path = self.bucket.path(key)
-        body: Body | None = None
-        if span is None or span[0] < span[1]:
-            body = self._read_fast(key, path, span) or self.bucket.read(key, path, span)
+        body = self.bucket.read(key, path, span) if span is None or span[0] < span[1] else None
         if body is None:
-            body = engine.Nothing(self.head(key))
+            body = Nothing(self.head(key))
         # The etag of the answer itself is compared: stores that ignore If-Match cannot deceive us.
         if isinstance(when, Match) and body.entry.etag != when.etag:
             body.close()
             raise ConflictError("it has changed since it was listed", where=self.url(key))
         return body
-
-    def _read_fast(self, key: str, path: str, span: Span | None) -> Body | None:
-        """`read` by obstore, where that road is open."""
-        place = self.bucket.place
-        if span is not None and (place.lax_ranges or span[1] - span[0] >= engine.CHUNK):
-            # Measured: of large pieces the exact road makes less work.
-            return None
-        store = place.store(self.bucket.name) if engine.is_plain(path) else None
-        if store is None:
-            return None
-        try:
-            return engine.read(
-                store, path, key, span, system=place.system, error=self.bucket.failed, check=self.bucket.check
-            )
-        except engine.LaxRangeError:
-            place.lax_ranges = True
-            return None
 
     def write(
         self,
@@ -226,7 +226,7 @@ class S3System(System):
                 got=f"{len(view)} bytes",
             )
         if len(view) > PUT_LIMIT:
-            pieces = (memoryview(view)[at : at + engine.CHUNK] for at in range(0, len(view), engine.CHUNK))
+            pieces = (memoryview(view)[at : at + _CHUNK] for at in range(0, len(view), _CHUNK))
             return stream_in_parts(
                 self.bucket, key, pieces, len(view), when, lambda whole: self._put(key, path, whole, when)
             )
@@ -235,26 +235,23 @@ class S3System(System):
     def _put(self, key: str, path: str, data: Bytes, when: Condition) -> Entry:
         """One object in one request, checked by the etag it comes back with."""
         place = self.bucket.place
-        md5 = hashlib.md5(data, usedforsecurity=False)
-        if when is ANY:
-            fast = len(data) <= engine.MAX_PUT and engine.is_plain(path)
-            store = place.store(self.bucket.name) if fast else None
-            if store is not None:
-                etag = engine.put(store, path, key, data, system=place.system, error=self.bucket.failed)
-                return self.bucket.stored(key, data, etag, md5.hexdigest())
-        headers = {**place.stored, "content-md5": base64.b64encode(md5.digest()).decode()}
+        md5, headers, digest = None, dict(place.stored), None
         if place.aws:
-            headers["x-amz-checksum-sha256"] = base64.b64encode(hashlib.sha256(data).digest()).decode()
-
-        # Elsewhere MD5 goes along and is held against the answer: large bodies need no second hash.
-        unsigned = not place.aws and self.bucket.name not in place.opaque and len(data) > engine.CHUNK
+            raw = hashlib.sha256(data)
+            digest, headers["x-amz-checksum-sha256"] = raw.hexdigest(), base64.b64encode(raw.digest()).decode()
+        if not place.aws or when is not ANY:
+            raw = hashlib.md5(data, usedforsecurity=False)
+            md5, headers["content-md5"] = raw.hexdigest(), base64.b64encode(raw.digest()).decode()
+            if digest is None and self.bucket.name not in place.opaque:
+                # The signature covers the MD5, the store checks it, and so do we in its answer: no second hash.
+                digest = UNSIGNED
 
         def send(extra: Mapping[str, str]) -> Answer:
             sent = {**headers, **extra}
-            return self.bucket.ask("write", "PUT", key, path, headers=sent, body=data, payload=True, unsigned=unsigned)
+            return self.bucket.ask("write", "PUT", key, path, headers=sent, body=data, payload=True, digest=digest)
 
-        answer = self.bucket.conditionally(key, path, when, md5.hexdigest(), send)
-        return self.bucket.stored(key, data, answer.etag, md5.hexdigest(), answer.headers)
+        answer = self.bucket.conditionally(key, path, when, md5 or "", send)
+        return self.bucket.stored(key, data, answer.etag, md5, answer.headers)
 
     def delete(self, keys: Sequence[str]) -> None:
         if keys:
@@ -288,7 +285,7 @@ class S3System(System):
             except RhError as error:
                 return Outcome(pair[1], error=error)
 
-        yield from engine.spread(one, pairs)
+        yield from spread(one, pairs)
 
     def _copy(self, source: S3System, entry: Entry, key: str) -> Entry:
         path, place = self.bucket.path(key), self.bucket.place
@@ -384,7 +381,7 @@ class S3System(System):
             ]
         query = [("list-type", "2"), ("encoding-type", "url"), ("prefix", self.bucket.prefix + PROBE)]
         probes, _ = self._page(query, PROBE)
-        old = [entry.key for entry in probes if entry.modified is not None and entry.modified <= now - older_than_s]
+        old = [entry.key for _, entry in probes if entry.modified is not None and entry.modified <= now - older_than_s]
         self.delete(old)
         return swept + len(old)
 
@@ -432,7 +429,7 @@ def identity(settings: Settings) -> tuple[Callable[[], Credentials | None], str 
             f"there is no AWS profile {profile!r}", where=name, hint=f"profiles here: {known}"
         ) from error
     except problems.BotoCoreError as error:
-        raise UnauthenticatedError(f"no credentials: {engine.scrub(str(error))}", where=name, hint=login) from error
+        raise UnauthenticatedError(f"no credentials: {scrub(str(error))}", where=name, hint=login) from error
     if found is None:
 
         def missing() -> Credentials | None:
@@ -451,7 +448,7 @@ def identity(settings: Settings) -> tuple[Callable[[], Credentials | None], str 
             now = found.get_frozen_credentials()
         except (problems.BotoCoreError, problems.ClientError) as error:
             raise UnauthenticatedError(
-                f"the credentials cannot be refreshed: {engine.scrub(str(error))}", where=name, hint=login
+                f"the credentials cannot be refreshed: {scrub(str(error))}", where=name, hint=login
             ) from error
         return Credentials(now.access_key, now.secret_key, now.token, lasting)
 

@@ -29,8 +29,9 @@ from rh.errors import (
     UnsupportedError,
 )
 from rh.systems.base import HIDDEN, Body, Bytes, Settings
-from rh.systems.objects.engine import Failure, is_plain, spread
+from rh.systems.objects.failures import Failure, is_plain
 from rh.systems.objects.shared import Attempt
+from rh.systems.objects.spread import spread
 from rh.systems.objects.wire import Answer, WireBody, fields, parse_xml
 from rh.systems.s3.place import Identity, Place, place_of, seconds, unsupported
 from rh.systems.s3.sign import quote_key
@@ -108,7 +109,6 @@ class Bucket:
             bucket=self.name,
             system=self.location.system,
             profile=place.profile,
-            timeout_s=place.timeout_s,
         )
 
     def raiser(self, key: str) -> Callable[[Failure], RhError]:
@@ -117,7 +117,9 @@ class Bucket:
 
     def ask(self, verb: str, method: str, key: str = "", path: str | None = None, **more: Any) -> Answer:
         """One request about the object at `path`, or about the bucket; errors name `key`."""
-        return self.place.wire.request(verb, method, self.name, path, error=self.raiser(key), **more)
+        return self.place.wire.request(
+            verb, method, self.name, path, where=self.url(key), error=self.raiser(key), **more
+        )
 
     def check(self, etag: str | None) -> str | None:
         """The checksum an etag is, where it can be trusted to be one (never with AWS: KMS shows in no listing)."""
@@ -148,12 +150,13 @@ class Bucket:
         answer = self.ask("read", "GET", key, path, headers=headers, stream=True, accept=(416,))
         if answer.status == 416:
             return None
+        assert answer.stream is not None
         entry = self.entry(key, answer.headers)
         want = (0, entry.size) if span is None else (span[0], min(span[1], entry.size))
         if span is not None and answer.headers.get("content-range") != f"bytes {want[0]}-{want[1] - 1}/{entry.size}":
             answer.stream.close()
             raise IntegrityError("the store answered another range", where=self.url(key), expected=str(want))
-        return WireBody(self.place.wire, answer.stream, entry, want[1] - want[0], error=self.raiser(key))
+        return WireBody(self.place.system, answer.stream, entry, want[1] - want[0], self.url(key))
 
     def conditionally(
         self, key: str, path: str, when: Condition, md5: str, send: Callable[[Mapping[str, str]], Answer]
@@ -195,13 +198,16 @@ class Bucket:
             return ExistsError("there is something already", where=self.url(key))
         return ConflictError("it has changed since", where=self.url(key))
 
-    def stored(
-        self, key: str, data: Bytes, etag: str | None, md5: str, headers: Mapping[str, str] | None = None
-    ) -> Entry:
-        """The entry of what was put, once the store's answer has been held against what was sent."""
+    def stored(self, key: str, data: Bytes, etag: str | None, md5: str | None, headers: Mapping[str, str]) -> Entry:
+        """The entry of what was put, once the store's answer has been held against what was sent.
+
+        `md5` is `None` where the store itself has checked the bytes.
+        """
         place = self.place
-        if etag is not None and etag != md5 and MD5.fullmatch(etag) and self.name not in place.opaque:
-            if headers is None or "x-amz-server-side-encryption" not in headers:
+        if md5 is None:
+            pass
+        elif etag is not None and etag != md5 and MD5.fullmatch(etag) and self.name not in place.opaque:
+            if "x-amz-server-side-encryption" not in headers:
                 headers = self.headers(key)
             current = (headers.get("etag") or "").strip('"')
             if not opaque(headers):
@@ -216,7 +222,7 @@ class Bucket:
             place.opaque.add(self.name)
         elif etag is not None and not MD5.fullmatch(etag):
             place.opaque.add(self.name)
-        modified = seconds((headers or {}).get("last-modified") or "")
+        modified = seconds(headers.get("last-modified") or "")
         return Entry(key, len(data), etag=etag, modified=modified, check=self.check(etag))
 
     def delete(self, keys: Sequence[str]) -> None:
@@ -258,9 +264,7 @@ class Bucket:
                     continue
                 status = 403 if told.get("Code") == "AccessDenied" else 500
                 key = paths.get(told.get("Key", ""), told.get("Key", ""))
-                failed.append(
-                    self.failed(Failure("status", status, told.get("Code", ""), told.get("Message", "")), key)
-                )
+                failed.append(self.failed(Failure(status, told.get("Code", ""), told.get("Message", "")), key))
         if failed:
             if len(failed) > 1:
                 first = failed[0].message

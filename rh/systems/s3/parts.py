@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import re
 from collections import deque
@@ -11,10 +10,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from rh.errors import ConflictError, IntegrityError, InvalidError, NotFoundError, RhError
 from rh.systems.base import Bytes
-from rh.systems.objects.engine import Failure, spread
+from rh.systems.objects.failures import Failure
+from rh.systems.objects.spread import spread
 from rh.systems.objects.streams import pieces_of, same_length
 from rh.systems.objects.wire import Answer, fields, parse_xml
 from rh.systems.s3.bucket import MD5, Bucket, source_of
+from rh.systems.s3.sign import UNSIGNED
 from rh.types import ABSENT, ANY, Condition, Entry, Match
 
 __all__ = ["S3Upload", "copy_in_parts", "stream_in_parts"]
@@ -135,22 +136,19 @@ def put_part(bucket: Bucket, key: str, path: str, upload_id: str, number: int, d
     """Store one part and hold the store's answer against what was sent; the part's tag."""
     place = bucket.place
     view = memoryview(data).cast("B") if isinstance(data, memoryview) else data
-    # AWS checks the SHA-256 in the signature. Others may not: there MD5 is both asked of the store and held against
-    # its answer, and where the answer is no MD5, the signature covers the bytes again.
+    # AWS checks the SHA-256 in the signature. Others may not: there MD5 is held against the store's answer, and where
+    # the answer is no MD5, the signature covers the bytes again. It is not asked of the store as well, which may
+    # compute it twice then: nobody sees a part before the upload is finished, so a wrong one does no harm.
     signed = place.aws or bucket.name in place.opaque
-    md5, headers = "", {}
-    if not signed:
-        raw = hashlib.md5(view, usedforsecurity=False)
-        md5, headers = raw.hexdigest(), {"content-md5": base64.b64encode(raw.digest()).decode()}
+    md5 = "" if signed else hashlib.md5(view, usedforsecurity=False).hexdigest()
     answer = bucket.ask(
         "part",
         "PUT",
         key,
         path,
         query=[("partNumber", str(number + 1)), ("uploadId", upload_id)],
-        headers=headers,
         body=view,
-        unsigned=not signed,
+        digest=None if signed else UNSIGNED,
         payload=True,
     )
     etag = answer.etag
@@ -233,7 +231,7 @@ def raise_inner(bucket: Bucket, key: str, answer: Answer) -> None:
         told = fields(tree)
         code = told.get("Code", "")
         status = 412 if code == "PreconditionFailed" else 500
-        raise bucket.failed(Failure("status", status, code, told.get("Message", "")), key)
+        raise bucket.failed(Failure(status, code, told.get("Message", "")), key)
 
 
 def abort(bucket: Bucket, key: str, upload_id: str) -> None:

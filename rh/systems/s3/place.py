@@ -7,14 +7,12 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any
+from datetime import UTC, datetime
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from rh.errors import InvalidError, RhError, UnsupportedError
 from rh.systems.base import Settings
-from rh.systems.objects import engine
 from rh.systems.objects.shared import Attempts, flag, shared
 from rh.systems.objects.wire import ca_bundle, deadline_of
 from rh.systems.s3.sign import Credentials
@@ -62,7 +60,6 @@ class Place:
             raise InvalidError(f"addressing is path or virtual, not {addressing!r}", where=self.system)
         self.virtual = addressing == "virtual"
         payer = {"x-amz-request-payer": "requester"} if flag(settings.get("requester_pays")) else {}
-        self.ca = ca_bundle(settings)
         self.wire = Wire(
             str(endpoint),
             system=self.system,
@@ -70,7 +67,7 @@ class Place:
             virtual=self.virtual,
             credentials=credentials,
             timeout_s=self.timeout_s,
-            ca_bundle=self.ca,
+            ca_bundle=ca_bundle(settings),
             headers=payer,
         )
         self.stored = stored_headers(settings)
@@ -78,66 +75,13 @@ class Place:
         """Buckets found to answer etags that look like an MD5 of the bytes and are none."""
         self.singly: set[str] = set()
         """Buckets found not to delete in batches."""
-        self.lax_ranges = False
-        """Whether the endpoint was found to answer ranges in a way that obstore does not accept."""
-        self._stores: dict[str, Any] = {}
         self._honours: dict[tuple[str, str], bool] = {}
         self.attempts = Attempts()
-        self._lock = threading.Lock()
         self._probing = threading.Lock()
-
-    def store(self, bucket: str) -> Any | None:
-        """The fast road to a bucket, or `None` where it is not open."""
-        if not engine.usable() or self.stored.keys() - _SSE:
-            return None
-        found = self._stores.get(bucket)
-        if found is None:
-            base, host, path = self.wire.place(bucket, None)
-            virtual = self.virtual and host.startswith(f"{bucket}.")
-            config: dict[str, Any] = {
-                "endpoint": base + path.rstrip("/") if virtual else self.wire.endpoint,
-                "region": self.region,
-                "virtual_hosted_style_request": virtual,
-                "request_payer": bool(flag(self.settings.get("requester_pays"))),
-            }
-            if self.aws:
-                config["checksum_algorithm"] = "SHA256"
-            if "x-amz-server-side-encryption" in self.stored:
-                config["server_side_encryption"] = self.stored["x-amz-server-side-encryption"]
-                if key := self.stored.get("x-amz-server-side-encryption-aws-kms-key-id"):
-                    config["sse_kms_key_id"] = key
-            if self.credentials() is None:
-                config["skip_signature"] = True
-            else:
-                config["credential_provider"] = self._provide
-            found = engine.open_store(
-                "S3Store",
-                bucket,
-                settings=self.settings,
-                http=base.startswith("http:"),
-                ca_pem=Path(self.ca).read_bytes() if self.ca else None,
-                **config,
-            )
-            with self._lock:
-                found = self._stores.setdefault(bucket, found)
-        return found
-
-    def _provide(self) -> dict[str, Any]:
-        """Credentials for obstore, which asks again when five minutes are left of what they are said to last."""
-        now = self.credentials()
-        if now is None:
-            raise InvalidError("anonymous access has no credentials", where=self.system)
-        return {
-            "access_key_id": now.access_key,
-            "secret_access_key": now.secret_key,
-            "token": now.token,
-            "expires_at": datetime.now(UTC) + (timedelta(days=1) if now.lasting else timedelta(minutes=6)),
-        }
 
     def close(self) -> None:
         """Drop idle connections."""
         self.wire.close()
-        self._stores.clear()
 
     def honours(self, bucket: str, what: str, probe: Callable[[], Mapping[str, bool]]) -> bool:
         """Whether the endpoint keeps a precondition: `"absent"`, `"match"` or `"copy"`. Found out once."""
@@ -150,9 +94,6 @@ class Place:
             if (bucket, what) not in self._honours:
                 self._honours.update({(bucket, name): kept for name, kept in probe().items()})
             return self._honours[bucket, what]
-
-
-_SSE = frozenset({"x-amz-server-side-encryption", "x-amz-server-side-encryption-aws-kms-key-id"})
 
 
 def stored_headers(settings: Settings) -> dict[str, str]:
@@ -194,6 +135,7 @@ def unsupported(place: Place, where: str) -> RhError:
     )
 
 
+@lru_cache(maxsize=256)
 def seconds(text: str) -> float | None:
     """Whole seconds since the epoch from the time formats of S3: ISO 8601 in listings, RFC 1123 in headers."""
     if not text:

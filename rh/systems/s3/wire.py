@@ -1,8 +1,4 @@
-"""The exact road to S3: requests as the S3 API describes them, over pooled connections, each sent once.
-
-Every key goes out as it is, every header of the answer comes back, and it works in forked processes; obstore
-(`rh.systems.objects.engine`) is the faster road for ordinary keys.
-"""
+"""The road to S3: requests as the S3 API describes them, over pooled connections, each sent once, each key as it is."""
 
 from __future__ import annotations
 
@@ -24,9 +20,9 @@ from rh.errors import (
     UnsupportedError,
 )
 from rh.systems.base import Bytes
-from rh.systems.objects.engine import Failure, generic_error
+from rh.systems.objects.failures import Failure, generic_error
 from rh.systems.objects.wire import Answer, Raise, StoreWire
-from rh.systems.s3.sign import UNSIGNED, Credentials, presign, quote_key, sign
+from rh.systems.s3.sign import Credentials, presign, quote_key, sign
 from rh.types import SignedRequest
 
 __all__ = ["NoBucketError", "Wire", "error_of"]
@@ -59,9 +55,7 @@ class NoBucketError(NotFoundError):
     """There is no such bucket: nothing to forgive, unlike a missing key."""
 
 
-def error_of(
-    failure: Failure, *, where: str, bucket: str, system: str, profile: str | None, timeout_s: float
-) -> RhError:
+def error_of(failure: Failure, *, where: str, bucket: str, system: str, profile: str | None) -> RhError:
     """The error a failure on S3 means: place, cause, and the fix where there is one."""
     code, detail = failure.code, ": ".join(part for part in (failure.code, failure.message) if part)
     if code == "NoSuchBucket":
@@ -105,7 +99,7 @@ def error_of(
         )
     if failure.status == 405:
         return UnsupportedError(f"the store does not allow that here: {detail}", where=where)
-    return generic_error(failure, where=where, timeout_s=timeout_s)
+    return generic_error(failure, where=where)
 
 
 class Wire(StoreWire):
@@ -123,7 +117,7 @@ class Wire(StoreWire):
         ca_bundle: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(endpoint, system=system, timeout_s=timeout_s, extra="s3", ca_bundle=ca_bundle)
+        super().__init__(endpoint, system=system, timeout_s=timeout_s, ca_bundle=ca_bundle)
         self.region = region
         self._virtual = virtual
         self._credentials = credentials
@@ -146,11 +140,12 @@ class Wire(StoreWire):
         bucket: str,
         key: str | None,
         *,
+        where: str,
         error: Raise,
         query: Sequence[tuple[str, str]] = (),
         headers: Mapping[str, str] | None = None,
         body: Bytes = b"",
-        unsigned: bool = False,
+        digest: str | None = None,
         stream: bool = False,
         payload: bool = False,
         accept: tuple[int, ...] = (),
@@ -162,20 +157,19 @@ class Wire(StoreWire):
             method: HTTP method.
             bucket: whose.
             key: full key, or `None` for the bucket itself.
-            error: turns a failure into the error to raise.
+            where: the place, for errors of the connection.
+            error: turns a refusal into the error to raise.
             query: query parameters, not encoded.
             headers: further headers.
-            body: bytes to send; signed with their SHA-256 unless `unsigned`.
-            unsigned: leave the body out of the signature.
+            body: bytes to send.
+            digest: their SHA-256 in hex, where it is known; `UNSIGNED` leaves the body out of the signature.
             stream: hand the open response over in `Answer.stream` when the request succeeds.
             payload: whether the body is the user's bytes, for the count.
             accept: statuses besides 2xx that are an answer, not a failure.
 
         """
         base, host, path = self.place(bucket, key)
-        if unsigned:
-            digest = UNSIGNED
-        else:
+        if digest is None:
             digest = hashlib.sha256(body).hexdigest() if len(body) else _EMPTY
         target, sent = sign(
             method,
@@ -188,7 +182,17 @@ class Wire(StoreWire):
             region=self.region,
         )
         return self.send(
-            verb, method, base, target, sent, body, error=error, stream=stream, payload=payload, accept=accept
+            verb,
+            method,
+            base,
+            target,
+            sent,
+            body,
+            where=where,
+            error=error,
+            stream=stream,
+            payload=payload,
+            accept=accept,
         )
 
     def presign(

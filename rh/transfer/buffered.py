@@ -1,0 +1,300 @@
+"""What is not tiny: read into a buffer, hashed, compared, written from there, by as many workers as there is room for.
+
+A file up to 16 MiB is one job; a larger one is a job for each of its parts, each hashed as one chunk of the digest or
+more. Buffers are few and used again and again: that costs no page faults, and what a transfer holds in memory is what
+it was allowed to hold (`memory_mb`), however many threads take part.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
+from typing import TypeAlias, TypeVar
+
+from rh import digest as digests
+from rh.errors import IntegrityError, NotFoundError, UnsupportedError
+from rh.systems.abilities import Multipart, Upload
+from rh.systems.base import Body, Bytes
+from rh.transfer.journal import OpenUpload
+from rh.transfer.mover import Mover, Shared, as_rh, changed, crew, expect, verified
+from rh.transfer.plan import Step
+from rh.types import ANY, Match, Span
+
+__all__ = ["Buffers", "move", "open_source"]
+
+T = TypeVar("T")
+
+_STEP = 1 << 18
+_TRIES = 3
+"""How often bytes are read that arrive damaged."""
+
+
+class Buffers:
+    """Buffers of at most `size` bytes together; a single one larger than that is lent when no other is."""
+
+    def __init__(self, size: int) -> None:
+        self._size = self._left = size
+        self._free: list[mmap] = []
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def lend(self, size: int) -> Iterator[memoryview]:
+        """A buffer of `size` bytes, with anything in it, as soon as there is room."""
+        buffer = self._take(max(1, -(-size // _STEP)) * _STEP)
+        try:
+            with memoryview(buffer) as whole, whole[:size] as view:
+                yield view
+        finally:
+            with self._changed:
+                self._free.append(buffer)
+                self._changed.notify_all()
+
+    def _take(self, want: int) -> mmap:
+        with self._changed:
+            while True:
+                for number, buffer in enumerate(self._free):
+                    if want <= len(buffer) <= 2 * want:
+                        return self._free.pop(number)
+                while self._free and self._left < want:
+                    self._left += len(self._free[-1])
+                    self._free.pop().close()
+                if self._left >= want or self._left == self._size:
+                    self._left -= want
+                    # Not by the allocator: it would keep what it gets back, in the part that it has for each thread.
+                    return mmap(-1, want, MAP_PRIVATE | MAP_ANONYMOUS)
+                self._changed.wait()
+
+
+def open_source(mover: Mover, step: Step, span: Span | None = None) -> Body:
+    """The bytes of a step's file, or a range of them, if they are still those that were listed."""
+    etag = step.entry.etag
+    return mover.source.read(step.entry.key, span, when=ANY if etag is None else Match(etag))
+
+
+def _fill(mover: Mover, step: Step, span: Span | None, view: memoryview, check: Callable[[memoryview], T]) -> T:
+    """Read bytes into a buffer until it is full, and let them be checked; what arrives damaged is read again."""
+    for left in reversed(range(_TRIES)):
+        try:
+            at = 0
+            with open_source(mover, step, span) as body:
+                for piece in body:
+                    stop = at + len(piece)
+                    if stop > len(view):
+                        raise changed(mover.source.url(step.entry.key))
+                    view[at:stop] = piece
+                    at = stop
+            if at != len(view):
+                raise changed(mover.source.url(step.entry.key))
+            return check(view)
+        except IntegrityError:
+            if not left:
+                raise
+    raise AssertionError("unreachable: the last try returns or raises")
+
+
+class _Whole:
+    """A file that is moved whole."""
+
+    def __init__(self, mover: Mover, step: Step) -> None:
+        self.mover, self.step, self.size = mover, step, step.entry.size
+
+    def move(self, view: memoryview) -> None:
+        mover, step = self.mover, self.step
+        try:
+            digest = _fill(mover, step, None, view, lambda data: verified(mover, step, data))
+            mover.throttle(self.size)
+            entry = mover.target.write(step.key, view, size=self.size, executable=step.executable)
+        except Exception as error:  # noqa: BLE001 - told per file
+            mover.failed(step, as_rh(error, mover.source.url(step.entry.key)))
+            return
+        mover.done(step, entry, digest)
+
+
+class _Large:
+    """A file on its way in parts."""
+
+    def __init__(self, mover: Mover, step: Step, multipart: Multipart) -> None:
+        self.mover, self.step = mover, step
+        self.chunk = digests.chunk_size(step.entry.size)
+        self.tags: dict[int, str] = {}
+        self.chunks: dict[int, bytes] = {}
+        self.upload = self._resumed(multipart) or self._begun(multipart)
+        self.part_size = self.upload.part_size
+        self.count = -(-step.entry.size // self.part_size)
+        missing = [number for number in range(self.count) if number not in self.tags]
+        self.lock = threading.Lock()
+        self.left = len(missing)
+        self.error: Exception | None = None
+        for number in self.tags:
+            start, stop = self.span(number)
+            mover.resumed(stop - start)
+        self.jobs = [_Part(self, number) for number in missing]
+
+    def _resumed(self, multipart: Multipart) -> Upload | None:
+        """The upload of an earlier run, if the source is still what it was and the parts are there."""
+        journal, step = self.mover.journal, self.step
+        earlier = journal.uploads.get(step.key)
+        if earlier is None:
+            return None
+        try:
+            upload = multipart.resume(step.key, earlier.token)
+            if step.entry.etag is None or earlier.source_etag != step.entry.etag or earlier.size != step.entry.size:
+                upload.abort()
+                journal.drop(step.key)
+                return None
+            there = upload.parts()
+        except (NotFoundError, UnsupportedError):
+            journal.drop(step.key)
+            return None
+        self.tags = {number: tag for number, tag in there.items() if number in earlier.parts}
+        self.chunks = {number: earlier.parts[number] for number in self.tags}
+        return upload
+
+    def _begun(self, multipart: Multipart) -> Upload:
+        step = self.step
+        upload = multipart.begin(step.key, step.entry.size, part_size=self.chunk, executable=step.executable)
+        self.mover.journal.begin(OpenUpload(step.key, step.entry.size, step.entry.etag, upload.token, upload.part_size))
+        return upload
+
+    def span(self, number: int) -> Span:
+        """The bytes of a part."""
+        return number * self.part_size, min((number + 1) * self.part_size, self.step.entry.size)
+
+    def hash(self, data: memoryview, start: int) -> bytes:
+        """The raw digests of the chunks in a part, compared with those that are known."""
+        chunks = range(0, len(data), self.chunk)
+        raw = b"".join(hashlib.sha256(data[at : at + self.chunk]).digest() for at in chunks)
+        known = self.step.chunks[start // self.chunk * 32 :][: len(raw)]
+        if self.step.chunks and raw != known:
+            raise IntegrityError(
+                f"bytes {start} to {start + len(data)} are not those of the manifest",
+                where=self.mover.source.url(self.step.entry.key),
+                expected=known.hex()[:64],
+                got=raw.hex()[:64],
+            )
+        return raw
+
+    def finish(self) -> None:
+        """Publish the file if all parts arrived; tell the books either way."""
+        mover, step = self.mover, self.step
+        if self.error is not None:
+            mover.failed(step, as_rh(self.error, mover.source.url(step.entry.key)))
+            return
+        try:
+            digest = digests.combine(b"".join(self.chunks[number] for number in range(self.count)), self.chunk)
+            expect(step, digest.text, mover.source.url(step.entry.key))
+            entry = self.upload.finish([self.tags[number] for number in range(self.count)])
+        except Exception as error:  # noqa: BLE001 - told per file
+            mover.failed(step, as_rh(error, mover.target.url(step.key)))
+            return
+        mover.done(step, entry, digest, counted=True)
+        mover.journal.drop(step.key)
+
+
+class _Part:
+    """One part of a large file; the worker that moves the last one publishes the file."""
+
+    def __init__(self, large: _Large, number: int) -> None:
+        self.large, self.number = large, number
+        self.span = large.span(number)
+        self.size = self.span[1] - self.span[0]
+
+    def move(self, view: memoryview) -> None:
+        large, mover, key = self.large, self.large.mover, self.large.step.key
+        try:
+            if large.error is None:
+                raw = _fill(mover, large.step, self.span, view, lambda data: large.hash(data, self.span[0]))
+                mover.throttle(self.size)
+                tag = large.upload.put(self.number, view)
+                mover.journal.part(key, self.number, raw)
+                mover.part(self.size)
+                with large.lock:
+                    large.tags[self.number] = tag
+                    large.chunks[self.number] = raw
+        except Exception as error:  # noqa: BLE001 - told per file
+            with large.lock:
+                large.error = large.error or error
+        with large.lock:
+            large.left -= 1
+            last = large.left == 0
+        if last:
+            large.finish()
+
+
+_Job: TypeAlias = _Whole | _Part
+
+
+def move(mover: Mover, steps: Sequence[Step]) -> None:
+    """Move these files."""
+    multipart = mover.target.ask(Multipart)
+    streamed: list[Step] = []
+
+    def jobs() -> Iterator[_Job]:
+        for step in steps:
+            if mover.stopped:
+                return
+            if step.entry.size <= digests.CHUNK:
+                yield _Whole(mover, step)
+            elif multipart is None:
+                streamed.append(step)
+            else:
+                try:
+                    large = _Large(mover, step, multipart)
+                except Exception as error:  # noqa: BLE001 - told per file
+                    mover.failed(step, as_rh(error, mover.target.url(step.key)))
+                    continue
+                if not large.jobs:
+                    large.finish()
+                yield from large.jobs
+
+    shared, buffers = Shared(jobs()), Buffers(mover.memory)
+
+    def work() -> None:
+        for job in shared:
+            if mover.stopped:
+                return
+            with buffers.lend(job.size) as view:
+                job.move(view)
+
+    # No more threads than find room: each leaves traces in the allocator.
+    least = min(max(_STEP, min(step.entry.size, digests.CHUNK)) for step in steps)
+    crew(max(1, min(mover.workers, mover.memory // least)), work, mover.stop)
+    if streamed and not mover.stopped:
+        _stream(mover, streamed)
+
+
+def _stream(mover: Mover, steps: Iterable[Step]) -> None:
+    """Large files to a place without parts: one stream each."""
+    shared = Shared(steps)
+
+    def work() -> None:
+        for step in shared:
+            if mover.stopped:
+                return
+            hasher = digests.Hasher(step.entry.size)
+            try:
+                with open_source(mover, step) as body:
+                    stream = _hashed(mover, step, body, hasher)
+                    entry = mover.target.write(step.key, stream, size=step.entry.size, executable=step.executable)
+            except Exception as error:  # noqa: BLE001 - told per file
+                mover.failed(step, as_rh(error, mover.source.url(step.entry.key)))
+                continue
+            mover.done(step, entry, hasher.finish(), counted=True)
+
+    crew(min(mover.workers, 4), work, mover.stop)
+
+
+def _hashed(mover: Mover, step: Step, body: Iterable[Bytes], hasher: digests.Hasher) -> Iterator[Bytes]:
+    """The bytes of a body; it raises at the end, before anything is published, if they are not the right ones."""
+    for block in body:
+        hasher.update(block)
+        mover.throttle(len(block))
+        mover.part(len(block))
+        yield block
+    where = mover.source.url(step.entry.key)
+    if hasher.size != step.entry.size:
+        raise changed(where)
+    expect(step, hasher.finish().text, where)
