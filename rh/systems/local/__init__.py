@@ -25,6 +25,7 @@ import stat
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
+from itertools import chain
 from typing import ClassVar
 
 from rh.errors import (
@@ -60,6 +61,7 @@ from rh.types import ABSENT, ANY, Condition, Entry, Link, Location, Match, Outco
 __all__ = ["LocalBody", "LocalSystem"]
 
 _PIECE = 1 << 20
+_WHOLE = 1 << 30
 _HOLE = 1 << 16
 _ZEROS = bytes(_PIECE)
 
@@ -75,12 +77,20 @@ class LocalBody(Body):
         self._where = where
 
     def __iter__(self) -> Iterator[Bytes]:
+        return self._pieces(_PIECE)
+
+    def read(self) -> bytes:
+        pieces = list(self._pieces(_WHOLE))
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _pieces(self, size: int) -> Iterator[bytes]:
+        """What is left, in pieces of so many bytes."""
         if self._descriptor < 0:
             raise InvalidError("this body was read to its end or closed", where=self._where)
         try:
             while self._here < self._stop:
                 try:
-                    piece = os.pread(self._descriptor, min(_PIECE, self._stop - self._here), self._here)
+                    piece = os.pread(self._descriptor, min(size, self._stop - self._here), self._here)
                 except OSError as error:
                     raise failure(error, self._where) from error
                 if not piece:
@@ -145,12 +155,16 @@ class LocalSystem(System):
 
     def list(self, prefix: str = "", *, after: str = "", depth: int | None = None) -> Iterator[Entry]:
         count(self._name, "list")
-        return walk(self.root, prefix, after, depth)
+        return chain.from_iterable(walk(self.root, prefix, after, depth))
 
     def list_following(self, prefix: str = "", *, after: str = "", depth: int | None = None) -> Iterator[Entry]:
         """`list` through links, wherever they lead. The etags of what was reached so lead there again."""
         count(self._name, "list")
-        return walk(self.root, prefix, after, depth, follow=True)
+        return chain.from_iterable(walk(self.root, prefix, after, depth, follow=True))
+
+    def list_pages(self, prefix: str = "", *, after: str = "", follow: bool = False) -> Iterator[Sequence[Entry]]:
+        count(self._name, "list")
+        return walk(self.root, prefix, after, None, follow=follow)
 
     def head(self, key: str) -> Entry:
         count(self._name, "head")

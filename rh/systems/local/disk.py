@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
 import os
 import re
 import stat
@@ -25,6 +26,7 @@ from rh.errors import (
     UnsupportedError,
 )
 from rh.systems.base import HIDDEN
+from rh.systems.local.plain import READ
 from rh.types import Entry
 
 __all__ = [
@@ -39,7 +41,9 @@ __all__ = [
     "failure",
     "holds",
     "readable",
+    "real_path",
     "split",
+    "temp",
     "through_links",
     "translated",
 ]
@@ -50,9 +54,31 @@ TEMP = HIDDEN + "tmp-"
 THROUGH = "~"
 """Before the etag of what was listed through a link."""
 
+_ids = itertools.count()
+
+
+def _salt() -> str:
+    return f"{TEMP}{os.getpid():x}-{os.urandom(4).hex()}-"
+
+
+_prefix = _salt()
+
+
+def _after_fork() -> None:
+    global _prefix  # noqa: PLW0603  (the counter goes on in both processes, so the names must differ otherwise)
+    _prefix = _salt()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def temp() -> str:
+    """A name nobody else uses, in this process, a forked one, or on another machine of a shared disk."""
+    return f"{_prefix}{next(_ids):x}"
+
+
 _PATH = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", 0)
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _PARTS = re.compile(r"(?:\A|/)\.{0,2}(?:/|\Z)|\0").search
 _DOTS = frozenset({"", ".", ".."})
 
@@ -206,6 +232,34 @@ class Root:
             descriptor = self._fenced(below, self.at(done), done)
         return descriptor
 
+    def make_hidden(self, parent: str, hidden: dict[str, str], fresh: list[str]) -> tuple[int, str]:
+        """A descriptor of a directory to write in, and its path. OSError, NameClashError.
+
+        If it does not exist, the topmost one missing is created under a name of ours, which `hidden` takes and tells;
+        what is missing below it is created in there. `fresh` takes the keys of what was created.
+        """
+        try:
+            return self.folder(parent, lock=True), self.at(parent)
+        except FileNotFoundError:
+            pass
+        except NotADirectoryError:
+            raise self._blocked(parent) from None
+        if not self.path or not os.path.isdir(self.path):
+            self._make_root()
+        path, done, inside = self.at(""), "", False
+        descriptor = self._fenced(os.open(path, _DIRECTORY), path, "")
+        for step in parent.split("/") if parent else ():
+            done = f"{done}/{step}" if done else step
+            name = step
+            if not inside:
+                inside = done in hidden or not _is_there(descriptor, step)
+                name = hidden.setdefault(done, temp()) if inside else step
+            below = self._step(descriptor, name, done, fresh, durable=False)
+            os.close(descriptor)
+            path = f"{path.rstrip('/')}/{name}"
+            descriptor = self._fenced(below, path, done)
+        return descriptor, path
+
     def _make_root(self) -> None:
         missing, path = [], self.path or "/"
         while path != "/" and not os.path.isdir(path):
@@ -283,9 +337,9 @@ class Root:
     def open(self, parent: int, name: str, key: str, *, follow: bool = False) -> int:
         """A descriptor to read a file with. A link is followed as long as it stays inside the fence, or anywhere."""
         if follow:
-            return os.open(name, _READ, dir_fd=parent)
+            return os.open(name, READ, dir_fd=parent)
         try:
-            return os.open(name, _READ | os.O_NOFOLLOW, dir_fd=parent)
+            return os.open(name, READ | os.O_NOFOLLOW, dir_fd=parent)
         except OSError as error:
             if error.errno not in (errno.ELOOP, errno.EMLINK):
                 raise
@@ -294,10 +348,18 @@ class Root:
             # Where the link leads is looked at before anything there is opened for reading.
             there = self._fenced(os.open(name, os.O_PATH | os.O_CLOEXEC, dir_fd=parent), path, key)
             try:
-                return os.open(f"/proc/self/fd/{there}", _READ)
+                return os.open(f"/proc/self/fd/{there}", READ)
             finally:
                 os.close(there)
-        return self._fenced(os.open(name, _READ, dir_fd=parent), path, key)
+        return self._fenced(os.open(name, READ, dir_fd=parent), path, key)
+
+
+def _is_there(folder: int, name: str) -> bool:
+    try:
+        os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def real_path(descriptor: int, path: str) -> str:

@@ -9,46 +9,23 @@ import ctypes
 import errno
 import fcntl
 import functools
-import itertools
 import os
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Self
 
 from rh.errors import ConflictError, DeadlineError, ExistsError, UnsupportedError
-from rh.systems.local.disk import TEMP, Root, etag_of
+from rh.systems.local.disk import Root, etag_of, temp
+from rh.systems.local.plain import create, mode_for
 from rh.types import ABSENT, Condition, Match
 
-__all__ = ["TRIES", "Draft", "create", "locked", "mode_for", "publish", "remove", "temp"]
+__all__ = ["TRIES", "Draft", "locked", "publish", "remove", "rename_folder"]
 
 TRIES = 20
 """How often to make a directory that others remove."""
-
-_CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_ids = itertools.count()
-
-
-def _salt() -> str:
-    return f"{TEMP}{os.getpid():x}-{os.urandom(4).hex()}-"
-
-
-_prefix = _salt()
-
-
-def _after_fork() -> None:
-    global _prefix  # noqa: PLW0603  (the counter goes on in both processes, so the names must differ otherwise)
-    _prefix = _salt()
-
-
-os.register_at_fork(after_in_child=_after_fork)
-
-
-def temp() -> str:
-    """A name nobody else uses, in this process, a forked one, or on another machine of a shared disk."""
-    return f"{_prefix}{next(_ids):x}"
 
 
 @contextmanager
@@ -112,6 +89,16 @@ def _rename_new(folder: int, old: str, new: str, where: str) -> None:
     os.unlink(old, dir_fd=folder)
 
 
+def rename_folder(above: int, old: str, new: str) -> None:
+    """Give a directory its name, unless that is taken (FileExistsError, or another OSError where it cannot be told)."""
+    call = _renameat2()
+    if call is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    if call(above, os.fsencode(old), above, os.fsencode(new), _NOREPLACE):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
 def publish(root: Root, folder: int, old: str, key: str, when: Condition) -> None:
     """Give a finished temporary file its name. OSError, or the precondition's error; then nothing has changed."""
     where = root.where(key)
@@ -138,18 +125,6 @@ def _publish(folder: int, old: str, name: str, when: Condition, where: str) -> N
         if etag_of(at) != when.etag:
             raise ConflictError("it has changed since", where=where)
     return os.rename(old, name, src_dir_fd=folder, dst_dir_fd=folder)
-
-
-def mode_for(folder: int, name: str, *, executable: bool) -> int | None:
-    """The permissions a new file takes over from the one it replaces; `None` if there is none."""
-    try:
-        at = os.stat(name, dir_fd=folder, follow_symlinks=False)
-    except OSError:
-        return None
-    if not stat.S_ISREG(at.st_mode):
-        return None
-    mode = at.st_mode & 0o666
-    return mode | (mode & 0o444) >> 2 if executable else mode
 
 
 class Draft:
@@ -232,16 +207,7 @@ class Draft:
                 os.close(self.descriptor)
 
 
-def create(name: str, folder: int, mode: int | None, *, executable: bool) -> int:
-    """Create a file that must not exist, for writing: with these permissions from the first, or the usual ones."""
-    if mode is None:
-        return os.open(name, _CREATE, 0o777 if executable else 0o666, dir_fd=folder)
-    descriptor = os.open(name, _CREATE, mode, dir_fd=folder)
-    os.fchmod(descriptor, mode)
-    return descriptor
-
-
-def remove(folder: int, names: Sequence[str]) -> None:
+def remove(folder: int, names: Iterable[str]) -> None:
     """Unlink names; missing ones are fine."""
     for name in names:
         try:

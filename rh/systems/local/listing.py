@@ -1,26 +1,28 @@
 """Listing a directory tree in the order of the UTF-8 bytes of its keys.
 
 A directory sorts as its name and a slash, so a walk that sorts each directory is in the order of the whole keys. Memory
-is that of the names of the directories on the way down to where the listing is.
+is that of the names of the directories on the way down to where the listing is. Entries come in pages, since handing
+them on one by one costs as much as finding them.
 """
 
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from rh.errors import InvalidError, NotFoundError
 from rh.systems.base import HIDDEN
-from rh.systems.local.disk import THROUGH, Root, entry_of, etag_of, failure, split
+from rh.systems.local.disk import Root, failure, split
+from rh.systems.local.looks import Folder, Run, look_at
 from rh.types import Entry
 
 __all__ = ["walk"]
 
+PAGE = 1_000
 
-def walk(root: Root, prefix: str, after: str, depth: int | None, *, follow: bool = False) -> Iterator[Entry]:
-    """Entries as `System.list` promises them, or `Following.list_following`. Typed errors."""
+
+def walk(root: Root, prefix: str, after: str, depth: int | None, *, follow: bool = False) -> Iterator[list[Entry]]:
+    """Entries as `System.list` promises them, or `Following.list_following`, in pages. Typed errors."""
     base = prefix[: prefix.rfind("/") + 1]
     stem = prefix[len(base) :]
     if base:
@@ -30,86 +32,74 @@ def walk(root: Root, prefix: str, after: str, depth: int | None, *, follow: bool
         return
     if not top.names and base and not stem:
         if os.fsencode(base) > os.fsencode(after):
-            yield Entry(base, 0, "dir")
+            yield [Entry(base, 0, "dir")]
         return
     if stem:
         top = top._replace(names=[name for name in top.names if name.startswith(stem)])
-    yield from _walk(root, base, top, os.fsencode(after), depth, follow=follow)
+    page: list[Entry] = []
+    for entries in look_at(root, _runs(root, base, top, os.fsencode(after), depth, follow=follow), follow=follow):
+        page += entries
+        while len(page) >= PAGE:
+            yield page[:PAGE]
+            page = page[PAGE:]
+    if page:
+        yield page
 
 
-class _Folder(NamedTuple):
-    """Sorted names in a directory, with a slash after those of directories.
-
-    `linked` are those of links, where links are followed; `through` says that a link led to the directory itself.
-    """
-
-    names: list[str]
-    linked: frozenset[str] | set[str]
-    through: bool
-
-
-def _walk(root: Root, base: str, top: _Folder, after: bytes, depth: int | None, *, follow: bool) -> Iterator[Entry]:
-    look = os.stat if follow else os.lstat
+def _runs(
+    root: Root, base: str, top: Folder, after: bytes, depth: int | None, *, follow: bool
+) -> Iterator[Run | Entry]:
+    """What there is, in key order: files by the run, and directories that appear themselves."""
     above = _identities(root, base) if follow else []
     stack = [(base, top, iter(top.names))]
     while stack:
         prefix, folder, names = stack[-1]
-        here = f"{root.path}/{prefix}"
         flat = depth is not None and len(stack) >= depth
+        if not (after or folder.inner):
+            for at in range(0, len(folder.names), PAGE):
+                yield Run(prefix, folder.names[at : at + PAGE], folder)
+            names = iter(())
+        run: list[str] = []
         for name in names:
-            key = prefix + name
             inner = name[-1] == "/"
             if after:
-                raw = os.fsencode(key)
+                raw = os.fsencode(prefix + name)
                 if raw > after:
                     after = b""  # what follows is greater still
                 elif not inner or flat or not after.startswith(raw):
                     continue
             if not inner:
-                try:
-                    at = look(here + name)
-                except OSError as error:
-                    _vanished(root, key, error, follow=follow)
-                    continue
-                mode = at.st_mode
-                if stat.S_ISREG(mode):
-                    etag = THROUGH + etag_of(at) if folder.through or name in folder.linked else etag_of(at)
-                    yield Entry(key, at.st_size, "file", etag, at.st_mtime, None, mode & 0o100 != 0)
-                elif stat.S_ISLNK(mode):
-                    try:
-                        yield entry_of(key, at, os.readlink(here + name))
-                    except FileNotFoundError:
-                        continue
-                else:
-                    yield entry_of(key, at)
-            elif flat:
+                run.append(name)
+                if len(run) >= PAGE:
+                    yield Run(prefix, run, folder)
+                    run = []
+                continue
+            if run:
+                yield Run(prefix, run, folder)
+                run = []
+            key = prefix + name
+            if flat:
                 yield Entry(key, 0, "dir")
-            else:
-                below = _names(root, key, follow=follow, through=folder.through or name in folder.linked)
-                if below is not None and follow:
-                    above.append(_identity(root, key, above))
-                if below is not None and below.names:
-                    stack.append((key, below, iter(below.names)))
-                    break
-                if below is not None and not after:
-                    yield Entry(key, 0, "dir")
-                if below is not None and follow:
-                    above.pop()
+                continue
+            below = _names(root, key, follow=follow, through=folder.through or name in folder.linked)
+            if below is not None and follow:
+                above.append(_identity(root, key, above))
+            if below is not None and below.names:
+                stack.append((key, below, iter(below.names)))
+                break
+            if below is not None and not after:
+                yield Entry(key, 0, "dir")
+            if below is not None and follow:
+                above.pop()
         else:
+            if run:
+                yield Run(prefix, run, folder)
             stack.pop()
             if above:
                 above.pop()
 
 
-def _vanished(root: Root, key: str, error: OSError, *, follow: bool) -> None:
-    """Pass over what was deleted since its directory was read; raise what is anything else."""
-    if not isinstance(error, FileNotFoundError):
-        raise failure(error, root.where(key)) from error
-    if follow and os.path.islink(root.at(key)):
-        raise NotFoundError("a link that leads to nothing", where=root.where(key)) from error
-
-
-def _top(root: Root, base: str, *, follow: bool) -> _Folder | None:
+def _top(root: Root, base: str, *, follow: bool) -> Folder | None:
     """What is in the directory `base`, or `None` if no listing of the root would go there. The root must exist."""
     top = _names(root, "", follow=follow, through=False, root_must_exist=True)
     if not base:
@@ -123,24 +113,24 @@ def _top(root: Root, base: str, *, follow: bool) -> _Folder | None:
     return _names(root, base, follow=follow, through=through)
 
 
-def _names(root: Root, base: str, *, follow: bool, through: bool, root_must_exist: bool = False) -> _Folder | None:
+def _names(root: Root, base: str, *, follow: bool, through: bool, root_must_exist: bool = False) -> Folder | None:
     """What is in a directory; `None` if it is not there (any more)."""
     linked: set[str] = set()
     try:
         with os.scandir(f"{root.path}/{base}") as found:
-            if follow:
-                names = []
-                for one in found:
-                    if not one.name.startswith(HIDDEN):
-                        names.append(one.name + "/" if one.is_dir() else one.name)
-                        if one.is_symlink():
-                            linked.add(names[-1])
-            else:
-                names = [
-                    one.name + "/" if one.is_dir(follow_symlinks=False) else one.name
-                    for one in found
-                    if not one.name.startswith(HIDDEN)
-                ]
+            members = list(found)
+        names = [one.name for one in members if one.is_file(follow_symlinks=False)]
+        inner = False
+        for one in members if len(names) < len(members) else ():
+            if one.is_file(follow_symlinks=False):
+                continue
+            name = one.name
+            if one.is_dir(follow_symlinks=follow):
+                name += "/"
+                inner = True
+            names.append(name)
+            if follow and one.is_symlink():
+                linked.add(name)
     except (FileNotFoundError, NotADirectoryError) as error:
         if not root_must_exist:
             return None
@@ -150,9 +140,12 @@ def _names(root: Root, base: str, *, follow: bool, through: bool, root_must_exis
         ) from error
     except OSError as error:
         raise failure(error, root.where(base)) from error
+    joined = "/".join(names)
+    if HIDDEN in joined:
+        names = [name for name in names if not name.startswith(HIDDEN)]
     # Code points and UTF-8 bytes sort alike, except for the surrogates that stand for bytes that are no text.
-    names.sort(key=None if "".join(names).isascii() else os.fsencode)
-    return _Folder(names, linked, through)
+    names.sort(key=None if joined.isascii() else os.fsencode)
+    return Folder(names, linked, through, inner)
 
 
 def _identity(root: Root, key: str, above: list[tuple[int, int]]) -> tuple[int, int]:

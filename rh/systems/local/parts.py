@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import time
 from collections.abc import Sequence
 
@@ -15,7 +16,8 @@ from rh.errors import ConflictError, InvalidError, NotFoundError
 from rh.observe import count
 from rh.systems.base import Bytes
 from rh.systems.local.disk import TEMP, Root, entry_of, failure, translated
-from rh.systems.local.draft import Draft, create, mode_for, publish, remove
+from rh.systems.local.draft import Draft, publish, remove
+from rh.systems.local.plain import create, mode_for
 from rh.types import ANY, Condition, Entry
 
 __all__ = ["LocalUpload", "begin", "resume", "sweep"]
@@ -137,8 +139,8 @@ def resume(root: Root, system: str, key: str, token: str) -> LocalUpload:
 
 
 def sweep(root: Root, older_than_s: float) -> int:
-    """Remove temporary files below the root that nobody touched for so long. Links are not followed."""
-    oldest = time.time() - older_than_s
+    """Remove files and directories with names of ours that nobody touched for so long. Links are not followed."""
+    oldest = time.time() - older_than_s if older_than_s > 0 else None
     swept = 0
     folders = [root.path or "/"]
     while folders:
@@ -147,11 +149,11 @@ def sweep(root: Root, older_than_s: float) -> int:
             with os.scandir(path) as found:
                 mine = []
                 for one in found:
-                    if one.is_dir(follow_symlinks=False):
-                        folders.append(one.path)
-                    elif one.name.startswith(TEMP):
+                    if one.name.startswith(TEMP):
                         mine.append(one)
-            swept += sum(_sweep(one, oldest if older_than_s > 0 else None) for one in mine)
+                    elif one.is_dir(follow_symlinks=False):
+                        folders.append(one.path)
+            swept += sum(_sweep(one, oldest) for one in mine)
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
@@ -160,11 +162,14 @@ def sweep(root: Root, older_than_s: float) -> int:
 
 
 def _sweep(one: os.DirEntry[str], oldest: float | None) -> bool:
-    """Remove a temporary file; whether it was one, and not just the log of one."""
+    """Remove something unfinished; whether it was that, and not just the log of one."""
     try:
         if oldest is not None and one.stat(follow_symlinks=False).st_mtime >= oldest:
             return False
-        os.unlink(one.path)
+        if one.is_dir(follow_symlinks=False):
+            shutil.rmtree(one.path)
+        else:
+            os.unlink(one.path)
     except FileNotFoundError:
         return False
     return not one.name.endswith(_LOG)

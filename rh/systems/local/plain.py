@@ -1,0 +1,205 @@
+"""The plain case in few steps: small files of one directory, hashed, or hashed and copied into another.
+
+The same code runs in this process and in helper processes beside it (`python -I -S plain.py`), so it imports little.
+Nothing here decides what is an error: whatever is not a plain file in the state it was listed in comes back as `None`,
+with nothing left of it, and the caller sees to it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import marshal
+import os
+import stat
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import TypeAlias
+
+    Wanted: TypeAlias = tuple[str | bytes, int, str]
+    """Name, size and etag of a file as it was listed."""
+    Copied: TypeAlias = tuple[int, int, str, float, bool, str]
+    """Inode, size, etag, time of change and executable bit of a file that was written, and the digest of its bytes."""
+    Seen: TypeAlias = tuple[int, str, float, bool]
+    """Size, etag, time of change and executable bit of a file."""
+    Reached: TypeAlias = tuple[str, int, int]
+    """Path, device and inode of a directory: who finds another there has not found it."""
+
+__all__ = ["CREATE", "READ", "copies", "create", "digests", "looks", "mode_for", "serve"]
+
+READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = READ | os.O_NOFOLLOW
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", 0)
+_ETAG = "%x-%x-%x-%x"
+_TYPE, _FILE = 0o170000, stat.S_IFREG
+_HEAD = 4
+
+
+def mode_for(folder: int, name: str | bytes, *, executable: bool) -> int | None:
+    """The permissions a new file takes over from the one it replaces; `None` if there is none."""
+    try:
+        at = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except OSError:
+        return None
+    if not stat.S_ISREG(at.st_mode):
+        return None
+    mode = at.st_mode & 0o666
+    return mode | (mode & 0o444) >> 2 if executable else mode
+
+
+def create(name: str | bytes, folder: int, mode: int | None, *, executable: bool) -> int:
+    """Create a file that must not exist, for writing: with these permissions from the first, or the usual ones."""
+    if mode is None:
+        return os.open(name, CREATE, 0o777 if executable else 0o666, dir_fd=folder)
+    descriptor = os.open(name, CREATE, mode, dir_fd=folder)
+    os.fchmod(descriptor, mode)
+    return descriptor
+
+
+def _read(folder: int, name: str | bytes, size: int, etag: str) -> tuple[bytes, int] | None:
+    """The bytes and mode of a file. The etag is older than the reading: if it still holds, nothing came in between."""
+    try:
+        file = os.open(name, _READ, dir_fd=folder)
+    except OSError:
+        return None
+    try:
+        data = os.read(file, size + 1)
+        at = os.fstat(file)
+    except OSError:
+        return None
+    finally:
+        os.close(file)
+    if len(data) != size or _ETAG % (at.st_size, at.st_mtime_ns, at.st_ctime_ns, at.st_ino) != etag:
+        return None
+    return data, at.st_mode
+
+
+def digests(folder: int, wanted: Sequence[Wanted]) -> list[str | None]:
+    """The digest of each file of a directory, in text form."""
+    sha256 = hashlib.sha256
+    found: list[str | None] = []
+    for name, size, etag in wanted:
+        read = _read(folder, name, size, etag)
+        found.append(None if read is None else "sha256:" + sha256(read[0]).hexdigest())
+    return found
+
+
+def copies(
+    source: int, target: int, wanted: Sequence[Wanted], names: Sequence[str | bytes], taken: Sequence[str | bytes] = ()
+) -> list[Copied | None]:
+    """Copy each file of a directory to a new name in another; the digest is of the very bytes that were written.
+
+    `taken` are names whose files will be replaced, and so give their permissions.
+    """
+    sha256 = hashlib.sha256
+    done: list[Copied | None] = []
+    for number, (name, size, etag) in enumerate(wanted):
+        read = _read(source, name, size, etag)
+        if read is None:
+            done.append(None)
+            continue
+        data, mode = read
+        executable = mode & 0o100 != 0
+        try:
+            kept = mode_for(target, taken[number], executable=executable) if taken else None
+            file = create(names[number], target, kept, executable=executable)
+        except OSError:
+            done.append(None)
+            continue
+        whole = False
+        try:
+            whole = os.write(file, data) == size
+            at = os.fstat(file)
+        except OSError:
+            whole = False
+        finally:
+            os.close(file)
+            if not whole:
+                os.unlink(names[number], dir_fd=target)
+        if not whole:
+            done.append(None)
+            continue
+        new = _ETAG % (at.st_size, at.st_mtime_ns, at.st_ctime_ns, at.st_ino)
+        text = "sha256:" + sha256(data).hexdigest()
+        done.append((at.st_ino, size, new, at.st_mtime, at.st_mode & 0o100 != 0, text))
+    return done
+
+
+def _reach(there: Reached) -> int:
+    """A descriptor of a directory, which is that very one, there, or OSError is raised."""
+    path, device, inode = there
+    descriptor = os.open(path, _DIRECTORY)
+    at = os.fstat(descriptor)
+    if (at.st_dev, at.st_ino) == (device, inode) and os.readlink(f"/proc/self/fd/{descriptor}") == path:
+        return descriptor
+    os.close(descriptor)
+    raise FileNotFoundError(path)
+
+
+def looks(folder: int, names: Sequence[str | bytes]) -> list[Seen | None]:
+    """What each file of a directory is."""
+    found: list[Seen | None] = []
+    for name in names:
+        try:
+            at = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        except OSError:
+            found.append(None)
+            continue
+        mode, size = at.st_mode, at.st_size
+        if mode & _TYPE != _FILE:
+            found.append(None)
+            continue
+        etag = _ETAG % (size, at.st_mtime_ns, at.st_ctime_ns, at.st_ino)
+        found.append((size, etag, at.st_mtime, mode & 0o100 != 0))
+    return found
+
+
+def _answer(
+    source: Reached,
+    wanted: Sequence[Wanted] | bytes,
+    target: Reached | None,
+    names: Sequence[bytes],
+    taken: Sequence[bytes],
+) -> Sequence[Copied | Seen | str | None]:
+    """Files to copy have a target, files to hash have none, and files to look at are names with NUL between them."""
+    here = there = -1
+    try:
+        here = _reach(source)
+        if isinstance(wanted, bytes):
+            return looks(here, wanted.split(b"\0"))
+        if target is None:
+            return digests(here, wanted)
+        there = _reach(target)
+        return copies(here, there, wanted, names, taken)
+    except OSError:
+        return [None] * (wanted.count(b"\0") + 1 if isinstance(wanted, bytes) else len(wanted))
+    finally:
+        for descriptor in (here, there):
+            if descriptor >= 0:
+                os.close(descriptor)
+
+
+def _exactly(source: int, size: int) -> bytes:
+    data = os.read(source, size)
+    while 0 < len(data) < size:
+        more = os.read(source, size - len(data))
+        if not more:
+            return b""
+        data += more
+    return data
+
+
+def serve(source: int, sink: int) -> None:
+    """Answer jobs, each a list of pages, until there are no more."""
+    while head := _exactly(source, _HEAD):
+        pages = marshal.loads(_exactly(source, int.from_bytes(head, "big")))  # noqa: S302 - from who started us
+        answer = marshal.dumps([_answer(*page) for page in pages])
+        data = memoryview(len(answer).to_bytes(_HEAD, "big") + answer)
+        while data:
+            data = data[os.write(sink, data) :]
+
+
+if __name__ == "__main__":
+    serve(0, 1)
