@@ -19,19 +19,20 @@ from __future__ import annotations
 import base64
 import itertools
 import zlib
-from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from rh.content.rows import Rows
 from rh.content.tree import Row, TreeHasher, key_bytes, key_text
 from rh.errors import IntegrityError, NotFoundError, UnsupportedError
-from rh.systems.base import Bytes, System
+from rh.systems.base import Body, Bytes, System
 
-__all__ = ["NAME", "DamagedManifestError", "Footer", "encode", "read", "read_footer", "write"]
+__all__ = ["NAME", "DamagedManifestError", "Footer", "Reader", "digest_of", "encode", "read", "read_footer", "write"]
 
 NAME = ".rh-manifest"
 FORMAT = 1
 _BLOCK = 1 << 16
+_HEAD = 8 * 1024 * 1024
 
 
 class Footer(NamedTuple):
@@ -44,14 +45,11 @@ class Footer(NamedTuple):
 
 def _line(row: Row) -> dict[str, object]:
     line: dict[str, object] = {}
-    if row.key.isascii():
-        line["k"] = row.key
-    else:
-        raw = key_bytes(row.key)
-        try:
-            line["k"] = raw.decode("utf-8")
-        except UnicodeDecodeError:
-            line["kb"] = base64.b64encode(raw).decode()
+    raw = key_bytes(row.key)
+    try:
+        line["k"] = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        line["kb"] = base64.b64encode(raw).decode()
     line["s"] = row.size
     if row.digest:
         line["d"] = row.digest
@@ -68,73 +66,97 @@ def _line(row: Row) -> dict[str, object]:
     return line
 
 
-def encode(rows: Iterable[Row]) -> Generator[bytes, None, Footer]:
+def _plain(rows: Rows) -> bool:
+    """Whether all rows are of small files with plain names, of which all is known: nearly all pages are like that."""
+    return (
+        not any(rows.chunks)
+        and not any(rows.executables)
+        and None not in rows.digests
+        and None not in rows.etags
+        and {*rows.kinds} == {"file"}
+        and "".join(rows.keys).isascii()
+    )
+
+
+def encode(pages: Iterable[Rows]) -> Generator[bytes, None, Footer]:
     """A manifest of rows in key order, in blocks; returns the footer it ends with."""
     import msgspec
 
     encoder = msgspec.json.Encoder()
-    packer = zlib.compressobj(3, zlib.DEFLATED, 31)
-    hasher: TreeHasher | None = TreeHasher()
+    packer = zlib.compressobj(1, zlib.DEFLATED, 31)
+    hasher = _Hasher()
     files = size = 0
-    lines = bytearray(b'{"rh-manifest":%d}\n' % FORMAT)
-    for row in rows:
-        if row.kind == "file":
-            files += 1
-            size += row.size
-            if row.digest is None:
-                hasher = None
-        if hasher is not None:
-            hasher.add(row)
-        lines += encoder.encode(_line(row))
-        lines += b"\n"
-        if len(lines) >= _BLOCK:
-            yield packer.compress(bytes(lines))
-            lines.clear()
-    tree = hasher.finish() if hasher is not None else None
-    lines += encoder.encode({"files": files, "size": size, "tree": tree}) + b"\n"
-    yield packer.compress(bytes(lines)) + packer.flush()
+    yield packer.compress(b'{"rh-manifest":%d}\n' % FORMAT)
+    for rows in pages:
+        hasher.add(rows)
+        if _plain(rows):
+            files += len(rows.keys)
+            size += sum(rows.sizes)
+            columns = zip(rows.keys, rows.sizes, rows.digests, rows.etags, strict=True)
+            lines: list[dict[str, Any]] = [
+                {"k": key, "s": length, "d": digest, "e": etag} for key, length, digest, etag in columns
+            ]
+        else:
+            for row in rows.each():
+                if row.kind == "file":
+                    files += 1
+                    size += row.size
+            lines = list(map(_line, rows.each()))
+        yield packer.compress(encoder.encode_lines(lines))
+    tree = hasher.finish()
+    yield packer.compress(encoder.encode({"files": files, "size": size, "tree": tree}) + b"\n") + packer.flush()
     return Footer(files, size, tree)
 
 
-def write(system: System, rows: Iterable[Row]) -> Footer:
-    """Publish the manifest of the tree at the root of `system`."""
-    blocks = encode(rows)
+class _Hasher:
+    """The digest of a tree from pages of rows, as long as all digests are known."""
+
+    def __init__(self) -> None:
+        self._hasher: TreeHasher | None = TreeHasher()
+
+    def add(self, rows: Rows) -> None:
+        if self._hasher is None:
+            return
+        if {*rows.kinds} == {"file"} and None not in rows.digests:
+            self._hasher.add_files(rows.keys, rows.sizes, rows.digests, rows.executables)
+            return
+        for row in rows.each():
+            if row.kind == "file" and row.digest is None:
+                self._hasher = None
+                return
+            self._hasher.add(row)
+
+    def finish(self) -> str | None:
+        return self._hasher.finish() if self._hasher is not None else None
+
+
+def digest_of(pages: Iterable[Rows]) -> str | None:
+    """The digest of the tree that these rows (in key order) are; `None` if that of a file is not known."""
+    hasher = _Hasher()
+    for rows in pages:
+        hasher.add(rows)
+    return hasher.finish()
+
+
+def write(system: System, pages: Iterable[Rows]) -> tuple[Footer, str | None]:
+    """Publish the manifest of the tree at the root of `system`; its last line, and its etag."""
     footer: Footer | None = None
 
     def data() -> Iterator[bytes]:
         nonlocal footer
-        footer = yield from blocks
+        footer = yield from encode(pages)
 
     head = bytearray()
     stream = data()
     for block in stream:
         head += block
-        if len(head) > 8 * 1024 * 1024:
-            system.write(NAME, itertools.chain((bytes(head),), stream))
+        if len(head) > _HEAD:
+            entry = system.write(NAME, itertools.chain((bytes(head),), stream))
             break
     else:
-        system.write(NAME, bytes(head))
+        entry = system.write(NAME, bytes(head))
     assert footer is not None
-    return footer
-
-
-def _lines(blocks: Iterable[Bytes], where: str) -> Iterator[bytes]:
-    unpacker = zlib.decompressobj(31)
-    rest = b""
-    try:
-        for block in blocks:
-            data = block
-            while data:
-                lines = (rest + unpacker.decompress(data, _BLOCK * 4)).split(b"\n")
-                rest = lines.pop()
-                yield from lines
-                data = unpacker.unconsumed_tail
-        lines = (rest + unpacker.flush()).split(b"\n")
-    except zlib.error as error:
-        raise _damaged(where, str(error)) from error
-    yield from lines[:-1]
-    if not unpacker.eof or lines[-1]:
-        raise _damaged(where, "it ends early")
+    return footer, entry.etag
 
 
 class DamagedManifestError(IntegrityError):
@@ -147,22 +169,49 @@ def _damaged(where: str, why: str) -> DamagedManifestError:
     )
 
 
-def read(system: System) -> Iterator[Row | Footer] | None:
-    """The rows of the manifest at the root of `system`, then its footer; `None` where there is no manifest.
-
-    Raises:
-        IntegrityError: it is cut off or damaged (perhaps only at the end of the iteration).
-        UnsupportedError: a newer `rh` wrote it.
-    """
-    where = system.url(NAME)
+def _texts(blocks: Iterable[Bytes], where: str) -> Iterator[bytes]:
+    """The text of a manifest in pieces of whole lines."""
+    unpacker = zlib.decompressobj(31)
+    rest = b""
     try:
-        body = system.read(NAME)
-    except NotFoundError:
-        return None
-    except UnsupportedError:
-        return None
+        for block in blocks:
+            data = block
+            while data:
+                text = rest + unpacker.decompress(data, _BLOCK * 4)
+                end = text.rfind(b"\n") + 1
+                rest = text[end:]
+                if end:
+                    yield text[:end]
+                data = unpacker.unconsumed_tail
+        text = rest + unpacker.flush()
+    except zlib.error as error:
+        raise _damaged(where, str(error)) from error
+    if text.endswith(b"\n"):
+        yield text
+    elif text:
+        raise _damaged(where, "it ends early")
+    if not unpacker.eof:
+        raise _damaged(where, "it ends early")
 
-    def rows() -> Iterator[Row | Footer]:
+
+class Reader:
+    """The rows of a manifest, in pages; iterate it once.
+
+    Attributes:
+        etag: that of the manifest itself.
+        footer: its last line, after the iteration.
+
+    Raises (while it is iterated, perhaps only at the end):
+        IntegrityError: it is cut off or damaged. UnsupportedError: a newer `rh` wrote it.
+    """
+
+    def __init__(self, body: Body, where: str) -> None:
+        self.etag = body.entry.etag
+        self.footer: Footer | None = None
+        self._body = body
+        self._where = where
+
+    def __iter__(self) -> Iterator[Rows]:
         import msgspec
 
         class Line(msgspec.Struct):
@@ -180,54 +229,74 @@ def read(system: System) -> Iterator[Row | Footer] | None:
             tree: str | None = None
 
         decoder = msgspec.json.Decoder(Line)
-        unb64 = base64.b64decode
-        with body:
-            lines = _lines(body, where)
-            footer = None
+        headed = False
+        with self._body as body:
             try:
-                head = msgspec.json.decode(next(lines, b""), type=dict[str, object])
-                if head.get("rh-manifest") != FORMAT:
-                    raise UnsupportedError(
-                        "the manifest's format is not known here", where=where, hint="upgrade rh-data"
-                    )
-                for text in lines:
-                    line = decoder.decode(text)
-                    if footer is not None:
-                        raise _damaged(where, "lines follow its end")
-                    if line.files is not None:
-                        footer = Footer(line.files, line.size or 0, line.tree)
-                        continue
-                    if line.kb is not None:
-                        key = key_text(unb64(line.kb))
-                    elif line.k is not None:
-                        key = line.k
-                    else:
-                        raise _damaged(where, "a line names no key")
-                    yield Row(
-                        key,
-                        line.s,
-                        line.t,  # type: ignore[arg-type]  # an unknown kind is handed on as it is
-                        line.d,
-                        line.e,
-                        bool(line.x),
-                        unb64(line.c) if line.c else b"",
-                        key_text(unb64(line.l)) if line.l is not None else None,
-                    )
+                for piece in _texts(body, self._where):
+                    text = piece
+                    if not headed:
+                        head, _, text = piece.partition(b"\n")
+                        self._check(msgspec.json.decode(head, type=dict[str, object]))
+                        headed = True
+                    lines = decoder.decode_lines(text)
+                    if self.footer is not None and lines:
+                        raise _damaged(self._where, "lines follow its end")
+                    if lines and lines[-1].files is not None:
+                        last = lines.pop()
+                        self.footer = Footer(last.files or 0, last.size or 0, last.tree)
+                    if lines:
+                        yield self._rows(lines)
             except (msgspec.DecodeError, ValueError) as error:
                 if isinstance(error, IntegrityError):
                     raise
-                raise _damaged(where, str(error)) from error
-            if footer is None:
-                raise _damaged(where, "its last line is missing")
-            yield footer
+                raise _damaged(self._where, str(error)) from error
+        if self.footer is None:
+            raise _damaged(self._where, "its last line is missing")
 
-    return rows()
+    def each(self) -> Iterator[Row]:
+        """Row by row."""
+        for rows in self:
+            yield from rows.each()
+
+    def _check(self, head: dict[str, object]) -> None:
+        if head.get("rh-manifest") != FORMAT:
+            raise UnsupportedError("the manifest's format is not known here", where=self._where, hint="upgrade rh-data")
+
+    def _rows(self, lines: list[Any]) -> Rows:
+        unb64 = base64.b64decode
+        if any(line.files is not None for line in lines):
+            raise _damaged(self._where, "lines follow its end")
+        keys = [line.k if line.k is not None else self._odd_key(line.kb) for line in lines]
+        return Rows(
+            keys,
+            [line.s for line in lines],
+            [line.t for line in lines],  # an unknown kind is handed on as it is
+            [line.d for line in lines],
+            [line.e for line in lines],
+            [bool(line.x) for line in lines],
+            [unb64(line.c) if line.c else b"" for line in lines],
+            [key_text(unb64(line.l)) if line.l is not None else None for line in lines],
+        )
+
+    def _odd_key(self, encoded: str | None) -> str:
+        if encoded is None:
+            raise _damaged(self._where, "a line names no key")
+        return key_text(base64.b64decode(encoded))
+
+
+def read(system: System) -> Reader | None:
+    """The manifest at the root of `system`; `None` where there is none."""
+    try:
+        return Reader(system.read(NAME), system.url(NAME))
+    except (NotFoundError, UnsupportedError):
+        return None
 
 
 def read_footer(system: System) -> Footer | None:
     """What the manifest says the whole tree is, or `None` without one."""
-    rows = read(system)
-    if rows is None:
+    reader = read(system)
+    if reader is None:
         return None
-    last = deque(rows, maxlen=1)
-    return last[0] if last and isinstance(last[0], Footer) else None
+    for _ in reader:
+        pass
+    return reader.footer

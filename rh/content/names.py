@@ -7,15 +7,44 @@ written at all is refused before anything is moved, with the key in the error.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from rh.content.tree import key_bytes
 from rh.errors import InvalidError, NameClashError
 
-__all__ = ["Checker", "decode", "encode"]
+__all__ = ["PATHS", "Checker", "Nesting", "decode", "encode"]
 
-_PATHS = frozenset({"file", "ssh"})
+PATHS = frozenset({"file", "ssh"})
+"""Kinds of systems that keep files in directories."""
 _LIMITS = {"s3": 1024, "gs": 1024, "azure": 1024}
+
+
+class Nesting:
+    """Follows keys in key order, and sees when one lies below another that is a file: no disk holds both."""
+
+    def __init__(self) -> None:
+        self._open: list[str] = []
+
+    def above(self, key: str) -> str | None:
+        """Take the next key; the file that it lies below, if there is one."""
+        plain = key.removesuffix("/")
+        while self._open and not plain.startswith(self._open[-1]):
+            self._open.pop()
+        directory = plain is not key
+        for held in self._open:
+            if plain.startswith(held + "/") or (directory and plain == held):
+                return held
+        if not directory:
+            self._open.append(plain)
+        return None
+
+    def passed(self, keys: Sequence[str]) -> None:
+        """Take the next keys, files that do not lie below each other."""
+        # A file clashes with a later key only if all in between begin with its name: so does the last one here.
+        last = keys[-1]
+        there = set(keys)
+        self._open = [one for one in self._open if last.startswith(one)]
+        self._open += [last[:length] for length in range(1, len(last) + 1) if last[:length] in there]
 
 
 class Checker:
@@ -27,9 +56,9 @@ class Checker:
     """
 
     def __init__(self, kind: str, *, folds: bool = False) -> None:
-        self._paths = kind in _PATHS
+        self._paths = kind in PATHS
         self._limit = _LIMITS.get(kind)
-        self._open: list[str] = []
+        self._nesting = Nesting()
         self._folded: dict[str, str] | None = {} if folds else None
 
     def check(self, key: str) -> None:
@@ -49,21 +78,25 @@ class Checker:
                 raise NameClashError(f"{key!r} has a component of more than 255 bytes", hint="exclude it")
         if "\0" in key:
             raise NameClashError(f"{key!r} holds a NUL character", hint="exclude it")
-        while self._open and not plain.startswith(self._open[-1]):
-            self._open.pop()
-        directory = plain is not key
-        for held in self._open:
-            if plain.startswith(held + "/") or (directory and plain == held):
-                raise NameClashError(
-                    f"{held!r} is a file and {key!r} is below it; a disk cannot hold both", hint="exclude one of them"
-                )
-        if not directory:
-            self._open.append(plain)
+        held = self._nesting.above(key)
+        if held is not None:
+            raise NameClashError(
+                f"{held!r} is a file and {key!r} is below it; a disk cannot hold both",
+                hint="delete=True, if one of them is only at the target; else exclude one of them",
+            )
         if self._folded is not None:
             folded = unicodedata.normalize("NFC", plain).casefold()
             other = self._folded.setdefault(folded, plain)
             if other != plain:
                 raise NameClashError(f"{other!r} and {plain!r} are one name on this disk", hint="exclude one of them")
+
+    def passed(self, keys: Sequence[str]) -> None:
+        """Take the next keys, files that the target is known to hold side by side."""
+        if self._folded is not None:
+            for key in keys:
+                self.check(key)
+        elif self._paths:
+            self._nesting.passed(keys)
 
     def _check_object(self, key: str) -> None:
         assert self._limit is not None

@@ -8,11 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from queue import Queue
 from threading import Thread
+from typing import NamedTuple
 
 from rh import digest as digests
+from rh.content.rows import PAGE
+from rh.content.tree import key_bytes
 from rh.digest import Digest
-from rh.errors import IntegrityError, UnsupportedError
-from rh.systems.abilities import Direct, Fetching, Multipart, ServerCopy, Signing, Upload
+from rh.errors import IntegrityError, RhError, UnsupportedError
+from rh.observe import log
+from rh.systems.abilities import Direct, Fetching, Multipart, Paging, ServerCopy, Signing, Upload
 from rh.transfer.mover import Mover, as_rh
 from rh.transfer.plan import Step
 from rh.transfer.route import Way
@@ -21,6 +25,8 @@ from rh.types import Entry, Outcome, SignedRequest, Span
 
 __all__ = ["move"]
 
+_LISTED = 1_000
+_WORTH_LISTING = 50
 _WHOLE = 4 * digests.CHUNK
 """Files up to so many bytes are sent to a signed URL in one request."""
 
@@ -108,39 +114,95 @@ def _send(mover: Mover, steps: Iterable[Step]) -> None:
                 pending.pop(step.entry.key, None)
                 mover.failed(step, as_rh(error, mover.target.url(step.key)))
 
-    answers: Queue[tuple[Step, Upload | None, Outcome] | None] = Queue(4 * mover.workers)
-    confirming = _confirming(mover, answers)
+    answers = _Answers(mover)
     try:
         for outcome in sender.send_many(requests()):
-            answers.put((*pending.pop(outcome.key), outcome))
+            answers.take(*pending.pop(outcome.key), outcome)
     except Exception as error:  # noqa: BLE001 - every file in flight is told
         for step, upload in pending.values():
             if upload is not None:
                 upload.abort()
             mover.failed(step, as_rh(error, mover.target.url(step.key)))
-    for _ in confirming:
-        answers.put(None)
-    for thread in confirming:
-        thread.join()
+    answers.finish()
 
 
-def _confirming(mover: Mover, answers: Queue[tuple[Step, Upload | None, Outcome] | None]) -> list[Thread]:
-    """Threads that ask the target for what was sent: one question per file, many at a time. `None` ends one."""
+class _Answers:
+    """What a host says it has sent, confirmed by the target itself.
 
-    def confirm() -> None:
-        while (answer := answers.get()) is not None:
+    Many small files are confirmed by a listing, a page at a time, where that shows the checksum that was sent. Whatever
+    a listing does not confirm is asked for by itself, many at a time.
+    """
+
+    def __init__(self, mover: Mover) -> None:
+        self._mover = mover
+        self._whole: list[_Answer] = []
+        self._queue: Queue[_Answer | None] = Queue(4 * mover.workers)
+        self._threads = [Thread(target=self._work, name="rh-confirm", daemon=True) for _ in range(mover.workers)]
+        for thread in self._threads:
+            thread.start()
+
+    def take(self, step: Step, upload: Upload | None, outcome: Outcome) -> None:
+        """One answer more."""
+        answer = _Answer(step, upload, outcome)
+        if upload is not None or outcome.entry is None or outcome.entry.check is None:
+            self._queue.put(answer)
+            return
+        self._whole.append(answer)
+        if len(self._whole) >= _LISTED:
+            self._list()
+
+    def finish(self) -> None:
+        """Wait until all is confirmed."""
+        self._list()
+        for _ in self._threads:
+            self._queue.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def _list(self) -> None:
+        """Confirm by a listing what it shows just as it was sent; the others are asked for."""
+        whole, self._whole = self._whole, []
+        open_ = {answer.step.key: answer for answer in sorted(whole, key=lambda answer: key_bytes(answer.step.key))}
+        paging = self._mover.target.ask(Paging)
+        if paging is not None and len(whole) >= _WORTH_LISTING:
+            first, last = next(iter(open_)), next(reversed(open_))
+            seen = 0
             try:
-                _sent(mover, *answer)
-            except Exception as error:  # noqa: BLE001 - told per file
-                mover.failed(answer[0], as_rh(error, mover.target.url(answer[0].key)))
+                for page in paging.list_pages(after=first[:-1]):
+                    for entry in page:
+                        answer = open_.get(entry.key)
+                        if answer is not None and answer.is_shown_by(entry):
+                            del open_[entry.key]
+                            _sent(self._mover, answer, entry)
+                    seen += len(page)
+                    if key_bytes(page[-1].key) >= key_bytes(last) or seen > 2 * len(whole) + PAGE:
+                        break
+            except RhError as error:
+                log.debug("%s: a listing confirms nothing: %s", self._mover.target.url(), error)
+        for answer in open_.values():
+            self._queue.put(answer)
 
-    threads = [Thread(target=confirm, name="rh-confirm", daemon=True) for _ in range(mover.workers)]
-    for thread in threads:
-        thread.start()
-    return threads
+    def _work(self) -> None:
+        while (answer := self._queue.get()) is not None:
+            _sent(self._mover, answer)
 
 
-def _sent(mover: Mover, step: Step, upload: Upload | None, outcome: Outcome) -> None:
+class _Answer(NamedTuple):
+    """A file that was sent, in parts or whole, and what its host says of it."""
+
+    step: Step
+    upload: Upload | None
+    outcome: Outcome
+
+    def is_shown_by(self, entry: Entry) -> bool:
+        """Whether an entry of the target is just what was sent, and no later version or another file."""
+        sent = self.outcome.entry
+        return sent is not None and entry.size == self.step.entry.size and entry.check == sent.check is not None
+
+
+def _sent(mover: Mover, answer: _Answer, entry: Entry | None = None) -> None:
+    """Enter an answer into the books; `entry` is what the target has, where that is known."""
+    step, upload, outcome = answer
     where = mover.target.url(step.key)
     if outcome.error is not None or outcome.entry is None or outcome.digest is None:
         if upload is not None:
@@ -154,7 +216,7 @@ def _sent(mover: Mover, step: Step, upload: Upload | None, outcome: Outcome) -> 
             )
         if upload is not None:
             entry = upload.finish((outcome.entry.etag or "").split("\n"))
-        else:
+        elif entry is None:
             entry = mover.target.head(step.key)
             sent = outcome.entry.check
             if entry.check and sent and entry.check.partition(":")[0] == sent.partition(":")[0] and entry.check != sent:

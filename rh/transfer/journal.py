@@ -2,7 +2,9 @@
 
 One append-only file per (source, target) below `~/.rh/journal`: every finished file, every upload begun and every
 part that arrived, each record with its checksum. It is a hint and nothing more: a record counts only while the etags
-in it are still those of the store. When the transfer is complete the file is removed.
+in it are still those of the store. Uploads and parts are written at once, finished files some tenths of a second's
+worth at a time: what a crash takes with it is found at the target and compared. When the transfer is complete the file
+is removed.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import hashlib
 import marshal
 import os
 import struct
+import threading
 import time
 import zlib
 from collections.abc import Iterator
@@ -30,6 +33,8 @@ __all__ = ["Journal", "OpenUpload"]
 
 _HEAD = struct.Struct("<II")
 _KEEP_S = 7 * 24 * 3600
+_LATEST_S = 0.2
+_MOST = 1 << 16
 
 
 @dataclass(slots=True)
@@ -50,6 +55,9 @@ class Journal:
     def __init__(self, source: System, target: System) -> None:
         self._source, self._target = source, target
         self._fd: int | None = None
+        self._lock = threading.Lock()
+        self._waiting = bytearray()
+        self._written = 0.0
         self.uploads: dict[str, OpenUpload] = {}
         where = place(target)
         if where is None:
@@ -118,21 +126,34 @@ class Journal:
             for number, chunks in upload.parts.items():
                 self.part(upload.key, number, chunks)
 
-    def _write(self, *record: Any) -> None:
+    def _write(self, *record: Any, now: bool = True) -> None:
         if self._fd is None:
             return
         data = marshal.dumps(record)
-        try:
-            os.write(self._fd, _HEAD.pack(len(data), zlib.crc32(data)) + data)
-        except OSError as error:
-            log.warning("the journal cannot be written: %s", error)
-            self.close(complete=False)
+        with self._lock:
+            self._waiting += _HEAD.pack(len(data), zlib.crc32(data))
+            self._waiting += data
+            if now or len(self._waiting) > _MOST or time.monotonic() - self._written > _LATEST_S:
+                self._flush()
 
-    def done(self, source: Entry, target: Entry, digest: str | None, chunks: bytes, *, settled: bool) -> None:
+    def _flush(self) -> None:
+        """Write what waits; the lock is held."""
+        if self._fd is not None and self._waiting:
+            try:
+                os.write(self._fd, self._waiting)
+            except OSError as error:
+                log.warning("the journal cannot be written: %s", error)
+                os.close(self._fd)
+                self._fd = None
+        self._waiting.clear()
+        self._written = time.monotonic()
+
+    def done(self, source: Entry, target: Row, *, settled: bool) -> None:
         """A file has arrived. `settled`: whether the source's etag may be relied on later."""
-        if digest is not None:
+        if target.digest is not None:
             etag = source.etag if settled else None
-            self._write("done", source.key, etag, target.key, target.etag, target.size, digest, chunks)
+            record = (source.key, etag, target.key, target.etag, target.size, target.digest, target.chunks)
+            self._write("done", *record, now=False)
 
     def begin(self, upload: OpenUpload) -> None:
         """An upload has begun."""
@@ -150,13 +171,18 @@ class Journal:
 
     def close(self, *, complete: bool) -> None:
         """Let go of it, and remove it if all is done."""
-        if self._fd is None:
-            return
-        if complete:
-            with contextlib.suppress(OSError):
-                os.unlink(self.path)
-        os.close(self._fd)
-        self._fd = None
+        with self._lock:
+            if complete:
+                self._waiting.clear()
+            self._flush()
+            if self._fd is None:
+                return
+            if complete:
+                with contextlib.suppress(OSError):
+                    os.unlink(self.path)
+            fcntl.flock(self._fd, fcntl.LOCK_UN)  # closing would not do while a child forked meanwhile has it open
+            os.close(self._fd)
+            self._fd = None
 
     @staticmethod
     def sweep() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -9,12 +10,13 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from rh import config
+from rh import digest as digests
 from rh.content.cache import settled
 from rh.content.tree import Row
 from rh.digest import Digest
 from rh.errors import ConflictError, DeadlineError, IntegrityError, RhError, UnavailableError
 from rh.progress import Progress
-from rh.systems.base import System
+from rh.systems.base import Bytes, System
 from rh.transfer.journal import Journal
 from rh.transfer.options import Options
 from rh.transfer.plan import Step
@@ -74,6 +76,8 @@ class Mover:
     memory: int
     patience_s: float
     bytes_moved: int = 0
+    bytes_resumed: int = 0
+    """Bytes of files done that had arrived in an earlier run, in parts."""
     done_files: int = 0
     gone: Exception | None = None
     """Why an end is taken for gone: nothing but failures to reach it for as long as `patience_s`."""
@@ -122,6 +126,7 @@ class Mover:
         executable = entry.executable if entry.executable is not None else step.executable
         row = Row(step.key, entry.size, "file", text, entry.etag, executable, chunks)
         calm = settled(step.entry.modified)
+        self.journal.done(step.entry, row, settled=calm)
         with self._lock:
             self.rows[step.key] = row
             self.failures.pop(step.key, None)
@@ -130,7 +135,6 @@ class Mover:
             self.bytes_moved += entry.size
             self.done_files += 1
             self.alive_at = time.monotonic()
-            self.journal.done(step.entry, entry._replace(key=step.key), text, chunks, settled=calm)
             self.progress.advance(1, 0 if counted else entry.size)
 
     def made(self, step: Step, entry: Entry) -> None:
@@ -146,6 +150,12 @@ class Mover:
             self.alive_at = time.monotonic()
             self.progress.advance(0, size)
 
+    def resumed(self, size: int) -> None:
+        """Part of a file had arrived in an earlier run."""
+        with self._lock:
+            self.bytes_resumed += size
+            self.progress.advance(0, size)
+
     def failed(self, step: Step, error: Exception) -> None:
         """A file did not arrive (this time)."""
         with self._lock:
@@ -155,6 +165,38 @@ class Mover:
                     self.gone = error
             else:
                 self.alive_at = time.monotonic()
+
+
+_CHECKS: dict[str, Callable[[Bytes], str]] = {
+    "md5": lambda data: hashlib.md5(data, usedforsecurity=False).hexdigest(),
+    "sha256": lambda data: hashlib.sha256(data).hexdigest(),
+}
+
+
+def verified(mover: Mover, step: Step, data: Bytes) -> Digest:
+    """The digest of a whole file in memory, compared with all that is known of it."""
+    if len(data) != step.entry.size:
+        raise IntegrityError(
+            "the source gave another number of bytes than it said",
+            where=mover.source.url(step.entry.key),
+            expected=str(step.entry.size),
+            got=str(len(data)),
+        )
+    digest = digests.of_bytes(data)
+    if step.digest is not None:
+        if step.digest != digest.text:
+            expect(step, digest.text, mover.source.url(step.entry.key))
+    elif step.entry.check is not None and step.entry.check != digest.text:
+        name, _, value = step.entry.check.partition(":")
+        check = _CHECKS.get(name)
+        if check is not None and (got := check(data)) != value:
+            raise IntegrityError(
+                "the bytes are not those the store vouches for",
+                where=mover.source.url(step.entry.key),
+                expected=step.entry.check,
+                got=f"{name}:{got}",
+            )
+    return digest
 
 
 def expect(step: Step, got: str, where: str) -> None:

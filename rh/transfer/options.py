@@ -8,10 +8,11 @@ from typing import Any, Literal, get_args
 
 from rh.errors import InvalidError
 
-__all__ = ["Links", "OnExisting", "Options"]
+__all__ = ["Links", "Names", "OnExisting", "Options"]
 
 OnExisting = Literal["update", "skip", "error", "replace"]
 Links = Literal["follow", "keep", "skip", "error"]
+Names = Literal["refuse", "encode", "decode"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +29,8 @@ class Options:
             anything that differs exists, `"replace"` moves everything again.
         delete: remove what the target has and the source has not. Keys that the patterns leave out are left alone.
         dry_run: plan only; the receipt says what would be done.
-        names: `"refuse"` keys the target cannot hold before anything is moved, or `"encode"` them (`%XX`).
+        names: `"refuse"` keys the target cannot hold before anything is moved, `"encode"` them (`%XX`), or on the way
+            back `"decode"` what was encoded.
         workers: requests under way at once; default the setting `workers`.
         bandwidth: bytes per second that pass this machine at most.
         manifest: write the manifest of the target when all is done.
@@ -41,7 +43,7 @@ class Options:
     on_existing: OnExisting = "update"
     delete: bool = False
     dry_run: bool = False
-    names: Literal["refuse", "encode"] = "refuse"
+    names: Names = "refuse"
     workers: int | None = None
     bandwidth: float | None = None
     manifest: bool = True
@@ -50,7 +52,7 @@ class Options:
         for name, allowed in (
             ("links", get_args(Links)),
             ("on_existing", get_args(OnExisting)),
-            ("names", ("refuse", "encode")),
+            ("names", get_args(Names)),
         ):
             value = getattr(self, name)
             if value not in allowed:

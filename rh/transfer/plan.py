@@ -12,22 +12,24 @@ import marshal
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from itertools import chain, pairwise
 from typing import IO, Any, NamedTuple
 
 from rh.content import names, patterns
 from rh.content.cache import DigestCache
 from rh.content.manifest import DamagedManifestError
+from rh.content.rows import Rows, position
 from rh.content.tree import Row, key_bytes
-from rh.errors import ExistsError, InvalidError, NotFoundError, UnsupportedError
+from rh.errors import ExistsError, InvalidError, NameClashError, NotFoundError, UnsupportedError
 from rh.observe import log
 from rh.systems import BUCKETS
 from rh.systems.abilities import Following
 from rh.systems.base import System
 from rh.transfer.options import Options
 from rh.transfer.receipt import human
-from rh.transfer.route import Route, Way, route
-from rh.transfer.survey import Known, Survey
+from rh.transfer.route import Route, Way, is_here, route
+from rh.transfer.survey import Ahead, Known, Page, Survey
 from rh.types import Entry
 
 __all__ = ["Action", "Plan", "Step", "plan_file", "plan_tree"]
@@ -86,6 +88,37 @@ class Step(NamedTuple):
         )
 
 
+class Same(NamedTuple):
+    """Files that are the same already, column by column: the source's entries and the target's, and their digests."""
+
+    keys: list[str]
+    entries: list[Entry]
+    old: list[Entry]
+    digests: list[str | None]
+    chunks: list[bytes]
+    executables: list[bool | None]
+
+    def steps(self) -> Iterator[Step]:
+        """A step for each."""
+        for key, entry, old, digest, chunks, executable in zip(*self, strict=True):
+            known = (digest, chunks, executable)
+            yield Step(Action.KEEP, key, entry, *known, old, *known)
+
+    def rows(self) -> Rows:
+        """What the target has under these keys."""
+        count = len(self.keys)
+        return Rows(
+            self.keys,
+            [entry.size for entry in self.old],
+            ["file"] * count,
+            self.digests,
+            [entry.etag for entry in self.old],
+            self.executables,
+            self.chunks,
+            [None] * count,
+        )
+
+
 class Plan:
     """The steps of a transfer, and their sums.
 
@@ -114,44 +147,92 @@ class Plan:
         self.bytes_to_move = 0
         self.counts: dict[Action, int] = dict.fromkeys(Action, 0)
         self.stale = True
+        self.in_the_way: set[str] = set()
+        """Files that are to become directories, or directories that are to become files: deleted before anything
+        moves."""
         self.digest: str | None = None
         """What the target's manifest says, if it describes just what is there."""
-        self._steps: list[Step] = []
+        self._steps: list[Step | Same] = []
+        self._held = 0
         self._spool: IO[bytes] | None = None
 
     def add(self, step: Step) -> None:
         """Take the next step (in key order). A directory that what stays below it implies is no step of its own."""
-        last = self._steps[-1] if self._steps else None
-        implied = last is not None and last.key.endswith("/") and step.key.startswith(last.key)
-        if last is not None and implied and step.action is not Action.DELETE:
-            self._steps.pop()
-            self.counts[last.action] -= 1
+        if step.action is not Action.DELETE:
+            self._drop_implied(step.key)
         self.counts[step.action] += 1
         if step.action not in (Action.DELETE, Action.OTHER) and step.entry.kind == "file":
             self.files += 1
             self.bytes_total += step.entry.size
             if step.action in (Action.COPY, Action.CHECK):
                 self.bytes_to_move += step.entry.size
+        self._take(step, 1)
+
+    def add_new(self, steps: list[Step]) -> None:
+        """Take files to copy."""
+        self._drop_implied(steps[0].key)
+        size = sum(step.entry.size for step in steps)
+        self.counts[Action.COPY] += len(steps)
+        self.files += len(steps)
+        self.bytes_total += size
+        self.bytes_to_move += size
+        self._steps += steps[:-1]
+        self._take(steps[-1], len(steps))
+
+    def add_same(self, same: Same) -> None:
+        """Take files that need nothing done."""
+        self._drop_implied(same.keys[0])
+        self.counts[Action.KEEP] += len(same.keys)
+        self.files += len(same.keys)
+        self.bytes_total += sum(entry.size for entry in same.entries)
+        self._take(same, len(same.keys))
+
+    def _drop_implied(self, key: str) -> None:
+        last = self._steps[-1] if self._steps else None
+        if isinstance(last, Step) and last.key.endswith("/") and key.startswith(last.key):
+            self._steps.pop()
+            self.counts[last.action] -= 1
+
+    def _take(self, step: Step | Same, count: int) -> None:
         self._steps.append(step)
-        if len(self._steps) >= _IN_MEMORY:
+        self._held += count
+        if self._held >= _IN_MEMORY:
             self._flush()
 
     def _flush(self) -> None:
         if self._spool is None:
             self._spool = tempfile.TemporaryFile(prefix="rh-plan-")  # noqa: SIM115 - lives as long as the plan
             weakref.finalize(self, self._spool.close)
-        for action, key, entry, digest, chunks, executable, old, *rest in self._steps[:-1]:
-            flat = (action.value, key, tuple(entry), digest, chunks, executable, tuple(old) if old else None, *rest)
+        for step in self._steps[:-1]:
+            flat: tuple[Any, ...]
+            if isinstance(step, Same):
+                flat = (None, step.keys, list(map(tuple, step.entries)), list(map(tuple, step.old)), *step[3:])
+            else:
+                action, key, entry, digest, chunks, executable, old, *rest = step
+                flat = (action.value, key, tuple(entry), digest, chunks, executable, tuple(old) if old else None, *rest)
             marshal.dump(flat, self._spool)
         del self._steps[:-1]
+        self._held = 1
 
     def steps(self) -> Iterator[Step]:
         """All steps in key order. One iteration at a time."""
+        for step in self.runs():
+            if isinstance(step, Same):
+                yield from step.steps()
+            else:
+                yield step
+
+    def runs(self) -> Iterator[Step | Same]:
+        """The same, with neighbours that need nothing done as they were found. One iteration at a time."""
         if self._spool is not None:
             end = self._spool.tell()
             self._spool.seek(0)
             while self._spool.tell() < end:
                 flat: Any = marshal.load(self._spool)  # noqa: S302 - our own unnamed file
+                if flat[0] is None:
+                    _, keys, entries, olds, *columns = flat
+                    yield Same(keys, list(map(Entry._make, entries)), list(map(Entry._make, olds)), *columns)
+                    continue
                 action, key, entry, digest, chunks, executable, old, *rest = flat
                 yield Step(
                     Action(action), key, Entry(*entry), digest, chunks, executable, Entry(*old) if old else None, *rest
@@ -211,6 +292,10 @@ class Plan:
             lines.append(f"    {step.action:<7} {step.key}" + (f"  ({step.reason})" if step.reason else ""))
         return "\n".join(lines)
 
+    def __repr__(self) -> str:
+        places = f"{self.source.url(self.source_key)} → {self.target.url(self.file or '')}"
+        return f"<Plan {places}: {self.moves:,} of {self.files:,} files, {human(self.bytes_to_move)}>"
+
     def _repr_html_(self) -> str:
         from html import escape
 
@@ -262,23 +347,18 @@ def _fill(plan: Plan, *, believe_target: bool) -> None:
     selected = patterns.selector(options.include, options.exclude, _ignore_lines(source) if options.ignore_file else ())
     theirs = Survey(source, links=options.links)
     ours = Survey(target, must_exist=False, believe=believe_target)
-    meant = _meant(iter(theirs), selected)
-    if options.names == "encode":
-        meant = iter(sorted(_encoded(meant), key=lambda pair: key_bytes(pair[0])))
-    checker = names.Checker(target.kind, folds=getattr(target, "folds_case", False))
+    there, here = _fetched(ours), _fetched(theirs)
+    meant = _meant(here, selected)
+    if options.names != "refuse":
+        meant = _renamed(meant, names.encode if options.names == "encode" else names.decode)
     comparer = _Comparer(plan)
-    for key, known, old in _merged(meant, _existing(ours)):
-        checker.check(key)
-        if known is None:
-            assert old is not None
-            doomed = options.delete and (selected is None or selected(key))
-            step = Step(
-                Action.DELETE if doomed else Action.OTHER, key, old.entry, old.digest, old.chunks, old.executable,
-                old.entry, old.digest, old.chunks, old.executable,
-            )  # fmt: skip
-        else:
-            step = comparer.step(key, known, old)
-        plan.add(step)
+    doomed: Callable[[str], bool] = (selected or (lambda _: True)) if options.delete else (lambda _: False)
+    try:
+        for new, old in _aligned(meant, _existing(there, target)):
+            comparer.compare(new, old, doomed)
+    finally:
+        here.close()  # at once, not when the last traceback of an error is gone: helpers and threads wait on them
+        there.close()
     if options.on_existing == "error" and comparer.existing:
         raise existing(plan, comparer.existing)
     plan.stale = not ours.exact or comparer.learned
@@ -296,22 +376,39 @@ def existing(plan: Plan, keys: Sequence[str]) -> ExistsError:
     )
 
 
-def _meant(found: Iterator[Known], selected: Callable[[str], bool] | None) -> Iterator[tuple[str, Known]]:
-    for known in found:
-        if selected is None or selected(known.entry.key):
-            yield known.entry.key, known
+def _fetched(survey: Survey) -> Generator[Page, None, None] | Ahead:
+    """The pages of a survey; those of another machine come while this one is busy with its own."""
+    pages = survey.pages()
+    return pages if is_here(survey.system) else Ahead(pages)
 
 
-def _encoded(found: Iterator[tuple[str, Known]]) -> Iterator[tuple[str, Known]]:
-    for key, known in found:
-        yield names.encode(key), known
+def _meant(pages: Iterator[Page], selected: Callable[[str], bool] | None) -> Iterator[Page]:
+    for page in pages:
+        if selected is None:
+            yield page
+            continue
+        chosen = page.where(list(map(selected, page.keys)))
+        if chosen.keys:
+            yield chosen
 
 
-def _existing(survey: Survey) -> Iterator[Known]:
+def _renamed(pages: Iterator[Page], renamed: Callable[[str], str]) -> Iterator[Page]:
+    """All in one page, since other names have another order."""
+    columns = [list(chain.from_iterable(column)) for column in zip(*pages, strict=True)]
+    if columns:
+        columns[0] = list(map(renamed, columns[0]))
+        order = sorted(range(len(columns[0])), key=lambda at: key_bytes(columns[0][at]))
+        for one, other in pairwise(order):
+            if columns[0][one] == columns[0][other]:
+                raise NameClashError(f"two keys become {columns[0][one]!r}", hint="exclude one of them")
+        yield Page._make([column[at] for at in order] for column in columns)
+
+
+def _existing(pages: Iterator[Page], target: System) -> Iterator[Page]:
     try:
-        yield from survey
+        yield from pages
     except NotFoundError:
-        if survey.system.kind in BUCKETS:
+        if target.kind in BUCKETS:
             raise  # a prefix always exists; this is the bucket
 
 
@@ -323,9 +420,34 @@ def _ignore_lines(source: System) -> list[str]:
         return []
 
 
-def _merged(
-    meant: Iterator[tuple[str, Known]], existing: Iterator[Known]
-) -> Iterator[tuple[str, Known | None, Known | None]]:
+def _aligned(meant: Iterator[Page], existing: Iterator[Page]) -> Iterator[tuple[Page, Page]]:
+    """Pages of both sides that cover the same keys; one of the two may be empty."""
+    ours, theirs = next(meant, None), next(existing, None)
+    while ours is not None and theirs is not None:
+        left, right = key_bytes(ours.keys[-1]), key_bytes(theirs.keys[-1])
+        if left == right:
+            yield ours, theirs
+            ours, theirs = next(meant, None), next(existing, None)
+        elif left < right:
+            first, theirs = theirs.cut(position(theirs.keys, ours.keys[-1]))
+            yield ours, first
+            ours = next(meant, None)
+        else:
+            first, ours = ours.cut(position(ours.keys, theirs.keys[-1]))
+            yield first, theirs
+            theirs = next(existing, None)
+    nothing = Page([], [], [], [], [])
+    while ours is not None:
+        yield ours, nothing
+        ours = next(meant, None)
+    while theirs is not None:
+        yield nothing, theirs
+        theirs = next(existing, None)
+
+
+def _merged(ours: Page, theirs: Page) -> Iterator[tuple[str, Known | None, Known | None]]:
+    """What two pages have, in key order."""
+    meant, existing = zip(ours.keys, ours.each(), strict=True), theirs.each()
     pair, old = next(meant, None), next(existing, None)
     while pair is not None or old is not None:
         left = key_bytes(pair[0]) if pair is not None else None
@@ -345,14 +467,71 @@ def _merged(
 
 
 class _Comparer:
-    """Decides what is to be done about a key that the source has."""
+    """Decides what is to be done, and tells it to the plan."""
 
     def __init__(self, plan: Plan) -> None:
+        self._plan = plan
         self._target = plan.target
         self._options = plan.options
+        self._checker = names.Checker(plan.target.kind, folds=getattr(plan.target, "folds_case", False))
+        self._all = names.Nesting() if plan.options.delete and plan.target.kind in names.PATHS else None
         self.existing: list[str] = []
         self.learned = False
         """Whether something is known now that the target's manifest does not say."""
+
+    def compare(self, ours: Page, theirs: Page, doomed: Callable[[str], bool]) -> None:
+        """Take what both sides have between two keys; `doomed` are the keys to delete if the source has them not."""
+        if self._nothing_to_do(ours, theirs):
+            self._checker.passed(ours.keys)
+            if self._all is not None:
+                self._all.passed(ours.keys)
+            self._plan.add_same(
+                Same(ours.keys, ours.entries, theirs.entries, ours.digests, ours.chunks, ours.executables)
+            )
+            return
+        if not theirs.keys and ours.only_files:
+            for key in ours.keys:
+                self._checker.check(key)
+                self._note(key)
+            self._plan.add_new(
+                [
+                    Step(Action.COPY, key, entry, digest, chunks, executable, reason="new")
+                    for key, entry, digest, chunks, executable in zip(*ours, strict=True)
+                ]
+            )
+            return
+        for key, known, old in _merged(ours, theirs):
+            self._note(key)
+            if known is not None:
+                self._checker.check(key)
+                self._plan.add(self.step(key, known, old))
+                continue
+            assert old is not None
+            facts = (old.entry, old.digest, old.chunks, old.executable)
+            if doomed(key):
+                self._plan.add(Step(Action.DELETE, key, *facts, *facts))
+            else:
+                self._checker.check(key)
+                self._plan.add(Step(Action.OTHER, key, *facts, *facts))
+
+    def _note(self, key: str) -> None:
+        """What lies below a file, or is a file that others lie below, can only be there if one of both is deleted."""
+        above = self._all.above(key) if self._all is not None else None
+        if above is not None:
+            self._plan.in_the_way.add(above)
+
+    def _nothing_to_do(self, ours: Page, theirs: Page) -> bool:
+        """Whether all of it is known to be the same, judged a column at a time."""
+        return (
+            self._options.on_existing in ("update", "error")
+            and ours.keys == theirs.keys
+            and None not in ours.digests
+            and ours.digests == theirs.digests
+            and ours.executables == theirs.executables
+            and ours.sizes == theirs.sizes
+            and ours.only_files
+            and theirs.only_files
+        )
 
     def step(self, key: str, known: Known, old: Known | None) -> Step:
         entry = known.entry

@@ -10,16 +10,17 @@ from itertools import islice
 from typing import TypeAlias
 
 from rh.content import manifest
-from rh.content.cache import DigestCache, settled
-from rh.content.tree import Row, TreeHasher, without_implied
-from rh.errors import ConflictError, IntegrityError, TransferError, UnsupportedError
+from rh.content.cache import Described, DigestCache, settled
+from rh.content.rows import PAGE, Rows
+from rh.content.tree import Row, without_implied
+from rh.errors import ConflictError, IntegrityError, RhError, TransferError, UnsupportedError
 from rh.observe import log
 from rh.progress import Progress
-from rh.systems.abilities import Digesting
+from rh.systems.abilities import Digesting, Multipart
 from rh.systems.base import System
 from rh.transfer import far, stream
 from rh.transfer.mover import Mover, as_rh
-from rh.transfer.plan import Action, Plan, Step, existing
+from rh.transfer.plan import Action, Plan, Same, Step, existing
 from rh.transfer.receipt import Failure, Receipt, human
 from rh.transfer.route import Route, Way, is_here
 from rh.types import ANY, Entry, Link, Match
@@ -49,6 +50,7 @@ def run(plan: Plan, *, progress: Progress, cancel: threading.Event | None = None
     try:
         if plan.options.on_existing == "error" and plan.counts[Action.CHECK]:
             _refuse_existing(plan, mover)
+        deleted = _delete(plan, in_the_way=True)
         if plan.counts[Action.MAKE]:
             _make(mover, (step for step in plan.steps() if step.action is Action.MAKE))
         work = _to_move(plan, mover, kept)
@@ -60,9 +62,10 @@ def run(plan: Plan, *, progress: Progress, cancel: threading.Event | None = None
             _give_up(plan, mover, kept, mover.gone)
         if mover.failures:
             raise _failure(plan, mover, kept, began, None)
-        deleted = _delete(plan)
+        deleted += _delete(plan, in_the_way=False)
         digest = _publish(plan, mover, kept, deleted=deleted)
         complete = True
+        _abandon(mover)
         return _receipt(plan, began, mover=mover, kept=kept, deleted=deleted, digest=digest, route=route)
     except KeyboardInterrupt:
         mover.stop.set()
@@ -74,6 +77,18 @@ def run(plan: Plan, *, progress: Progress, cancel: threading.Event | None = None
         if mover.rows and not (complete and plan.described):
             DigestCache(plan.target).remember(row for row in mover.rows.values() if row.kind == "file")
         progress.finish()
+
+
+def _abandon(mover: Mover) -> None:
+    """Forget uploads that an earlier run began and this one had no use for."""
+    multipart = mover.target.ask(Multipart)
+    for upload in list(mover.journal.uploads.values()):
+        if multipart is None:
+            return
+        try:
+            multipart.resume(upload.key, upload.token).abort()
+        except RhError as error:
+            log.debug("%s: nothing to abort: %s", mover.target.url(upload.key), error)
 
 
 def _refuse_existing(plan: Plan, mover: Mover) -> None:
@@ -233,45 +248,81 @@ def _give_up(plan: Plan, mover: Mover, kept: dict[str, Step], error: Exception) 
             mover.failures.setdefault(step.key, error)
 
 
-def _delete(plan: Plan) -> int:
+def _delete(plan: Plan, *, in_the_way: bool) -> int:
+    """Delete what is to go, and the directories that it leaves empty; how many keys.
+
+    First, before anything moves, what stands where something else is to be (a file for a directory, or a directory for
+    a file); the others when all has arrived.
+    """
+    places = plan.in_the_way
+    if not plan.counts[Action.DELETE] or (in_the_way and not places):
+        return 0
     doomed = (step.key for step in plan.steps() if step.action is Action.DELETE)
+    chosen = (key for key in doomed if _concerns(key, places) is in_the_way)
     count = 0
-    if plan.counts[Action.DELETE]:
-        while batch := list(islice(doomed, 1000)):
-            plan.target.delete(batch)
-            count += len(batch)
+    folders: set[str] = set()
+    while batch := list(islice(chosen, 1000)):
+        plan.target.delete(batch)
+        count += len(batch)
+        folders.update(folder for key in batch for folder in _folders(key))
+    if plan.target.keeps_directories and folders:
+        folders -= {step.key for step in plan.steps() if step.action is not Action.DELETE and step.key.endswith("/")}
+        emptied = iter(sorted(folders, reverse=True))
+        while batch := list(islice(emptied, 1000)):
+            plan.target.delete(batch)  # those that hold something stay
     return count
 
 
-def _rows(plan: Plan, mover: Mover, kept: dict[str, Step], *, others: bool) -> Iterator[Row]:
-    """What the target has now, in key order, with or without what the source has not."""
-    for step in plan.steps():
+def _folders(key: str) -> Iterator[str]:
+    """The directories a key lies in."""
+    at = key.find("/")
+    while 0 <= at < len(key) - 1:
+        yield key[: at + 1]
+        at = key.find("/", at + 1)
+
+
+def _concerns(key: str, places: set[str]) -> bool:
+    """Whether a key is one of these places or lies below one."""
+    return bool(places) and (key.removesuffix("/") in places or any(folder[:-1] in places for folder in _folders(key)))
+
+
+def _rows(plan: Plan, mover: Mover, kept: dict[str, Step], *, others: bool) -> Iterator[Rows]:
+    """What the target has now, in key order and in pages, with or without what the source has not."""
+    loose: list[Row] = []
+    for step in plan.runs():
+        if isinstance(step, Same):
+            if loose:
+                yield Rows.of(without_implied(loose))
+                loose = []
+            yield step.rows()
+            continue
         row = mover.rows.get(step.key)
         if row is not None:
-            yield row
+            loose.append(row)
         elif step.key in kept:
-            yield kept[step.key]._replace(action=Action.KEEP).row()
+            loose.append(kept[step.key]._replace(action=Action.KEEP).row())
         elif step.action is not Action.DELETE and (others or step.action is not Action.OTHER):
-            yield step.row()
+            loose.append(step.row())
+        if len(loose) >= PAGE and loose[-1].kind == "file":
+            yield Rows.of(without_implied(loose))
+            loose = []
+    if loose:
+        yield Rows.of(without_implied(loose))
 
 
 def _publish(plan: Plan, mover: Mover, kept: dict[str, Step], *, deleted: int) -> str | None:
     """The manifest, last; returns the digest of the copy."""
     if plan.file is not None:
-        row = next(_rows(plan, mover, kept, others=False))
-        return row.digest
+        return next(_rows(plan, mover, kept, others=False)).digests[0]
     if plan.described and (plan.stale or deleted or mover.rows):
-        footer = manifest.write(plan.target, without_implied(_rows(plan, mover, kept, others=True)))
+        footer, etag = manifest.write(plan.target, _rows(plan, mover, kept, others=True))
+        rows = _rows(plan, mover, kept, others=True)
+        DigestCache(plan.target).replace(rows, Described(etag, footer) if etag is not None else None)
         if not plan.counts[Action.OTHER]:
             return footer.tree
     elif plan.digest is not None and not plan.counts[Action.OTHER]:
         return plan.digest
-    hasher = TreeHasher()
-    for row in without_implied(_rows(plan, mover, kept, others=False)):
-        if row.kind == "file" and row.digest is None:
-            return None
-        hasher.add(row)
-    return hasher.finish()
+    return manifest.digest_of(_rows(plan, mover, kept, others=False))
 
 
 def _failure(plan: Plan, mover: Mover, kept: dict[str, Step], began: float, why: str | None) -> TransferError:
@@ -283,7 +334,13 @@ def _failure(plan: Plan, mover: Mover, kept: dict[str, Step], began: float, why:
         why = f"{len(receipt.failed):,} of {receipt.files:,} files did not arrive:{shown}{more}"
         if receipt.files == 1:
             why = f"the file did not arrive: {first}"
-    error = TransferError(why, where=plan.target.url(), hint="the same call again goes on from here", receipt=receipt)
+    mended = (
+        ""
+        if any(getattr(one.error, "retryable", True) for one in receipt.failed) or not receipt.failed
+        else "when that is mended, "
+    )
+    hint = f"{mended}the same call again goes on from here"
+    error = TransferError(why, where=plan.target.url(), hint=hint, receipt=receipt)
     if receipt.failed:
         error.__cause__ = receipt.failed[0].error
     return error
@@ -308,10 +365,12 @@ def _receipt(
         failed = tuple(
             Failure(key, as_rh(error, plan.target.url(key))) for key, error in sorted(mover.failures.items())
         )
-        done, moved = mover.done_files, mover.bytes_moved
+        done, moved = mover.done_files, mover.bytes_moved - mover.bytes_resumed
         skipped += len(kept or ())
     if plan.files == 0 and (plan.options.include or plan.options.exclude):
         notes.append("no file matched the patterns")
+    if mover is not None and mover.bytes_resumed:
+        notes.append(f"{human(mover.bytes_resumed)} had arrived in an earlier run")
     if (route or plan.route) is Route.RELAY and moved:
         notes.append(f"{human(moved)} passed through this machine: neither end could do it")
     return Receipt(

@@ -1,23 +1,37 @@
-"""What is at a place, with what is known of its content: a listing merged with the manifest and the digest cache."""
+"""What is at a place, with what is known of its content: a listing beside the manifest and the digest cache."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+import queue
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from functools import partial
+from itertools import compress, islice
+from operator import itemgetter, lt
+from typing import Any, NamedTuple
 
 from rh.content import manifest
-from rh.content.cache import DigestCache
+from rh.content.cache import Described, DigestCache
+from rh.content.rows import PAGE, Cursor, Rows, position
 from rh.content.tree import Row, key_bytes
-from rh.errors import IntegrityError, InvalidError, NotFoundError, UnsupportedError
-from rh.systems.abilities import Following
+from rh.errors import ConflictError, IntegrityError, InvalidError, NotFoundError, UnsupportedError
+from rh.systems.abilities import Following, Paging
 from rh.systems.base import System
 from rh.transfer.options import Links
 from rh.types import Entry
 
-__all__ = ["Known", "Survey"]
+__all__ = ["Ahead", "Known", "Page", "Survey"]
 
 _DISKS = frozenset({"file", "ssh"})
 """Kinds whose listing itself tells an empty root from a missing one."""
+
+_KEPT = 100
+"""Pages of a manifest that are kept here once they were read."""
+
+_key, _size, _kind, _etag = itemgetter(0), itemgetter(1), itemgetter(2), itemgetter(3)
+_target = itemgetter(Entry._fields.index("target"))
+_executable = itemgetter(Entry._fields.index("executable"))
 
 
 class Known(NamedTuple):
@@ -36,8 +50,54 @@ class Known(NamedTuple):
         )
 
 
+class Page(NamedTuple):
+    """`Known`s of neighbouring keys, column by column. `keys` are those of the entries, or what they are to become."""
+
+    keys: list[str]
+    entries: list[Entry]
+    digests: list[str | None]
+    chunks: list[bytes]
+    executables: list[bool | None]
+
+    def each(self) -> Iterator[Known]:
+        """One after the other."""
+        return map(Known._make, zip(self.entries, self.digests, self.chunks, self.executables, strict=True))
+
+    def cut(self, at: int) -> tuple[Page, Page]:
+        """The first `at` ones, and the others."""
+        return Page._make(column[:at] for column in self), Page._make(column[at:] for column in self)
+
+    def where(self, meant: Sequence[bool]) -> Page:
+        """Those that are meant."""
+        return Page._make(list(compress(column, meant)) for column in self)
+
+    def rows(self) -> Rows:
+        """The same for a manifest, or the cache."""
+        entries = self.entries
+        return Rows(
+            list(map(_key, entries)),
+            self.sizes,
+            list(map(_kind, entries)),
+            self.digests,
+            list(map(_etag, entries)),
+            self.executables,
+            self.chunks,
+            list(map(_target, entries)),
+        )
+
+    @property
+    def only_files(self) -> bool:
+        """Whether there are no directories and no links."""
+        return {*map(_kind, self.entries)} == {"file"}
+
+    @property
+    def sizes(self) -> list[int]:
+        """Sizes in bytes."""
+        return list(map(_size, self.entries))
+
+
 class Survey:
-    """A pass over a tree in key order. Iterate it once.
+    """A pass over a tree in key order. Iterate it once, or go through its `pages`.
 
     Args:
         system: the tree's root.
@@ -48,6 +108,7 @@ class Survey:
     Attributes:
         exact: after the iteration, whether the manifest describes just what is there.
         found: how many entries there were.
+        footer: after the iteration, the manifest's last line, if it has been read.
     """
 
     def __init__(
@@ -61,144 +122,224 @@ class Survey:
         self._links = links
         self._must_exist = must_exist
         self._believe = believe
-
-    def _entries(self) -> Iterator[Entry]:
-        system = self.system
-        links = self._links
-        following = system.ask(Following) if links == "follow" else None
-        if following is not None:
-            yield from following.list_following()
-            return
-        for entry in system.list():
-            if entry.kind == "link" and links is not None:
-                if links == "skip":
-                    continue
-                if links == "error":
-                    raise InvalidError(
-                        "the source has a symbolic link",
-                        where=system.url(entry.key),
-                        hint='links="follow", "keep" or "skip"',
-                    )
-                if links == "follow":
-                    raise UnsupportedError(
-                        "links cannot be followed here",
-                        where=system.url(entry.key),
-                        hint='links="keep" or links="skip"',
-                    )
-            yield entry
+        self._stale = False
+        self._last = ""
+        self._reader: manifest.Reader | None = None
+        self._read: list[Rows] = []
 
     def __iter__(self) -> Iterator[Known]:
+        for page in self.pages():
+            yield from page.each()
+
+    def pages(self) -> Generator[Page, None, None]:
+        """All of it, a thousand entries or so at a time."""
         system = self.system
-        rows = manifest.read(system) if self._believe else None
+        cache = DigestCache(system)
+        rows = self._manifest(cache)
         self.manifest_read = rows is not None
-        described = _Cursor(self._rows(rows))
-        cached = _Cursor(DigestCache(system).rows())
-        stale = False
-        last = b""
-        held: Row | None = None
-        for entry in self._entries():
-            key = key_bytes(entry.key)
-            if key <= last and self.found:
-                raise IntegrityError("the listing is out of order", where=system.url(entry.key))
-            last = key
-            for row in described.before(key):
-                # A directory that only the manifest knows: the place keeps none, and nothing lies in it (yet).
-                if held is not None:
-                    yield self._directory(held)
-                    held = None
-                if row.kind == "dir" and not system.keeps_directories:
-                    held = row
-                else:
-                    stale = True
-            if held is not None:
-                if entry.key.startswith(held.key):
-                    stale = True
-                else:
-                    yield self._directory(held)
-                held = None
-            self.found += 1
-            row_at = described.at(key)
-            if (
-                row_at is None
-                or row_at.kind != entry.kind
-                or (entry.kind != "dir" and (row_at.etag != entry.etag or row_at.size != entry.size))
-            ):
-                row_at = None
-                stale = True
-            executable = entry.executable
-            if row_at is not None:
-                if executable is None:
-                    executable = row_at.executable
-                yield Known(entry, row_at.digest, row_at.chunks, executable)
-                continue
-            row_at = cached.seek(key)
-            if row_at is not None and entry.etag is not None and row_at.etag == entry.etag:
-                yield Known(entry, row_at.digest, row_at.chunks, executable)
-            else:
-                yield Known(entry, None, b"", executable)
-        for row in described.rest():
-            if held is not None:
-                yield self._directory(held)
-                held = None
-            if row.kind == "dir" and not system.keeps_directories:
-                held = row
-            else:
-                stale = True
-        if held is not None:
-            yield self._directory(held)
-        self.exact = self.manifest_read and not stale
+        described = Cursor(rows if rows is not None else ())
+        cached = Cursor(cache.pages())
+        for entries in self._listed():
+            page = _unknown(entries)
+            self._check_order(page.keys)
+            self.found += len(entries)
+            yield self._informed(page, described.until(page.keys[-1]), cached)
+        left = [row for rows in described.rest() for row in rows.each()]
+        page = self._with_directories(_unknown([]), left)
+        if page.keys:
+            yield page
+        if self._reader is not None:
+            self.footer = self._reader.footer
+        self.exact = self.manifest_read and not self._stale
+        if self.exact and self._read and self._reader is not None and self._reader.etag and self.footer is not None:
+            cache.replace(self._read, Described(self._reader.etag, self.footer))
         if self._must_exist and not self.found and not self.manifest_read and system.kind not in _DISKS:
-            self._nothing()
+            raise NotFoundError("there is nothing under this prefix", where=system.url())
 
-    def _rows(self, rows: Iterator[Row | manifest.Footer] | None) -> Iterator[Row]:
-        for row in rows or ():
-            if isinstance(row, manifest.Footer):
-                self.footer = row
-            else:
-                yield row
+    # What is listed
 
-    def _directory(self, row: Row) -> Known:
-        self.found += 1
-        return Known(Entry(row.key, 0, "dir"), None, b"", None)
+    def _listed(self) -> Iterator[Sequence[Entry]]:
+        links = self._links
+        for entries in _pages(self.system, follow=links == "follow"):
+            if links is not None and any(entry.kind == "link" for entry in entries):
+                entries = [entry for entry in entries if entry.kind != "link" or self._keep(entry)]  # noqa: PLW2901
+            if entries:
+                yield entries
 
-    def _nothing(self) -> None:
-        raise NotFoundError("there is nothing under this prefix", where=self.system.url())
+    def _keep(self, link: Entry) -> bool:
+        where = self.system.url(link.key)
+        if self._links == "error":
+            raise InvalidError("the source has a symbolic link", where=where, hint='links="follow", "keep" or "skip"')
+        if self._links == "follow":
+            raise UnsupportedError("links cannot be followed here", where=where, hint='links="keep" or links="skip"')
+        return self._links == "keep"
 
+    def _check_order(self, keys: list[str]) -> None:
+        raw: list[Any] = keys if "".join(keys).isascii() else list(map(key_bytes, keys))
+        inside = all(map(lt, raw, islice(raw, 1, None)))
+        if not inside or (self.found and key_bytes(keys[0]) <= key_bytes(self._last)):
+            raise IntegrityError("the listing is out of order", where=self.system.url(keys[0]))
+        self._last = keys[-1]
 
-class _Cursor:
-    """Rows in key order, walked along beside a listing."""
+    # What is known
 
-    def __init__(self, rows: Iterator[Row]) -> None:
-        self._rows = rows
-        self._row: Row | None = None
-        self._key = b""
-        self._step()
-
-    def _step(self) -> None:
-        self._row = next(self._rows, None)
-        if self._row is not None:
-            self._key = key_bytes(self._row.key)
-
-    def before(self, key: bytes) -> Iterator[Row]:
-        while self._row is not None and self._key < key:
-            row = self._row
-            self._step()
-            yield row
-
-    def at(self, key: bytes) -> Row | None:
-        if self._row is None or self._key != key:
+    def _manifest(self, cache: DigestCache) -> Iterator[Rows] | None:
+        """The rows of the manifest: as they are kept here, if it is still the same one, else from the place."""
+        if not self._believe:
             return None
-        row = self._row
-        self._step()
-        return row
+        kept = cache.described()
+        if kept is not None and self._is_there(kept):
+            self.footer = kept.footer
+            return self._remembered(cache, kept)
+        self._reader = manifest.read(self.system)
+        return None if self._reader is None else self._noted(self._reader)
 
-    def seek(self, key: bytes) -> Row | None:
-        while self._row is not None and self._key < key:
-            self._step()
-        return self.at(key)
+    def _noted(self, reader: manifest.Reader) -> Iterator[Rows]:
+        """The rows of a manifest, noted to be kept unless they are very many."""
+        for number, page in enumerate(reader):
+            if number < _KEPT:
+                self._read.append(page)
+            else:
+                self._read.clear()
+            yield page
 
-    def rest(self) -> Iterator[Row]:
-        while self._row is not None:
-            row = self._row
-            self._step()
-            yield row
+    def _remembered(self, cache: DigestCache, kept: Described) -> Iterator[Rows]:
+        """The rows of the manifest from the cache; where that fails on the way, the others from the place."""
+        last = yield from cache.pages(kept)
+        if last is None:
+            return
+        self._reader = manifest.read(self.system)
+        if self._reader is None:
+            raise ConflictError("the tree changed while it was listed", where=self.system.url())
+        for page in self._reader:
+            rows = page.cut(position(page.keys, last))[1]
+            if rows.keys:
+                yield rows
+
+    def _is_there(self, kept: Described) -> bool:
+        try:
+            return self.system.head(manifest.NAME).etag == kept.etag
+        except (NotFoundError, UnsupportedError):
+            return False
+
+    def _informed(self, page: Page, described: Rows | None, cached: Cursor) -> Page:
+        """The page with what the manifest knows of it, and where that knows nothing, the cache."""
+        matched = _adopt(page, described, bits=True) if described is not None else 0
+        if matched < len(page.keys):
+            self._stale = True
+            rows = cached.between(page.keys[0], page.keys[-1])
+            if rows is not None:
+                _adopt(page, rows, bits=False)
+        if described is None or len(described.keys) == matched:
+            return page
+        there = set(page.keys)
+        return self._with_directories(page, [row for row in described.each() if row.key not in there])
+
+    def _with_directories(self, page: Page, rows: list[Row]) -> Page:
+        """The page with the directories that only the manifest knows, of a place that keeps none."""
+        for row in reversed(rows):
+            at = position(page.keys, row.key)
+            implied = at < len(page.keys) and page.keys[at].startswith(row.key)
+            if row.kind != "dir" or self.system.keeps_directories or implied:
+                self._stale = True
+                continue
+            self.found += 1
+            page.keys.insert(at, row.key)
+            page.entries.insert(at, Entry(row.key, 0, "dir"))
+            page.digests.insert(at, None)
+            page.chunks.insert(at, b"")
+            page.executables.insert(at, None)
+        return page
+
+
+def _unknown(entries: Sequence[Entry]) -> Page:
+    count = len(entries)
+    return Page(list(map(_key, entries)), list(entries), [None] * count, [b""] * count, list(map(_executable, entries)))
+
+
+def _adopt(page: Page, rows: Rows, *, bits: bool) -> int:
+    """Give a page the digests (and executable bits) of rows that are of the same bytes; how many are."""
+    etags: list[str | None] = list(map(_etag, page.entries))
+    same = rows.keys == page.keys and rows.etags == etags and None not in etags
+    if same and page.only_files and {*rows.kinds} == {"file"} and rows.sizes == page.sizes and None not in rows.digests:
+        page.digests[:] = rows.digests
+        page.chunks[:] = rows.chunks
+        if bits and None in page.executables:
+            both = zip(page.executables, rows.executables, strict=True)
+            page.executables[:] = [theirs if ours is None else ours for ours, theirs in both]
+        return len(page.keys)
+    found = 0
+    known = {row.key: row for row in rows.each()}
+    for number, entry in enumerate(page.entries):
+        row = known.get(entry.key)
+        if row is None or row.kind != entry.kind:
+            continue
+        if entry.kind != "dir" and (entry.etag is None or row.etag != entry.etag or row.size != entry.size):
+            continue
+        found += 1
+        if page.digests[number] is None:
+            page.digests[number], page.chunks[number] = row.digest, row.chunks
+        if bits and page.executables[number] is None:
+            page.executables[number] = row.executable
+    return found
+
+
+def _pages(system: System, *, follow: bool) -> Iterator[Sequence[Entry]]:
+    """A listing in pages, as the place gives them or else put together here."""
+    following = system.ask(Following) if follow else None
+    paging = system.ask(Paging)
+    if paging is not None:
+        yield from paging.list_pages(follow=following is not None)
+        return
+    entries = system.list() if following is None else following.list_following()
+    while page := list(islice(entries, PAGE)):
+        yield page
+
+
+class Ahead(Iterator[Page]):
+    """Pages that a thread fetches from now on, up to `count` of them before they are asked for."""
+
+    def __init__(self, pages: Generator[Page, None, None], count: int = 4) -> None:
+        self._ready: queue.Queue[Page | BaseException | None] = queue.Queue(count)
+        self._abandoned = threading.Event()
+        self._over = False
+        work = partial(_fetch, pages, self._ready, self._abandoned)
+        threading.Thread(target=work, name="rh-listing", daemon=True).start()
+
+    def __next__(self) -> Page:
+        item = None if self._over else self._ready.get()
+        if isinstance(item, Page):
+            return item
+        self._over = True
+        if item is None:
+            raise StopIteration
+        raise item
+
+    def close(self) -> None:
+        """Ask for no more."""
+        self._abandoned.set()
+
+    __del__ = close
+
+
+def _fetch(
+    pages: Generator[Page, None, None], ready: queue.Queue[Page | BaseException | None], abandoned: threading.Event
+) -> None:
+    def put(item: Page | BaseException | None) -> bool:
+        while not abandoned.is_set():
+            try:
+                ready.put(item, timeout=0.2)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    try:
+        with closing(pages):  # here, since what it holds belongs to this thread
+            for page in pages:
+                if not put(page):
+                    return
+    except BaseException as error:  # noqa: BLE001 - raised where the pages are taken
+        put(error)
+        return
+    put(None)

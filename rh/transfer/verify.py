@@ -12,14 +12,15 @@ from rh import config
 from rh import digest as digests
 from rh.content import manifest
 from rh.content.cache import DigestCache, settled
-from rh.content.tree import Row, tree_digest, without_implied
+from rh.content.rows import Rows
+from rh.content.tree import Row, TreeHasher, tree_digest, without_implied
 from rh.digest import Digest
 from rh.errors import IntegrityError
 from rh.progress import Progress, Silent
 from rh.systems.abilities import Digesting
 from rh.systems.base import System
 from rh.transfer.mover import Shared, as_rh, crew
-from rh.transfer.survey import Known, Survey
+from rh.transfer.survey import Page, Survey
 from rh.types import ANY, Entry, Match
 
 __all__ = ["Verification", "digest_entries", "digest_file", "digest_tree", "verify_tree"]
@@ -147,29 +148,59 @@ def digest_tree(system: System, *, progress: Progress | None = None) -> str:
     """
     progress = progress or Silent()
     progress.start(f"digest of {system.url()}")
+    pages: list[Page] = []
+    unknown: dict[str, tuple[Page, int]] = {}
+
+    def missing() -> Iterator[Entry]:
+        """What has to be read, while the listing goes on."""
+        size = 0
+        for page in Survey(system, links="follow").pages():
+            pages.append(page)
+            if None not in page.digests:
+                continue
+            some = [
+                (number, entry)
+                for number, (entry, digest) in enumerate(zip(page.entries, page.digests, strict=True))
+                if digest is None and entry.kind == "file"
+            ]
+            unknown.update((entry.key, (page, number)) for number, entry in some)
+            size += sum(entry.size for _, entry in some)
+            progress.total(len(unknown), size)
+            for _, entry in some:
+                yield entry
+
     try:
-        found = list(Survey(system, links="follow"))
-        todo = {known.entry.key: known.entry for known in found if known.entry.kind == "file" and known.digest is None}
-        progress.total(len(todo), sum(entry.size for entry in todo.values()))
-        new: dict[str, Digest] = {}
-        for entry, digest in digest_entries(system, list(todo.values())):
-            if isinstance(digest, Exception):
-                raise digest
-            new[entry.key] = digest
-            progress.advance(1, entry.size)
-        DigestCache(system).remember(
-            Row(key, todo[key].size, "file", digest.text, todo[key].etag, None, digest.chunks)
-            for key, digest in new.items()
-            if settled(todo[key].modified)
-        )
-        return tree_digest(without_implied(_row(known, new.get(known.entry.key)) for known in found))
+        try:
+            for entry, digest in digest_entries(system, missing()):
+                if isinstance(digest, Exception):
+                    raise digest
+                page, number = unknown[entry.key]
+                page.digests[number], page.chunks[number] = digest.text, digest.chunks
+                progress.advance(1, entry.size)
+        except BaseException:
+            DigestCache(system).remember(row for page in pages for row in _worth_remembering(page).each())
+            raise
+        if unknown:
+            DigestCache(system).replace(map(_worth_remembering, pages))
+        hasher = TreeHasher()
+        for page in pages:
+            if page.only_files:
+                hasher.add_files(page.keys, page.sizes, page.digests, page.executables)
+            else:
+                for known in page.each():
+                    hasher.add(known.row())
+        return hasher.finish()
     finally:
         progress.finish()
 
 
-def _row(known: Known, digest: Digest | None) -> Row:
-    row = known.row()
-    return row if digest is None else row._replace(digest=digest.text, chunks=digest.chunks)
+def _worth_remembering(page: Page) -> Rows:
+    """Rows of the files whose digests will hold as long as their etags do."""
+    worth = [
+        digest is not None and entry.etag is not None and settled(entry.modified)
+        for entry, digest in zip(page.entries, page.digests, strict=True)
+    ]
+    return page.where(worth).rows()
 
 
 def verify_tree(system: System, *, progress: Progress | None = None) -> Verification:
@@ -181,11 +212,11 @@ def verify_tree(system: System, *, progress: Progress | None = None) -> Verifica
     progress = progress or Silent()
     progress.start(f"verifying {system.url()}")
     try:
-        described = {row.key: row for row in manifest.read(system) or () if isinstance(row, Row)}
+        reader = manifest.read(system)
+        described = {row.key: row for row in reader.each()} if reader is not None else {}
         found = {known.entry.key: known for known in Survey(system)}
         files = [known.entry for known in found.values() if known.entry.kind == "file"]
         progress.total(len(files), sum(entry.size for entry in files))
-        has_manifest = manifest.read_footer(system) is not None
         rows: dict[str, Row] = {}
         corrupt: list[str] = []
         modified: list[str] = []
@@ -195,20 +226,20 @@ def verify_tree(system: System, *, progress: Progress | None = None) -> Verifica
             if isinstance(digest, Exception):
                 unreadable.append((entry.key, str(digest)))
                 continue
-            rows[entry.key] = _row(found[entry.key], digest)
+            rows[entry.key] = found[entry.key].row()._replace(digest=digest.text, chunks=digest.chunks)
             said = described.get(entry.key)
             if said is not None and said.digest is not None and said.digest != digest.text:
                 (corrupt if said.etag == entry.etag else modified).append(entry.key)
         now = (rows.get(key, known.row()) for key, known in found.items())
         return Verification(
             system.url(),
-            "manifest" if has_manifest else "nothing",
+            "manifest" if reader is not None else "nothing",
             len(files),
             sum(entry.size for entry in files),
             tuple(sorted(corrupt)),
             tuple(sorted(modified)),
             tuple(sorted(key for key in described if key not in found)),
-            tuple(sorted(key for key in found if key not in described)) if has_manifest else (),
+            tuple(sorted(key for key in found if key not in described)) if reader is not None else (),
             tuple(sorted(unreadable)),
             None if unreadable else tree_digest(without_implied(now)),
         )

@@ -203,9 +203,21 @@ def test_hostile_keys_reach_nothing_outside(key: str, tmp_path: Path) -> None:
         transfer.copy_tree(source, locate(str(tmp_path / "in" / "b")))
     assert list((tmp_path / "in").iterdir()) == []
     transfer.copy_tree(source, locate(str(tmp_path / "in" / "b")), Options(names="encode"))
+    back, system = memory("hostile-back" + key.replace("/", "_"), {})
+    transfer.copy_tree(locate(str(tmp_path / "in" / "b")), back, Options(names="decode"))
+    assert {entry.key for entry in system.list()} == {"fine", key}
+    assert system.read(key).read() == b"evil"
     assert (tmp_path / "in" / "b" / "fine").read_bytes() == b"1"
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
     assert [path.name for path in (tmp_path / "in").iterdir()] == ["b"]
+
+
+def test_two_keys_that_would_become_one_are_refused() -> None:
+    source, _ = memory("same-decoded", {"a%2Fb": b"1", "a/b": b"2"})
+    target, system = memory("same-decoded-target", {})
+    with pytest.raises(NameClashError, match="two keys become"):
+        transfer.copy_tree(source, target, Options(names="decode"))
+    assert list(system.list()) == []
 
 
 def test_a_file_and_a_directory_of_one_name_clash(tmp_path: Path) -> None:
@@ -465,3 +477,18 @@ def test_what_only_looks_like_a_url_is_refused() -> None:
     with pytest.raises(InvalidError, match="s3://data/x"):
         locate("s3:data/x")
     assert locate("./s3:data").path.endswith("/s3:data")
+
+
+def test_what_an_interrupted_run_began_goes_when_another_road_is_taken(tmp_path: Path) -> None:
+    """With a limit the bytes come in parts, without one the kernel copies: nobody goes on with the parts."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "large").write_bytes(random.Random(3).randbytes(160 << 20))
+    source, target = locate(str(tmp_path / "a")), locate(str(tmp_path / "b"))
+    cancel = threading.Event()
+    threading.Timer(1.0, cancel.set).start()
+    with pytest.raises(TransferError):
+        transfer.copy_tree(source, target, Options(bandwidth=40e6, workers=2), cancel=cancel)
+    assert [name for name in os.listdir(tmp_path / "b") if name.startswith(".rh-tmp")]
+    receipt = transfer.copy_tree(source, target)
+    assert receipt.route == "COPY"
+    assert sorted(os.listdir(tmp_path / "b")) == [".rh-manifest", "large"]
