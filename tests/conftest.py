@@ -41,6 +41,12 @@ _FOREIGN = (
 _KEPT = ("RH_AZURITE",)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How large the campaigns of `test_campaigns.py` are: a sample by default."""
+    parser.addoption("--faults", type=int, default=240, help="Faults to inject over all pairs of systems (promise 1).")
+    parser.addoption("--races", type=int, default=600, help="Races between two writers (promise 12).")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Fix what depends on HOME before tests get homes of their own."""
     os.environ["RH_AZURITE"] = str(azurite.home())

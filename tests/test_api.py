@@ -85,7 +85,7 @@ def test_making_a_value_loads_no_sdk(tmp_path):
     code = (
         "import sys, rh\n"
         "f = rh.folder(path=sys.argv[1]); repr(f); f.put({'a': b'1'}); f.ls(); rh.blob(b'x', name='b').save()\n"
-        "heavy = {'numpy', 'pyarrow', 'boto3', 'obstore', 'google', 'azure', 'paramiko', 'fsspec', 'rich', 'typer'}\n"
+        "heavy = {'numpy', 'pyarrow', 'boto3', 'google', 'azure', 'paramiko', 'fsspec', 'rich', 'typer'}\n"
         "print(sorted(heavy & {name.partition('.')[0] for name in sys.modules}))\n"
     )
     out = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True).stdout

@@ -80,6 +80,24 @@ def test_whole_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     drawn = ET.parse(tmp_path / "docs" / "assets" / "benchmarks.svg").getroot()
     assert drawn.tag.endswith("svg")
 
+    assert main(["--add", str(tmp_path / "all.json"), "--json", str(tmp_path / "again.json")]) == 0
+    assert json.loads((tmp_path / "again.json").read_text()) == told
+
+
+def test_runs_are_told_together() -> None:
+    def told(place: str, command: str, **more: object) -> dict[str, object]:
+        case = {"place": place, "shape": "small", "direction": "up", "rows": [command]}
+        common = {"schema": 1, "rounds": 5, "scale": 1.0, "machine": {}, "missing": [], "command": command}
+        return {**common, "cases": [case], "bars": [{"text": place, "value": command}], **more}
+
+    both = report.joined([told("s3", "one", missing=["x"]), told("gs", "two"), told("s3", "three")])
+    assert both["command"] == "one\ntwo\nthree"
+    assert both["missing"] == ["x"]
+    assert [(case["place"], case["rows"]) for case in both["cases"]] == [("s3", ["three"]), ("gs", ["two"])]
+    assert both["bars"] == [{"text": "s3", "value": "three"}, {"text": "gs", "value": "two"}]
+    with pytest.raises(SystemExit, match="rounds"):
+        report.joined([told("s3", "one"), told("gs", "two", rounds=3)])
+
 
 def test_every_contestant_can_be_called() -> None:
     for place in PLACES:

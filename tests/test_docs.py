@@ -42,7 +42,7 @@ NOT_RUN = {
     "docs/start.md": ["pip install", "rh playground"],
     "docs/systems/ssh.md": ["ssh-keyscan"],
     "docs/how-to/testing.md": ["rh playground"],
-    "docs/how-to/cli.md": ["rh --install-completion"],
+    "docs/how-to/cli.md": ["rh sweep s3://my-bucket/cats", "rh --install-completion"],
 }
 """Blocks with the comment `skip: next`, by how they begin: they install, ask, or stay until Ctrl-C."""
 

@@ -29,7 +29,6 @@ HOMES = {
     "httpx": (),
     "kubernetes": ("compute/kubernetes.py",),
     "numpy": ("resources/codecs.py",),
-    "obstore": ("systems/objects/engine.py",),
     "pandas": ("tables/pandas.py",),
     "paramiko": ("systems/ssh/by_paramiko.py",),
     "pathspec": ("content/patterns.py",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import multiprocessing
 import pickle
@@ -136,6 +137,7 @@ def test_an_interrupt_ends_it_and_leaves_what_can_be_resumed(s3_server: servers.
 
 
 def _child(source: str, target: str, settings: dict[str, object], name: str, answers: object) -> None:
+    faulthandler.dump_traceback_later(50, exit=True)  # where it hangs, if it does
     config.register(name, settings)
     receipt = transfer.copy_tree(locate(source), locate(target, name))
     back = transfer.verify_tree(locate(target, name))
@@ -166,17 +168,15 @@ def test_children_work_while_the_parent_transfers(
             )
             rounds.append(receipt.done)
 
+    context = multiprocessing.get_context(method)
+    answers = context.Queue()
+    children = [
+        context.Process(target=_child, args=(source, f"{name}-{n}", server.settings(), "child", answers), daemon=True)
+        for n in range(2)
+    ]
     parent = threading.Thread(target=go_on)
     parent.start()
     try:
-        context = multiprocessing.get_context(method)
-        answers = context.Queue()
-        children = [
-            context.Process(
-                target=_child, args=(source, f"{name}-{n}", server.settings(), "child", answers), daemon=True
-            )
-            for n in range(2)
-        ]
         for child in children:
             child.start()
         results = [answers.get(timeout=60) for _ in children]
@@ -184,6 +184,10 @@ def test_children_work_while_the_parent_transfers(
             child.join(timeout=30)
             assert child.exitcode == 0
     finally:
+        for child in children:
+            if child.is_alive():
+                child.kill()
+                child.join()
         stop.set()
         parent.join()
         answers.close()

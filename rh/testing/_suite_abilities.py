@@ -24,6 +24,7 @@ from rh.systems.abilities import (
     Following,
     Item,
     Multipart,
+    Paging,
     Running,
     ServerCopy,
     Signing,
@@ -45,6 +46,29 @@ from rh.types import ABSENT, Entry, Link, Match, SignedRequest
 
 class AbilitiesSuite(Suite):
     """What a system can do beyond the six verbs."""
+
+    def test_pages(self, system: System) -> None:
+        """The pages of a listing are the listing: none is empty, none is long (4)."""
+        paging: Paging | None = self.given(system, Paging)
+        if paging is None:
+            return
+        keys = [f"p/{number:04d}" for number in range(1010)] + ["p-q", "p.q/a", "p0", "q/é/a", "q/é0", "z"]
+        self.put(system, {key: key.encode() for key in keys})
+        for prefix, after in (
+            ("", ""),
+            ("p", ""),
+            ("p/", "p/0500"),
+            ("", "p/0999"),
+            ("q/", "q/é/a"),
+            ("no", ""),
+            ("", "zz"),
+        ):
+            pages = list(paging.list_pages(prefix, after=after))
+            assert all(0 < len(page) <= 10_000 for page in pages)
+            assert [entry for page in pages for entry in page] == list(system.list(prefix, after=after)), (
+                prefix,
+                after,
+            )
 
     def test_bulk_write(self, system: System) -> None:
         """Many small writes: one outcome each, one bad item hurts no other."""

@@ -8,6 +8,10 @@ import time
 
 import pytest
 
+from rh.errors import InvalidError, NotFoundError
+from rh.systems import locate, open_system
+from rh.systems.abilities import Multipart
+
 
 def test_ls(rh, tree):
     assert rh("ls", "src").out == "a.txt\nempty/\nsub/\nz.bin\n"
@@ -34,6 +38,47 @@ def test_a_bucket_and_what_is_in_it(rh, tree, world):
     assert rh("info", f"{world['s3']}/t/z.bin", "--json").json["size"] == 10240
     rh("rm", "-r", "--yes", f"{world['s3']}/t")
     rh("ls", f"{world['s3']}/t", expect=3)
+
+
+@pytest.mark.parametrize("place", ["s3", "gs", "azure"])
+def test_a_bucket_that_is_not_there_is_told(rh, world, place):
+    scheme = {"azure": "az"}.get(place, place)
+    for words in (("ls",), ("du",), ("find",), ("info",), ("verify",), ("cat",), ("rm", "-r", "--yes")):
+        error = rh(*words, f"{scheme}://no-such-bucket/x", "--json", expect=3).error
+        assert error["kind"] == "not_found"
+        assert "'no-such-bucket'" in error["message"]
+    assert "bucket" not in rh("ls", f"{world[place]}/none", expect=3).err.replace(world[place], "")
+
+
+@pytest.mark.parametrize("path", ["../x", "x/../../y", "a/./../../b"])
+def test_a_path_that_leaves_its_bucket_is_refused(rh, world, path):
+    for words in (("ls", f"s3://data/{path}"), ("cp", f"s3://data/{path}", "here")):
+        error = rh(*words, "--json", expect=2).error
+        assert error["message"] == "'..' leads out of the bucket"
+        assert error["where"] == f"s3://data/{path}"
+    with pytest.raises(InvalidError, match="out of the configured root"):
+        locate(path, "s3")
+
+
+def test_sweep(rh, tree, world, tmp_path):
+    """Promise 9: what a crash left goes, what is complete stays, and so does what may still be taken up."""
+    for place in (str(tmp_path / "copy"), f"{world['gs']}/copy", f"{world['ssh-a']}/copy"):
+        rh("cp", "src", place)
+        upload = open_system(locate(place)).ask(Multipart).begin("big", 20 << 20, part_size=8 << 20)
+        upload.put(0, bytes(8 << 20))
+        assert rh("sweep", place, "--json").json["swept"] == 0
+        assert upload.parts().keys() == {0}
+        assert rh("sweep", place, "--older-than", "0s", "--json").json["swept"] > 0
+        with pytest.raises(NotFoundError):
+            upload.parts()
+        assert "0 removed" in rh("sweep", place, "--older-than", "0s").out
+        assert rh("verify", place, "--json").json["ok"] is True
+    assert rh("sweep", "src/a.txt", "--json", expect=2).error["kind"] == "invalid"
+    assert rh("sweep", "src", "--older-than", "soon", "--json", expect=2).error["kind"] == "invalid"
+
+
+def test_what_cannot_be_swept(rh, http_server):
+    assert rh("sweep", f"{http_server.url}/x/", "--json", expect=1).error["kind"] == "unsupported"
 
 
 def test_names_are_exact_bytes(program, tmp_path):

@@ -10,5 +10,5 @@ from rh.types import Location
 class TestSQLite(SystemSuite):
     @pytest.fixture
     def system(self, tmp_path):
-        with SQLiteSystem.open(Location("notes", "root"), {"file": str(tmp_path / "a.db"), "timeout_s": 10}) as system:
+        with SQLiteSystem.open(Location("notes", "root"), {"file": str(tmp_path / "a.db"), "timeout_s": 30}) as system:
             yield system

@@ -4,7 +4,7 @@ import os
 import sqlite3
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import closing, contextmanager
 
 import pytest
 
@@ -200,14 +200,15 @@ def test_a_lock_that_is_never_given_up_ends_at_the_deadline(registry):
 
 def test_a_full_disk_is_a_full_error(registry, monkeypatch):
     registry.put("a", {"n": 1})
-    connect = SQLRegistry._connect
+    connected = SQLRegistry._connected
 
+    @contextmanager
     def small(self, timeout_s, *, write):
-        db = connect(self, timeout_s, write=write)
-        db.execute("pragma max_page_count = 1")
-        return db
+        with connected(self, timeout_s, write=write) as db:
+            db.execute("pragma max_page_count = 1")
+            yield db
 
-    monkeypatch.setattr(SQLRegistry, "_connect", small)
+    monkeypatch.setattr(SQLRegistry, "_connected", small)
     with pytest.raises(errors.FullError):
         registry.put("b", {"x": "y" * 500_000})
     monkeypatch.undo()

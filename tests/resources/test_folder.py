@@ -724,3 +724,18 @@ def test_a_spawned_child_gets_the_value(here):
     code = "import pickle, sys; print(pickle.load(sys.stdin.buffer).get('a'))"
     done = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(here), capture_output=True, check=True)
     assert done.stdout == b"b'1'\n"
+
+
+@pytest.mark.parametrize("path", ["", 5, b"x"])
+def test_what_is_no_path_is_refused_before_it_means_the_working_directory(path, tmp_path, monkeypatch):
+    """An unset variable, above all: `rh.folder(path="").rm()` must not be the working directory's end."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "kept").write_bytes(b"1")
+    for attempt in (
+        lambda: rh.folder(path=path).rm(),
+        lambda: rh.blob(path=path).rm(),
+        lambda: rh.folder(path="kept").to("here", path=path),
+    ):
+        with pytest.raises(errors.InvalidError):
+            attempt()
+    assert [one.name for one in tmp_path.iterdir()] == ["kept"]

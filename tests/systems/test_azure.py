@@ -30,7 +30,7 @@ from rh.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
-from rh.systems.abilities import Multipart, ServerCopy, Signing, Sweeping
+from rh.systems.abilities import Multipart, Paging, ServerCopy, Signing, Sweeping
 from rh.systems.azure import AzureSystem
 from rh.systems.azure.container import in_byte_order
 from rh.testing import servers
@@ -45,7 +45,7 @@ def opened(server, root: str | None = None, name: str = "azure", **more) -> Azur
 
 
 class TestOnAzurite(SystemSuite):
-    abilities: ClassVar = frozenset({Multipart, ServerCopy, Signing, Sweeping})
+    abilities: ClassVar = frozenset({Multipart, Paging, ServerCopy, Signing, Sweeping})
     refused: ClassVar = dict.fromkeys(("b/./c", "b/../c", "back\\slash", "bell\x07"), NameClashError)
 
     @pytest.fixture

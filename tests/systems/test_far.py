@@ -307,6 +307,40 @@ def test_any_bytes_are_a_pack_or_garbled(junk: bytes) -> None:
         pass
 
 
+_NAMES = st.binary(min_size=1, max_size=40).map(lambda name: name.replace(b"\0", b"n"))
+_FIELDS = st.tuples(
+    st.sampled_from([wire.EXEC, wire.NOEXEC, wire.LINK, wire.DIR]),
+    st.integers(0, (1 << 64) - 1),
+    st.integers(-(1 << 63), (1 << 63) - 1),
+    st.integers(-(1 << 63), (1 << 63) - 1),
+    st.integers(0, (1 << 64) - 1),
+)
+
+
+@given(st.lists(st.tuples(_NAMES, _FIELDS, _NAMES), min_size=1, max_size=20), st.integers(0))
+def test_pages_round_trip(found: list[Any], cut: int) -> None:
+    """A page of a listing comes back as it was; one that was cut short is garbled, never shorter."""
+    page = wire.pack_page(found)
+    keys, stats, targets = wire.unpack_page(page)
+    assert [key.encode("utf-8", "surrogateescape") for key in keys] == [key for key, _, _ in found]
+    assert list(stats) == [fields for _, fields, _ in found]
+    links = [target for _, fields, target in found if fields[0] & wire.LINK]
+    assert [target.encode("utf-8", "surrogateescape") for target in targets if links] == links
+    with pytest.raises(wire.Garbled):
+        wire.unpack_page(page[: cut % len(page)])
+    with pytest.raises(wire.Garbled):
+        wire.unpack_page(page + b"x")
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_page_or_garbled(junk: bytes) -> None:
+    try:
+        keys, stats, _ = wire.unpack_page(junk)
+    except wire.Garbled:
+        return
+    assert len(keys) == len(list(stats))
+
+
 def test_a_name_leads_nowhere_else(tmp_path: Path) -> None:
     """The far side refuses what leads out of the root by itself, whatever the near side let through."""
     root = tmp_path / "root"

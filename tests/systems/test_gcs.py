@@ -35,9 +35,10 @@ from rh.errors import (
     UnsupportedError,
 )
 from rh.observe import counting
-from rh.systems.abilities import Multipart, ServerCopy, Signing, Sweeping
+from rh.systems.abilities import Multipart, Paging, ServerCopy, Signing, Sweeping
 from rh.systems.gcs import GCSSystem, parts
-from rh.systems.gcs.http import parse_endpoint
+from rh.systems.objects import http
+from rh.systems.objects.http import parse_endpoint
 from rh.systems.wrap import wrap
 from rh.testing.faults import Cut, DropAnswer, FaultProxy, Flip, Repeat, Request, Status, Swallow, Truncate
 from rh.testing.servers import GCSServer
@@ -62,7 +63,7 @@ def send(request: SignedRequest, data: bytes | None = None) -> tuple[int, bytes]
 class TestOnFakeGCSServer(SystemSuite):
     """The conformance suite. Line ends are the one thing names of this store cannot hold."""
 
-    abilities: ClassVar[frozenset[Any]] = frozenset({Multipart, ServerCopy, Signing, Sweeping})
+    abilities: ClassVar[frozenset[Any]] = frozenset({Multipart, Paging, ServerCopy, Signing, Sweeping})
     refused: ClassVar[Mapping[str, type[RhError]]] = {"new\nline": NameClashError}
 
     @pytest.fixture
@@ -736,6 +737,20 @@ def test_nobody_answers(gcs_server: GCSServer) -> None:
                 work()
     with FaultProxy(gcs_server.port, [Flip(at=0)]) as garbled, pytest.raises(IntegrityError, match="HTTP"):
         place(gcs_server, via=garbled.port).head("k")
+
+
+def test_idle_connections_are_let_go(gcs_server: GCSServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nobody used for a while is closed when anybody connects anywhere, however many endpoints there were."""
+    first, second = place(gcs_server, timeout_s=21.0), place(gcs_server, timeout_s=22.0)
+    first.write("a", b"1")
+    (held,) = first._api.pool._idle
+    second.write("b", b"1")
+    assert held.sock.fileno() >= 0
+    monkeypatch.setattr(http, "IDLE_S", 0.0)
+    place(gcs_server, timeout_s=23.0).write("c", b"1")
+    assert held.sock.fileno() < 0
+    assert not first._api.pool._idle
+    assert first.read("a").read() == b"1"
 
 
 def test_a_certificate_nobody_vouches_for(gcs_server: GCSServer, tmp_path: Any) -> None:

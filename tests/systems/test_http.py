@@ -240,8 +240,8 @@ class Told(http.server.BaseHTTPRequestHandler):
             self.answer(403, b"")
         elif self.path.startswith("/chunked"):
             self.send_response(200)
+            self.send_header("Connection", "close")
             self.end_headers()
-            self.close_connection = True
         else:
             self.do_GET()
 
@@ -275,6 +275,7 @@ class Told(http.server.BaseHTTPRequestHandler):
         elif kind == "chunked":
             self.send_response(200)
             self.send_header("Transfer-Encoding", "chunked")
+            self.send_header("Connection", "close")
             self.end_headers()
             for at in range(0, len(DATA), 4000):
                 piece = DATA[at : at + 4000]

@@ -35,6 +35,7 @@ from rh.systems.abilities import (
     Following,
     Item,
     Multipart,
+    Paging,
     Running,
     ServerCopy,
     Sweeping,
@@ -78,7 +79,9 @@ class OnAHost(SystemSuite):
 class TestOpenSSH(OnAHost):
     """The system's client, and the far program."""
 
-    abilities = frozenset({Bulk, Digesting, Direct, Fetching, Following, Multipart, Running, ServerCopy, Sweeping})
+    abilities = frozenset(
+        {Bulk, Digesting, Direct, Fetching, Following, Multipart, Paging, Running, ServerCopy, Sweeping}
+    )
 
     @pytest.fixture
     def system(self, host: servers.SSHServer, openssh: SSHSystem) -> SSHSystem:
@@ -117,7 +120,7 @@ def sftp(bare: servers.SSHServer) -> Iterator[SSHSystem]:
 class TestSFTP(OnAHost):
     """No Python on the host: plain SFTP."""
 
-    abilities = frozenset({Bulk, Following, Running, Sweeping})
+    abilities = frozenset({Bulk, Following, Paging, Running, Sweeping})
     conditions = frozenset({"absent"})
 
     @pytest.fixture
@@ -452,6 +455,50 @@ def test_same_host_by_another_login_is_no_copy(host: servers.SSHServer) -> None:
     with servers.ssh(alias="ssh-b") as other, opened(host) as ours, opened(other) as theirs:
         assert not ours.can_copy_from(theirs)
         assert ours.can_copy_from(ours.at("x"))
+
+
+# Listing and sweeping
+
+
+@pytest.mark.parametrize("far", ["python", "sftp"])
+def test_pages(host: servers.SSHServer, far: str) -> None:
+    """Pages are the listing, some hundred entries each; leaving them early costs no session."""
+    with opened(host, far=far) as system:
+        keys = [f"d{number % 7}/f{number:04}" for number in range(2300)]
+        assert all(outcome.error is None for outcome in system.write_many(Item(key, b"1") for key in keys))
+        system.write("d3/void/", b"")
+        system.write("link", Link("d3"))
+        pages = list(system.list_pages())
+        assert [entry for page in pages for entry in page] == list(system.list())
+        assert sorted(entry.key for page in pages for entry in page) == sorted([*keys, "d3/void/", "link"])
+        assert len(pages) > 2
+        assert all(0 < len(page) <= 1000 for page in pages)
+        last = pages[0][-1].key
+        rest = [entry.key for page in system.list_pages(after=last) for entry in page]
+        assert rest == [entry.key for page in pages[1:] for entry in page]
+        below = [entry.key for page in system.list_pages("d3/") for entry in page]
+        assert below == [entry.key for page in pages for entry in page if entry.key.startswith("d3/")]
+        followed = [entry for page in system.list_pages(follow=True) for entry in page]
+        assert followed == list(system.list_following())
+        sessions = set(system.pool._all)
+        for _ in range(3):
+            next(iter(system.list_pages()))
+        assert set(system.pool._all) == sessions
+
+
+def test_sweeping_takes_directories_of_ours(host: servers.SSHServer) -> None:
+    """What a copy on that machine left unfinished goes as a whole; other names stay."""
+    with opened(host) as system:
+        system.write("keep/f", b"1")
+        root = Path(os.fsdecode(system.run(["pwd"])[1].strip()))
+        (root / ".rh-tmp-1-2-3/sub").mkdir(parents=True)
+        (root / ".rh-tmp-1-2-3/sub/f").write_bytes(b"half")
+        (root / "keep/.rh-tmp-4").symlink_to(root / "keep")
+        (root / "keep/.rh-store").mkdir()
+        assert system.sweep(older_than_s=3600) == 0
+        assert system.sweep() == 2
+        assert sorted(os.listdir(root)) == ["keep"]
+        assert sorted(os.listdir(root / "keep")) == [".rh-store", "f"]
 
 
 # Speed and silence

@@ -230,6 +230,7 @@ def test_lost_connection(transport: str, far: str) -> None:
 def test_far_program_goes_and_cleans_up(host: servers.SSHServer) -> None:
     """When the link is cut in the middle of a write, the far side removes its unfinished file by itself."""
     with servers.ssh() as server, opened(server) as system:
+        root = server.home / system.location.name
 
         def stream() -> Iterator[bytes]:
             yield bytes(1 << 20)
@@ -237,13 +238,15 @@ def test_far_program_goes_and_cleans_up(host: servers.SSHServer) -> None:
                 ["pgrep", "-f", str(server.directory)], capture_output=True, text=True, check=False
             ).stdout.split()
             assert family
+            until = time.monotonic() + 10
+            while not (root.is_dir() and any(root.iterdir())) and time.monotonic() < until:
+                time.sleep(0.05)
             for session in system.pool._all:  # as a lost client
                 session.channel._process.kill()
             yield bytes(1 << 20)
 
         with pytest.raises(UnavailableError):
             system.write("x", stream())
-        root = server.home / system.location.name
         until = time.monotonic() + 10
         while any(root.iterdir()) and time.monotonic() < until:
             time.sleep(0.05)

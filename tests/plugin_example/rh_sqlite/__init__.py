@@ -40,7 +40,6 @@ PIECE = 1024 * 1024
 PAGE = 1000
 SELECT = "SELECT key, id, size, modified, sha256 FROM object"
 SCHEMA = """
-PRAGMA journal_mode = WAL;
 CREATE TABLE IF NOT EXISTS object (
     key BLOB PRIMARY KEY, id TEXT NOT NULL, size INTEGER NOT NULL, modified REAL NOT NULL, sha256 TEXT NOT NULL
 ) WITHOUT ROWID;
