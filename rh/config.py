@@ -20,13 +20,13 @@ where each platform keeps them.
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rh.errors import AccessError, InvalidError, NotFoundError
+from rh.forks import Lock
 
 __all__ = ["DEFAULTS", "Value", "get", "home", "override", "register", "show", "system", "system_names"]
 
@@ -52,7 +52,7 @@ ALIASES: Mapping[str, str] = {"here": "file", "local": "file", "gcs": "gs", "az"
 """Other words for the built-in systems."""
 
 _LISTED = {"workers": int, "memory_mb": int, "timeout_s": float, "retries": int}
-_lock = threading.Lock()
+_lock = Lock()
 _registered: dict[str, dict[str, Any]] = {}
 _overrides: list[Mapping[str, Any]] = []
 _files: dict[Path, tuple[tuple[int, int], dict[str, Any]]] = {}

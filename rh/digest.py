@@ -59,8 +59,7 @@ def parse(text: str) -> tuple[str, int, str]:
 def of_bytes(data: bytes | bytearray | memoryview) -> Digest:
     """The digest of bytes in memory."""
     size = len(data)
-    chunk = chunk_size(size)
-    if not chunk:
+    if size <= CHUNK:
         return Digest("sha256:" + hashlib.sha256(data).hexdigest())
     view = memoryview(data)
     return of_reader(lambda start, stop: view[start:stop], size)

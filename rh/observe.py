@@ -6,10 +6,11 @@ Counting is how routes are proven: `with counting() as c:` sees every request th
 from __future__ import annotations
 
 import logging
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from rh.forks import Lock
 
 __all__ = ["Counts", "count", "counting", "log"]
 
@@ -25,7 +26,7 @@ class Counts:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self.requests: Counter[tuple[str, str]] = Counter()
         self.sent: Counter[str] = Counter()
         self.received: Counter[str] = Counter()

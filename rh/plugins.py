@@ -13,13 +13,13 @@ from importlib import metadata
 from typing import Any
 
 from rh.errors import InvalidError, MissingExtraError
+from rh.forks import imports
 
 __all__ = ["EXTRAS", "load", "names", "need"]
 
 DISTRIBUTION = "rh-data"
 
 EXTRAS: Mapping[str, str] = {
-    "obstore": "s3",
     "boto3": "s3",
     "botocore": "s3",
     "google.cloud.storage": "gcs",
@@ -33,6 +33,19 @@ EXTRAS: Mapping[str, str] = {
     "numpy": "npy",
     "pyarrow": "arrow",
     "safetensors": "safetensors",
+    "pandas": "pandas",
+    "polars": "polars",
+    "dask": "dask",
+    "distributed": "dask",
+    "ray": "ray",
+    "datasets": "hf",
+    "torch": "torch",
+    "duckdb": "sql",
+    "adbc_driver_manager": "sql",
+    "adbc_driver_postgresql": "sql",
+    "adbc_driver_sqlite": "sql",
+    "adbc_driver_snowflake": "snowflake",
+    "adbc_driver_bigquery": "bigquery",
 }
 """Which extra brings which module."""
 
@@ -47,7 +60,8 @@ def need(module: str, *, extra: str | None = None, purpose: str | None = None) -
     if loaded is not None:
         return loaded
     try:
-        loaded = _loaded[module] = importlib.import_module(module)
+        with imports:  # a child forked halfway would wait for this import for ever
+            loaded = _loaded[module] = importlib.import_module(module)
         return loaded
     except ModuleNotFoundError as error:
         if error.name and not (module == error.name or module.startswith(error.name + ".")):

@@ -65,6 +65,7 @@ for command in (
     files.cat,
     files.put,
     files.rm,
+    files.sweep,
     listing.du,
     listing.find,
     move.plan,

@@ -18,9 +18,9 @@ _MARKS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
 def doctor(
     systems: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[SYSTEM]...", autocompletion=complete_system, help="Look at these systems only."),
+        typer.Argument(metavar="SYSTEM", autocompletion=complete_system, help="Look at these systems only."),
     ] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for each system.")] = 10.0,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="How long to wait for each system.")] = 10.0,
     json: AsJson = False,
 ) -> None:
     """Check this machine and every system, and say how to mend.

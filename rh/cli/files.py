@@ -9,18 +9,18 @@ import typer
 
 from rh.cli import show
 from rh.cli.complete import complete_place
-from rh.cli.options import AsJson, PlaceArgument, size_of
+from rh.cli.options import AsJson, PlaceArgument, size_of, span_of
 
-__all__ = ["cat", "info", "put", "rm"]
+__all__ = ["cat", "info", "put", "rm", "sweep"]
 
 _PIECE = 1024 * 1024
-Places = Annotated[list[str], typer.Argument(metavar="PLACE...", autocompletion=complete_place, show_default=False)]
+Places = Annotated[list[str], typer.Argument(metavar="PLACE", autocompletion=complete_place, show_default=False)]
 
 
 def cat(
     place: Places,
-    offset: Annotated[str | None, typer.Option(help="Begin at this byte.")] = None,
-    length: Annotated[str | None, typer.Option(help="Stop after so many bytes.")] = None,
+    offset: Annotated[str | None, typer.Option(metavar="BYTES", help="Begin at this byte.")] = None,
+    length: Annotated[str | None, typer.Option(metavar="BYTES", help="Stop after so many bytes.")] = None,
     json: AsJson = False,
 ) -> None:
     """Write the bytes of files to standard output.
@@ -137,6 +137,32 @@ def rm(
             at.folder_above().rm(at.location.name)
         if json:
             show.emit({"removed": at.url, "kind": "tree" if tree else "file"})
+
+
+def sweep(
+    place: PlaceArgument,
+    older_than: Annotated[
+        str, typer.Option(metavar="SPAN", help="Only what is at least so old: 12h, 3d, 1w; 0s is all.")
+    ] = "1w",
+    json: AsJson = False,
+) -> None:
+    """Remove what crashed transfers left behind.
+
+    Unfinished uploads and hidden files below PLACE. What is complete is never touched. An interrupted transfer goes on
+    from what it left, and one under way needs it.
+    """
+    from rh.cli.place import place_of
+    from rh.errors import InvalidError
+
+    age = span_of(older_than, "--older-than")
+    at = place_of(place)
+    if at.entry() is not None:
+        raise InvalidError("that is a file; a directory is swept", where=at.url)
+    swept = at.folder().sweep(older_than_s=age or 0.0)
+    if json:
+        show.emit({"place": at.url, "swept": swept})
+    else:
+        show.line(f"{at.url}: {swept:,} removed")
 
 
 def _ask(what: list[str]) -> None:

@@ -16,7 +16,7 @@ from rh.types import Entry
 
 __all__ = ["document", "du", "find", "ls"]
 
-Here = Annotated[str, typer.Argument(metavar="[PLACE]", autocompletion=complete_place)]
+Here = Annotated[str, typer.Argument(metavar="PLACE", autocompletion=complete_place)]
 
 
 def document(entry: Entry) -> dict[str, Any]:
@@ -110,13 +110,16 @@ def du(
 
 def find(
     place: PlaceArgument,
-    pattern: Annotated[str, typer.Argument(help="*, ? and [] stay in one name, ** goes through directories.")] = "**",
+    pattern: Annotated[
+        str, typer.Argument(metavar="PATTERN", help="*, ? and [] stay in one name, ** goes through directories.")
+    ] = "**",
     kind: Annotated[
-        str | None, typer.Option("--type", "-t", help="Only these: f (files), d (directories), l (links).")
+        str | None,
+        typer.Option("--type", "-t", metavar="f|d|l", help="Only these: f (files), d (directories), l (links)."),
     ] = None,
-    larger: Annotated[str | None, typer.Option(help="Only files of at least this size: 10M.")] = None,
-    smaller: Annotated[str | None, typer.Option(help="Only files of at most this size.")] = None,
-    newer: Annotated[str | None, typer.Option(help="Only what changed in the last 2d, 3h, …")] = None,
+    larger: Annotated[str | None, typer.Option(metavar="SIZE", help="Only files of at least this size: 10M.")] = None,
+    smaller: Annotated[str | None, typer.Option(metavar="SIZE", help="Only files of at most this size.")] = None,
+    newer: Annotated[str | None, typer.Option(metavar="SPAN", help="Only what changed in the last 2d, 3h, …")] = None,
     null: Annotated[bool, typer.Option("--null", "-0", help="End each name with NUL (for xargs -0).")] = False,
     json: AsJson = False,
 ) -> None:

@@ -15,14 +15,18 @@ __all__ = ["cp", "plan", "sync", "verify"]
 
 Source = Annotated[str, typer.Argument(metavar="SOURCE", autocompletion=complete_place, show_default=False)]
 Target = Annotated[str, typer.Argument(metavar="TARGET", autocompletion=complete_place, show_default=False)]
-Links = Annotated[str, typer.Option(help="follow: copy what links point to; keep: the links; skip; error.")]
+Links = Annotated[
+    str, typer.Option(metavar="HOW", help="follow: copy what links point to; keep: the links; skip; error.")
+]
 OnExisting = Annotated[
-    str, typer.Option(help="update: move what differs; skip what exists; error; replace everything.")
+    str, typer.Option(metavar="HOW", help="update: move what differs; skip what exists; error; replace everything.")
 ]
 IgnoreFile = Annotated[bool, typer.Option("--ignore-file/--no-ignore-file", help="Obey .rhignore in the source.")]
-Names = Annotated[str, typer.Option(help="Keys the target cannot hold: refuse, or encode them (%XX).")]
-Workers = Annotated[int | None, typer.Option(help="Requests under way at once.")]
-Bandwidth = Annotated[str | None, typer.Option(help="Bytes per second at most, as 10M.")]
+Names = Annotated[
+    str, typer.Option(metavar="HOW", help="Keys the target cannot hold: refuse, encode (%XX), or decode.")
+]
+Workers = Annotated[int | None, typer.Option(metavar="N", help="Requests under way at once.")]
+Bandwidth = Annotated[str | None, typer.Option(metavar="SIZE", help="Bytes per second at most, as 10M.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="Say what would be done, and do nothing.")]
 Delete = Annotated[bool, typer.Option("--delete", help="Remove what TARGET has and SOURCE has not.")]
 

@@ -34,7 +34,7 @@ def save(
 
 
 def history(name: SavedName, json: AsJson = False) -> None:
-    """Every change of a saved name, the oldest first."""
+    """List every change of a saved name, the oldest first."""
     from rh.registry import holding, names
     from rh.resources import base
 

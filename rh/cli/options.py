@@ -25,12 +25,15 @@ __all__ = [
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 NoProgress = Annotated[bool, typer.Option("--no-progress", help="Show no progress bar.")]
 Include = Annotated[
-    list[str] | None, typer.Option(help="Only keys that match this pattern (as in .gitignore); repeatable.")
+    list[str] | None,
+    typer.Option(metavar="PATTERN", help="Only keys that match this pattern (as in .gitignore); repeatable."),
 ]
-Exclude = Annotated[list[str] | None, typer.Option(help="Not the keys that match this pattern; repeatable.")]
+Exclude = Annotated[
+    list[str] | None, typer.Option(metavar="PATTERN", help="Not the keys that match this pattern; repeatable.")
+]
 PlaceArgument = Annotated[str, typer.Argument(metavar="PLACE", autocompletion=complete_place, show_default=False)]
 SavedName = Annotated[str, typer.Argument(metavar="NAME", autocompletion=complete_name, show_default=False)]
-NamePrefix = Annotated[str | None, typer.Argument(metavar="[PREFIX]", autocompletion=complete_name, show_default=False)]
+NamePrefix = Annotated[str | None, typer.Argument(metavar="PREFIX", autocompletion=complete_name, show_default=False)]
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]?)(i?b)?(?:/s)?", re.IGNORECASE)
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")

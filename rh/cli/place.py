@@ -48,15 +48,14 @@ class Place:
         path = self.location.path.rstrip("/")
         if path in ("", "~"):
             return None
-        if "/" not in path and not self._has_bare_root():
-            return None
+        if "/" not in path and self._in_a_bucket():
+            return None  # a path of one word is a thing in other places, and the bucket here
         return places.at(self.location.parent), self.location.name
 
-    def _has_bare_root(self) -> bool:
-        """Whether a path of one word is a thing in the place, and not the place itself (a bucket, a host's home)."""
+    def _in_a_bucket(self) -> bool:
         from rh.systems import BUCKETS, settings_of
 
-        return settings_of(self.location.system)["kind"] not in BUCKETS
+        return settings_of(self.location.system)["kind"] in BUCKETS
 
     def entry(self) -> Entry | None:
         """The file (or link) that is here, or `None`."""
@@ -76,8 +75,12 @@ class Place:
         if self.entry() is not None:
             return "file"
         folder = self.folder()
-        if folder.exists_in_system() or (self.above() is None and _lists(folder)):
+        if folder.exists_in_system():
             return "tree"
+        if self._in_a_bucket() or self.above() is None:
+            next(iter(self.system().list(depth=1)), None)  # raises if there is not even a bucket
+            if self.above() is None:
+                return "tree"
         raise NotFoundError("nothing is there", where=self.url, hint=_hint(self))
 
     def folder(self) -> Folder:
@@ -133,14 +136,6 @@ def saved(words: str) -> tuple[base.Resource, str]:
     if isinstance(first, NotFoundError):
         raise NotFoundError(first.message, where=first.where, hint="rh resources lists the names there are")
     raise first or NotFoundError(f"nothing is called {words!r}")
-
-
-def _lists(folder: Folder) -> bool:
-    try:
-        next(iter(folder.handle().list(depth=1)), None)
-    except NotFoundError:
-        return False
-    return True
 
 
 def _hint(place: Place) -> str | None:

@@ -14,7 +14,7 @@ __all__ = ["playground"]
 
 def playground(
     only: Annotated[
-        list[str] | None, typer.Argument(metavar="[SYSTEM]...", help="s3, gs, azure, ssh-a, ssh-b; by default all.")
+        list[str] | None, typer.Argument(metavar="SYSTEM", help="s3, gs, azure, ssh-a, ssh-b; by default all.")
     ] = None,
     no_install: Annotated[bool, typer.Option("--no-install", help="Install nothing that is missing.")] = False,
     json: AsJson = False,

@@ -20,7 +20,7 @@ app = typer.Typer(
 
 @app.command("show")
 def _show(
-    prefix: Annotated[str, typer.Argument(help="Only settings that begin so: systems.s3")] = "",
+    prefix: Annotated[str, typer.Argument(metavar="PREFIX", help="Only settings that begin so: systems.s3")] = "",
     json: AsJson = False,
 ) -> None:
     """Print every setting, its value and its origin."""
@@ -39,7 +39,9 @@ def _show(
 
 @app.command("get")
 def _get(
-    key: Annotated[str, typer.Argument(help="A setting's dotted name: systems.s3.root", show_default=False)],
+    key: Annotated[
+        str, typer.Argument(metavar="KEY", help="A setting's dotted name: systems.s3.root", show_default=False)
+    ],
     json: AsJson = False,
 ) -> None:
     """Print the value of one setting."""
@@ -63,7 +65,7 @@ def _get(
 
 @app.command("path")
 def _path(json: AsJson = False) -> None:
-    """Print the paths of the settings files that are read, the stronger ones last."""
+    """Print the paths of the settings files, the strongest last."""
     import os
 
     from rh import config

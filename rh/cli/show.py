@@ -72,7 +72,5 @@ def fail(error: RhError, *, as_json: bool) -> None:
         sys.stderr.write(json.dumps(document, default=str) + "\n")
         return
     tell(f"rh: {error}")
-    for failure in receipt.failed[:20] if receipt is not None else ():
-        tell(f"  {failure.key}: {failure.error}")
-    if receipt is not None and len(receipt.failed) > 20:
-        tell(f"  … and {len(receipt.failed) - 20:,} more (--json lists them all)")
+    if receipt is not None and len(receipt.failed) > 10:
+        tell("  (--json lists them all)")

@@ -26,6 +26,7 @@ from types import TracebackType
 
 from rh import config
 from rh.errors import InvalidError
+from rh.forks import Lock
 
 __all__ = ["Name", "current_folder", "nearest", "parse", "parse_prefix", "set_folder", "unset_folder"]
 
@@ -234,7 +235,7 @@ def nearest(name: Name, known: Iterable[str]) -> list[str]:
 # The current folder. A thread that never chose one uses that of the process.
 
 _process = {"folder": HOME}
-_lock = threading.Lock()
+_lock = Lock()
 _context: contextvars.ContextVar[str | None] = contextvars.ContextVar("rh_folder", default=None)
 
 

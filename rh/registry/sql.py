@@ -13,11 +13,11 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from rh import config
+from rh import config, sqlite
 from rh.errors import (
     AccessError,
     ConflictError,
@@ -95,7 +95,7 @@ class SQLRegistry(Registry):
         try:
             if write:
                 self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with closing(self._connect(timeout_s, write=write)) as db:
+            with self._connected(timeout_s, write=write) as db:
                 self._prepare(db, deadline)
                 if not write:
                     yield db
@@ -112,11 +112,11 @@ class SQLRegistry(Registry):
         except (sqlite3.Error, OSError) as error:
             raise _translated(error, self.url, timeout_s) from error
 
-    def _connect(self, timeout_s: float, *, write: bool) -> sqlite3.Connection:
+    def _connected(self, timeout_s: float, *, write: bool) -> AbstractContextManager[sqlite3.Connection]:
         # A reader must not bring an empty file into being; `mode=rw` also lets SQLite mend what a crash left.
         mode = "rwc" if write else "rw"
         uri = f"{self.path.as_uri()}?mode={mode}"
-        return sqlite3.connect(uri, timeout=timeout_s, isolation_level=None, uri=True, check_same_thread=False)
+        return sqlite.opened(uri, timeout=timeout_s, isolation_level=None, uri=True, check_same_thread=False)
 
     def _prepare(self, db: sqlite3.Connection, deadline: float) -> None:
         schema = _retry(lambda: self._schema(db), deadline)

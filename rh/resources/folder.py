@@ -292,6 +292,28 @@ class Folder(Located):
             raise InvalidError("contents= takes a list", hint=f"contents=[{contents!r}]")
         remove(self, [*names, *(contents or ())], whole=not names and contents is None, recursive=recursive)
 
+    def sweep(self, *, older_than_s: float = 7 * 86_400.0) -> int:
+        """Remove what crashed transfers left below the folder, unfinished uploads and hidden files; returns how many.
+
+        What is complete is never touched. An interrupted transfer goes on from what it left, and one under way needs
+        it, so only what is older than a week is removed by default.
+
+        Args:
+            older_than_s: age in seconds.
+
+        Raises:
+            UnsupportedError: this place keeps nothing unfinished, or does not tell.
+        """
+        from rh.systems.abilities import Sweeping
+        from rh.transfer.journal import Journal
+
+        sweeping = self.handle().ask(Sweeping)
+        if sweeping is None:
+            raise UnsupportedError("this place cannot be swept", where=self.url)
+        count = sweeping.sweep(older_than_s=older_than_s)
+        Journal.sweep()
+        return count
+
     def local(self) -> Path:
         """A directory of this machine with the folder's files: itself if it is here, else a copy in the cache.
 

@@ -7,13 +7,13 @@ manifest is read anew only for a file it did not describe.
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections import OrderedDict
 
 from rh.content import manifest
 from rh.content.tree import Row
 from rh.errors import IntegrityError, NotFoundError, RhError, UnsupportedError
+from rh.forks import Lock
 from rh.observe import log
 from rh.resources.files import Expected
 from rh.systems.base import System
@@ -26,16 +26,11 @@ MAX_MANIFEST = 8 << 20
 
 _AGAIN_S = 5.0
 _TREES = 8
-_locks = [threading.Lock()]
+_lock = Lock()
 _trees: OrderedDict[str, tuple[float, dict[str, Row]]] = OrderedDict()
 
 
-def _forget() -> None:
-    _locks[:] = [threading.Lock()]
-    _trees.clear()
-
-
-os.register_at_fork(after_in_child=_forget)
+os.register_at_fork(after_in_child=_trees.clear)
 
 
 def expected(system: System, key: str, entry: Entry) -> Expected | None:
@@ -43,12 +38,12 @@ def expected(system: System, key: str, entry: Entry) -> Expected | None:
     if entry.etag is None:
         return None
     where = system.url()
-    with _locks[0]:
+    with _lock:
         read_at, rows = _trees.get(where, (0.0, {}))
     row = rows.get(key)
     if not _holds(row, entry) and time.monotonic() - read_at > _AGAIN_S:
         rows = _read(system)
-        with _locks[0]:
+        with _lock:
             _trees[where] = (time.monotonic(), rows)
             _trees.move_to_end(where)
             while len(_trees) > _TREES:
@@ -67,7 +62,8 @@ def _read(system: System) -> dict[str, Row]:
     try:
         if system.head(manifest.NAME).size > MAX_MANIFEST:
             return {}
-        return {row.key: row for row in manifest.read(system) or () if isinstance(row, Row)}
+        reader = manifest.read(system)
+        return {row.key: row for row in reader.each()} if reader is not None else {}
     except NotFoundError:
         return {}
     except (IntegrityError, UnsupportedError) as error:

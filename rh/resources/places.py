@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -13,6 +12,7 @@ from urllib.parse import quote
 
 from rh import config
 from rh.errors import InvalidError, NameClashError, NotFoundError, RhError, UnsupportedError
+from rh.forks import Lock
 from rh.observe import log
 from rh.registry.names import Name
 from rh.systems import HOSTS, locate, open_system, settings_of
@@ -93,6 +93,8 @@ def resolve(path: str | os.PathLike[str] | None, system: Place) -> Location:
         system = locate(system, "file")
     if isinstance(system, Location):
         return system if path is None else system / _relative(path)
+    if path is not None and not isinstance(path, str | bytes | os.PathLike):
+        raise InvalidError(f"path= takes a path or a URL, not {type(path).__name__}", where=repr(path))
     text = None if path is None else os.fspath(path)
     if text is not None and not isinstance(text, str):
         raise InvalidError("a path is text", hint="os.fsdecode turns bytes into it")
@@ -218,16 +220,11 @@ def check_key(key: str) -> None:
 # Handles. Opening a handle is free, but connections live in handles, so that they are kept and shared.
 
 _KEPT = 32
-_locks = [threading.Lock()]
+_lock = Lock()
 _handles: OrderedDict[tuple[str, str, str], System] = OrderedDict()
 
 
-def _forget_handles() -> None:
-    _locks[:] = [threading.Lock()]
-    _handles.clear()
-
-
-os.register_at_fork(after_in_child=_forget_handles)
+os.register_at_fork(after_in_child=_handles.clear)
 
 
 def at(location: Location, host: Mapping[str, Any] | None = None) -> System:
@@ -235,13 +232,13 @@ def at(location: Location, host: Mapping[str, Any] | None = None) -> System:
     settle(location, host)
     settings = settings_of(location.system)
     key = (location.system, location.path, json.dumps(settings, sort_keys=True, default=str))
-    with _locks[0]:
+    with _lock:
         system = _handles.get(key)
         if system is not None:
             _handles.move_to_end(key)
             return system
     system = open_system(location)
-    with _locks[0]:
+    with _lock:
         system = _handles.setdefault(key, system)
         old = [_handles.popitem(last=False)[1] for _ in range(len(_handles) - _KEPT)]
     for handle in old:
@@ -251,7 +248,7 @@ def at(location: Location, host: Mapping[str, Any] | None = None) -> System:
 
 def close() -> None:
     """Let go of all handles that are kept, and of their connections. What needs one opens it again."""
-    with _locks[0]:
+    with _lock:
         handles = list(_handles.values())
         _handles.clear()
     for handle in handles:

@@ -103,7 +103,14 @@ def locate(path: str | os.PathLike[str] | None, system: str | None = None) -> Lo
         InvalidError: the URL is malformed, contradicts `system`, or a root is needed and none is configured.
         NotFoundError: there is no system of that name.
     """
+    if path is not None and not isinstance(path, str | os.PathLike):
+        raise InvalidError(f"a path is text, not {type(path).__name__}", where=repr(path))
     text = os.fspath(path) if path is not None else ""
+    if path is not None and not text:
+        # It is an unset variable far more often than it is meant to be all there is.
+        raise InvalidError(
+            "an empty path names no place", hint="'.' is the working directory; leave path= out for the root"
+        )
     if "\0" in text:
         raise InvalidError("a path cannot hold a NUL character", where=repr(text))
     system = config.ALIASES.get(system, system) if system else None
@@ -163,8 +170,10 @@ def _from_url(scheme: str, rest: str, url: str, system: str | None) -> Location:
     kind = config.system(name)["kind"]
     if kind in HOSTS:
         raise InvalidError(f"{name} is a host", where=url, hint=f"write {name}:/{rest}")
-    if not rest.strip("/") and kind in BUCKETS:
-        raise InvalidError("a URL needs a bucket", where=url, hint=f"{scheme}://bucket/key")
+    if kind in BUCKETS:
+        if not rest.strip("/"):
+            raise InvalidError("a URL needs a bucket", where=url, hint=f"{scheme}://bucket/key")
+        _stays_inside(rest.partition("/")[2], "the bucket", url)
     if system and system != name and config.system(system)["kind"] == kind:
         return Location(system, rest)
     return _agree(Location(name, rest), system, url)
@@ -222,6 +231,7 @@ def _below(system: str, text: str) -> Location:
                 hint=f"export RH_{stem}_ROOT={scheme}://my-bucket/data, or add to {config.home() / 'config.toml'}:\n"
                 f'       [systems.{system}]\n       root = "{scheme}://my-bucket/data"\n       or write the whole URL',
             )
+        _stays_inside(text, "the configured root", f"{system}: {text}")
         match = _URL.match(root)
         base = (match.group(2) if match else root).strip("/")
         return Location(system, f"{base}/{text.lstrip('/')}".rstrip("/") if text.strip("/") else base)
@@ -232,6 +242,15 @@ def _below(system: str, text: str) -> Location:
         return Location(system, _clean(f"{base}/{text}") if text else base)
     base = (root or "").rstrip("/")
     return Location(system, f"{base}/{text.lstrip('/')}" if base else text)
+
+
+def _stays_inside(path: str, what: str, where: str) -> None:
+    """Names in buckets are exact, `..` included; but one that climbs higher than it descended means another place."""
+    depth = 0
+    for step in path.split("/"):
+        depth += -1 if step == ".." else step not in ("", ".")
+        if depth < 0:
+            raise InvalidError(f"'..' leads out of {what}", where=where, hint="write the whole URL of what is meant")
 
 
 def _clean(path: str) -> str:

@@ -19,6 +19,7 @@ __all__ = [
     "Following",
     "Item",
     "Multipart",
+    "Paging",
     "Running",
     "ServerCopy",
     "Signing",
@@ -128,7 +129,7 @@ class Fetching(Protocol):
         """Put each entry of this place to URLs, whole or part by part.
 
         `Outcome.digest` and `.chunks` are of the bytes sent; `entry.etag` is the tags the URLs answered, one
-        a line.
+        a line; `entry.check` is the MD5 of what went in one request, to be held against what the store then has.
         """
 
 
@@ -147,6 +148,17 @@ class Following(Protocol):
 
         The order is that of the keys shown. A link to nothing is `NotFoundError`, one that leads to a directory it lies
         in `InvalidError`; both name the link.
+        """
+
+
+@runtime_checkable
+class Paging(Protocol):
+    """Whole trees are listed in pages, which costs less than entry by entry."""
+
+    def list_pages(self, prefix: str = "", *, after: str = "", follow: bool = False) -> Iterator[Sequence[Entry]]:
+        """`System.list` without a depth, in pages of at least one entry and at most some thousands.
+
+        `follow` is asked only of places that are `Following`: then it is `list_following`.
         """
 
 

@@ -150,6 +150,8 @@ class System(ABC):
         """The place of a key, for people and errors."""
         base = self.location
         text = base.path + ("/" if key and base.path and not base.path.endswith("/") else "") + key
+        if base.system == "file":
+            return f"file://{text}"
         if "://" in base.system:
             return base.system + text if text.startswith("/") else f"{base.system}/{text}"
         return f"{base.system}:{text}" if text.startswith(("/", "~")) else f"{base.system}://{text}"

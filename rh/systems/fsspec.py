@@ -14,7 +14,6 @@ import os
 import posixpath
 import secrets
 import tempfile
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -34,6 +33,7 @@ from rh.errors import (
     UnavailableError,
     UnsupportedError,
 )
+from rh.forks import Lock
 from rh.observe import count
 from rh.systems.base import HIDDEN, Body, Bytes, Settings, System
 from rh.types import ABSENT, ANY, Condition, Entry, Link, Location, Match, Span
@@ -345,7 +345,7 @@ class _Driver:
 
         self.writable = settings.get("writable", not issubclass(self._class, AbstractArchiveFileSystem))
         self.has_directories = self._class.root_marker == "/"
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._made: tuple[int, Any] | None = None
 
     def fs(self) -> Any:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import threading
 import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,6 +16,7 @@ from typing import ClassVar
 
 from rh import digest
 from rh.errors import ConflictError, ExistsError, IntegrityError, InvalidError, NameClashError, NotFoundError
+from rh.forks import Lock
 from rh.observe import count
 from rh.systems.abilities import Item
 from rh.systems.base import HIDDEN, Body, Bytes, Settings, System
@@ -49,7 +49,7 @@ class _Store:
     """One flat name space. `keys` is the sorted list of its keys, brought up to date when it is asked for."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = Lock()
         self.objects: dict[str, _Object] = {}
         self.uploads: dict[str, MemoryUpload] = {}
         self._sorted: list[str] = []
@@ -98,17 +98,7 @@ class _Store:
 
 
 _stores: dict[str, _Store] = {}
-_stores_lock = threading.Lock()
-
-
-def _after_fork() -> None:
-    global _stores_lock  # noqa: PLW0603  (another thread of the parent may have held these locks)
-    _stores_lock = threading.Lock()
-    for store in _stores.values():
-        store.lock = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_after_fork)
+_stores_lock = Lock()
 
 
 def forget(store: str) -> None:

@@ -54,11 +54,10 @@ def temp_name() -> bytes:
 
 def flags_of(found: os.stat_result) -> int:
     """What a file is, as flags of a `STAT`."""
-    if stat.S_ISLNK(found.st_mode):
-        return LINK
-    if stat.S_ISDIR(found.st_mode):
-        return DIR
-    return EXEC if found.st_mode & 0o100 else NOEXEC
+    mode = found.st_mode
+    if not stat.S_ISREG(mode) and (stat.S_ISLNK(mode) or stat.S_ISDIR(mode)):
+        return LINK if stat.S_ISLNK(mode) else DIR
+    return EXEC if mode & 0o100 else NOEXEC
 
 
 def clash(key: bytes, why: str) -> Failure:
@@ -229,56 +228,67 @@ class Root:
             fd = os.dup(self.directory(head))
         except FileNotFoundError:
             return
-        yield from self._walk(fd, head + slash, start, after, depth, (), through=through)
+        base = head + slash
+        try:
+            tokens = [token for token in self.tokens(fd, base, through=through) if token.startswith(start)]
+        except BaseException:
+            os.close(fd)
+            raise
+        yield from self._walk(fd, tokens, base, after, depth, (), through=through)
 
     def _walk(
         self,
         fd: int,
+        tokens: list[bytes],
         base: bytes,
-        start: bytes,
         after: bytes,
         depth: int,
         above: tuple[tuple[int, int], ...],
         *,
         through: bool,
     ) -> Iterator[tuple[bytes, os.stat_result, bytes]]:
+        """The entries under these names in a directory, which is closed at the end."""
+        look, regular, link = os.stat, stat.S_ISREG, stat.S_ISLNK
         try:
             if through:
                 this = os.fstat(fd)
                 if (this.st_dev, this.st_ino) in above:
                     raise Failure("invalid", "this link leads to a directory it lies in", base.rstrip(b"/"))
                 above += ((this.st_dev, this.st_ino),)
-            for token in self.tokens(fd, base, through=through):
-                if not token.startswith(start):
-                    continue
+            for token in tokens:
                 key = base + token
-                folder = token.endswith(b"/")
-                if key <= after and not (folder and after.startswith(key)):
+                folder = token[-1] == 47
+                if after and key <= after and not (folder and after.startswith(key)):
                     continue
-                name = token[:-1] if folder else token
                 try:
                     if not folder:
-                        found = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                        if stat.S_ISLNK(found.st_mode):
+                        found = look(token, dir_fd=fd, follow_symlinks=False)
+                        if link(found.st_mode):
                             if not through:
-                                yield key, found, os.readlink(name, dir_fd=fd)
+                                yield key, found, os.readlink(token, dir_fd=fd)
                                 continue
-                            found = self._behind(fd, name, key)
-                        if stat.S_ISREG(found.st_mode):
+                            found = self._behind(fd, token, key)
+                        if regular(found.st_mode):
                             yield key, found, b""
                         continue
-                    inner = os.open(name, _DIRECTORY if through else _NO_LINK, dir_fd=fd)
+                    inner = os.open(token[:-1], _DIRECTORY if through else _NO_LINK, dir_fd=fd)
                 except FileNotFoundError:
                     continue  # it went away since the directory was read
                 except OSError as error:
                     raise _told(error, key) from None
-                if depth == 1 or not self.tokens(inner, key, through=through):
+                try:
+                    below = [] if depth == 1 else self.tokens(inner, key, through=through)
                     found = os.fstat(inner)
+                except BaseException:
+                    os.close(inner)
+                    raise
+                if below:
+                    deeper = depth - 1 if depth else 0
+                    yield from self._walk(inner, below, key, after, deeper, above, through=through)
+                else:
                     os.close(inner)
                     if key > after:
                         yield key, found, b""
-                else:
-                    yield from self._walk(inner, key, b"", after, depth - 1 if depth else 0, above, through=through)
         finally:
             os.close(fd)
 
@@ -294,19 +304,12 @@ class Root:
 
     def tokens(self, fd: int, base: bytes, *, through: bool = False) -> list[bytes]:
         """The names in a directory that are not ours, directories with a slash at their end, in key order."""
-        names = []
-        encode = os.fsencode
         try:
             with os.scandir(fd) as found:
-                for entry in found:
-                    name = encode(entry.name)
-                    if name.startswith(HIDDEN):
-                        continue
-                    names.append(name + b"/" if entry.is_dir(follow_symlinks=through) else name)
+                names = [(os.fsencode(one.name), one.is_dir(follow_symlinks=through)) for one in found]
         except OSError as error:
             raise _told(error, base) from None
-        names.sort()
-        return names
+        return sorted(name + b"/" if folder else name for name, folder in names if not name.startswith(HIDDEN))
 
 
 class Pending:

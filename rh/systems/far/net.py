@@ -7,6 +7,7 @@ This module runs on the far side: standard library only, Python 3.7 or newer.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import http.client
 import os
@@ -40,6 +41,8 @@ IN_PARTS = 64 << 20
 """Objects of this size and more are fetched in ranges, by several connections."""
 _RANGES = 4
 _BLOCK = 256 << 10
+_DAMAGED = {b"BadDigest", b"InvalidDigest", b"Md5Mismatch", b"InvalidMd5"}
+"""How stores say that they did not receive the bytes that were sent."""
 _MD5 = re.compile(r"[0-9a-f]{32}(-\d+)?")
 _STALE = (http.client.RemoteDisconnected, http.client.CannotSendRequest, BrokenPipeError, ConnectionResetError)
 
@@ -133,7 +136,8 @@ class Web:
         kinds.update(
             {400: "invalid", 405: "unsupported", 413: "full", 416: "conflict", 501: "unsupported", 507: "full"}
         )
-        return Failure(kinds.get(answer.status, "unavailable"), text[:200])
+        damaged = code is not None and code.group(1) in _DAMAGED
+        return Failure("integrity" if damaged else kinds.get(answer.status, "unavailable"), text[:200])
 
     def close(self) -> None:
         """Close every connection."""
@@ -176,7 +180,7 @@ def crew(wire: Wire, work: Callable[[Any], None]) -> None:
 
 
 def fetch(wire: Wire, root: bytes, flush: bool, timeout_s: float) -> None:  # noqa: FBT001 - a request's fields
-    """`Fetching.fetch_many`: items are key, source (size, etag, executable) and request."""
+    """`Fetching.fetch_many`: items are key, source (size, etag, executable, checksum) and request."""
 
     def work(waiting: Any) -> None:
         place, web = Root(root), Web(timeout_s)
@@ -203,7 +207,7 @@ def fetch(wire: Wire, root: bytes, flush: bool, timeout_s: float) -> None:  # no
 
 
 def _fetch(web: Web, writer: Writer, number: int, key: bytes, source: list[Any], signed: list[Any]) -> None:
-    size, want, executable = source
+    size, want, executable, check = source
     flags = EXEC if executable else NOEXEC
     if size >= IN_PARTS and _in_ranges(web, writer, number, key, source, signed):
         return
@@ -217,6 +221,7 @@ def _fetch(web: Web, writer: Writer, number: int, key: bytes, source: list[Any],
             answer.line.close()
             raise _other_size(answer, len(data), size, key)
         web.done(answer)
+        _vouched(hashlib.md5(data, usedforsecurity=False).digest(), check, key)
         writer.put(number, key, flags, data)
         return
     file = writer.create(key, flags)
@@ -232,11 +237,19 @@ def _fetch(web: Web, writer: Writer, number: int, key: bytes, source: list[Any],
         if size >= 0 and hasher.size != size:
             answer.line.close()
             raise _other_size(answer, hasher.size, size, key)
+        if check:
+            _vouched(_md5(file, 0, hasher.size), check, key)
     except BaseException:
         writer.drop(file)
         raise
     web.done(answer)
     writer.add(number, key, file, digest_field(*hasher.finish()), b"", hasher.size)
+
+
+def _vouched(md5: bytes, check: bytes, key: bytes) -> None:
+    """Hold what came against the MD5 that the store vouches for, if it does."""
+    if check.startswith(b"md5:") and check != b"md5:" + md5.hex().encode():
+        raise Failure("integrity", "what came is not what the store has", key)
 
 
 def _other_size(answer: Any, got: int, size: int, key: bytes) -> Failure:
@@ -261,7 +274,7 @@ def _same(answer: Any, want: bytes, key: bytes) -> None:
 
 def _in_ranges(web: Web, writer: Writer, number: int, key: bytes, source: list[Any], signed: list[Any]) -> bool:
     """Fetch a large object in ranges of its digest's chunks. False where the server gives no ranges."""
-    size, want, executable = source
+    size, want, executable, check = source
     chunk = chunk_size(size)
     file = writer.create(key, EXEC if executable else NOEXEC)
     digests: dict[int, bytes] = {}
@@ -303,6 +316,8 @@ def _in_ranges(web: Web, writer: Writer, number: int, key: bytes, source: list[A
         side_by_side(range(chunk, size, chunk), one, web.timeout_s)
         if len(tags) != 1:
             raise Failure("conflict", "it changed while it was fetched", key)
+        if check:
+            _vouched(_md5(file, 0, size), check, key)
     except BaseException:
         if file in writer.open:
             writer.drop(file)
@@ -374,6 +389,7 @@ def _send(web: Web, place: Root, number: int, key: bytes, want: bytes, spans: li
     step = chunk or CHUNK
     digests: dict[int, bytes] = {}
     tags: dict[int, str] = {}
+    md5s: dict[int, bytes] = {}
 
     def one(web: Web, span: Any) -> None:
         start, stop, signed = span
@@ -396,7 +412,10 @@ def _send(web: Web, place: Root, number: int, key: bytes, want: bytes, spans: li
                 if first % step == 0 and (end == size or end % step == 0):
                     digests[first] = state.digest()
 
-        answer: Any = web.ask(signed, {"Content-Length": str(stop - start)}, body)
+        # The store refuses other bytes than these. Not all do: whoever asked compares what the store then has, too.
+        md5s[start] = _md5(file, start, stop)
+        headers = {"Content-Length": str(stop - start), "Content-MD5": base64.b64encode(md5s[start]).decode()}
+        answer: Any = web.ask(signed, headers, body)
         if not 200 <= answer.status < 300:
             raise web.refuse(answer)
         tags[start] = answer.headers.get("ETag") or ""
@@ -422,6 +441,18 @@ def _send(web: Web, place: Root, number: int, key: bytes, want: bytes, spans: li
             text, chunks = "sha256:" + digests[0].hex(), b""
     finally:
         os.close(file)
-    extra = dumps([text, chunks, "\n".join(tags[span[0]] for span in spans)])
+    md5 = md5s[spans[0][0]].hex() if len(spans) == 1 else ""
+    extra = dumps([text, chunks, "\n".join(tags[span[0]] for span in spans), md5])
     flags, *rest = stat_fields(found)
     return OUTCOME.pack(number, flags | BIG, *rest, len(extra)) + extra
+
+
+def _md5(file: int, start: int, stop: int) -> bytes:
+    state = hashlib.md5(usedforsecurity=False)
+    while start < stop:
+        data = os.pread(file, min(_BLOCK, stop - start), start)
+        if not data:
+            break
+        state.update(data)
+        start += len(data)
+    return state.digest()

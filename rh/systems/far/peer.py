@@ -29,6 +29,7 @@ from rh.systems.far.wire import (
     REQ,
     Failure,
     Wire,
+    dump_items,
     dumps,
     loads,
 )
@@ -223,7 +224,7 @@ def _receive(wire: Wire, here: Root, peer: Peer, other: bytes, *, flush: bool) -
     def forward() -> None:
         try:
             for items in batches(wire):
-                peer.wire.send(ITEMS, dumps(items))
+                peer.wire.send(ITEMS, dump_items(items))
             peer.wire.send(END)
         except BaseException as error:  # noqa: BLE001 - raised again below
             errors.append(error)

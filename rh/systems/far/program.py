@@ -33,7 +33,6 @@ from rh.systems.far.wire import (
     ITEM,
     ITEMS,
     LINK,
-    LISTED,
     OK,
     OUT,
     PACK,
@@ -49,7 +48,9 @@ from rh.systems.far.wire import (
     Wire,
     dumps,
     failure,
+    load_items,
     loads,
+    pack_page,
     unpack_items,
 )
 
@@ -59,6 +60,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from rh.systems.far.wire import Buffer
+
+
+PAGE_FILES = 500
 
 
 def stat_fields(found: os.stat_result) -> tuple[int, int, int, int, int]:
@@ -91,22 +95,18 @@ def listing(
     follow: bool,  # noqa: FBT001 - fields of a request come by position
     window: int,
 ) -> None:
-    """`System.list` in frames of `LISTED` records."""
+    """`System.list` in frames of `pack_page`."""
     place = Root(root, follow=True)
     wire.room = window
-    parts: list[bytes] = []
-    size = 0
-    began = time.monotonic()
+    page: list[tuple[bytes, tuple[int, int, int, int, int], bytes]] = []
     try:
         for key, found, target in place.walk(prefix, after, depth, through=follow):
-            record_ = LISTED.pack(*(*stat_fields(found), len(key), len(target))) + key + target
-            parts.append(record_)
-            size += len(record_)
-            if size >= 65536 or time.monotonic() - began > 1:
-                wire.emit(ITEMS, b"".join(parts))
-                parts, size, began = [], 0, time.monotonic()
-        if parts:
-            wire.emit(ITEMS, b"".join(parts))
+            page.append((key, stat_fields(found), target))
+            if len(page) >= PAGE_FILES:
+                wire.emit(ITEMS, pack_page(page))
+                page = []
+        if page:
+            wire.emit(ITEMS, pack_page(page))
     finally:
         place.close()
 
@@ -200,7 +200,7 @@ def batches(wire: Wire) -> Iterator[Any]:
     while True:
         kind, payload = wire.recv()
         if kind == ITEMS:
-            yield loads(payload)
+            yield load_items(payload)
         elif kind == CANCEL:
             raise Cancelled
         elif kind == END:

@@ -10,6 +10,7 @@ This module runs on both sides: standard library only, Python 3.7 or newer.
 from __future__ import annotations
 
 import errno
+import marshal
 import os
 import select
 import struct
@@ -21,7 +22,7 @@ if TYPE_CHECKING:  # the far side spares the time to import it
 
     Buffer = bytes | bytearray | memoryview
 
-PROTOCOL = 1
+PROTOCOL = 2
 BOOTSTRAP = (
     "import sys,zlib;sys.version_info<(3,7)and sys.exit(127);i=sys.stdin.buffer;"
     "a=i.readline().split();z=i.read(int(a[0]));exec(zlib.decompress(z))"
@@ -41,8 +42,8 @@ OUTCOME = struct.Struct("!IBQqqQI")
 """Number of the item, a `STAT`, length of the digest or error that follows."""
 ITEM = struct.Struct("!BHQ")
 """Flags, length of the name, length of the data; then the name, 32 bytes of SHA-256 if `SUM`, the data."""
-LISTED = struct.Struct("!BQqqQHH")
-"""A `STAT`, length of the key, length of a link's target."""
+PAGE = struct.Struct("!III")
+"""Number of entries, length of the keys, length of the targets; then that many `STAT`, and both joined by NUL."""
 
 _LEN = struct.Struct("!I")
 _INT = struct.Struct("!q")
@@ -139,6 +140,16 @@ def _load(data: bytes, at: int, depth: int) -> tuple[Any, int]:
     raise Garbled("not a value")
 
 
+def dump_items(items: Any) -> bytes:
+    """Items on their way out, quicker than `dumps`."""
+    return marshal.dumps(items, 2)
+
+
+def load_items(payload: Buffer) -> Any:
+    """What `dump_items` was given. Only for the far side: whoever sends it items has sent it its program as well."""
+    return marshal.loads(payload)  # noqa: S302
+
+
 def unpack_items(payload: memoryview) -> Iterator[tuple[int, bytes, bytes, memoryview]]:
     """Flags, name, digest and data of each item of a pack."""
     at, end, unpack, step = 0, len(payload), ITEM.unpack_from, ITEM.size
@@ -158,6 +169,30 @@ def unpack_items(payload: memoryview) -> Iterator[tuple[int, bytes, bytes, memor
             raise Garbled("a pack is cut short")
         yield flags, name, digest, payload[at : at + size]
         at += size
+
+
+def pack_page(found: list[tuple[bytes, tuple[int, int, int, int, int], bytes]]) -> bytes:
+    """Entries of a listing as bytes: keys, the fields of their `STAT`, and the targets of those that are links."""
+    keys = b"\0".join([key for key, _, _ in found])
+    targets = b"\0".join([target for _, fields, target in found if fields[0] & LINK])
+    pack = STAT.pack
+    return b"".join(
+        [PAGE.pack(len(found), len(keys), len(targets)), *[pack(*fields) for _, fields, _ in found], keys, targets]
+    )
+
+
+def unpack_page(data: bytes) -> tuple[list[str], Iterator[tuple[int, ...]], Iterator[str]]:
+    """Keys, `STAT` fields, and targets of the links of what `pack_page` made."""
+    try:
+        count, keys, targets = PAGE.unpack_from(data)
+        at = PAGE.size + count * STAT.size
+        stats = STAT.iter_unpack(data[PAGE.size : at])
+    except struct.error as error:
+        raise Garbled("a page is cut short") from error
+    names = data[at : at + keys].decode("utf-8", "surrogateescape").split("\0")
+    if len(data) != at + keys + targets or len(names) != count:
+        raise Garbled("a page is cut short")
+    return names, stats, iter(data[at + keys :].decode("utf-8", "surrogateescape").split("\0"))
 
 
 def etag(stat: os.stat_result) -> str:

@@ -344,20 +344,29 @@ def sweep(_wire: Wire, root: bytes, older_than_s: float) -> Any:
             raise error
 
     try:
-        for top, _, files in os.walk(place.path, onerror=stop):
-            for name in files:
-                if not name.startswith(TEMP):
-                    continue
+        for top, folders, files in os.walk(place.path, onerror=stop):
+            for name in [name for name in (*folders, *files) if name.startswith(TEMP)]:
                 path = os.path.join(top, name)
                 try:
                     if os.lstat(path).st_mtime <= before:
-                        os.unlink(path)
+                        _remove(path)
                         count += not name.endswith(_PARTS)
                 except FileNotFoundError:
                     continue
+            folders[:] = [name for name in folders if not name.startswith(TEMP)]
         return count
     finally:
         place.close()
+
+
+def _remove(path: bytes) -> None:
+    """Remove a file, or a directory that copies on this machine left unfinished."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        import shutil
+
+        shutil.rmtree(path)
+    else:
+        os.unlink(path)
 
 
 def run(wire: Wire, root: bytes, argv: list[bytes], timeout_s: float, given: bool) -> Any:  # noqa: FBT001 - fields of a request come by position

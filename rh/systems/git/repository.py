@@ -12,7 +12,6 @@ import hashlib
 import os
 import re
 import subprocess
-import threading
 import traceback
 import weakref
 from collections.abc import Iterator, Mapping
@@ -32,6 +31,7 @@ from rh.errors import (
     UnavailableError,
     UnsupportedError,
 )
+from rh.forks import Lock
 from rh.observe import count
 from rh.systems.base import Settings
 from rh.systems.git import lfs
@@ -73,7 +73,7 @@ class Repository:
         self._timeout_s = float(settings["timeout_s"])
         self._scheme = urlsplit(url).scheme
         self._web = Web(timeout_s=self._timeout_s, secure=self._scheme == "https", headers={"User-Agent": "git/rh"})
-        self._lock = threading.RLock()
+        self._lock = Lock()
         self._pid = 0
         self._repo: Any = None
         self._commit: str | None = None
@@ -214,6 +214,7 @@ class Repository:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
         finally:
+            fcntl.flock(handle, fcntl.LOCK_UN)  # closing would not do while a child forked meanwhile has it open
             os.close(handle)
 
     def _candidates(self) -> list[bytes]:

@@ -93,6 +93,11 @@ class SSHSystem(System):
         found: Iterator[Entry] = self.road.list(prefix, after, depth)
         return found
 
+    def list_pages(self, prefix: str = "", *, after: str = "", follow: bool = False) -> Iterator[Sequence[Entry]]:
+        """`list`, many entries at a time."""
+        found: Iterator[Sequence[Entry]] = self.road.list_pages(prefix, after, None, follow=follow)
+        return found
+
     def list_following(self, prefix: str = "", *, after: str = "", depth: int | None = None) -> Iterator[Entry]:
         """`list`, with what links point to in their place."""
         found: Iterator[Entry] = self.road.list(prefix, after, depth, follow=True)

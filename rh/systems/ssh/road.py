@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import io
+import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -15,7 +16,7 @@ from rh.systems.abilities import Item
 from rh.systems.base import Body, Bytes
 from rh.systems.far import wire
 from rh.systems.ssh.session import Pool, Session, problem
-from rh.systems.ssh.streams import WINDOW, FarBody, FarUpload, entry_of
+from rh.systems.ssh.streams import WINDOW, FarBody, FarUpload, entries_of, entry_of
 from rh.types import ABSENT, Condition, Entry, Link, Match, Outcome, SignedRequest, Span
 
 __all__ = ["FarRoad"]
@@ -49,14 +50,20 @@ class FarRoad:
             return session.answer(self.url)
 
     def list(self, prefix: str, after: str, depth: int | None, *, follow: bool = False) -> Iterator[Entry]:
+        for page in self.list_pages(prefix, after, depth, follow=follow):
+            yield from page
+
+    def list_pages(
+        self, prefix: str, after: str, depth: int | None, *, follow: bool = False
+    ) -> Iterator[Sequence[Entry]]:
         with self.pool.session() as session:
             names = (prefix.encode("utf-8", "surrogateescape"), after.encode("utf-8", "surrogateescape"))
             session.request("listing", self.root, *names, depth or 0, follow, WINDOW)
             observe.count(self.system, "list")
-            credit, unpack, size = 0, wire.LISTED.unpack_from, wire.LISTED.size
+            credit = 0
             try:
                 while True:
-                    kind, payload = session.next(self.url)
+                    kind, payload = session.next(self.url, keep=False)
                     if kind == wire.OK:
                         return
                     if kind != wire.ITEMS:
@@ -65,14 +72,7 @@ class FarRoad:
                     if credit >= WINDOW // 4:
                         session.send(wire.CREDIT, wire.dumps(credit))
                         credit = 0
-                    data, at = bytes(payload), 0
-                    while at < len(data):
-                        *stat, keys, targets = _unpacked(unpack, data, at)
-                        at += size
-                        key = data[at : at + keys].decode("utf-8", "surrogateescape")
-                        at += keys
-                        yield entry_of(key, stat, data[at : at + targets])
-                        at += targets
+                    yield entries_of(bytes(payload))
             except GeneratorExit:
                 _cancel(session)
                 raise
@@ -151,11 +151,15 @@ class FarRoad:
 
     def outcomes(self, payload: memoryview, keys: dict[int, str]) -> Iterator[Outcome]:
         """The outcomes in a frame. `keys` are those still expected, by number."""
-        at, end, size = 0, len(payload), wire.OUTCOME.size
+        data = bytes(payload)
+        at, end, size, unpack = 0, len(data), wire.OUTCOME.size, wire.OUTCOME.unpack_from
         while at < end:
-            number, flags, *stat, extra = _unpacked(wire.OUTCOME.unpack_from, payload, at)
+            try:
+                number, flags, length, mtime, ctime, inode, extra = unpack(data, at)
+            except struct.error as error:
+                raise wire.Garbled("a record is cut short") from error
             at += size
-            told = bytes(payload[at : at + extra])
+            told = data[at : at + extra]
             at += extra
             key = keys.pop(number, None)
             if key is None:
@@ -163,15 +167,17 @@ class FarRoad:
             if flags & wire.FAILED:
                 yield Outcome(key, error=problem(told, self.url))
                 continue
+            entry = entry_of(key, (flags, length, mtime, ctime, inode), told if flags & wire.LINK else b"")
             if flags & wire.BIG:
-                text, chunks, tags = wire.loads(told)
-                yield Outcome(key, entry_of(key, (flags, *stat))._replace(etag=tags), None, text, chunks)
-                continue
-            if flags & wire.LINK:
-                yield Outcome(key, entry_of(key, (flags, *stat), told))
-                continue
-            digest, chunks = _digest(told)
-            yield Outcome(key, entry_of(key, (flags, *stat)), None, digest, chunks)
+                text, chunks, tags, md5 = wire.loads(told)
+                check = f"md5:{md5}" if md5 else None
+                yield Outcome(key, entry._replace(etag=tags, check=check), None, text, chunks)
+            elif flags & wire.LINK:
+                yield Outcome(key, entry)
+            elif len(told) == 32:
+                yield Outcome(key, entry, None, "sha256:" + told.hex(), b"")
+            else:
+                yield Outcome(key, entry, None, *(wire.loads(told) if told else ()))
 
     # Bulk
 
@@ -202,7 +208,7 @@ class FarRoad:
                         entry = next(entries, None)
                     more = entry is not None
                     if batch:
-                        session.send(wire.ITEMS, wire.dumps(batch))
+                        session.send(wire.ITEMS, wire.dump_items(batch))
                         observe.count(self.system, "read_many")
                         batch, ahead = [], ahead + size
                     if not more:
@@ -230,7 +236,9 @@ class FarRoad:
                     yield entry, problem(data, self.url)
                 else:
                     received += len(data)
-                    yield entry._replace(check="sha256:" + digest.hex()), bytes(data)
+                    key, size, kind_, etag, modified, _, executable, target = entry
+                    check = "sha256:" + digest.hex()
+                    yield Entry(key, size, kind_, etag, modified, check, executable, target), bytes(data)
             observe.count(self.system, "read_many", requests=0, received=received)
             return
         if kind != wire.BEGIN:
@@ -282,7 +290,7 @@ class FarRoad:
                     if size >= wire.PIECE or len(parts) >= 3 * _BATCH:
                         self._flush(session, parts, size)
                         size = 0
-                while len(keys) > _OPEN or session.waiting():
+                while not parts and (len(keys) > _OPEN or session.waiting()):
                     yield from self._told(session, keys)
                 item = next(items, None)
             self._flush(session, parts, size)
@@ -349,7 +357,7 @@ class FarRoad:
                         many.append(item[1])
                         item = next(items, None)
                     if many:
-                        session.send(wire.ITEMS, wire.dumps(many))
+                        session.send(wire.ITEMS, wire.dump_items(many))
                         observe.count(self.system, verb)
                     if item is None:
                         session.send(wire.END)
@@ -436,26 +444,8 @@ class FarRoad:
         return FarUpload(self, key, temp, size, part_size)
 
 
-def _unpacked(unpack: Callable[..., Any], data: Any, at: int) -> Any:
-    import struct
-
-    try:
-        return unpack(data, at)
-    except struct.error as error:
-        raise wire.Garbled("a record is cut short") from error
-
-
 def _flags(executable: bool | None) -> int:  # noqa: FBT001
     return 0 if executable is None else wire.EXEC if executable else wire.NOEXEC
-
-
-def _digest(told: bytes) -> tuple[str | None, bytes | None]:
-    if not told:
-        return None, None
-    if len(told) == 32:
-        return "sha256:" + told.hex(), b""
-    text, chunks = wire.loads(told)
-    return text, chunks
 
 
 def _pieces(data: Iterable[Bytes]) -> Iterator[Bytes]:
@@ -494,4 +484,4 @@ def _signed(request: SignedRequest) -> list[Any]:
 
 
 def _source(entry: Entry) -> list[Any]:
-    return [entry.size, (entry.etag or "").encode(), bool(entry.executable)]
+    return [entry.size, (entry.etag or "").encode(), bool(entry.executable), (entry.check or "").encode()]

@@ -35,6 +35,7 @@ from rh.errors import (
     UnavailableError,
     UnsupportedError,
 )
+from rh.forks import Lock
 from rh.systems.far import wire
 from rh.systems.ssh.sftp import SFTP, StatusError, lost
 from rh.systems.ssh.transport import Channel, Host, Transport, explain
@@ -391,7 +392,7 @@ def _transport(host: Host) -> Transport:
 
 
 _pools: dict[Host, Pool] = {}
-_lock = threading.Lock()
+_lock = Lock()
 
 
 def pool_of(host: Host) -> Pool:
@@ -409,8 +410,6 @@ def _close_all() -> None:
 
 
 def _after_fork() -> None:
-    global _lock  # noqa: PLW0603 - another thread may have held it
-    _lock = threading.Lock()
     for pool in _pools.values():
         pool.forget()
     _pools.clear()

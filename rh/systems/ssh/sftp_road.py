@@ -11,6 +11,7 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from itertools import islice
 from typing import Any
 
 from rh import observe
@@ -33,6 +34,8 @@ from rh.systems.ssh.sftp import CREATE, EXCLUSIVE, READ, SFTP, WRITE, Attributes
 from rh.types import ABSENT, ANY, Condition, Entry, Link, Match, Outcome, Span
 
 __all__ = ["SftpRoad"]
+
+_PAGE = 1000
 
 
 def _entry(key: str, found: Attributes, target: bytes = b"") -> Entry:
@@ -186,6 +189,13 @@ class SftpRoad:
             head, slash, start = prefix.encode("utf-8", "surrogateescape").rpartition(b"/")
             after_ = after.encode("utf-8", "surrogateescape")
             yield from self._walk(sftp, head + slash, start, after_, depth or 0, (), follow=follow)
+
+    def list_pages(
+        self, prefix: str, after: str, depth: int | None, *, follow: bool = False
+    ) -> Iterator[Sequence[Entry]]:
+        entries = self.list(prefix, after, depth, follow=follow)
+        while page := tuple(islice(entries, _PAGE)):
+            yield page
 
     def _walk(
         self,

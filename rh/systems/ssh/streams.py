@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from io import BytesIO
 from typing import TYPE_CHECKING
 
 from rh import observe
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from rh.systems.ssh.road import FarRoad
     from rh.systems.ssh.session import Session
 
-__all__ = ["WINDOW", "FarBody", "FarUpload", "entry_of"]
+__all__ = ["WINDOW", "FarBody", "FarUpload", "entries_of", "entry_of"]
 
 WINDOW = 4 << 20
 """Bytes the far side may send before they are asked for again."""
@@ -30,6 +31,22 @@ def entry_of(key: str, stat: Sequence[int], target: bytes = b"") -> Entry:
     if flags & wire.LINK:
         return Entry(key, size, "link", etag, mtime / 1e9, None, None, target.decode("utf-8", "surrogateescape"))
     return Entry(key, size, "file", etag, mtime / 1e9, None, bool(flags & wire.EXEC))
+
+
+def entries_of(page: bytes) -> Sequence[Entry]:
+    """The entries of a page of a listing."""
+    keys, stats, targets = wire.unpack_page(page)
+    entries: list[Entry] = []
+    for key, fields in zip(keys, stats, strict=True):
+        flags, size, mtime, ctime, inode = fields
+        if flags & wire.LINK:
+            entries.append(entry_of(key, fields, next(targets, "").encode("utf-8", "surrogateescape")))
+        elif flags & wire.DIR:
+            entries.append(entry_of(key, fields))
+        else:
+            etag = "%x-%x-%x-%x" % (size, mtime, ctime, inode)  # noqa: UP031  (quicker than an f-string)
+            entries.append(Entry(key, size, "file", etag, mtime / 1e9, None, flags & wire.EXEC != 0))
+    return entries
 
 
 class FarBody(Body):
@@ -55,10 +72,14 @@ class FarBody(Body):
         self._left = max(0, min(stop, self.entry.size) - min(start, self.entry.size))
 
     def __iter__(self) -> Iterator[Bytes]:
+        return self._pieces(keep=True)
+
+    def _pieces(self, *, keep: bool) -> Iterator[Bytes]:
+        """What is left, each piece ours to `keep`, or good until the next one."""
         credit = 0
         while self._session is not None:
             try:
-                kind, payload = self._session.next(self._road.url)
+                kind, payload = self._session.next(self._road.url, keep=keep)
                 if kind == wire.OK:
                     if self._left:
                         raise IntegrityError("the bytes ended early", where=self._road.url(self._key))
@@ -78,7 +99,10 @@ class FarBody(Body):
             yield payload
 
     def read(self) -> bytes:
-        return b"".join(self)
+        whole = BytesIO()  # hands its bytes over without another copy
+        for piece in self._pieces(keep=False):
+            whole.write(piece)
+        return whole.getvalue()
 
     def close(self) -> None:
         session = self._session

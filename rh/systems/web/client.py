@@ -7,7 +7,6 @@ go only to the origin they belong to. Credentials come from `~/.netrc` (or `$NET
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
@@ -24,6 +23,7 @@ from rh.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
+from rh.forks import Lock
 
 if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse, PoolManager
@@ -120,7 +120,7 @@ class Web:
         self.timeout_s = timeout_s
         self.secure = secure
         self.headers: dict[str, str] = {"User-Agent": "rh", "Accept-Encoding": "identity", **(headers or {})}
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._pid = 0
         self._managers: dict[str | None, PoolManager] = {}
 

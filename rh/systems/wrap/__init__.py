@@ -19,11 +19,12 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from rh.errors import InvalidError, RhError, UnavailableError
+from rh.forks import Lock
 from rh.observe import log
 from rh.systems.abilities import Item
 from rh.systems.base import Body, Bytes, System
 from rh.systems.wrap.retry import Retrying
-from rh.systems.wrap.wrapper import Flow, Wrapper, unwrap
+from rh.systems.wrap.wrapper import Flow, Listing, Wrapper, unwrap
 from rh.types import Entry, Link
 
 __all__ = ["Bucket", "Counting", "Faulty", "Limited", "Logged", "Retrying", "Wrapper", "unwrap", "wrap"]
@@ -78,14 +79,11 @@ class Bucket:
         if bytes_per_s <= 0:
             raise InvalidError("a bandwidth limit must be more than nothing", where=f"{bytes_per_s} bytes/s")
         self.bytes_per_s = bytes_per_s
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._free_at = time.monotonic() - 1.0
-        self._pid = os.getpid()
 
     def take(self, size: int) -> None:
         """Wait for room for `size` bytes."""
-        if self._pid != os.getpid():
-            self._lock, self._pid = threading.Lock(), os.getpid()
         with self._lock:
             now = time.monotonic()
             self._free_at = max(self._free_at, now - 1.0) + size / self.bytes_per_s
@@ -183,7 +181,7 @@ class Counting(Wrapper):
 
     def __init__(self, inner: System) -> None:
         super().__init__(inner)
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self.calls: Counter[str] = Counter()
         self.bytes: Counter[str] = Counter()
 
@@ -270,7 +268,7 @@ class Faulty(Wrapper):
         self._delay_s = delay_s
         self._verbs = None if verbs is None else frozenset(verbs)
         self._limit = limit
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self.injected: Counter[str] = Counter()
 
     def _strikes(self, fault: str, verb: str) -> bool:
@@ -320,16 +318,14 @@ class Faulty(Wrapper):
                 raise self._fail(verb, key, "broke off")
             yield self._damage(bytes(piece), verb)
 
-    def listing(
-        self, verb: str, work: Callable[..., Iterator[Entry]], prefix: str, after: str, depth: int | None
-    ) -> Iterator[Entry]:
-        entries = super().listing(verb, work, prefix, after, depth)
+    def listing(self, verb: str, listing: Listing[T], prefix: str, after: str) -> Iterator[T]:
+        found = super().listing(verb, listing, prefix, after)
 
-        def breaking() -> Iterator[Entry]:
-            for number, entry in enumerate(entries):
-                if number % 100 == 99 and self._strikes("error", "list"):
-                    raise self._fail("list", entry.key, "broke off")
-                yield entry
+        def breaking() -> Iterator[T]:
+            for number, one in enumerate(found):
+                if (number % 100 == 99 or not isinstance(one, Entry)) and self._strikes("error", "list"):
+                    raise self._fail("list", listing.last(one), "broke off")
+                yield one
 
         return breaking()
 

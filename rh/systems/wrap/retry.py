@@ -10,14 +10,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, partial
 from typing import Any, TypeVar
 
 from rh.errors import ConflictError, DeadlineError, ExistsError, IntegrityError, NotFoundError, RhError
 from rh.observe import log
 from rh.systems.base import Body, Bytes, System
-from rh.systems.wrap.wrapper import Flow, Wrapper
+from rh.systems.wrap.wrapper import Flow, Listing, Wrapper
 from rh.types import ANY, Condition, Entry, Link, Match, Span
 
 __all__ = ["Retrying"]
@@ -124,26 +124,24 @@ class Retrying(Wrapper):
 
     # Verbs
 
-    def listing(
-        self, verb: str, work: Callable[..., Iterator[Entry]], prefix: str, after: str, depth: int | None
-    ) -> Iterator[Entry]:
+    def listing(self, verb: str, listing: Listing[T], prefix: str, after: str) -> Iterator[T]:
         failures = 0
-        last = time.monotonic()
-        entries = self.call(verb, prefix, partial(work, prefix, after=after, depth=depth))
+        started = time.monotonic()
+        found = self.call(verb, prefix, lambda: listing.work(prefix, after))
         while True:
             try:
-                for entry in entries:
-                    yield entry
-                    after = entry.key
+                for one in found:
+                    yield one
+                    after = listing.last(one)
                     failures = 0
-                    last = time.monotonic()
+                    started = time.monotonic()
                 return
             except RhError as error:
                 failures += 1
                 if not error.retryable:
                     raise
-                self.pause(error, failures, time.monotonic() - last)
-                entries = self.call(verb, prefix, partial(work, prefix, after=after, depth=depth))
+                self.pause(error, failures, time.monotonic() - started)
+                found = self.call(verb, prefix, partial(listing.work, prefix, after))
 
     def pause(self, error: RhError, failures: int, spent: float) -> None:
         """Wait as policy asks for after so many failures in a row, or raise if `spent` seconds were all there are."""
@@ -231,9 +229,10 @@ class Retrying(Wrapper):
                     key = flow.outcome(outcome)
                     asked = feed.answered(key)
                     error = flow.error(outcome)
-                    if not asked or not isinstance(error, RhError) or not error.retryable:
+                    if error is None or not asked or not isinstance(error, RhError) or not error.retryable:
                         row = 0
-                        tries.pop(key, None)
+                        if tries:
+                            tries.pop(key, None)
                         yield outcome
                         continue
                     tries[key] = tries.get(key, 0) + 1
@@ -294,7 +293,7 @@ class _Feed:
         self._items = iter(items)
         self._lock = threading.Lock()  # a system may take items from another thread than it gives outcomes in
         self._repeat: list[Any] = []
-        self._waiting: dict[str, list[Any]] = {}
+        self._waiting: dict[str, tuple[Any, ...]] = {}
         self._exhausted = False
         self.broken = False
 
@@ -303,6 +302,7 @@ class _Feed:
         return self._exhausted and not self._repeat
 
     def __iter__(self) -> Iterator[Any]:
+        key, waiting, lock = self._key, self._waiting, self._lock
         while True:
             if self._repeat:
                 item = self._repeat.pop()
@@ -315,27 +315,27 @@ class _Feed:
                 except BaseException:
                     self.broken = True  # where the items come from has failed, and cannot go on
                     raise
-            with self._lock:
-                self._waiting.setdefault(self._key(item), []).append(item)
+            name = key(item)
+            with lock:
+                waiting[name] = (*waiting[name], item) if name in waiting else (item,)
             yield item
 
-    def answered(self, key: str) -> list[Any]:
-        """The item an outcome is of, alone in a list; an empty one if nobody asked for it."""
+    def answered(self, key: str) -> tuple[Any, ...]:
+        """The item an outcome is of, alone in a tuple; an empty one if nobody asked for it."""
         with self._lock:
-            waiting = self._waiting.get(key)
-            if not waiting:
-                return []
-            if len(waiting) == 1:
-                return self._waiting.pop(key)
-            return [waiting.pop(0)]
+            asked = self._waiting.pop(key, ())
+            if len(asked) > 1:
+                self._waiting[key] = asked[1:]
+                return asked[:1]
+            return asked
 
     def unanswered(self) -> list[Any]:
         with self._lock:
-            items = [item for waiting in self._waiting.values() for item in waiting]
+            items = [item for asked in self._waiting.values() for item in asked]
             self._waiting.clear()
             return items
 
-    def repeat(self, items: list[Any]) -> None:
+    def repeat(self, items: Sequence[Any]) -> None:
         self._repeat.extend(reversed(items))
 
 

@@ -25,6 +25,7 @@ from rh.systems.abilities import (
     Following,
     Item,
     Multipart,
+    Paging,
     Running,
     ServerCopy,
     Signing,
@@ -34,7 +35,7 @@ from rh.systems.abilities import (
 from rh.systems.base import Body, Bytes, System
 from rh.types import ANY, Condition, Entry, Link, Outcome, SignedRequest, Span
 
-__all__ = ["Flow", "Wrapper", "unwrap"]
+__all__ = ["Flow", "Listing", "Wrapper", "unwrap"]
 
 T = TypeVar("T")
 P = TypeVar("P")
@@ -85,6 +86,19 @@ class Flow(Generic[In, Out]):
         return changed
 
 
+class Listing(Generic[T]):
+    """A verb that lists: what wrappers need to know about it.
+
+    Args:
+        work: `work(prefix, after)` lists entries, or pages of them.
+        last: the last key of what it gave.
+    """
+
+    def __init__(self, work: Callable[[str, str], Iterator[T]], last: Callable[[T], str]) -> None:
+        self.work = work
+        self.last = last
+
+
 class Wrapper(System):
     """A system that passes everything on."""
 
@@ -115,11 +129,9 @@ class Wrapper(System):
         """One request. `verb` is its name, `key` what it is about."""
         return work()
 
-    def listing(
-        self, verb: str, work: Callable[..., Iterator[Entry]], prefix: str, after: str, depth: int | None
-    ) -> Iterator[Entry]:
-        """A listing that `work(prefix, after=, depth=)` gives."""
-        return self.call(verb, prefix, lambda: work(prefix, after=after, depth=depth))
+    def listing(self, verb: str, listing: Listing[T], prefix: str, after: str) -> Iterator[T]:
+        """A listing of what is below `prefix`, from the key `after` on."""
+        return self.call(verb, prefix, lambda: listing.work(prefix, after))
 
     def many(self, flow: Flow[In, Out], items: Iterable[In]) -> Iterator[Out]:
         """A stream of items."""
@@ -140,7 +152,9 @@ class Wrapper(System):
         raise TypeError("a wrapper is put around a system that is open")
 
     def list(self, prefix: str = "", *, after: str = "", depth: int | None = None) -> Iterator[Entry]:
-        return self.listing("list", self.inner.list, prefix, after, depth)
+        inner = self.inner
+        listing = Listing(lambda prefix, after: inner.list(prefix, after=after, depth=depth), _entry_key)
+        return self.listing("list", listing, prefix, after)
 
     def head(self, key: str) -> Entry:
         return self.call("head", key, lambda: self.inner.head(key))
@@ -210,6 +224,10 @@ def _entry_key(entry: Entry) -> str:
     return entry.key
 
 
+def _last_key(page: Sequence[Entry]) -> str:
+    return page[-1].key
+
+
 def _target_key(pair: tuple[Entry, str]) -> str:
     return pair[1]
 
@@ -270,7 +288,16 @@ class _Digesting(_Through[Digesting]):
 
 class _Following(_Through[Following]):
     def list_following(self, prefix: str = "", *, after: str = "", depth: int | None = None) -> Iterator[Entry]:
-        return self._wrapper.listing("list", self._inner.list_following, prefix, after, depth)
+        inner = self._inner
+        listing = Listing(lambda prefix, after: inner.list_following(prefix, after=after, depth=depth), _entry_key)
+        return self._wrapper.listing("list", listing, prefix, after)
+
+
+class _Paging(_Through[Paging]):
+    def list_pages(self, prefix: str = "", *, after: str = "", follow: bool = False) -> Iterator[Sequence[Entry]]:
+        inner = self._inner
+        listing = Listing(lambda prefix, after: inner.list_pages(prefix, after=after, follow=follow), _last_key)
+        return self._wrapper.listing("list", listing, prefix, after)
 
 
 class _Running(_Through[Running]):
@@ -351,6 +378,7 @@ _THROUGH: dict[Any, Callable[[Wrapper, Any], Any]] = {
     Fetching: _Fetching,
     Following: _Following,
     Multipart: _Multipart,
+    Paging: _Paging,
     Running: _Running,
     ServerCopy: _ServerCopy,
     Signing: _Signing,
