@@ -19,15 +19,15 @@ help:
 
 demo: .venv/.ready-demo
 	@$(PY) tutorials/01_first_steps.py
+	@echo "The command is .venv/bin/rh; 'source .venv/bin/activate' makes it rh."
 
 lint: .venv/.ready-test
 	@.venv/bin/ruff check --quiet .
 	@.venv/bin/ruff format --quiet --check .
 	@.venv/bin/mypy --no-error-summary
 
-# What fails beside thousands of others on two cores is run once more by itself: a defect fails twice.
 test: lint
-	@$(PY) -m pytest -q -n $(WORKERS) --dist loadgroup || $(PY) -m pytest -q --last-failed --last-failed-no-failures none
+	@$(PY) -m pytest -q -n $(WORKERS) --dist loadgroup
 
 check: lint
 	@$(PY) -m pytest -q -n $(WORKERS) --dist loadgroup -m "not slow"

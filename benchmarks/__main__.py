@@ -33,6 +33,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--limit", type=float, default=180.0, help="seconds after which a run has failed (default 180)")
     parser.add_argument("--json", type=Path, help="write everything measured to this file")
+    parser.add_argument(
+        "--add",
+        type=Path,
+        action="append",
+        default=[],
+        help="tell as well what is in this file that --json wrote; with it and without --only, nothing is run",
+    )
     parser.add_argument("--docs", type=Path, help="write page, numbers and chart below this directory")
     parser.add_argument("--profile", type=Path, help="write stacks of our runs, by py-spy, to this directory")
     parser.add_argument("--quiet", action="store_true", help="print only the tables")
@@ -120,14 +127,19 @@ def main(words: Sequence[str] | None = None) -> int:
         arguments.profile.mkdir(parents=True, exist_ok=True)
     runner = Runner(directory, rounds=arguments.rounds, limit_s=arguments.limit, say=say, profile=arguments.profile)
     try:
-        for case in _cases(arguments, runner, missing):
+        for case in () if arguments.add and not arguments.only else _cases(arguments, runner, missing):
             cases.append(case)  # noqa: PERF402 - what was measured before an interruption is still told
     except KeyboardInterrupt:
         say("interrupted")
     finally:
         remove(directory)
     command = os.environ.get("BENCH_COMMAND") or shlex.join(["python", "-m", "benchmarks", *given])
-    run = report.document(cases, command=command, rounds=arguments.rounds, scale=arguments.scale, missing=missing)
+    runs = [json.loads(path.read_text("utf-8")) for path in arguments.add]
+    if cases or not runs:
+        runs.append(
+            report.document(cases, command=command, rounds=arguments.rounds, scale=arguments.scale, missing=missing)
+        )
+    run = report.joined(runs)
     print(report.text(run))
     if arguments.json:
         arguments.json.write_text(json.dumps(run, indent=1, ensure_ascii=False) + "\n", "utf-8")

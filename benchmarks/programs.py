@@ -66,12 +66,13 @@ def _ours(job: Job) -> None:
     """Import what a process that has used `rh` before has imported: a system loads its SDK on first use."""
     kinds = {"gs": "gcs", "ssh-a": "ssh"}
     sdks = {
-        "s3": ("obstore.store", "boto3", "botocore.session", "urllib3"),
-        "gs": ("obstore.store", "urllib3", "google.cloud.storage"),
-        "azure": ("obstore.store", "urllib3", "azure.storage.blob"),
+        "s3": ("boto3", "botocore.session"),
+        "gs": ("google.cloud.storage",),
+        "azure": ("azure.storage.blob",),
     }
     systems = {job.source_system, job.target_system}
-    for name in ("transfer", "content", *(f"systems.{kinds.get(system, system)}" for system in systems)):
+    places = [f"systems.{kinds.get(system, system)}" for system in systems]
+    for name in ("transfer.run", "transfer.verify", "content", *places):
         package = importlib.import_module(f"rh.{name}")
         for module in pkgutil.iter_modules(getattr(package, "__path__", ())):
             importlib.import_module(f"rh.{name}.{module.name}")

