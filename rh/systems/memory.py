@@ -127,6 +127,7 @@ class MemorySystem(System):
     """A store of this process, opened at a prefix."""
 
     kind: ClassVar[str] = "memory"
+    takes: ClassVar[frozenset[str] | None] = frozenset()
     keeps_links: ClassVar[bool] = True
     keeps_executable: ClassVar[bool] = True
     keeps_directories: ClassVar[bool] = True

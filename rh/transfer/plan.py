@@ -7,116 +7,33 @@ tree.
 
 from __future__ import annotations
 
-import enum
 import marshal
 import tempfile
 import time
 import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import chain, pairwise
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 from rh.content import names, patterns
 from rh.content.cache import DigestCache
 from rh.content.manifest import DamagedManifestError
-from rh.content.rows import Rows, position
-from rh.content.tree import Row, key_bytes
+from rh.content.tree import key_bytes
 from rh.errors import ExistsError, InvalidError, NameClashError, NotFoundError, UnsupportedError
 from rh.observe import log
 from rh.systems import BUCKETS
 from rh.systems.abilities import Following
 from rh.systems.base import System
+from rh.transfer.compare import Action, Comparer, Same, Step, aligned
 from rh.transfer.options import Options
 from rh.transfer.receipt import human
 from rh.transfer.route import Route, Way, is_here, route
-from rh.transfer.survey import Ahead, Known, Page, Survey
+from rh.transfer.survey import Ahead, Known, Page, Survey, check_file_way, check_way, is_data, only_data
 from rh.types import Entry
 
-__all__ = ["Action", "Plan", "Step", "plan_file", "plan_tree"]
+__all__ = ["Action", "Plan", "Same", "Step", "existing", "plan_file", "plan_tree"]
 
 _IN_MEMORY = 20_000
-
-
-class Action(enum.StrEnum):
-    """What is to be done about a key of the target."""
-
-    COPY = "copy"
-    CHECK = "check"
-    """Sizes agree and a digest is missing: it is computed where the bytes are, then it is a COPY or a KEEP."""
-    MAKE = "make"
-    """An empty directory or a link."""
-    KEEP = "keep"
-    """It is the same already."""
-    SKIP = "skip"
-    """It exists and is to be left alone (`on_existing="skip"`)."""
-    DELETE = "delete"
-    OTHER = "other"
-    """The target's own, which the source has not: left alone."""
-
-
-class Step(NamedTuple):
-    """One key of the target.
-
-    `entry` is the source's entry (the target's own for DELETE and OTHER), `old` what the target has under the key;
-    `digest`, `chunks`, `executable` are the source's as far as they are known, `old_*` the target's.
-    """
-
-    action: Action
-    key: str
-    entry: Entry
-    digest: str | None = None
-    chunks: bytes = b""
-    executable: bool | None = None
-    old: Entry | None = None
-    old_digest: str | None = None
-    old_chunks: bytes = b""
-    old_executable: bool | None = None
-    reason: str = ""
-
-    def row(self) -> Row:
-        """What the target has under the key if this step needs nothing done."""
-        entry = self.old if self.old is not None else self.entry
-        return Row(
-            self.key,
-            entry.size,
-            entry.kind,
-            self.old_digest if self.old is not None else self.digest,
-            entry.etag,
-            self.executable if self.action is Action.KEEP and self.executable is not None else self.old_executable,
-            self.old_chunks if self.old is not None else self.chunks,
-            entry.target,
-        )
-
-
-class Same(NamedTuple):
-    """Files that are the same already, column by column: the source's entries and the target's, and their digests."""
-
-    keys: list[str]
-    entries: list[Entry]
-    old: list[Entry]
-    digests: list[str | None]
-    chunks: list[bytes]
-    executables: list[bool | None]
-
-    def steps(self) -> Iterator[Step]:
-        """A step for each."""
-        for key, entry, old, digest, chunks, executable in zip(*self, strict=True):
-            known = (digest, chunks, executable)
-            yield Step(Action.KEEP, key, entry, *known, old, *known)
-
-    def rows(self) -> Rows:
-        """What the target has under these keys."""
-        count = len(self.keys)
-        return Rows(
-            self.keys,
-            [entry.size for entry in self.old],
-            ["file"] * count,
-            self.digests,
-            [entry.etag for entry in self.old],
-            self.executables,
-            self.chunks,
-            [None] * count,
-        )
 
 
 class Plan:
@@ -137,7 +54,7 @@ class Plan:
         self.options = options
         self.route: Route
         self.way: Way
-        self.route, self.way = Route.PUSH, Way.STREAM
+        self.route, self.way = Route.NONE, Way.NONE
         self.seconds = 0.0
         """How long the planning took."""
         self.file: str | None = None
@@ -156,8 +73,19 @@ class Plan:
         self._held = 0
         self._spool: IO[bytes] | None = None
 
-    def add(self, step: Step) -> None:
-        """Take the next step (in key order). A directory that what stays below it implies is no step of its own."""
+    def add(self, steps: Step | Same | list[Step]) -> None:
+        """Take what is next in key order: a step, files that need nothing done, or (a list) files to copy.
+
+        A directory that what stays below it implies is no step of its own.
+        """
+        if isinstance(steps, Step):
+            self._add_step(steps)
+        elif isinstance(steps, Same):
+            self._add_same(steps)
+        else:
+            self._add_new(steps)
+
+    def _add_step(self, step: Step) -> None:
         if step.action is not Action.DELETE:
             self._drop_implied(step.key)
         self.counts[step.action] += 1
@@ -168,8 +96,7 @@ class Plan:
                 self.bytes_to_move += step.entry.size
         self._take(step, 1)
 
-    def add_new(self, steps: list[Step]) -> None:
-        """Take files to copy."""
+    def _add_new(self, steps: list[Step]) -> None:
         self._drop_implied(steps[0].key)
         size = sum(step.entry.size for step in steps)
         self.counts[Action.COPY] += len(steps)
@@ -179,8 +106,7 @@ class Plan:
         self._steps += steps[:-1]
         self._take(steps[-1], len(steps))
 
-    def add_same(self, same: Same) -> None:
-        """Take files that need nothing done."""
+    def _add_same(self, same: Same) -> None:
         self._drop_implied(same.keys[0])
         self.counts[Action.KEEP] += len(same.keys)
         self.files += len(same.keys)
@@ -342,25 +268,33 @@ def _refuse_overlap(source: System, target: System) -> None:
         raise InvalidError("source and target lie within each other", where=f"{source.url()} and {target.url()}")
 
 
+def _selected(source: System, options: Options) -> Callable[[str], bool] | None:
+    if options.keys is not None:
+        return options.keys.__contains__
+    return patterns.selector(options.include, options.exclude, _ignore_lines(source) if options.ignore_file else ())
+
+
 def _fill(plan: Plan, *, believe_target: bool) -> None:
     source, target, options = plan.source, plan.target, plan.options
-    selected = patterns.selector(options.include, options.exclude, _ignore_lines(source) if options.ignore_file else ())
+    selected = _selected(source, options)
     theirs = Survey(source, links=options.links)
     ours = Survey(target, must_exist=False, believe=believe_target)
     there, here = _fetched(ours), _fetched(theirs)
-    meant = _meant(here, selected)
+    meant = only_data(_meant(here, selected), source)
     if options.names != "refuse":
         meant = _renamed(meant, names.encode if options.names == "encode" else names.decode)
-    comparer = _Comparer(plan)
+    comparer = Comparer(target, options)
     doomed: Callable[[str], bool] = (selected or (lambda _: True)) if options.delete else (lambda _: False)
     try:
-        for new, old in _aligned(meant, _existing(there, target)):
-            comparer.compare(new, old, doomed)
+        for new, old in aligned(meant, _existing(there, target)):
+            for steps in comparer.compare(new, old, doomed):
+                plan.add(steps)
     finally:
         here.close()  # at once, not when the last traceback of an error is gone: helpers and threads wait on them
         there.close()
     if options.on_existing == "error" and comparer.existing:
         raise existing(plan, comparer.existing)
+    plan.in_the_way = comparer.in_the_way
     plan.stale = not ours.exact or comparer.learned
     if not plan.stale and ours.footer is not None:
         plan.digest = ours.footer.tree
@@ -410,6 +344,7 @@ def _existing(pages: Iterator[Page], target: System) -> Iterator[Page]:
     except NotFoundError:
         if target.kind in BUCKETS:
             raise  # a prefix always exists; this is the bucket
+        check_way(target.location)
 
 
 def _ignore_lines(source: System) -> list[str]:
@@ -418,177 +353,6 @@ def _ignore_lines(source: System) -> list[str]:
             return body.read().decode("utf-8", "replace").splitlines()
     except (NotFoundError, UnsupportedError):
         return []
-
-
-def _aligned(meant: Iterator[Page], existing: Iterator[Page]) -> Iterator[tuple[Page, Page]]:
-    """Pages of both sides that cover the same keys; one of the two may be empty."""
-    ours, theirs = next(meant, None), next(existing, None)
-    while ours is not None and theirs is not None:
-        left, right = key_bytes(ours.keys[-1]), key_bytes(theirs.keys[-1])
-        if left == right:
-            yield ours, theirs
-            ours, theirs = next(meant, None), next(existing, None)
-        elif left < right:
-            first, theirs = theirs.cut(position(theirs.keys, ours.keys[-1]))
-            yield ours, first
-            ours = next(meant, None)
-        else:
-            first, ours = ours.cut(position(ours.keys, theirs.keys[-1]))
-            yield first, theirs
-            theirs = next(existing, None)
-    nothing = Page([], [], [], [], [])
-    while ours is not None:
-        yield ours, nothing
-        ours = next(meant, None)
-    while theirs is not None:
-        yield nothing, theirs
-        theirs = next(existing, None)
-
-
-def _merged(ours: Page, theirs: Page) -> Iterator[tuple[str, Known | None, Known | None]]:
-    """What two pages have, in key order."""
-    meant, existing = zip(ours.keys, ours.each(), strict=True), theirs.each()
-    pair, old = next(meant, None), next(existing, None)
-    while pair is not None or old is not None:
-        left = key_bytes(pair[0]) if pair is not None else None
-        right = key_bytes(old.entry.key) if old is not None else None
-        if right is None or (left is not None and left < right):
-            assert pair is not None
-            yield pair[0], pair[1], None
-            pair = next(meant, None)
-        elif left is None or right < left:
-            assert old is not None
-            yield old.entry.key, None, old
-            old = next(existing, None)
-        else:
-            assert pair is not None
-            yield pair[0], pair[1], old
-            pair, old = next(meant, None), next(existing, None)
-
-
-class _Comparer:
-    """Decides what is to be done, and tells it to the plan."""
-
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-        self._target = plan.target
-        self._options = plan.options
-        self._checker = names.Checker(plan.target.kind, folds=getattr(plan.target, "folds_case", False))
-        self._all = names.Nesting() if plan.options.delete and plan.target.kind in names.PATHS else None
-        self.existing: list[str] = []
-        self.learned = False
-        """Whether something is known now that the target's manifest does not say."""
-
-    def compare(self, ours: Page, theirs: Page, doomed: Callable[[str], bool]) -> None:
-        """Take what both sides have between two keys; `doomed` are the keys to delete if the source has them not."""
-        if self._nothing_to_do(ours, theirs):
-            self._checker.passed(ours.keys)
-            if self._all is not None:
-                self._all.passed(ours.keys)
-            self._plan.add_same(
-                Same(ours.keys, ours.entries, theirs.entries, ours.digests, ours.chunks, ours.executables)
-            )
-            return
-        if not theirs.keys and ours.only_files:
-            for key in ours.keys:
-                self._checker.check(key)
-                self._note(key)
-            self._plan.add_new(
-                [
-                    Step(Action.COPY, key, entry, digest, chunks, executable, reason="new")
-                    for key, entry, digest, chunks, executable in zip(*ours, strict=True)
-                ]
-            )
-            return
-        for key, known, old in _merged(ours, theirs):
-            self._note(key)
-            if known is not None:
-                self._checker.check(key)
-                self._plan.add(self.step(key, known, old))
-                continue
-            assert old is not None
-            facts = (old.entry, old.digest, old.chunks, old.executable)
-            if doomed(key):
-                self._plan.add(Step(Action.DELETE, key, *facts, *facts))
-            else:
-                self._checker.check(key)
-                self._plan.add(Step(Action.OTHER, key, *facts, *facts))
-
-    def _note(self, key: str) -> None:
-        """What lies below a file, or is a file that others lie below, can only be there if one of both is deleted."""
-        above = self._all.above(key) if self._all is not None else None
-        if above is not None:
-            self._plan.in_the_way.add(above)
-
-    def _nothing_to_do(self, ours: Page, theirs: Page) -> bool:
-        """Whether all of it is known to be the same, judged a column at a time."""
-        return (
-            self._options.on_existing in ("update", "error")
-            and ours.keys == theirs.keys
-            and None not in ours.digests
-            and ours.digests == theirs.digests
-            and ours.executables == theirs.executables
-            and ours.sizes == theirs.sizes
-            and ours.only_files
-            and theirs.only_files
-        )
-
-    def step(self, key: str, known: Known, old: Known | None) -> Step:
-        entry = known.entry
-        if entry.kind == "link" and not self._target.keeps_links:
-            raise UnsupportedError(
-                f"{entry.key!r} is a symbolic link, and {self._target.kind} has none",
-                where=self._target.url(),
-                hint='links="follow" or links="skip"',
-            )
-        base = (key, entry, known.digest, known.chunks, known.executable)
-        if old is None:
-            return Step(Action.COPY if entry.kind == "file" else Action.MAKE, *base, reason="new")
-        full = (*base, old.entry, old.digest, old.chunks, old.executable)
-        if entry.kind != "file" or old.entry.kind != "file":
-            same = entry.kind == old.entry.kind and entry.target == old.entry.target
-            if same:
-                return Step(Action.KEEP, *full)
-            self.existing.append(key)
-            if self._options.on_existing == "skip":
-                return Step(Action.SKIP, *full)
-            return Step(Action.COPY if entry.kind == "file" else Action.MAKE, *full, reason=f"was a {old.entry.kind}")
-        mode = self._options.on_existing
-        if mode == "skip":
-            return Step(Action.SKIP, *full)
-        if mode == "replace":
-            return Step(Action.COPY, *full, reason="replaced")
-        same_content, reason = _same(known, old)
-        if same_content and self._target.keeps_executable and _bit_differs(known, old):
-            same_content, reason = False, "executable bit"
-        if same_content:
-            if old.digest is None and known.digest is not None:
-                full = (*base, old.entry, known.digest, known.chunks, old.executable)
-                self.learned = True
-            elif known.executable is not None and known.executable != bool(old.executable):
-                self.learned = True
-            return Step(Action.KEEP, *full)
-        if same_content is None:
-            return Step(Action.CHECK, *full, reason=reason)
-        self.existing.append(key)
-        return Step(Action.COPY, *full, reason=reason)
-
-
-def _bit_differs(known: Known, old: Known) -> bool:
-    """Whether the executable bits are known and not the same."""
-    return None not in (known.executable, old.executable) and known.executable != old.executable
-
-
-def _same(known: Known, old: Known) -> tuple[bool | None, str]:
-    """Whether two files have the same content; `None` while that is not known."""
-    if known.entry.size != old.entry.size:
-        return False, "size"
-    if known.digest is not None and old.digest is not None:
-        return known.digest == old.digest, "content"
-    ours, theirs = known.entry.check, old.entry.check
-    if ours and theirs and ours.partition(":")[0] == theirs.partition(":")[0]:
-        return ours == theirs, "content"
-    return None, "content not known"
 
 
 def plan_file(source: System, key: str, target: System, target_key: str, options: Options) -> Plan:
@@ -600,12 +364,15 @@ def plan_file(source: System, key: str, target: System, target_key: str, options
     plan = Plan(source, target, options)
     plan.file = target_key
     known = _known(source, _followed(source, source.head(key)))
+    if not is_data(source, known.entry):
+        raise UnsupportedError("a pipe, socket or device is no data", where=source.url(key))
     names.Checker(target.kind).check(target_key)
     try:
         old = _known(target, target.head(target_key))
     except NotFoundError:
         old = None
-    comparer = _Comparer(plan)
+        check_file_way(target, target_key)
+    comparer = Comparer(target, options)
     plan.add(comparer.step(target_key, known, old))
     plan.source_key = key
     if options.on_existing == "error" and comparer.existing:

@@ -298,6 +298,20 @@ class TestPlaces:
         with pytest.raises(InvalidError, match=words):
             AzureSystem.open(Location("azure", "data"), {"kind": "azure", "timeout_s": 2, **settings}).head("k")
 
+    def test_an_empty_key_names_nothing(self, azure_server):
+        """It is refused before a request is sent, which would be about the container."""
+        system = opened(azure_server)
+        with observe.counting() as counts:
+            for work in (
+                system.head,
+                system.read,
+                lambda key: system.write(key, b""),
+                lambda key: system.delete([key]),
+            ):
+                with pytest.raises(InvalidError, match="an empty key"):
+                    work("")
+        assert not counts.requests
+
     def test_a_container_is_needed(self):
         with pytest.raises(InvalidError, match="a container is needed"):
             AzureSystem.open(Location("azure", ""), {"kind": "azure"})

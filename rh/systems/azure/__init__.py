@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
@@ -38,73 +39,57 @@ from rh.errors import (
     UnsupportedError,
 )
 from rh.systems.abilities import Upload
-from rh.systems.azure.container import Container, in_byte_order, is_directory, seconds
-from rh.systems.azure.parts import AzureUpload, checked, discard, stream_in_blocks
+from rh.systems.azure.container import Container, in_byte_order
+from rh.systems.azure.parts import LIMITS, AzureUpload, checked, discard
 from rh.systems.azure.wire import (
     VERSION,
     AzureIdentity,
-    NoContainerError,
     clean_sas,
     connection_string,
     quote_name,
 )
-from rh.systems.base import HIDDEN, Body, Bytes, Settings, System
-from rh.systems.objects.failures import scrub
+from rh.systems.base import Body, Bytes, Settings, System
+from rh.systems.objects.failures import NoBucketError, scrub
+from rh.systems.objects.parts import whole_or_in_parts
 from rh.systems.objects.shared import flag
 from rh.systems.objects.spread import spread
-from rh.systems.objects.wire import Answer, Nothing, fields
-from rh.types import ABSENT, ANY, Condition, Entry, Link, Location, Match, Outcome, SignedRequest, Span
+from rh.systems.objects.system import StoreSystem, hidden, lasting
+from rh.systems.objects.wire import Answer, fields, seconds
+from rh.types import ANY, Condition, Entry, Link, Location, SignedRequest, Span
 
 __all__ = ["AzureSystem"]
 
-PUT_LIMIT = 64 << 20
-"""Largest blob in bytes sent in one request; larger ones go in blocks."""
 SIGNED_LIMIT = 5000 << 20
 """Largest blob in bytes that Azure takes in one request."""
 SCOPE = "https://storage.azure.com/.default"
 _TOKEN_MARGIN_S = 300.0
-_CHUNK = 1 << 20
 _PAGE = 1000
 
 
-class AzureSystem(System):
+class AzureSystem(StoreSystem):
     """A container, or a prefix in one."""
 
     kind: ClassVar[str] = "azure"
+    takes: ClassVar[frozenset[str] | None] = frozenset(
+        {"account", "endpoint_url", "connection_string_file", "anonymous", "ca_bundle"}
+    )
+    store: ClassVar[str] = "Azure"
 
     def __init__(self, location: Location, settings: Settings) -> None:
-        self.location = location
-        self.settings = settings
+        super().__init__(location, settings)
         self.container = Container(location, settings, identify, self.url)
-
-    @classmethod
-    def open(cls, location: Location, settings: Settings) -> AzureSystem:
-        return cls(location, settings)
-
-    def at(self, path: str) -> AzureSystem:
-        path = path.strip("/")
-        return AzureSystem(self.location / path, self.settings) if path else self
 
     def close(self) -> None:
         self.container.close()
 
     # Verbs
 
-    def list(self, prefix: str = "", *, after: str = "", depth: int | None = None) -> Iterator[Entry]:
-        if depth not in (None, 1):
-            raise InvalidError(f"depth is 1 or None, not {depth}", where=self.url(prefix))
-        return self._in_order(prefix, after, depth)
-
-    def list_pages(
-        self,
-        prefix: str = "",
-        *,
-        after: str = "",
-        follow: bool = False,  # noqa: ARG002 - there are no links
-    ) -> Iterator[Sequence[Entry]]:
-        entries = self._in_order(prefix, after, None)
-        while page := builtins.list(islice(entries, _PAGE)):
+    def _listing(self, prefix: str, after: str, depth: int | None) -> Iterator[Sequence[Entry]]:
+        entries, size = self._in_order(prefix, after, depth), 1
+        while page := builtins.list(islice(entries, size)):
             yield page
+            # Who asks whether there is anything need not wait for a thousand.
+            size = min(2 * size, _PAGE)
 
     def _in_order(self, prefix: str, after: str, depth: int | None) -> Iterator[Entry]:
         if prefix:
@@ -117,7 +102,7 @@ class AzureSystem(System):
         floor = after.encode("utf-8", "surrogateescape")
         for entry in _directories_in_place(entries, prefix if depth == 1 else None):
             raw = entry.key.encode()
-            if raw <= floor or not entry.key or _hidden(entry.key):
+            if raw <= floor or not entry.key or hidden(entry.key):
                 continue
             yield entry
 
@@ -125,17 +110,7 @@ class AzureSystem(System):
         return self.container.head(key)
 
     def read(self, key: str, span: Span | None = None, *, when: Condition = ANY) -> Body:
-        if when is ABSENT or (span is not None and not 0 <= span[0] <= span[1]):
-            problem = f"not a byte range: {span}" if span else "a read cannot want absence"
-            raise InvalidError(problem, where=self.url(key))
-        body = self.container.read(key, span) if span is None or span[0] < span[1] else None
-        if body is None:
-            body = Nothing(self.head(key))
-        # The etag of the answer itself is compared, so that a stale one costs no second request.
-        if isinstance(when, Match) and body.entry.etag != when.etag:
-            body.close()
-            raise ConflictError("it has changed since it was listed", where=self.url(key))
-        return body
+        return self.container.read(key, span, when)
 
     def write(
         self,
@@ -147,30 +122,15 @@ class AzureSystem(System):
         when: Condition = ANY,
     ) -> Entry:
         self.container.path(key)
-        if isinstance(data, Link):
-            raise UnsupportedError("Azure has no links", where=self.url(key))
-        if key.endswith("/"):
-            if isinstance(data, bytes | bytearray | memoryview) and len(data):
-                raise InvalidError("a key that ends with / is a directory and has no bytes", where=self.url(key))
-            raise UnsupportedError("Azure has no directories", where=self.url(key))
-
-        def put(whole: Bytes) -> Entry:
-            return self._put(key, whole, when)
-
-        if not isinstance(data, bytes | bytearray | memoryview):
-            return stream_in_blocks(self.container, key, data, size, when, put)
-        view = memoryview(data).cast("B") if isinstance(data, memoryview) else data
-        if size is not None and size != len(view):
-            raise IntegrityError(
-                "the bytes are not as many as said",
-                where=self.url(key),
-                expected=f"{size} bytes",
-                got=f"{len(view)} bytes",
-            )
-        if len(view) > PUT_LIMIT:
-            pieces = (memoryview(view)[at : at + _CHUNK] for at in range(0, len(view), _CHUNK))
-            return stream_in_blocks(self.container, key, pieces, len(view), when, put)
-        return put(view)
+        return whole_or_in_parts(
+            self._storable(key, data),
+            size,
+            when,
+            LIMITS,
+            self.url(key),
+            whole=lambda whole: self._put(key, whole, when),
+            begin=partial(AzureUpload.begin, self.container, key),
+        )
 
     def _put(self, key: str, data: Bytes, when: Condition) -> Entry:
         """One blob in one request, checked by the MD5 it comes back with."""
@@ -201,7 +161,7 @@ class AzureSystem(System):
             if key.endswith("/") and key.strip("/"):
                 bare = key.rstrip("/")
                 answer = self.container.ask("head", "HEAD", bare, accept=(404,))
-                if answer.status == 200 and is_directory(answer.headers):
+                if answer.status == 200 and self.container.is_directory(answer.headers):
                     self._remove(bare)
         except RhError as error:
             return error
@@ -210,7 +170,7 @@ class AzureSystem(System):
     def _remove(self, key: str, headers: Mapping[str, str] | None = None) -> None:
         try:
             self.container.ask("delete", "DELETE", key, headers=headers)
-        except NoContainerError:
+        except NoBucketError:
             raise
         except NotFoundError:
             return
@@ -219,7 +179,7 @@ class AzureSystem(System):
 
     def begin(self, key: str, size: int, *, part_size: int, executable: bool | None = None) -> Upload:  # noqa: ARG002
         self.container.path(key)
-        return AzureUpload.begin(self.container, key, size, part_size)
+        return AzureUpload.begin(self.container, key, size, LIMITS.fit(key, size, part_size, self.url(key)))
 
     def resume(self, key: str, token: str) -> Upload:
         return AzureUpload.resume(self.container, key, token)
@@ -231,18 +191,6 @@ class AzureSystem(System):
             return False
         mine, other = self.container.place.identity, source.container.place.identity
         return (mine.account, mine.endpoint) == (other.account, other.endpoint)
-
-    def copy_many(self, source: System, pairs: Iterable[tuple[Entry, str]]) -> Iterator[Outcome]:
-        if not isinstance(source, AzureSystem) or not self.can_copy_from(source):
-            raise UnsupportedError("Azure copies within one account only", where=source.url())
-
-        def one(pair: tuple[Entry, str]) -> Outcome:
-            try:
-                return Outcome(pair[1], self._copy(source, *pair))
-            except RhError as error:
-                return Outcome(pair[1], error=error)
-
-        yield from spread(one, pairs)
 
     def _copy(self, source: AzureSystem, entry: Entry, key: str) -> Entry:
         origin = source.container
@@ -290,8 +238,7 @@ class AzureSystem(System):
 
     def _signed(self, key: str, permission: str, expires_s: int) -> str:
         """A URL with a shared access signature for one blob."""
-        if not 1 <= expires_s <= 604_800:
-            raise InvalidError("a signed URL lives for 1 second to 7 days", where=self.url(key))
+        lasting(expires_s, self.url(key))
         container = self.container
         who, path = container.place.identity, container.path(key)
         sdk = plugins.need("azure.storage.blob", purpose="signed URLs of Azure")
@@ -356,10 +303,6 @@ class AzureSystem(System):
             if self.container.ask("head", "HEAD", key, accept=(404,)).status == 404:
                 swept += discard(self.container, key)
         return swept
-
-
-def _hidden(key: str) -> bool:
-    return key.startswith(HIDDEN) or f"/{HIDDEN}" in key
 
 
 def _directories_in_place(entries: Iterable[Entry], parent: str | None) -> Iterator[Entry]:

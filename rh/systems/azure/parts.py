@@ -1,4 +1,4 @@
-"""Blobs in blocks: resumable uploads, and streams of unknown length with bounded memory."""
+"""Blobs in blocks."""
 
 from __future__ import annotations
 
@@ -6,51 +6,21 @@ import base64
 import hashlib
 import re
 import secrets
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol
+from collections.abc import Sequence
 
-from rh.errors import ConflictError, IntegrityError, InvalidError, NotFoundError, RhError
-from rh.systems.azure.wire import NoContainerError
+from rh.errors import ConflictError, IntegrityError, InvalidError, NotFoundError
+from rh.systems.azure.container import Container
 from rh.systems.base import Bytes
-from rh.systems.objects.streams import pieces_of, same_length
-from rh.systems.objects.wire import Answer, fields, parse_xml
-from rh.types import ABSENT, ANY, Condition, Entry, Match
+from rh.systems.objects.failures import NoBucketError
+from rh.systems.objects.parts import Limits, PartedUpload
+from rh.systems.objects.root import conditions
+from rh.systems.objects.wire import fields, parse_xml
+from rh.types import ANY, Condition, Entry
 
-__all__ = ["MAX_BLOCKS", "AzureUpload", "Blobs", "checked", "conditions", "stream_in_blocks"]
+__all__ = ["LIMITS", "AzureUpload", "checked", "discard"]
 
-MAX_BLOCKS = 50_000
-MAX_BLOCK = 4000 << 20
-STREAM_BLOCK = 8 << 20
-_IN_FLIGHT = 2
+LIMITS = Limits("Azure", 1, 4000 << 20, 50_000)
 _TOKEN = re.compile(r"(\d+)\.(\d+)\.([0-9a-f]{8})")
-
-
-class Blobs(Protocol):
-    """What uploads need of the container they go to."""
-
-    def ask(self, verb: str, method: str, key: str, *, query: Sequence[tuple[str, str]] = (), **more: object) -> Answer:
-        """One request about a blob."""
-
-    def broken(self, error: RhError, key: str, when: Condition) -> RhError:
-        """The error for a precondition that does not hold."""
-
-    def entry(self, key: str, headers: Mapping[str, str], size: int | None = None) -> Entry:
-        """The entry that the headers of an answer describe."""
-
-    def url(self, key: str = "") -> str:
-        """The place of a key."""
-
-    def head(self, key: str) -> Entry:
-        """The entry under a key."""
-
-
-def conditions(when: Condition) -> dict[str, str]:
-    """A precondition as headers."""
-    if when is ABSENT:
-        return {"if-none-match": "*"}
-    return {"if-match": f'"{when.etag}"'} if isinstance(when, Match) else {}
 
 
 def checked(data: Bytes) -> tuple[dict[str, str], str]:
@@ -59,40 +29,23 @@ def checked(data: Bytes) -> tuple[dict[str, str], str]:
     return {"content-md5": md5}, md5
 
 
-def block_size_for(size: int, wanted: int) -> int:
-    """The smallest multiple of `wanted` that Azure takes as the block size of a blob of `size` bytes."""
-    if wanted <= 0:
-        raise InvalidError(f"a part size is positive, not {wanted}")
-    least = max(1, -(-size // MAX_BLOCKS))
-    chosen = -(-least // wanted) * wanted
-    if chosen > MAX_BLOCK:
-        raise InvalidError(f"{size} bytes in parts of {wanted} are more than Azure holds in one blob")
-    return chosen
-
-
-class AzureUpload:
+class AzureUpload(PartedUpload):
     """One blob arriving in blocks. `token` is enough to go on elsewhere; a part's tag is its block's name."""
 
-    def __init__(self, blobs: Blobs, key: str, size: int, part_size: int, mark: str, *, fresh: bool) -> None:
-        self.key = key
-        self.size = size
-        self.part_size = part_size
+    def __init__(self, blobs: Container, key: str, size: int, part_size: int, mark: str, *, fresh: bool) -> None:
+        super().__init__(key, size, part_size, blobs.url(key))
         self.token = f"{part_size}.{size}.{mark}"
         self._blobs = blobs
         self._mark = mark
         self._fresh = fresh
 
     @classmethod
-    def begin(cls, blobs: Blobs, key: str, size: int, part_size: int) -> AzureUpload:
+    def begin(cls, blobs: Container, key: str, size: int, part_size: int) -> AzureUpload:
         """Start an upload; Azure need not know."""
-        if size < 0:
-            raise InvalidError("a size is not negative", where=blobs.url(key))
-        if not key or key.endswith("/"):
-            raise InvalidError("a key that ends with / is a directory and has no bytes", where=blobs.url(key))
-        return cls(blobs, key, size, block_size_for(size, part_size), secrets.token_hex(4), fresh=True)
+        return cls(blobs, key, size, part_size, secrets.token_hex(4), fresh=True)
 
     @classmethod
-    def resume(cls, blobs: Blobs, key: str, token: str) -> AzureUpload:
+    def resume(cls, blobs: Container, key: str, token: str) -> AzureUpload:
         """Go on with an upload; `NotFoundError` where none of its parts is left."""
         match = _TOKEN.fullmatch(token)
         if match is None:
@@ -101,29 +54,11 @@ class AzureUpload:
         upload.parts()
         return upload
 
-    @property
-    def count(self) -> int:
-        """How many parts there are; an empty blob is one empty part."""
-        return max(1, -(-self.size // self.part_size))
-
-    def length(self, number: int) -> int:
-        """Bytes of a part."""
-        if not 0 <= number < self.count:
-            raise InvalidError(f"there is no part {number}", where=self._blobs.url(self.key))
-        return min(self.part_size, self.size - number * self.part_size)
-
     def block(self, number: int) -> str:
         """The name of a part's block: all names of one blob are equally long."""
         return base64.b64encode(f"rh-{self._mark}-{number:05d}".encode()).decode()
 
-    def put(self, number: int, data: Bytes) -> str:
-        want = self.length(number)
-        if len(data) != want:
-            raise InvalidError(f"part {number} has {len(data)} bytes, not {want}", where=self._blobs.url(self.key))
-        return self.store(number, data)
-
     def store(self, number: int, data: Bytes) -> str:
-        """`put` without a look at the length: in a stream, nobody knows which part is the last."""
         name = self.block(number)
         if len(data):
             headers, md5 = checked(data)
@@ -132,10 +67,7 @@ class AzureUpload:
             got = answer.headers.get("content-md5")
             if got and got != md5:
                 raise IntegrityError(
-                    "the store received other bytes than were sent",
-                    where=self._blobs.url(self.key),
-                    expected=md5,
-                    got=got,
+                    "the store received other bytes than were sent", where=self.where, expected=md5, got=got
                 )
         return name
 
@@ -145,7 +77,7 @@ class AzureUpload:
             answer = self._blobs.ask(
                 "parts", "GET", self.key, query=[("comp", "blocklist"), ("blocklisttype", "uncommitted")]
             )
-        except NoContainerError:
+        except NoBucketError:
             raise
         except NotFoundError:
             return {}
@@ -162,14 +94,14 @@ class AzureUpload:
             names[name]: name for name, size in blocks.items() if name in names and size == self.length(names[name])
         }
         if not found and not self._fresh:
-            raise NotFoundError("the upload is gone, or nothing of it ever arrived", where=self._blobs.url(self.key))
+            raise NotFoundError("the upload is gone, or nothing of it ever arrived", where=self.where)
         return dict(sorted(found.items()))
 
     def finish(self, tags: Sequence[str], *, when: Condition = ANY) -> Entry:
         names = [self.block(number) for number in range(self.count)]
         # Blocks sent by others through signed URLs have no tag: their names are what counts.
         if len(tags) != self.count or any(tag != name for tag, name in zip(tags, names, strict=True) if tag):
-            raise ConflictError("the parts named are not the parts of this upload", where=self._blobs.url(self.key))
+            raise ConflictError("the parts named are not the parts of this upload", where=self.where)
         items = "".join(f"<Latest>{name}</Latest>" for name in names) if self.size else ""
         body = f'<?xml version="1.0" encoding="utf-8"?><BlockList>{items}</BlockList>'.encode()
         headers = {
@@ -193,7 +125,7 @@ class AzureUpload:
         if entry.size != self.size:
             raise IntegrityError(
                 "the store put other bytes together than were sent",
-                where=self._blobs.url(self.key),
+                where=self.where,
                 expected=f"{self.size} bytes",
                 got=f"{entry.size} bytes",
             )
@@ -215,7 +147,7 @@ class AzureUpload:
             discard(self._blobs, self.key)
 
 
-def discard(blobs: Blobs, key: str) -> bool:
+def discard(blobs: Container, key: str) -> bool:
     """Drop the blocks that wait under a key where no blob is. Whether there was none.
 
     Azure has no request for it: a blob is made and removed again, marked as a directory so that nobody takes it for
@@ -229,49 +161,3 @@ def discard(blobs: Blobs, key: str) -> bool:
     except (ConflictError, NotFoundError):
         return False
     return True
-
-
-def stream_in_blocks(
-    blobs: Blobs,
-    key: str,
-    data: Iterable[Bytes],
-    size: int | None,
-    when: Condition,
-    put: Callable[[Bytes], Entry],
-) -> Entry:
-    """Store a stream with bounded memory: by `put` when it is short, else in blocks. Whatever fails leaves no blob."""
-    block = block_size_for(size, STREAM_BLOCK) if size is not None else 2 * STREAM_BLOCK
-    parts = pieces_of(data, block)
-    first = next(parts)
-    where = blobs.url(key)
-    if len(first) < block:
-        same_length(where, size, len(first))
-        return put(first)
-    upload = AzureUpload(blobs, key, (size or MAX_BLOCKS * block), block, secrets.token_hex(4), fresh=True)
-    total, count, waiting = 0, 0, deque[Future[str]]()
-    try:
-        with ThreadPoolExecutor(_IN_FLIGHT, thread_name_prefix="rh-blocks") as pool:
-            try:
-                piece: bytearray | None = first
-                while piece:
-                    total += len(piece)
-                    if size is not None and total > size:
-                        break
-                    if count == MAX_BLOCKS:
-                        raise InvalidError("the stream is too long to store without its size", where=where)
-                    waiting.append(pool.submit(upload.store, count, piece))
-                    count += 1
-                    if len(waiting) >= _IN_FLIGHT:
-                        waiting.popleft().result()
-                    piece = next(parts, None)
-                while waiting:
-                    waiting.popleft().result()
-            finally:
-                for future in waiting:
-                    future.cancel()
-        same_length(where, size, total)
-        upload.size = total
-        return upload.finish([upload.block(number) for number in range(count)], when=when)
-    except BaseException:
-        upload.abort()
-        raise

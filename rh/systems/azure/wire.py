@@ -28,10 +28,10 @@ from rh.errors import (
     UnsupportedError,
 )
 from rh.systems.base import Bytes
-from rh.systems.objects.failures import Failure, generic_error
-from rh.systems.objects.wire import Answer, Raise, StoreWire
+from rh.systems.objects.failures import Failure, NoBucketError, generic_error
+from rh.systems.objects.wire import StoreWire
 
-__all__ = ["VERSION", "AzureIdentity", "AzureWire", "NoContainerError", "error_of", "quote_name"]
+__all__ = ["VERSION", "AzureIdentity", "AzureWire", "error_of", "quote_name"]
 
 VERSION = "2023-11-03"
 _SIGNED = (
@@ -79,10 +79,6 @@ _UNMET = frozenset(
 )
 
 
-class NoContainerError(NotFoundError):
-    """There is no such container: nothing to forgive, unlike a missing blob."""
-
-
 class AzureIdentity(NamedTuple):
     """Who asks: an account key, a shared access signature, a source of tokens, or nobody. Shows none of it."""
 
@@ -105,9 +101,7 @@ def error_of(failure: Failure, *, where: str, container: str, system: str) -> Rh
     """The error a failure on Azure means: place, cause, and the fix where there is one."""
     code, detail = failure.code, ": ".join(part for part in (failure.code, failure.message) if part)
     if code in ("ContainerNotFound", "ContainerBeingDeleted"):
-        return NoContainerError(
-            f"there is no container {container!r}", where=where, hint="check its name and the account"
-        )
+        return NoBucketError(f"there is no container {container!r}", where=where, hint="check its name and the account")
     if code in _REFUSED or failure.status == 401:
         return UnauthenticatedError(
             f"the credentials were refused: {detail or failure.status}",
@@ -147,27 +141,20 @@ class AzureWire(StoreWire):
         path = f"{self.base}/{quote_name(container)}"
         return path if name is None else f"{path}/{quote_name(name)}"
 
-    def request(
+    def _signed(
         self,
-        verb: str,
         method: str,
-        container: str,
-        name: str | None,
-        *,
-        where: str,
-        error: Raise,
-        query: Sequence[tuple[str, str]] = (),
-        headers: Mapping[str, str] | None = None,
-        body: Bytes = b"",
-        stream: bool = False,
-        payload: bool = False,
-        accept: tuple[int, ...] = (),
-    ) -> Answer:
-        """Send one request about a blob, or about the container, once; see `StoreWire.send`."""
-        path = self.path(container, name)
+        bucket: str,
+        key: str | None,
+        query: Sequence[tuple[str, str]],
+        headers: Mapping[str, str],
+        body: Bytes,
+        digest: str | None,  # noqa: ARG002 - nothing here signs the body
+    ) -> tuple[str, str, dict[str, str]]:
+        path = self.path(bucket, key)
         sent = {"x-ms-version": VERSION, "x-ms-date": formatdate(time.time(), usegmt=True)}
-        sent |= {key.lower(): value for key, value in (headers or {}).items()}
-        pairs = [f"{quote(key, safe='')}={quote(value, safe='')}" for key, value in query]
+        sent |= {name.lower(): value for name, value in headers.items()}
+        pairs = [f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in query]
         who = self.identity
         if who.key is not None:
             sent["authorization"] = f"SharedKey {who.account}:{self._signature(method, path, query, sent, len(body))}"
@@ -175,21 +162,7 @@ class AzureWire(StoreWire):
             sent["authorization"] = f"Bearer {who.token()[0]}"
         elif who.sas is not None:
             pairs.append(who.sas)
-        target = f"{path}?{'&'.join(pairs)}" if pairs else path
-        base = f"{self.scheme}://{self.netloc}"
-        return self.send(
-            verb,
-            method,
-            base,
-            target,
-            sent,
-            body,
-            where=where,
-            error=error,
-            stream=stream,
-            payload=payload,
-            accept=accept,
-        )
+        return f"{self.scheme}://{self.netloc}", f"{path}?{'&'.join(pairs)}" if pairs else path, sent
 
     def _signature(
         self, method: str, path: str, query: Sequence[tuple[str, str]], headers: Mapping[str, str], length: int

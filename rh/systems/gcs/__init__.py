@@ -10,15 +10,12 @@ and is compared with what the store says it stored; a whole object is checked wh
 
 from __future__ import annotations
 
-import builtins
 import functools
 import json
 import os
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from email.utils import parsedate_to_datetime
 from itertools import chain
 from typing import Any, ClassVar, TypeVar
 from urllib.parse import quote
@@ -33,27 +30,26 @@ from rh.errors import (
     RhError,
     UnauthenticatedError,
     UnavailableError,
-    UnsupportedError,
 )
 from rh.observe import count
 from rh.systems.abilities import Multipart, Upload
-from rh.systems.base import HIDDEN, Body, Bytes, Settings, System
+from rh.systems.base import Body, Bytes, Settings, System
 from rh.systems.gcs.errors import LOGIN, refusal
-from rh.systems.gcs.json_api import PAGE, Api, Object, Target
+from rh.systems.gcs.json_api import Api, Target
+from rh.systems.gcs.listing import listing
 from rh.systems.gcs.parts import PART, ComposedUpload, remove
 from rh.systems.gcs.payload import Writer, download
 from rh.systems.objects.http import parse_endpoint
 from rh.systems.objects.shared import flag, shared
-from rh.systems.objects.spread import spread
-from rh.systems.objects.wire import ca_bundle, deadline_of
-from rh.types import ABSENT, ANY, Condition, Entry, Link, Location, Outcome, SignedRequest, Span
+from rh.systems.objects.system import StoreSystem, lasting
+from rh.systems.objects.wire import ca_bundle, deadline_of, now_of
+from rh.types import ABSENT, ANY, Condition, Entry, Link, Location, SignedRequest, Span
 
 __all__ = ["GCSSystem"]
 
 ENDPOINT = "https://storage.googleapis.com"
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 NAME_LIMIT = 1024
-MAX_EXPIRY_S = 7 * 24 * 3600
 
 P = TypeVar("P")
 T = TypeVar("T")
@@ -250,14 +246,26 @@ def _google_crc32c() -> Callable[[int, bytes], int]:
     return extend
 
 
-class GCSSystem(System):
+class GCSSystem(StoreSystem):
     """A bucket of Google Cloud Storage, or a prefix in one."""
 
     kind: ClassVar[str] = "gs"
+    store: ClassVar[str] = "Google Cloud Storage"
+    takes: ClassVar[frozenset[str] | None] = frozenset(
+        {
+            "endpoint_url",
+            "credentials_file",
+            "impersonate",
+            "anonymous",
+            "user_project",
+            "project",
+            "composite",
+            "ca_bundle",
+        }
+    )
 
     def __init__(self, location: Location, settings: Settings, place: _Place | None = None) -> None:
-        self.location = location
-        self.settings = settings
+        super().__init__(location, settings)
         self._bucket, _, prefix = location.path.partition("/")
         if not self._bucket:
             raise InvalidError(
@@ -272,10 +280,6 @@ class GCSSystem(System):
             lambda: _Place(settings, location.system),
         )
         self._api = self._place.api
-
-    @classmethod
-    def open(cls, location: Location, settings: Settings) -> GCSSystem:
-        return cls(location, settings)
 
     def at(self, path: str) -> GCSSystem:
         if not path:
@@ -318,85 +322,9 @@ class GCSSystem(System):
             raise InvalidError(f"depth counts from 1, not {depth}", where=self.url(prefix))
         return chain.from_iterable(self._listing(prefix, after, depth))
 
-    def list_pages(
-        self,
-        prefix: str = "",
-        *,
-        after: str = "",
-        follow: bool = False,  # noqa: ARG002  (there are no links)
-    ) -> Iterator[Sequence[Entry]]:
-        return self._listing(prefix, after, None)
-
     def _listing(self, prefix: str, after: str, depth: int | None) -> Iterator[Sequence[Entry]]:
-        hidden, cut, floor = f"/{HIDDEN}", len(self._root), after.encode()
-        marker: Entry | None = None
-        last = None
-        for found in self._objects(prefix, after, "/" if depth == 1 else ""):
-            page: builtins.list[Entry] = []
-            for name, thing in found:
-                key = name[cut:]
-                if not key or (HIDDEN in key and hidden in f"/{key}"):
-                    continue
-                if depth is not None:
-                    steps = key[len(prefix) :].split("/", depth)
-                    if len(steps) > depth:
-                        key, thing = key[: len(key) - len(steps[-1])], None  # noqa: PLW2901
-                        if key == last:
-                            continue
-                        last = key
-                if marker is not None:
-                    if not key.startswith(marker.key):
-                        page.append(marker)
-                    marker = None
-                if after and key.encode() <= floor:
-                    continue
-                if thing is None:
-                    page.append(Entry(key, 0, "dir"))
-                    continue
-                entry = thing.entry(key)
-                if entry.kind == "dir":
-                    # Whether this directory is empty, the next name tells.
-                    marker = entry
-                else:
-                    page.append(entry)
-            if page:
-                yield page
-        if marker is not None:
-            yield [marker]
-
-    def _objects(self, prefix: str, after: str, delimiter: str) -> Iterator[Sequence[tuple[str, Object | None]]]:
-        """Names in order, page by page, hidden ones too; with a delimiter, common prefixes have no object."""
-        token = None
-        start = self._root + after if after else ""
-        late: set[str] = set()
-        done = b""
-        while True:
-            page, _ = self._api.page(
-                self._bucket, self._root + prefix, start=start, delimiter=delimiter, token=token, where=self.url(prefix)
-            )
-            token = page.next_page_token
-            if not page.prefixes and not late:
-                yield [(thing.name, thing) for thing in page.items]
-            else:
-                found: dict[str, Object | None] = dict.fromkeys((*late, *page.prefixes))
-                found.update((thing.name, thing) for thing in page.items)
-                late = set()
-                # A server that counts only the objects of a page tells prefixes too early: they wait for their turn.
-                early = token and page.items and len(page.items) + len(page.prefixes) > PAGE
-                bound = page.items[-1].name.encode() if early else None
-                due: builtins.list[tuple[str, Object | None]] = []
-                for name in sorted(found, key=str.encode):
-                    place = name.encode()
-                    if place <= done:
-                        continue
-                    if bound is not None and place > bound:
-                        late.add(name)
-                        continue
-                    done = place
-                    due.append((name, found[name]))
-                yield due
-            if not token:
-                return
+        root = Target(self._bucket, self._root, self.url(prefix))
+        return listing(self._api, root, prefix, after, depth)
 
     def head(self, key: str) -> Entry:
         return self._api.get(self._target(key)).entry(key)
@@ -419,13 +347,7 @@ class GCSSystem(System):
         when: Condition = ANY,
     ) -> Entry:
         what = self._target(key)
-        if isinstance(data, Link):
-            raise UnsupportedError("Google Cloud Storage has no links", where=what.where)
-        if key.endswith("/"):
-            if isinstance(data, (bytes, bytearray, memoryview)) and len(data):
-                raise InvalidError("a key that ends with / is a directory and has no bytes", where=what.where)
-            raise UnsupportedError("Google Cloud Storage has no directories", where=what.where)
-        return self._place.writer.write(key, what, data, size, when)
+        return self._place.writer.write(key, what, self._storable(key, data), size, when)
 
     def delete(self, keys: Sequence[str]) -> None:
         targets = [self._target(key) for key in keys]
@@ -455,7 +377,7 @@ class GCSSystem(System):
             page, headers = self._api.page(
                 self._bucket, self._root, start="", delimiter="", token=token, where=self.url()
             )
-            now = _clock(headers)
+            now = now_of(headers) + 1.0  # the clock that ages are measured by, to the next second
             for thing in page.items:
                 age = now - thing.updated.timestamp() if thing.updated else 0.0
                 if thing.name.rpartition("/")[2].startswith(PART) and age >= older_than_s:
@@ -476,19 +398,6 @@ class GCSSystem(System):
         mine, its = self._place, source._place  # noqa: SLF001  (of this class)
         same = (mine.identity and mine.identity.key) == (its.identity and its.identity.key)
         return same and mine.endpoint == its.endpoint and mine.user_project == its.user_project
-
-    def copy_many(self, source: System, pairs: Iterable[tuple[Entry, str]]) -> Iterator[Outcome]:
-        if not isinstance(source, GCSSystem) or not self.can_copy_from(source):
-            raise UnsupportedError("only places of the same account can be copied by the store", where=source.url())
-
-        def one(pair: tuple[Entry, str]) -> Outcome:
-            entry, key = pair
-            try:
-                return Outcome(key, self._copy(source, entry, key))
-            except RhError as error:
-                return Outcome(key, error=error)
-
-        return spread(one, pairs)
 
     def _copy(self, source: GCSSystem, entry: Entry, key: str) -> Entry:
         origin, what = source._target(entry.key), self._target(key)
@@ -523,8 +432,7 @@ class GCSSystem(System):
 
     def _signed(self, what: Target, method: str, headers: dict[str, str], expires_s: int) -> SignedRequest:
         """A V4 signature where we hold a key or may use one; else a token for the root's objects only; else nothing."""
-        if not 0 < expires_s <= MAX_EXPIRY_S:
-            raise InvalidError(f"a signature lasts 1 to {MAX_EXPIRY_S} seconds, not {expires_s}", where=what.where)
+        lasting(expires_s, what.where)
         identity = self._place.identity
         if identity is not None:
             signing = _need("google.auth.credentials").Signing
@@ -602,11 +510,3 @@ class GCSSystem(System):
 
 def _uploading(size: int) -> dict[str, str]:
     return {"Content-Type": "application/octet-stream", "x-goog-content-length-range": f"{size},{size}"}
-
-
-def _clock(headers: Mapping[str, str]) -> float:
-    """The store's clock, that ages are measured by, to the next second; ours if it does not tell."""
-    try:
-        return parsedate_to_datetime(headers["date"]).timestamp() + 1.0
-    except (KeyError, ValueError):
-        return time.time()

@@ -30,6 +30,7 @@ from rh.observe import count
 from rh.systems.base import Bytes
 from rh.systems.gcs.errors import refusal
 from rh.systems.objects.http import Answer, Endpoint, Pool
+from rh.systems.objects.wire import seconds
 from rh.types import ABSENT, ANY, Condition, Entry, Match
 
 __all__ = [
@@ -152,21 +153,13 @@ def crc_of_header(header: str | None) -> int | None:
 
 def entry_of_headers(key: str, size: int, headers: Mapping[str, str]) -> Entry:
     """The entry that the headers of a download tell."""
-    from email.utils import parsedate_to_datetime
-
     hashes = headers.get("x-goog-hash", "")
     check = None
     if found := re.search(r"md5=([A-Za-z0-9+/]{22}==)", hashes):
         check = f"md5:{_hex(found.group(1))}"
     elif found := re.search(r"crc32c=([A-Za-z0-9+/]{6}==)", hashes):
         check = f"crc32c:{crc_of_text(found.group(1)):08x}"
-    modified = None
-    if text := headers.get("last-modified"):
-        try:
-            modified = parsedate_to_datetime(text).timestamp()
-        except ValueError:
-            modified = None
-    return Entry(key, size, "file", headers.get("x-goog-generation"), modified, check)
+    return Entry(key, size, "file", headers.get("x-goog-generation"), seconds(headers.get("last-modified")), check)
 
 
 class Crc:

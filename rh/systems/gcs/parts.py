@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -17,9 +17,10 @@ from rh.errors import ConflictError, ExistsError, IntegrityError, InvalidError, 
 from rh.observe import log
 from rh.systems.base import HIDDEN, Bytes
 from rh.systems.gcs.json_api import BATCH, STAMP, Api, Crc, Object, Target, precheck
+from rh.systems.gcs.listing import objects
 from rh.types import ANY, Condition, Entry
 
-__all__ = ["PART", "ComposedUpload", "combine", "objects", "remove"]
+__all__ = ["PART", "ComposedUpload", "combine", "remove"]
 
 PART = f"{HIDDEN}part-"
 COMPOSE = 32
@@ -64,17 +65,6 @@ def combine(parts: Iterable[tuple[int, int]]) -> int:
             shifts[length] = _shift(length)
         whole = _times(shifts[length], whole) ^ crc
     return whole
-
-
-def objects(api: Api, bucket: str, prefix: str, where: str) -> Iterator[Object]:
-    """Every object whose name starts with `prefix`, hidden ones too."""
-    token = None
-    while True:
-        page, _ = api.page(bucket, prefix, start="", delimiter="", token=token, where=where)
-        yield from page.items
-        token = page.next_page_token
-        if not token:
-            return
 
 
 def remove(api: Api, targets: Sequence[Target]) -> list[RhError]:

@@ -16,10 +16,12 @@ from rh.errors import (
     RhError,
     UnavailableError,
 )
-from rh.observe import count, log
+from rh.observe import log
 from rh.systems.base import Body, Bytes
 from rh.systems.gcs.json_api import STAMP, Api, Crc, Object, Target, crc_of_header, entry_of_headers, precheck
-from rh.systems.objects.http import Answer, gather
+from rh.systems.objects.http import Answer
+from rh.systems.objects.parts import same_length
+from rh.systems.objects.wire import Nothing, WireBody
 from rh.types import ANY, Condition, Entry, Match, Span
 
 __all__ = ["BLOCK", "Writer", "download"]
@@ -29,55 +31,29 @@ BLOCK = 8 << 20
 LOST_LIMIT = 10_000
 
 
-class _Download(Body):
+class _Download(WireBody):
     """An object, or a range of it, on its way here. `crc` is what the bytes must have."""
 
-    def __init__(
-        self, api: Api, where: str, entry: Entry, answer: Answer | None, want: int | None, crc: int | None
-    ) -> None:
-        self.entry = entry
-        self._api = api
-        self._where = where
-        self._answer = answer
-        self._want = want
+    def __init__(self, api: Api, where: str, entry: Entry, answer: Answer, want: int | None, crc: int | None) -> None:
+        super().__init__(api.system, answer, entry, want, where)
         self._crc = crc
+        self._got = Crc(api.extend)
 
     def __iter__(self) -> Iterator[Bytes]:
-        answer = self._answer
-        if answer is None:
-            return
-        crc = Crc(self._api.extend) if self._crc is not None else None
-        got = 0
         try:
-            for piece in answer:
-                got += len(piece)
-                if crc is not None:
-                    crc.update(piece)
+            for piece in super().__iter__():
+                if self._crc is not None:
+                    self._got.update(piece)
                 yield piece
         except UnavailableError as error:
-            raise self._wrong(f"the download ended early: {error.message}", _size(self._want), _size(got)) from None
-        finally:
-            self.close()
-            count(self._api.system, "read", requests=0, received=got)
-        if self._want is not None and got != self._want:
-            raise self._wrong("the download ended early", _size(self._want), _size(got))
-        if crc is not None and crc.value != self._crc:
-            raise self._wrong("the bytes were damaged on the way", f"crc32c {self._crc:08x}", f"crc32c {crc.value:08x}")
-
-    def read(self) -> bytes:
-        return gather(self)
-
-    def _wrong(self, message: str, expected: str, got: str) -> IntegrityError:
-        return IntegrityError(message, where=self._where, expected=expected, got=got)
-
-    def close(self) -> None:
-        answer, self._answer = self._answer, None
-        if answer is not None:
-            answer.close()
-
-
-def _size(size: int | None) -> str:
-    return "all bytes" if size is None else f"{size} bytes"
+            raise IntegrityError(f"the download ended early: {error.message}", where=self._where) from None
+        if self._crc not in (None, self._got.value):
+            raise IntegrityError(
+                "the bytes were damaged on the way",
+                where=self._where,
+                expected=f"crc32c {self._crc:08x}",
+                got=f"crc32c {self._got.value:08x}",
+            )
 
 
 def download(api: Api, key: str, what: Target, span: Span | None, when: Condition) -> Body:
@@ -126,7 +102,7 @@ def _nothing(api: Api, key: str, what: Target, span: Span, when: Condition) -> B
     _same(thing.generation, when, what)
     if span[0] < min(span[1], thing.size):
         raise ConflictError("it changed while it was read", where=what.where)
-    return _Download(api, what.where, thing.entry(key), None, 0, None)
+    return Nothing(thing.entry(key))
 
 
 def _same(generation: str | None, when: Condition, what: Target) -> None:
@@ -195,13 +171,13 @@ class Writer:
         crc = Crc(self._api.extend)
         if isinstance(data, (bytes, bytearray, memoryview)):
             length = memoryview(data).nbytes
-            _as_told(size, length, what)
+            same_length(what.where, size, length)
             crc.update(data)
             return self._whole(key, what, (data,), length, crc.value, when)
         feed = _Feed(data, crc)
         block = feed.take()
         if feed.ended:
-            _as_told(size, feed.taken, what)
+            same_length(what.where, size, feed.taken)
             return self._whole(key, what, block, feed.taken, crc.value, when)
         return self._stream(key, what, feed, block, size, when)
 
@@ -225,7 +201,7 @@ class Writer:
                 pieces, start, made = block, 0, None
                 while made is None:
                     if feed.ended or (size is not None and feed.taken > size):
-                        _as_told(size, feed.taken, what)
+                        same_length(what.where, size, feed.taken)
                     made = self._api.append(
                         what, session, pieces, start, feed.taken - start, crc=feed.crc.value, last=feed.ended, when=when
                     )
@@ -305,11 +281,4 @@ class Writer:
             where=what.where,
             expected=f"{size} bytes, crc32c {crc:08x}",
             got=f"{made.size} bytes, " + ("no crc32c" if made.crc is None else f"crc32c {made.crc:08x}"),
-        )
-
-
-def _as_told(size: int | None, got: int, what: Target) -> None:
-    if size is not None and got != size:
-        raise IntegrityError(
-            "the stream is not as long as it was said to be", where=what.where, expected=_size(size), got=_size(got)
         )

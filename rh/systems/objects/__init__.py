@@ -1,1 +1,1 @@
-"""What object stores share: an HTTP client over pooled connections, refusals and their errors, places of a process."""
+"""What object stores share: pooled HTTP, the verbs, a bucket seen from a prefix, objects in parts, refusals."""

@@ -18,7 +18,7 @@ from rh.errors import (
     UnsupportedError,
 )
 
-__all__ = ["Failure", "failure_of", "generic_error", "is_plain", "scrub"]
+__all__ = ["Failure", "NoBucketError", "failure_of", "generic_error", "is_plain", "scrub"]
 
 _ODD = re.compile(r"[\x00-\x1f\x7f]|(?:^|/)\.{0,2}(?:/|$)")
 _TAG = {name: re.compile(rf"<{name}>\s*([^<\n]{{1,300}})") for name in ("Code", "Message", "Region")}
@@ -26,6 +26,10 @@ _SECRET = re.compile(
     r"((?:^|[?&;\s])(?:sig|X-Amz-Signature|X-Amz-Credential|X-Amz-Security-Token|X-Goog-Signature|X-Goog-Credential)=)[^&\s\"')]+",
     re.IGNORECASE,
 )
+
+
+class NoBucketError(NotFoundError):
+    """There is no such bucket or container: nothing to forgive, unlike a missing key."""
 
 
 class Failure(NamedTuple):

@@ -6,8 +6,13 @@
 from __future__ import annotations
 
 import os
+import time
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -18,7 +23,20 @@ from rh.systems.objects import http
 from rh.systems.objects.failures import Failure, failure_of
 from rh.types import Entry
 
-__all__ = ["Answer", "Nothing", "Raise", "StoreWire", "WireBody", "ca_bundle", "deadline_of", "fields", "parse_xml"]
+__all__ = [
+    "Answer",
+    "Nothing",
+    "Raise",
+    "StoreWire",
+    "WireBody",
+    "ca_bundle",
+    "deadline_of",
+    "etag_of",
+    "fields",
+    "now_of",
+    "parse_xml",
+    "seconds",
+]
 
 ANSWER_LIMIT = 64 << 20
 """Answers that are not data are smaller than this."""
@@ -37,6 +55,28 @@ def fields(element: ET.Element) -> dict[str, str]:
     return {child.tag.rpartition("}")[2]: child.text or "" for child in element}
 
 
+@lru_cache(maxsize=256)
+def seconds(text: str | None) -> float | None:
+    """Whole seconds since the epoch from a time in a header (RFC 9110) or a listing (ISO 8601); `None` from neither."""
+    if not text:
+        return None
+    try:
+        when = datetime.fromisoformat(text) if text[0].isdigit() else parsedate_to_datetime(text)
+        return float(int(when.timestamp()))
+    except ValueError:
+        return None
+
+
+def now_of(headers: Mapping[str, str]) -> float:
+    """The server's clock, if it tells it, else ours."""
+    return seconds(headers.get("date")) or time.time()
+
+
+def etag_of(headers: Mapping[str, str]) -> str | None:
+    """The etag that headers tell, without its quotes."""
+    return (headers.get("etag") or "").strip('"') or None
+
+
 class Answer(NamedTuple):
     """What the store answered: names of `headers` in lower case; `data` is whole unless a stream was asked for."""
 
@@ -47,15 +87,14 @@ class Answer(NamedTuple):
 
     @property
     def etag(self) -> str | None:
-        etag = self.headers.get("etag")
-        return etag.strip('"') if etag else None
+        return etag_of(self.headers)
 
 
 Raise = Callable[[Failure], RhError]
 """Turns a refusal into the error to raise."""
 
 
-class StoreWire:
+class StoreWire(ABC):
     """Connections to one endpoint. Nothing is retried, no redirect is followed, no wait outlasts `timeout_s`."""
 
     def __init__(self, endpoint: str, *, system: str, timeout_s: float, ca_bundle: str | None = None) -> None:
@@ -87,41 +126,59 @@ class StoreWire:
             pool = self._pools.setdefault(base, made)
         return pool
 
-    def send(
+    @abstractmethod
+    def _signed(
+        self,
+        method: str,
+        bucket: str,
+        key: str | None,
+        query: Sequence[tuple[str, str]],
+        headers: Mapping[str, str],
+        body: Bytes,
+        digest: str | None,
+    ) -> tuple[str, str, dict[str, str]]:
+        """Scheme and authority, path and query as they are sent, and all headers but the host and the length."""
+
+    def request(
         self,
         verb: str,
         method: str,
-        base: str,
-        target: str,
-        headers: dict[str, str],
-        body: Bytes,
+        bucket: str,
+        key: str | None,
         *,
         where: str,
         error: Raise,
+        query: Sequence[tuple[str, str]] = (),
+        headers: Mapping[str, str] | None = None,
+        body: Bytes = b"",
+        digest: str | None = None,
         stream: bool = False,
         payload: bool = False,
         accept: tuple[int, ...] = (),
     ) -> Answer:
-        """Send one signed request, once.
+        """Send one request, once.
 
         Args:
             verb: what `observe.count` calls it.
             method: HTTP method.
-            base: scheme and authority.
-            target: path and query, encoded; sent as they are.
-            headers: all of them but the host and the length, signed.
-            body: bytes to send.
+            bucket: whose.
+            key: full key, or `None` for the bucket itself.
             where: the place, for errors of the connection.
             error: turns a refusal into the error to raise.
+            query: query parameters, not encoded.
+            headers: further headers.
+            body: bytes to send.
+            digest: their SHA-256 as the signature wants it, where it is known and wanted.
             stream: hand the open response over in `Answer.stream` when the request succeeds.
             payload: whether the body is the user's bytes, for the count.
             accept: statuses besides 2xx that are an answer, not a failure.
 
         """
+        base, target, sent = self._signed(method, bucket, key, query, headers or {}, body, digest)
         length = len(body)
-        headers["user-agent"] = "rh"
+        sent["user-agent"] = "rh"
         observe.count(self.system, verb, sent=length if payload else 0)
-        answer = self._pool(base).request(method, target, headers, (body,) if length else (), where=where)
+        answer = self._pool(base).request(method, target, sent, (body,) if length else (), where=where)
         status = answer.status
         ok = 200 <= status < 300
         if stream and ok:
@@ -133,9 +190,9 @@ class StoreWire:
 
 
 class WireBody(Body):
-    """An open response on its way out: exact length, or an error."""
+    """An open response on its way out: of just the length that is wanted, where that is known, or an error."""
 
-    def __init__(self, system: str, answer: http.Answer, entry: Entry, want: int, where: str) -> None:
+    def __init__(self, system: str, answer: http.Answer, entry: Entry, want: int | None, where: str) -> None:
         self.entry = entry
         self._system = system
         self._answer: http.Answer | None = answer
@@ -149,18 +206,18 @@ class WireBody(Body):
         try:
             for piece in answer:
                 got += len(piece)
-                if got > self._want:
+                if self._want is not None and got > self._want:
                     break
                 yield piece
         finally:
             observe.count(self._system, "read", requests=0, received=got)
             self.close()
-        if got != self._want:
+        if self._want not in (None, got):
             raise IntegrityError(
                 "the answer has the wrong length",
                 where=self._where,
                 expected=f"{self._want} bytes",
-                got=f"{got} bytes" if got < self._want else "more",
+                got=f"{got} bytes",
             )
 
     def read(self) -> bytes:

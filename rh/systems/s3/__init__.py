@@ -16,7 +16,7 @@ import builtins
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import ClassVar
@@ -28,71 +28,62 @@ from rh.errors import (
     IntegrityError,
     InvalidError,
     NotFoundError,
-    RhError,
     UnauthenticatedError,
     UnavailableError,
     UnsupportedError,
 )
 from rh.systems.abilities import Upload
-from rh.systems.base import HIDDEN, Body, Bytes, Settings, System
+from rh.systems.base import Body, Bytes, Settings, System
 from rh.systems.objects.failures import scrub
+from rh.systems.objects.parts import whole_or_in_parts
 from rh.systems.objects.shared import flag
-from rh.systems.objects.spread import spread
-from rh.systems.objects.wire import Answer, Nothing, fields, parse_xml
+from rh.systems.objects.system import StoreSystem, hidden, lasting
+from rh.systems.objects.wire import Answer, fields, now_of, parse_xml, seconds
 from rh.systems.s3.bucket import BATCH, MD5, PROBE, Bucket, source_of
-from rh.systems.s3.parts import S3Upload, abort, copy_in_parts, raise_inner, stream_in_parts
-from rh.systems.s3.place import now_of, seconds
+from rh.systems.s3.parts import LIMITS, S3Upload, abort, copy_in_parts, raise_inner
 from rh.systems.s3.sign import UNSIGNED, Credentials
-from rh.types import ABSENT, ANY, Condition, Entry, Link, Location, Match, Outcome, SignedRequest, Span
+from rh.types import ANY, Condition, Entry, Link, Location, SignedRequest, Span
 
 __all__ = ["S3System"]
 
 COPY_LIMIT = 5 << 30
 """Largest object in bytes that S3 copies, and takes from a signed URL, in one request."""
-PUT_LIMIT = 64 << 20
-"""Largest object in bytes sent in one request; larger ones go in parts."""
 _PAST = "\U0010fffd"
-_CHUNK = 1 << 20
 
 
-class S3System(System):
+class S3System(StoreSystem):
     """A bucket, or a prefix in one."""
 
     kind: ClassVar[str] = "s3"
+    takes: ClassVar[frozenset[str] | None] = frozenset(
+        {
+            "endpoint_url",
+            "region",
+            "profile",
+            "credentials_file",
+            "anonymous",
+            "addressing",
+            "conditional_writes",
+            "requester_pays",
+            "sse",
+            "kms_key_id",
+            "storage_class",
+            "acl",
+            "ca_bundle",
+        }
+    )
+    store: ClassVar[str] = "S3"
 
     def __init__(self, location: Location, settings: Settings) -> None:
-        self.location = location
-        self.settings = settings
+        super().__init__(location, settings)
         self.bucket = Bucket(location, settings, identity, self.url)
-
-    @classmethod
-    def open(cls, location: Location, settings: Settings) -> S3System:
-        return cls(location, settings)
-
-    def at(self, path: str) -> S3System:
-        path = path.strip("/")
-        return S3System(self.location / path, self.settings) if path else self
 
     def close(self) -> None:
         self.bucket.close()
 
     # Verbs
 
-    def list(self, prefix: str = "", *, after: str = "", depth: int | None = None) -> Iterator[Entry]:
-        if depth not in (None, 1):
-            raise InvalidError(f"depth is 1 or None, not {depth}", where=self.url(prefix))
-        return chain.from_iterable(self._in_order(prefix, after, depth))
-
-    def list_pages(
-        self,
-        prefix: str = "",
-        *,
-        after: str = "",
-        follow: bool = False,  # noqa: ARG002 - there are no links
-    ) -> Iterator[Sequence[Entry]]:
-        return self._in_order(prefix, after, None)
-
-    def _in_order(self, prefix: str, after: str, depth: int | None) -> Iterator[Sequence[Entry]]:
+    def _listing(self, prefix: str, after: str, depth: int | None) -> Iterator[Sequence[Entry]]:
         """Pages of entries in key order, with those directories that hold nothing."""
         marker: Entry | None = None
         last = b""
@@ -138,12 +129,12 @@ class S3System(System):
             elif start:
                 query.append(("start-after", start))
             page, root = self._page(query, prefix)
-            yield [pair for pair in page if pair[0] > floor and not _hidden(pair[1].key)]
+            yield [pair for pair in page if pair[0] > floor and not hidden(pair[1].key)]
             if root.get("IsTruncated", "").strip() != "true":
                 return
             fresh = root.get("NextContinuationToken", "")
-            hidden = _hidden(page[-1][1].key) if page else ""
-            beyond = f"{hidden}{_PAST}" if hidden else ""
+            out_of_sight = hidden(page[-1][1].key) if page else ""
+            beyond = f"{out_of_sight}{_PAST}" if out_of_sight else ""
             if beyond and beyond.encode() > floor:
                 # What is hidden may be a whole store: go on behind it instead of through it.
                 start, token, floor = self.bucket.prefix + beyond, "", beyond.encode()
@@ -155,7 +146,7 @@ class S3System(System):
     def _page(
         self, query: Sequence[tuple[str, str]], prefix: str
     ) -> tuple[Sequence[tuple[bytes, Entry]], dict[str, str]]:
-        answer = self.bucket.ask("list", "GET", prefix, query=query)
+        answer = self.bucket.ask("list", "GET", at=prefix, query=query)
         tree = parse_xml(answer.data)
         found: builtins.list[Entry] = []
         cut = len(self.bucket.prefix)
@@ -178,25 +169,10 @@ class S3System(System):
         return sorted(((entry.key.encode(), entry) for entry in found), key=itemgetter(0)), top
 
     def head(self, key: str) -> Entry:
-        entry = self.bucket.entry(key, self.bucket.headers(key))
-        if key.endswith("/") and not entry.size:
-            raise NotFoundError("this is an empty directory, not a file", where=self.url(key))
-        return entry
+        return self.bucket.head(key)
 
     def read(self, key: str, span: Span | None = None, *, when: Condition = ANY) -> Body:
-        if when is ABSENT or (span is not None and not 0 <= span[0] <= span[1]):
-            raise InvalidError(
-                f"not a byte range: {span}" if span else "a read cannot want absence", where=self.url(key)
-            )
-        path = self.bucket.path(key)
-        body = self.bucket.read(key, path, span) if span is None or span[0] < span[1] else None
-        if body is None:
-            body = Nothing(self.head(key))
-        # The etag of the answer itself is compared: stores that ignore If-Match cannot deceive us.
-        if isinstance(when, Match) and body.entry.etag != when.etag:
-            body.close()
-            raise ConflictError("it has changed since it was listed", where=self.url(key))
-        return body
+        return self.bucket.read(key, span, when)
 
     def write(
         self,
@@ -207,32 +183,20 @@ class S3System(System):
         executable: bool | None = None,  # noqa: ARG002 - S3 has no place for it
         when: Condition = ANY,
     ) -> Entry:
-        path = self.bucket.path(key)
-        if isinstance(data, Link):
-            raise UnsupportedError("S3 has no links", where=self.url(key))
-        if key.endswith("/"):
-            if isinstance(data, bytes | bytearray | memoryview) and len(data):
-                raise InvalidError("a key that ends with / is a directory and has no bytes", where=self.url(key))
-            raise UnsupportedError("S3 has no directories", where=self.url(key))
+        self.bucket.path(key)
+        given = self._storable(key, data)
         self.bucket.demand(when, key)
-        if not isinstance(data, bytes | bytearray | memoryview):
-            return stream_in_parts(self.bucket, key, data, size, when, lambda whole: self._put(key, path, whole, when))
-        view = memoryview(data).cast("B") if isinstance(data, memoryview) else data
-        if size is not None and size != len(view):
-            raise IntegrityError(
-                "the bytes are not as many as said",
-                where=self.url(key),
-                expected=f"{size} bytes",
-                got=f"{len(view)} bytes",
-            )
-        if len(view) > PUT_LIMIT:
-            pieces = (memoryview(view)[at : at + _CHUNK] for at in range(0, len(view), _CHUNK))
-            return stream_in_parts(
-                self.bucket, key, pieces, len(view), when, lambda whole: self._put(key, path, whole, when)
-            )
-        return self._put(key, path, view, when)
+        return whole_or_in_parts(
+            given,
+            size,
+            when,
+            LIMITS,
+            self.url(key),
+            whole=lambda whole: self._put(key, whole, when),
+            begin=partial(S3Upload.begin, self.bucket, key),
+        )
 
-    def _put(self, key: str, path: str, data: Bytes, when: Condition) -> Entry:
+    def _put(self, key: str, data: Bytes, when: Condition) -> Entry:
         """One object in one request, checked by the etag it comes back with."""
         place = self.bucket.place
         md5, headers, digest = None, dict(place.stored), None
@@ -248,9 +212,9 @@ class S3System(System):
 
         def send(extra: Mapping[str, str]) -> Answer:
             sent = {**headers, **extra}
-            return self.bucket.ask("write", "PUT", key, path, headers=sent, body=data, payload=True, digest=digest)
+            return self.bucket.ask("write", "PUT", key, headers=sent, body=data, payload=True, digest=digest)
 
-        answer = self.bucket.conditionally(key, path, when, md5 or "", send)
+        answer = self.bucket.conditionally(key, when, md5 or "", send)
         return self.bucket.stored(key, data, answer.etag, md5, answer.headers)
 
     def delete(self, keys: Sequence[str]) -> None:
@@ -260,7 +224,7 @@ class S3System(System):
     # Multipart
 
     def begin(self, key: str, size: int, *, part_size: int, executable: bool | None = None) -> Upload:  # noqa: ARG002
-        return S3Upload.begin(self.bucket, key, size, part_size)
+        return S3Upload.begin(self.bucket, key, size, LIMITS.fit(key, size, part_size, self.url(key)))
 
     def resume(self, key: str, token: str) -> Upload:
         return S3Upload.resume(self.bucket, key, token)
@@ -275,21 +239,8 @@ class S3System(System):
             return True
         return mine.wire.endpoint == other.wire.endpoint and mine.credentials() == other.credentials()
 
-    def copy_many(self, source: System, pairs: Iterable[tuple[Entry, str]]) -> Iterator[Outcome]:
-        if not isinstance(source, S3System) or not self.can_copy_from(source):
-            raise UnsupportedError("S3 copies between buckets of one endpoint only", where=source.url())
-
-        def one(pair: tuple[Entry, str]) -> Outcome:
-            try:
-                return Outcome(pair[1], self._copy(source, *pair))
-            except RhError as error:
-                return Outcome(pair[1], error=error)
-
-        yield from spread(one, pairs)
-
     def _copy(self, source: S3System, entry: Entry, key: str) -> Entry:
-        path, place = self.bucket.path(key), self.bucket.place
-        origin = source.bucket.path(entry.key)
+        place, origin = self.bucket.place, source.bucket.path(entry.key)
         if entry.size > COPY_LIMIT:
             return copy_in_parts(self.bucket, key, source.bucket, entry)
         headers = {**place.stored, "x-amz-copy-source": source_of(source.bucket.name, origin)}
@@ -300,7 +251,7 @@ class S3System(System):
                 if now.etag != entry.etag:
                     raise ConflictError("it has changed since it was listed", where=source.url(entry.key))
         try:
-            answer = self.bucket.ask("copy", "PUT", key, path, headers=headers)
+            answer = self.bucket.ask("copy", "PUT", key, headers=headers)
         except ConflictError as error:
             raise ConflictError("it has changed since it was listed", where=source.url(entry.key)) from error
         except NotFoundError as error:
@@ -340,8 +291,7 @@ class S3System(System):
         query: Sequence[tuple[str, str]] = (),
         headers: Mapping[str, str] | None = None,
     ) -> SignedRequest:
-        if not 1 <= expires_s <= 604_800:
-            raise InvalidError("a signed URL lives for 1 second to 7 days", where=self.url(key))
+        lasting(expires_s, self.url(key))
         path, place = self.bucket.path(key), self.bucket.place
         credentials = place.credentials()
         if credentials is None:
@@ -361,7 +311,12 @@ class S3System(System):
         swept, marker = 0, [("key-marker", ""), ("upload-id-marker", "")]
         while True:
             query = [("uploads", ""), ("encoding-type", "url"), ("prefix", self.bucket.prefix)]
-            answer = self.bucket.ask("list", "GET", query=[*query, *(pair for pair in marker if pair[1])])
+            try:
+                answer = self.bucket.ask("list", "GET", query=[*query, *(pair for pair in marker if pair[1])])
+            except NotFoundError as error:
+                if "upload" not in error.message:
+                    raise  # the bucket
+                raise UnsupportedError("this server does not list unfinished uploads", where=self.url()) from error
             tree, now = parse_xml(answer.data), now_of(answer.headers)
             top = fields(tree)
             decode = unquote_plus if top.get("EncodingType") == "url" else str
@@ -384,12 +339,6 @@ class S3System(System):
         old = [entry.key for _, entry in probes if entry.modified is not None and entry.modified <= now - older_than_s]
         self.delete(old)
         return swept + len(old)
-
-
-def _hidden(key: str) -> str:
-    """The key up to and with the mark of its first hidden component; nothing when none is hidden."""
-    at = 0 if key.startswith(HIDDEN) else key.find("/" + HIDDEN) + 1
-    return key[: at + len(HIDDEN)] if at or key.startswith(HIDDEN) else ""
 
 
 def identity(settings: Settings) -> tuple[Callable[[], Credentials | None], str | None, str | None]:

@@ -5,20 +5,18 @@ from __future__ import annotations
 import os
 import re
 import threading
-import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
-from functools import lru_cache
 from urllib.parse import urlsplit
 
 from rh.errors import InvalidError, RhError, UnsupportedError
 from rh.systems.base import Settings
-from rh.systems.objects.shared import Attempts, flag, shared
-from rh.systems.objects.wire import ca_bundle, deadline_of
+from rh.systems.objects.root import StorePlace
+from rh.systems.objects.shared import flag, shared
+from rh.systems.objects.wire import ca_bundle
 from rh.systems.s3.sign import Credentials
 from rh.systems.s3.wire import Wire
 
-__all__ = ["Place", "now_of", "place_of", "seconds", "unsupported"]
+__all__ = ["Place", "place_of", "unsupported"]
 
 _REGION_IN_HOST = (
     re.compile(r"(?:^|\.)s3[.-](?:dualstack\.|fips\.)?([a-z]{2,}[a-z0-9-]*)\.(?!com$|amazonaws)"),
@@ -35,15 +33,14 @@ Identity = Callable[[Settings], "tuple[Callable[[], Credentials | None], str | N
 """From settings to: credentials at each moment (`None`: anonymous), the region, the endpoint of the environment."""
 
 
-class Place:
-    """One endpoint with one identity."""
+class Place(StorePlace):
+    """One endpoint, what it is and what it can do."""
+
+    wire: Wire
 
     def __init__(self, settings: Settings, identity: Identity) -> None:
-        self.settings = settings
-        self.system = str(settings.get("name") or "s3")
-        self.timeout_s = deadline_of(settings)
+        super().__init__(settings)
         self.profile = settings.get("profile") or os.environ.get("AWS_PROFILE")
-        self.pid = os.getpid()
         credentials, region, endpoint = identity(settings)
         self.credentials = credentials
         endpoint = settings.get("endpoint_url") or endpoint
@@ -76,12 +73,7 @@ class Place:
         self.singly: set[str] = set()
         """Buckets found not to delete in batches."""
         self._honours: dict[tuple[str, str], bool] = {}
-        self.attempts = Attempts()
         self._probing = threading.Lock()
-
-    def close(self) -> None:
-        """Drop idle connections."""
-        self.wire.close()
 
     def honours(self, bucket: str, what: str, probe: Callable[[], Mapping[str, bool]]) -> bool:
         """Whether the endpoint keeps a precondition: `"absent"`, `"match"` or `"copy"`. Found out once."""
@@ -133,21 +125,3 @@ def unsupported(place: Place, where: str) -> RhError:
         where=where,
         hint="use another place for what must be written once (versions, registries), or write without a condition",
     )
-
-
-@lru_cache(maxsize=256)
-def seconds(text: str) -> float | None:
-    """Whole seconds since the epoch from the time formats of S3: ISO 8601 in listings, RFC 1123 in headers."""
-    if not text:
-        return None
-    try:
-        if text[:1].isdigit():
-            return float(int(datetime.fromisoformat(text).timestamp()))
-        return datetime.strptime(text, "%a, %d %b %Y %H:%M:%S %Z").replace(tzinfo=UTC).timestamp()
-    except ValueError:
-        return None
-
-
-def now_of(headers: Mapping[str, str]) -> float:
-    """The server's clock, if it tells it, else ours."""
-    return seconds(headers.get("date") or "") or time.time()

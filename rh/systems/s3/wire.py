@@ -20,12 +20,12 @@ from rh.errors import (
     UnsupportedError,
 )
 from rh.systems.base import Bytes
-from rh.systems.objects.failures import Failure, generic_error
-from rh.systems.objects.wire import Answer, Raise, StoreWire
+from rh.systems.objects.failures import Failure, NoBucketError, generic_error
+from rh.systems.objects.wire import StoreWire
 from rh.systems.s3.sign import Credentials, presign, quote_key, sign
 from rh.types import SignedRequest
 
-__all__ = ["NoBucketError", "Wire", "error_of"]
+__all__ = ["Wire", "error_of"]
 
 _EMPTY = hashlib.sha256(b"").hexdigest()
 _VIRTUAL = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
@@ -49,10 +49,6 @@ _DAMAGED = frozenset(
 )
 _FULL = frozenset({"QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "StorageQuotaExceeded"})
 _BAD_NAME = frozenset({"KeyTooLongError", "KeyTooLong", "InvalidURI", "XMinioInvalidObjectName", "InvalidObjectName"})
-
-
-class NoBucketError(NotFoundError):
-    """There is no such bucket: nothing to forgive, unlike a missing key."""
 
 
 def error_of(failure: Failure, *, where: str, bucket: str, system: str, profile: str | None) -> RhError:
@@ -133,41 +129,17 @@ class Wire(StoreWire):
         default = {"http": ":80", "https": ":443"}[self.scheme]
         return f"{self.scheme}://{host}", host.removesuffix(default), path or "/"
 
-    def request(
+    def _signed(
         self,
-        verb: str,
         method: str,
         bucket: str,
         key: str | None,
-        *,
-        where: str,
-        error: Raise,
-        query: Sequence[tuple[str, str]] = (),
-        headers: Mapping[str, str] | None = None,
-        body: Bytes = b"",
-        digest: str | None = None,
-        stream: bool = False,
-        payload: bool = False,
-        accept: tuple[int, ...] = (),
-    ) -> Answer:
-        """Send one request, once.
-
-        Args:
-            verb: what `observe.count` calls it.
-            method: HTTP method.
-            bucket: whose.
-            key: full key, or `None` for the bucket itself.
-            where: the place, for errors of the connection.
-            error: turns a refusal into the error to raise.
-            query: query parameters, not encoded.
-            headers: further headers.
-            body: bytes to send.
-            digest: their SHA-256 in hex, where it is known; `UNSIGNED` leaves the body out of the signature.
-            stream: hand the open response over in `Answer.stream` when the request succeeds.
-            payload: whether the body is the user's bytes, for the count.
-            accept: statuses besides 2xx that are an answer, not a failure.
-
-        """
+        query: Sequence[tuple[str, str]],
+        headers: Mapping[str, str],
+        body: Bytes,
+        digest: str | None,
+    ) -> tuple[str, str, dict[str, str]]:
+        """`UNSIGNED` as the digest leaves the body out of the signature."""
         base, host, path = self.place(bucket, key)
         if digest is None:
             digest = hashlib.sha256(body).hexdigest() if len(body) else _EMPTY
@@ -176,24 +148,12 @@ class Wire(StoreWire):
             host,
             path,
             query,
-            {**self._extra, **(headers or {})},
+            {**self._extra, **headers},
             payload=digest,
             credentials=self._credentials(),
             region=self.region,
         )
-        return self.send(
-            verb,
-            method,
-            base,
-            target,
-            sent,
-            body,
-            where=where,
-            error=error,
-            stream=stream,
-            payload=payload,
-            accept=accept,
-        )
+        return base, target, sent
 
     def presign(
         self,

@@ -1,0 +1,102 @@
+"""The verbs that are said the same way of every object store."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from typing import Any, ClassVar, Self
+
+from rh.errors import InvalidError, RhError, UnsupportedError
+from rh.systems.base import HIDDEN, Bytes, Settings, System
+from rh.systems.objects.spread import spread
+from rh.types import Entry, Link, Location, Outcome
+
+__all__ = ["StoreSystem", "hidden", "lasting"]
+
+MAX_EXPIRY_S = 7 * 24 * 3600
+"""Longest life of a signed URL, in seconds."""
+
+
+class StoreSystem(System):
+    """A bucket of an object store, or a prefix in one."""
+
+    store: ClassVar[str]
+    """The store's name, for errors."""
+
+    def __init__(self, location: Location, settings: Settings) -> None:
+        self.location = location
+        self.settings = settings
+
+    @classmethod
+    def open(cls, location: Location, settings: Settings) -> Self:
+        return cls(location, settings)
+
+    def at(self, path: str) -> Self:
+        path = path.strip("/")
+        return type(self)(self.location / path, self.settings) if path else self
+
+    # Listing
+
+    def list(self, prefix: str = "", *, after: str = "", depth: int | None = None) -> Iterator[Entry]:
+        if depth not in (None, 1):
+            raise InvalidError(f"depth is 1 or None, not {depth}", where=self.url(prefix))
+        return chain.from_iterable(self._listing(prefix, after, depth))
+
+    def list_pages(
+        self,
+        prefix: str = "",
+        *,
+        after: str = "",
+        follow: bool = False,  # noqa: ARG002 - there are no links
+    ) -> Iterator[Sequence[Entry]]:
+        return self._listing(prefix, after, None)
+
+    @abstractmethod
+    def _listing(self, prefix: str, after: str, depth: int | None) -> Iterator[Sequence[Entry]]:
+        """Pages of what `list` gives."""
+
+    # Copies
+
+    @abstractmethod
+    def can_copy_from(self, source: System) -> bool: ...
+
+    @abstractmethod
+    def _copy(self, source: Any, entry: Entry, key: str) -> Entry:
+        """Copy one object of a source that `can_copy_from` has taken."""
+
+    def copy_many(self, source: System, pairs: Iterable[tuple[Entry, str]]) -> Iterator[Outcome]:
+        if not self.can_copy_from(source):
+            raise UnsupportedError(f"{self.store} copies only within one account of one endpoint", where=source.url())
+
+        def one(pair: tuple[Entry, str]) -> Outcome:
+            try:
+                return Outcome(pair[1], self._copy(source, *pair))
+            except RhError as error:
+                return Outcome(pair[1], error=error)
+
+        return spread(one, pairs)
+
+    def _storable(self, key: str, data: Bytes | Iterable[Bytes] | Link) -> Bytes | Iterable[Bytes]:
+        """The data, unless it is a link or a directory."""
+        if isinstance(data, Link):
+            raise UnsupportedError(f"{self.store} has no links", where=self.url(key))
+        if key.endswith("/"):
+            if isinstance(data, bytes | bytearray | memoryview) and len(data):
+                raise InvalidError("a key that ends with / is a directory and has no bytes", where=self.url(key))
+            raise UnsupportedError(f"{self.store} has no directories", where=self.url(key))
+        return data
+
+
+def lasting(expires_s: int, where: str) -> None:
+    """Raise `InvalidError` where no signed URL can live that long."""
+    if not 1 <= expires_s <= MAX_EXPIRY_S:
+        raise InvalidError(f"a signed URL lives for 1 second to 7 days, not {expires_s} s", where=where)
+
+
+def hidden(key: str) -> str:
+    """The key up to and with the mark of its first hidden component; nothing when none is hidden."""
+    if HIDDEN not in key:
+        return ""
+    at = 0 if key.startswith(HIDDEN) else key.find("/" + HIDDEN) + 1
+    return key[: at + len(HIDDEN)] if at or key.startswith(HIDDEN) else ""
