@@ -14,7 +14,8 @@
 
 `RH_PROFILE=name` layers `~/.rh/profiles/name.toml` over it. `RH_S3_ROOT` is `systems.s3.root`, `RH_SSH_A_PORT`
 is `systems.ssh-a.port`, `RH_USER` is `user`. `RH_HOME` moves `~/.rh`. No secret belongs here: credentials come from
-where each platform keeps them.
+where each platform keeps them. A setting that does not exist is an error: here for the top level, in `rh.systems` for
+those of a system, whose class says what it takes.
 """
 
 from __future__ import annotations
@@ -22,13 +23,26 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rh.errors import AccessError, InvalidError, NotFoundError
 from rh.forks import Lock
 
-__all__ = ["DEFAULTS", "Value", "get", "home", "override", "register", "show", "system", "system_names"]
+__all__ = [
+    "DEFAULTS",
+    "Value",
+    "did_you_mean",
+    "get",
+    "home",
+    "override",
+    "register",
+    "show",
+    "system",
+    "system_names",
+    "unknown_system",
+]
 
 DEFAULTS: Mapping[str, Any] = {
     "user": None,
@@ -37,6 +51,7 @@ DEFAULTS: Mapping[str, Any] = {
     "memory_mb": 48,
     "timeout_s": 30.0,
     "retries": 10,
+    "query_memory_mb": 1024,
     "systems": {
         "file": {"kind": "file"},
         "memory": {"kind": "memory"},
@@ -46,12 +61,13 @@ DEFAULTS: Mapping[str, Any] = {
         "github": {"kind": "git"},
     },
 }
-"""What holds when nothing else is said. `memory_mb` bounds the bytes in flight of one transfer, in MiB."""
+"""What holds when nothing else is said. In MiB, `memory_mb` bounds the bytes in flight of one transfer, and
+`query_memory_mb` what one query over tables may hold."""
 
 ALIASES: Mapping[str, str] = {"here": "file", "local": "file", "gcs": "gs", "az": "azure"}
 """Other words for the built-in systems."""
 
-_LISTED = {"workers": int, "memory_mb": int, "timeout_s": float, "retries": int}
+_LISTED = {"workers": int, "memory_mb": int, "query_memory_mb": int, "timeout_s": float, "retries": int}
 _lock = Lock()
 _registered: dict[str, dict[str, Any]] = {}
 _overrides: list[Mapping[str, Any]] = []
@@ -89,8 +105,48 @@ def _load(path: Path) -> dict[str, Any]:
             raise InvalidError(f"the settings file is not valid TOML: {error}", where=str(path)) from error
         except OSError as error:
             raise AccessError(f"the settings cannot be read: {error.strerror}", where=str(path)) from error
+        _check(cached[1], str(path))
         _files[path] = cached
     return cached[1]
+
+
+@cache
+def did_you_mean(word: str, known: tuple[str, ...], *, least: float = 0.6) -> str:
+    """`; did you mean …?` with those of `known` that are like `word`, or nothing."""
+    import difflib
+
+    near = difflib.get_close_matches(word, known, 3, least if len(word) > 3 else min(least, 0.5))
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def _check_number(key: str, value: Any, where: str) -> None:
+    """Refuse what is no number, or one below what makes sense."""
+    least = 0 if key.lower().endswith("retries") else 1 if key.lower().endswith(("workers", "memory_mb")) else 0.001
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
+        raise InvalidError(f"{key} is not a number of at least {least}: {value!r}", where=where)
+
+
+def _check(tree: Mapping[str, Any], origin: str) -> None:
+    """Refuse settings that nothing would ever read."""
+    for key, value in tree.items():
+        if key not in DEFAULTS:
+            raise InvalidError(
+                f"no setting is called {key!r}" + did_you_mean(key, tuple(DEFAULTS)),
+                where=f"{origin}: {key}",
+                hint=f"settings: {', '.join(DEFAULTS)}",
+            )
+        if key in _LISTED:
+            _check_number(key, value, f"{origin}: {key}")
+        if (key == "systems") is not isinstance(value, Mapping):
+            raise InvalidError(f"{key!r} is {'' if key == 'systems' else 'not '}a table", where=f"{origin}: {key}")
+    for name, settings in tree.get("systems", {}).items():
+        where = f"{origin}: systems.{name}"
+        if not isinstance(settings, Mapping):
+            raise InvalidError("a system is a table of settings", where=where, hint=f"[systems.{name}]")
+        if name in ALIASES:
+            raise InvalidError(
+                f"{name!r} is another word for {ALIASES[name]!r}", where=where, hint=f"[systems.{ALIASES[name]}]"
+            )
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -131,12 +187,34 @@ def _environment(names: set[str]) -> dict[str, tuple[Any, str]]:
                 found[key] = (convert(text), variable)
             except ValueError as error:
                 raise InvalidError(f"{variable} is not a number: {text!r}", where=variable) from error
+            if key in _LISTED:
+                _check_number(variable, found[key][0], variable)
             continue
         for stem in sorted(stems, key=len, reverse=True):
             if rest.startswith(stem + "_"):
                 found[f"systems.{stems[stem]}.{rest[len(stem) + 1 :].lower()}"] = (text, variable)
                 break
+        else:
+            meant = _meant(rest, tuple(stems))
+            if meant:
+                raise InvalidError(f"no setting is called {variable}{meant}", where=variable, hint=f"unset {variable}")
     return found
+
+
+@cache
+def _meant(rest: str, stems: tuple[str, ...]) -> str:
+    """What a variable may have been meant for. One that is like none of ours belongs to another program."""
+    words = rest.split("_")
+    for size in range(1, len(words)):
+        head, tail = "_".join(words[:size]), "_".join(words[size:])
+        alias = ALIASES.get(head.lower())
+        if alias is not None:
+            return f"; did you mean RH_{alias.upper()}_{tail}?"
+        told = did_you_mean(head, stems, least=0.85)
+        if told:
+            return told.replace("mean ", "mean RH_").replace("?", f"_{tail}?")
+    ours = (*(key.upper() for key in DEFAULTS if key != "systems"), "HOME", "PROFILE")
+    return did_you_mean(rest, ours, least=0.8).replace("mean ", "mean RH_")
 
 
 def _merged() -> dict[str, Value]:
@@ -180,14 +258,7 @@ def system(name: str) -> dict[str, Any]:
     prefix = f"systems.{name}."
     own = {key[len(prefix) :]: value.value for key, value in merged.items() if key.startswith(prefix)}
     if not own:
-        import difflib
-
-        known = system_names()
-        near = difflib.get_close_matches(name, known, 3)
-        raise NotFoundError(
-            f"there is no system called {name!r}" + (f"; did you mean {' or '.join(near)}?" if near else ""),
-            hint=f"add [systems.{name}] to {home() / 'config.toml'}, or give a URL; systems here: {', '.join(known)}",
-        )
+        raise unknown_system(name)
     own.setdefault("kind", name)
     own["name"] = name
     for key in ("timeout_s", "retries"):
@@ -195,18 +266,29 @@ def system(name: str) -> dict[str, Any]:
     return own
 
 
+def unknown_system(name: str, also: tuple[str, ...] = ()) -> NotFoundError:
+    """The error for a system nobody configured. `also` are other names that would do."""
+    known = tuple(sorted({*system_names(), *also}))
+    return NotFoundError(
+        f"there is no system called {name!r}" + did_you_mean(name, known),
+        hint=f"add [systems.{name}] to {home() / 'config.toml'}, or give a URL; systems here: {', '.join(known)}",
+    )
+
+
 def register(name: str, settings: Mapping[str, Any] | None) -> None:
     """Give a system a name for this process (`None` takes it back)."""
+    global _registered  # noqa: PLW0603 - replaced whole, since others may be reading it
     with _lock:
-        if settings is None:
-            _registered.pop(name, None)
-        else:
-            _registered[name] = {key: value for key, value in settings.items() if value is not None}
+        changed = {key: value for key, value in _registered.items() if key != name}
+        if settings is not None:
+            changed[name] = {key: value for key, value in settings.items() if value is not None}
+        _registered = changed
 
 
 @contextmanager
 def override(settings: Mapping[str, Any]) -> Iterator[None]:
     """Settings that hold inside the block, in the whole process: `override({"systems": {"s3": {"root": "s3://b"}}})`."""
+    _check(settings, "override")
     _overrides.append(settings)
     try:
         yield

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from rh.cli import doctor, files, listing, move, names, playground, settings
+from rh.cli import doctor, files, listing, move, names, playground, settings, table
 from rh.cli import exit as codes
 
 __all__ = ["app"]
@@ -72,10 +72,13 @@ for command in (
     move.verify,
     files.info,
     names.save,
+    names.rename,
+    names.forget,
     names.history,
     names.resources,
 ):
     app.command()(command)
 app.add_typer(settings.app, name="config")
+app.add_typer(table.app, name="table")
 app.command()(doctor.doctor)
 app.command()(playground.playground)

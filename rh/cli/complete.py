@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-__all__ = ["complete_name", "complete_place", "complete_system"]
+__all__ = ["complete_name", "complete_place", "complete_setting", "complete_system", "one_of"]
 
 
 def complete_place(incomplete: str) -> Sequence[str]:
@@ -21,8 +21,28 @@ def complete_name(incomplete: str) -> Sequence[str]:
 def complete_system(incomplete: str) -> Sequence[str]:
     """Names of systems that begin so."""
     from rh import config
+    from rh.errors import RhError
 
-    return [name for name in config.system_names() if name.startswith(incomplete)]
+    try:
+        return [name for name in config.system_names() if name.startswith(incomplete)]
+    except RhError:
+        return []
+
+
+def complete_setting(incomplete: str) -> Sequence[str]:
+    """Settings that begin so."""
+    from rh import config
+    from rh.errors import RhError
+
+    try:
+        return [value.key for value in config.show() if value.key.startswith(incomplete)]
+    except RhError:
+        return []
+
+
+def one_of(*values: str) -> Callable[[str], Sequence[str]]:
+    """A completion among fixed values."""
+    return lambda incomplete: [value for value in values if value.startswith(incomplete)]
 
 
 def _bare(text: str) -> str:

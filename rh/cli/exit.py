@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from rh.errors import RhError
-
 __all__ = ["CODES", "INTERRUPTED", "KINDS", "PIPE", "code_of", "table"]
 
 OK = 0
@@ -27,7 +25,7 @@ CODES = {
     ACCESS: "not allowed, or not logged in",
     INTEGRITY: "bytes are not what they should be",
     UNAVAILABLE: "the other side cannot be reached, or did not answer in time",
-    PARTIAL: "a transfer did not complete; the same command again goes on from there",
+    PARTIAL: "only a part of it arrived; the same command again goes on from there",
     INTERRUPTED: "interrupted (Ctrl-C)",
     PIPE: "nobody reads the output any more",
 }
@@ -46,13 +44,23 @@ KINDS = {
     "unavailable": UNAVAILABLE,
     "deadline": UNAVAILABLE,
     "transfer": PARTIAL,
+    "interrupted": INTERRUPTED,
 }
 """Exit codes by the `kind` of an error; those not listed exit with 1."""
 
 
-def code_of(error: RhError) -> int:
-    """The exit code of an error."""
-    return KINDS.get(error.kind, FAILED)
+def code_of(error: BaseException) -> int:
+    """The exit code of an error.
+
+    A transfer of which nothing arrived, for one reason, ends with the code of that reason: one file that may not be
+    read has the same code whichever command finds it.
+    """
+    receipt = getattr(error, "receipt", None)
+    if receipt is not None and len(receipt.failed) == receipt.files:
+        reasons = {code_of(failure.error) for failure in receipt.failed}
+        if len(reasons) == 1:
+            return reasons.pop()
+    return KINDS.get(getattr(error, "kind", ""), FAILED)
 
 
 def table() -> str:

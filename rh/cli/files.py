@@ -39,9 +39,10 @@ def cat(
             raise InvalidError("that is a directory", where=at.url, hint=f"rh ls {one}")
         try:
             file = at.folder_above().open(at.location.name, "rb")
-        except NotFoundError:
-            at.kind()  # says if nothing is there
-            raise InvalidError("that is a directory", where=at.url, hint=f"rh ls {one}") from None
+        except (NotFoundError, InvalidError):
+            if at.kind() == "tree":  # says if nothing is there
+                raise InvalidError("that is a directory", where=at.url, hint=f"rh ls {one}") from None
+            raise
         with file:
             if start:
                 file.seek(start)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from rh.cli import show
-from rh.cli.complete import complete_place
+from rh.cli.complete import complete_place, one_of
 from rh.cli.options import AsJson, PlaceArgument, size_of, span_of
 from rh.errors import InvalidError, NotFoundError
 from rh.types import Entry
@@ -115,7 +115,13 @@ def find(
     ] = "**",
     kind: Annotated[
         str | None,
-        typer.Option("--type", "-t", metavar="f|d|l", help="Only these: f (files), d (directories), l (links)."),
+        typer.Option(
+            "--type",
+            "-t",
+            metavar="f|d|l",
+            autocompletion=one_of("f", "d", "l"),
+            help="Only these: f (files), d (directories), l (links).",
+        ),
     ] = None,
     larger: Annotated[str | None, typer.Option(metavar="SIZE", help="Only files of at least this size: 10M.")] = None,
     smaller: Annotated[str | None, typer.Option(metavar="SIZE", help="Only files of at most this size.")] = None,

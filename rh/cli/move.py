@@ -2,47 +2,96 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
 from rh.cli import exit as codes
 from rh.cli import show
-from rh.cli.complete import complete_place
+from rh.cli.complete import complete_place, one_of
 from rh.cli.options import AsJson, Exclude, Include, NoProgress, PlaceArgument, size_of
 
 __all__ = ["cp", "plan", "sync", "verify"]
 
 Source = Annotated[str, typer.Argument(metavar="SOURCE", autocompletion=complete_place, show_default=False)]
 Target = Annotated[str, typer.Argument(metavar="TARGET", autocompletion=complete_place, show_default=False)]
-Links = Annotated[
-    str, typer.Option(metavar="HOW", help="follow: copy what links point to; keep: the links; skip; error.")
-]
-OnExisting = Annotated[
-    str, typer.Option(metavar="HOW", help="update: move what differs; skip what exists; error; replace everything.")
-]
-IgnoreFile = Annotated[bool, typer.Option("--ignore-file/--no-ignore-file", help="Obey .rhignore in the source.")]
-Names = Annotated[
-    str, typer.Option(metavar="HOW", help="Keys the target cannot hold: refuse, encode (%XX), or decode.")
-]
-Workers = Annotated[int | None, typer.Option(metavar="N", help="Requests under way at once.")]
-Bandwidth = Annotated[str | None, typer.Option(metavar="SIZE", help="Bytes per second at most, as 10M.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="Say what would be done, and do nothing.")]
 Delete = Annotated[bool, typer.Option("--delete", help="Remove what TARGET has and SOURCE has not.")]
+Given = dict[str, Any]
 
 
+def _options(
+    include: Include = None,
+    exclude: Exclude = None,
+    ignore_file: Annotated[
+        bool, typer.Option("--ignore-file/--no-ignore-file", help="Obey .rhignore in the source.")
+    ] = True,
+    links: Annotated[
+        str,
+        typer.Option(
+            metavar="HOW",
+            autocompletion=one_of("follow", "keep", "skip", "error"),
+            help="follow: copy what links point to; keep: the links; skip; error.",
+        ),
+    ] = "follow",
+    on_existing: Annotated[
+        str,
+        typer.Option(
+            metavar="HOW",
+            autocompletion=one_of("update", "skip", "error", "replace"),
+            help="update: move what differs; skip what exists; error; replace everything.",
+        ),
+    ] = "update",
+    names: Annotated[
+        str,
+        typer.Option(
+            metavar="HOW",
+            autocompletion=one_of("refuse", "encode", "decode"),
+            help="Keys the target cannot hold: refuse, encode (%XX), or decode.",
+        ),
+    ] = "refuse",
+    workers: Annotated[int | None, typer.Option(metavar="N", help="Requests under way at once.")] = None,
+    bandwidth: Annotated[str | None, typer.Option(metavar="SIZE", help="Bytes per second at most, as 10M.")] = None,
+) -> Given:
+    """The options of every transfer, as `rh.transfer.Options` has them."""
+    return {
+        "include": tuple(include or ()),
+        "exclude": tuple(exclude or ()),
+        "ignore_file": ignore_file,
+        "links": links,
+        "on_existing": on_existing,
+        "names": names,
+        "workers": workers,
+        "bandwidth": size_of(bandwidth, "--bandwidth"),
+    }
+
+
+def _transferring(command: Callable[..., None]) -> Callable[..., None]:
+    """A command that gets the options of `_options` in place of its parameter `given`."""
+    shared = inspect.signature(_options, eval_str=True).parameters
+    parameters: list[inspect.Parameter] = []
+    for parameter in inspect.signature(command, eval_str=True).parameters.values():
+        parameters += shared.values() if parameter.name == "given" else [parameter]
+
+    @functools.wraps(command)
+    def run(**words: Any) -> None:
+        given = _options(**{name: words.pop(name) for name in shared})
+        command(given=given, **words)
+
+    run.__dict__["__signature__"] = inspect.Signature(parameters)
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
+@_transferring
 def cp(
     source: Source,
     target: Target,
-    include: Include = None,
-    exclude: Exclude = None,
-    ignore_file: IgnoreFile = True,
-    links: Links = "follow",
-    on_existing: OnExisting = "update",
-    names: Names = "refuse",
+    given: Given,
     dry_run: DryRun = False,
-    workers: Workers = None,
-    bandwidth: Bandwidth = None,
     no_progress: NoProgress = False,
     json: AsJson = False,
 ) -> None:
@@ -51,26 +100,16 @@ def cp(
     TARGET becomes the copy: what is in a directory SOURCE lies directly in TARGET afterwards, whether that existed or
     not. A file is copied into TARGET if that ends with a slash or is a directory.
     """
-    _transfer(
-        source, target, True, json, no_progress,
-        include=include, exclude=exclude, ignore_file=ignore_file, links=links, on_existing=on_existing, names=names,
-        dry_run=dry_run, workers=workers, bandwidth=bandwidth,
-    )  # fmt: skip
+    _transfer(source, target, given | {"dry_run": dry_run}, files=True, as_json=json, no_progress=no_progress)
 
 
+@_transferring
 def sync(
     source: Source,
     target: Target,
+    given: Given,
     delete: Delete = False,
-    include: Include = None,
-    exclude: Exclude = None,
-    ignore_file: IgnoreFile = True,
-    links: Links = "follow",
-    on_existing: OnExisting = "update",
-    names: Names = "refuse",
     dry_run: DryRun = False,
-    workers: Workers = None,
-    bandwidth: Bandwidth = None,
     no_progress: NoProgress = False,
     json: AsJson = False,
 ) -> None:
@@ -78,44 +117,27 @@ def sync(
 
     With --delete what SOURCE has not is removed from TARGET.
     """
-    _transfer(
-        source, target, False, json, no_progress,
-        include=include, exclude=exclude, ignore_file=ignore_file, links=links, on_existing=on_existing, names=names,
-        dry_run=dry_run, workers=workers, bandwidth=bandwidth, delete=delete,
-    )  # fmt: skip
+    given |= {"delete": delete, "dry_run": dry_run}
+    _transfer(source, target, given, files=False, as_json=json, no_progress=no_progress)
 
 
+@_transferring
 def plan(
     source: Source,
     target: Target,
+    given: Given,
     steps: Annotated[bool, typer.Option("--steps", help="Every step, one by one.")] = False,
     delete: Delete = False,
-    include: Include = None,
-    exclude: Exclude = None,
-    ignore_file: IgnoreFile = True,
-    links: Links = "follow",
-    on_existing: OnExisting = "update",
-    names: Names = "refuse",
     json: AsJson = False,
 ) -> None:
     """Say what a copy would move, and by which road.
 
     Nothing is changed.
     """
-    options = _options(
-        include=include, exclude=exclude, ignore_file=ignore_file, links=links, on_existing=on_existing, names=names,
-        delete=delete,
-    )  # fmt: skip
-    made, _ = _planned(source, target, options, files=True)
-    _show_plan(made, steps=steps, as_json=json)
-
-
-def _options(**given: Any) -> Any:
     from rh.transfer import Options
 
-    given["include"], given["exclude"] = tuple(given["include"] or ()), tuple(given["exclude"] or ())
-    given["bandwidth"] = size_of(given.get("bandwidth"), "--bandwidth")
-    return Options.of(given)
+    made, _ = _planned(source, target, Options.of(given | {"delete": delete}), files=True)
+    _show_plan(made, steps=steps, as_json=json)
 
 
 def _planned(source: str, target: str, options: Any, *, files: bool) -> tuple[Any, bool]:
@@ -145,17 +167,20 @@ def _is_directory(place: Any) -> bool:
         return False
 
 
-def _show_plan(made: Any, *, steps: bool, as_json: bool) -> None:
+def _show_plan(made: Any, *, steps: bool, as_json: bool, kept: bool = True) -> None:
     from rh.transfer import Action
 
+    hidden = (Action.OTHER,) if kept else (Action.OTHER, Action.KEEP)
     if as_json:
         show.emit(made.as_dict())
     else:
-        show.line(str(made))
+        lines = str(made).split("\n")
+        # Where every step follows, the first ones are not shown twice.
+        show.line("\n".join(line for line in lines if not (steps and line.startswith("    "))))
     if not steps:
         return
     for step in made.steps():
-        if step.action is Action.OTHER:
+        if step.action in hidden:
             continue
         if as_json:
             show.emit({"action": str(step.action), "key": step.key, "size": step.entry.size, "kind": step.entry.kind})
@@ -163,15 +188,15 @@ def _show_plan(made: Any, *, steps: bool, as_json: bool) -> None:
             show.line(f"{step.action:<7} {step.entry.size:>14,}  {step.key}")
 
 
-def _transfer(source: str, target: str, files: bool, as_json: bool, no_progress: bool, **given: Any) -> None:
+def _transfer(source: str, target: str, given: Given, *, files: bool, as_json: bool, no_progress: bool) -> None:
     from rh import transfer
     from rh.cli.run import cancel
     from rh.progress import Silent
 
-    options = _options(**given)
+    options = transfer.Options.of(given)
     made, _ = _planned(source, target, options, files=files)
     if options.dry_run:
-        _show_plan(made, steps=not as_json, as_json=as_json)
+        _show_plan(made, steps=not as_json, as_json=as_json, kept=False)
         return
     receipt = transfer.execute(made, progress=Silent() if no_progress else None, cancel=cancel)
     if as_json:

@@ -1,15 +1,20 @@
-"""`rh save`, `rh history`, `rh resources`: names."""
+"""`rh save`, `rh rename`, `rh forget`, `rh history`, `rh resources`: names."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
 
 from rh.cli import show
 from rh.cli.options import AsJson, NamePrefix, PlaceArgument, SavedName
+from rh.errors import InvalidError, NotFoundError
 
-__all__ = ["history", "resources", "save"]
+__all__ = ["forget", "history", "rename", "resources", "save"]
+
+NewName = Annotated[str, typer.Argument(metavar="NEW", show_default=False)]
 
 
 def save(
@@ -26,7 +31,8 @@ def save(
 
     at = place_of(place)
     resource = at.blob() if at.kind() == "file" else at.folder()
-    saved = resource.save(_bare(name), overwrite=overwrite or None)
+    with _told():
+        saved = resource.save(_bare(name), overwrite=overwrite or None)
     if json:
         show.emit({"name": saved.name, "kind": saved.kind, "place": at.url, "revision": saved.revision})
     else:
@@ -38,10 +44,11 @@ def history(name: SavedName, json: AsJson = False) -> None:
     from rh.registry import holding, names
     from rh.resources import base
 
-    whole = names.parse(_bare(name))
-    changes = list(base._history(holding(whole), whole.key, None))  # noqa: SLF001 - also of a name that was deleted
-    if not changes:
-        base.load(whole)  # says that there is no such name, and which are near
+    with _told():
+        whole = names.parse(_bare(name))
+        changes = list(base._history(holding(whole), whole.key, None))  # noqa: SLF001 - also of a name that was deleted
+        if not changes:
+            base.load(whole)  # says that there is no such name, and which are near
     for change in changes:
         if json:
             show.emit(change._asdict())
@@ -72,6 +79,51 @@ def resources(
         else:
             show.line(name.path)
     show.table(rows)
+
+
+def rename(old: SavedName, new: NewName, json: AsJson = False) -> None:
+    """Give what is saved another name.
+
+    The data stays where it is; the history goes along.
+    """
+    from rh.resources import base
+
+    with _told():
+        renamed = base.load(_bare(old), dryrun=True).rename(_bare(new))
+    if json:
+        show.emit({"name": renamed.name, "kind": renamed.kind, "revision": renamed.revision})
+    else:
+        show.line(f"{renamed.name} (revision {renamed.revision})")
+
+
+def forget(name: SavedName, json: AsJson = False) -> None:
+    """Forget a name.
+
+    The data stays where it is, and so does the history.
+    """
+    from rh.resources import base
+
+    with _told():
+        whole = base.forget(_bare(name))
+    if json:
+        show.emit({"forgotten": whole.path})
+    else:
+        show.line(f"{whole} is forgotten; its data is where it was")
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Errors about names, with the fix as it is typed here."""
+    try:
+        yield
+    except NotFoundError as error:
+        error.hint = "rh resources lists the names there are"
+        raise
+    except InvalidError as error:
+        if "path=" in (error.hint or ""):
+            error.message = error.message.partition(", and the first argument")[0]
+            error.hint = "NAME is x, ~/x, @/x or /org/team/x; a place comes after it: rh save NAME PLACE"
+        raise
 
 
 def _bare(name: str) -> str:

@@ -6,10 +6,12 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from rh import config
 from rh.errors import InvalidError, NotFoundError, RhError, UnsupportedError
 from rh.resources import base, places
 from rh.resources.blob import Blob
 from rh.resources.folder import Folder
+from rh.systems import HOSTS
 from rh.systems.base import System
 from rh.types import Entry, Location
 
@@ -111,6 +113,8 @@ def place_of(text: str) -> Place:
     if match is None:
         return Place(text, places.resolve(text, None), tree=text.endswith("/"))
     words = match.group(1).rstrip("/")
+    if not words:
+        raise InvalidError("rh:// needs a name after it", hint="rh resources lists the names there are")
     resource, rest = saved(words)
     if not isinstance(resource, base.Located):
         raise InvalidError(f"{resource.name} is a {resource.kind}, and has no place", where=text)
@@ -132,6 +136,8 @@ def saved(words: str) -> tuple[base.Resource, str]:
         try:
             return base.load(name), "/".join(steps[end:])
         except (NotFoundError, InvalidError, UnsupportedError) as error:
+            if isinstance(error, NotFoundError) and base.exists(name):
+                raise  # the name is known; the system it lies on is not
             first = first if first is not None and not isinstance(first, InvalidError) else error
     if isinstance(first, NotFoundError):
         raise NotFoundError(first.message, where=first.where, hint="rh resources lists the names there are")
@@ -139,10 +145,19 @@ def saved(words: str) -> tuple[base.Resource, str]:
 
 
 def _hint(place: Place) -> str | None:
-    if "://" not in place.text and ":" not in place.text and "/" not in place.text and place.name is None:
-        try:
-            if base.exists(place.text):
-                return f"a resource has that name: rh://{place.text}"
-        except RhError:
-            return None
-    return None
+    """What a word may have meant that names no file here: something saved, or a system."""
+    text = place.text
+    if ":" in text or "/" in text or place.name is not None:
+        return None
+    try:
+        if base.exists(text):
+            return f"a resource has that name: rh://{text}"
+        name = config.ALIASES.get(text, text)
+        if name in config.system_names() and name != "file":
+            host = config.system(name)["kind"] in HOSTS
+            return f"{name} is a system; a place on it is {name}:~/…" if host else f"{name} is a system: {name}://…"
+        saved = (f"rh://{one.removeprefix('~/')}" for one in base.list_names("/"))
+        near = config.did_you_mean(text, (*config.system_names(), *saved))
+    except RhError:
+        return None
+    return near.removeprefix("; ") or None

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from rh.cli import show
+from rh.cli.complete import one_of
 from rh.cli.options import AsJson
 
 __all__ = ["playground"]
@@ -14,7 +15,12 @@ __all__ = ["playground"]
 
 def playground(
     only: Annotated[
-        list[str] | None, typer.Argument(metavar="SYSTEM", help="s3, gs, azure, ssh-a, ssh-b; by default all.")
+        list[str] | None,
+        typer.Argument(
+            metavar="SYSTEM",
+            autocompletion=one_of("s3", "gs", "azure", "ssh-a", "ssh-b"),
+            help="s3, gs, azure, ssh-a, ssh-b; by default all.",
+        ),
     ] = None,
     no_install: Annotated[bool, typer.Option("--no-install", help="Install nothing that is missing.")] = False,
     json: AsJson = False,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import signal
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 
 from rh.cli import exit as codes
 from rh.cli import show
-from rh.errors import RhError
+from rh.errors import RhError, TransferError
 
 __all__ = ["cancel", "run"]
 
@@ -29,6 +30,11 @@ class _UsageError(RhError):
     kind = "usage"
 
 
+class _InterruptedError(RhError):
+    kind = "interrupted"
+    receipt: Any = None
+
+
 def run(words: Sequence[str]) -> int:
     """Run one command line."""
     as_json = "--json" in (words[: words.index("--")] if "--" in words else words)
@@ -36,19 +42,19 @@ def run(words: Sequence[str]) -> int:
         if isinstance(stream, io.TextIOWrapper):
             # Names are bytes; what no encoding can say goes out as it came in.
             stream.reconfigure(errors="surrogateescape" if stream is sys.stdout else "backslashreplace")
-    with _interruptible():
+    with _interruptible(as_json=as_json):
         try:
             code = _command(list(words))
             sys.stdout.flush()
             if cancel.is_set():  # typer makes an exit code of it
-                return _interrupted()
+                return _interrupted(as_json=as_json)
         except RhError as error:
             if cancel.is_set():
-                return _interrupted()
+                return _interrupted(error, as_json=as_json)
             show.fail(error, as_json=as_json)
             return codes.code_of(error)
         except KeyboardInterrupt:
-            return _interrupted()
+            return _interrupted(as_json=as_json)
         except BrokenPipeError:
             # Whoever read us has gone; Python would complain once more when it flushes at exit.
             with contextlib.suppress(OSError):
@@ -73,29 +79,36 @@ def _command(words: list[str]) -> int:
     except typer.Abort:
         raise KeyboardInterrupt from None
     except typer.TyperException as error:
-        raise _usage(error) from None
+        raise _usage(error, words) from None
     return result if isinstance(result, int) else codes.OK
 
 
-def _usage(error: Any) -> RhError:
+def _usage(error: Any, words: Sequence[str]) -> RhError:
     context = getattr(error, "ctx", None)
     name = context.command_path if context is not None else "rh"
+    if name == "rh" and "No such command" not in error.format_message():
+        name = " ".join(("rh", *(word for word in words[:1] if not word.startswith("-"))))
     return _UsageError(error.format_message(), hint=f"{name} --help")
 
 
-def _interrupted() -> int:
-    show.tell("rh: interrupted")
+def _interrupted(stopped: RhError | None = None, *, as_json: bool) -> int:
+    """Say so, with the receipt of a transfer that was stopped."""
+    error = _InterruptedError("interrupted")
+    if isinstance(stopped, TransferError) and as_json:
+        error.receipt = stopped.receipt
+    show.fail(error, as_json=as_json)
     return codes.INTERRUPTED
 
 
-def _force() -> None:
+def _force(as_json: bool) -> None:
     """Something does not end. What it has stored is whole or hidden, and the next run goes on."""
-    os.write(2, b"rh: interrupted\n")
+    document = json.dumps(_InterruptedError("interrupted").as_dict())
+    os.write(2, f"{document}\n".encode() if as_json else b"rh: interrupted\n")
     os._exit(codes.INTERRUPTED)
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
+def _interruptible(*, as_json: bool) -> Iterator[None]:
     """Ctrl-C stops within two seconds: by an exception, and if something will not end, by force."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -104,7 +117,7 @@ def _interruptible() -> Iterator[None]:
     def stop(_number: int, _frame: FrameType | None) -> None:
         if not cancel.is_set():
             cancel.set()
-            watchdog = threading.Timer(GRACE_S, _force)
+            watchdog = threading.Timer(GRACE_S, _force, [as_json])
             watchdog.daemon = True
             watchdog.start()
         raise KeyboardInterrupt

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from rh.cli import show
+from rh.cli.complete import complete_setting
 from rh.cli.options import AsJson
 
 __all__ = ["app"]
@@ -20,27 +21,38 @@ app = typer.Typer(
 
 @app.command("show")
 def _show(
-    prefix: Annotated[str, typer.Argument(metavar="PREFIX", help="Only settings that begin so: systems.s3")] = "",
+    prefix: Annotated[
+        str,
+        typer.Argument(
+            metavar="PREFIX", autocompletion=complete_setting, help="Only settings that begin so: systems.s3"
+        ),
+    ] = "",
     json: AsJson = False,
 ) -> None:
     """Print every setting, its value and its origin."""
     from rh import config
+    from rh.errors import NotFoundError
 
-    rows = []
-    for value in config.show():
-        if not value.key.startswith(prefix):
-            continue
-        if json:
+    found = [value for value in config.show() if value.key.startswith(prefix)]
+    if not found:
+        raise NotFoundError(f"no setting begins with {prefix!r}", hint="rh config show")
+    if json:
+        for value in found:
             show.emit(value._asdict())
-        else:
-            rows.append([value.key, "" if value.value is None else str(value.value), value.origin])
-    show.table(rows)
+    else:
+        show.table([[value.key, "" if value.value is None else str(value.value), value.origin] for value in found])
 
 
 @app.command("get")
 def _get(
     key: Annotated[
-        str, typer.Argument(metavar="KEY", help="A setting's dotted name: systems.s3.root", show_default=False)
+        str,
+        typer.Argument(
+            metavar="KEY",
+            autocompletion=complete_setting,
+            help="A setting's dotted name: systems.s3.root",
+            show_default=False,
+        ),
     ],
     json: AsJson = False,
 ) -> None:

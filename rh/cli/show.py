@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -62,15 +63,25 @@ def table(rows: Iterable[Sequence[str]], *, right: Sequence[int] = ()) -> None:
         line("  ".join(cells).rstrip(" "))
 
 
+def typed(hint: str | None) -> str | None:
+    """A fix that names an argument of Python's, as it is typed here: `--links keep` for `links="keep"`."""
+    if hint is None:
+        return None
+    hint = re.sub(r"\b(overwrite|recursive|delete)=True\b", r"--\1", hint)
+    hint = re.sub(r"\b(on_existing|links|names)=(['\"])(\w+)\2", r"--\1 \3", hint)
+    return hint.replace("--on_existing", "--on-existing")
+
+
 def fail(error: RhError, *, as_json: bool) -> None:
     """An error on standard error: its message and its fix, or one JSON document with `kind`."""
     receipt = getattr(error, "receipt", None)
     if as_json:
-        document = error.as_dict()
+        document = error.as_dict() | {"hint": typed(error.hint)}
         if receipt is not None:
             document["receipt"] = receipt.as_dict()
         sys.stderr.write(json.dumps(document, default=str) + "\n")
         return
+    error.hint = typed(error.hint)
     tell(f"rh: {error}")
     if receipt is not None and len(receipt.failed) > 10:
         tell("  (--json lists them all)")

@@ -43,7 +43,7 @@ _PATHLIKE = re.compile(
     r"[A-Za-z][A-Za-z0-9+._-]*://"  # a URL
     r"|[A-Za-z0-9._-]+:[/~]"  # a path on a named host
     r"|/?\.|~/?$|~[^/]"  # ./x, ../x, .hidden, the home directory
-    r"|.*[\\*?\s]",  # what no name holds and paths do
+    r"|.*[\\*?]|.*/.*\s|.*\s.*/",  # what no name holds and paths do
     re.DOTALL,
 )
 
@@ -192,9 +192,11 @@ def _components(path: str, text: str) -> list[str]:
                     f"the name {text!r} has a component {part!r}, which could lead elsewhere",
                     hint=f"for a path write path={text!r}",
                 )
+            what = f"component {part[:80]!r}" if "/" in path else "character"
             raise InvalidError(
-                f"the name {text!r} has a component {part[:80]!r} that is not allowed",
-                hint=f"letters, digits, '.', '_', '-', a letter or digit first; for a path write path={text!r}",
+                f"the name {text!r} has a {what} that is not allowed",
+                hint="letters, digits, '.', '_', '-', a letter or digit first"
+                + (f"; for a path write path={text!r}" if "/" in text else ""),
             )
         if len(part) > MAX_COMPONENT:
             raise InvalidError(f"the name {text[:40]!r}… has a component of more than {MAX_COMPONENT} characters")

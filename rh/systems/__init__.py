@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import unquote
 
@@ -15,7 +16,7 @@ from rh.errors import InvalidError
 from rh.systems.base import System
 from rh.types import Location
 
-__all__ = ["locate", "open_system", "settings_of"]
+__all__ = ["check_settings", "locate", "open_system", "settings_of"]
 
 BUILT_IN = {
     "file": ("rh.systems.local", "LocalSystem"),
@@ -27,8 +28,23 @@ BUILT_IN = {
     "http": ("rh.systems.http", "HTTPSystem"),
     "git": ("rh.systems.git", "GitSystem"),
     "fsspec": ("rh.systems.fsspec", "FsspecSystem"),
+    "tree": ("rh.versions.system", "TreeSystem"),
 }
 """Kinds shipped here; others come from the entry points `rh.systems`."""
+
+GENERAL = ("kind", "root", "timeout_s", "retries", "retry_s")
+"""Settings that every system takes."""
+
+_NUMBERS: Mapping[str, Callable[[Any], float]] = {
+    "timeout_s": float,
+    "retry_s": float,
+    "retries": int,
+    "port": int,
+    "connections": int,
+}
+
+_OURS = frozenset({"name", "cluster"})
+"""What `rh` itself writes beside the settings."""
 
 BUCKETS = frozenset({"s3", "gs", "azure"})
 HOSTS = frozenset({"ssh"})
@@ -46,6 +62,7 @@ _AUTHORITY_KINDS = {
     "git+https": "git",
     "git+ssh": "git",
     "git+file": "git",
+    "tree": "tree",
 }
 _SCHEME_NAMES = {
     "s3": "s3",
@@ -62,12 +79,16 @@ def settings_of(system: str) -> dict[str, Any]:
     """The settings of a `Location.system`: a configured name, or the scheme and authority of a URL."""
     match = _URL.match(system)
     if match is None:
-        return config.system(system)
+        settings = config.system(system)
+        check_settings(settings["name"], settings)
+        return settings
     scheme, authority = match.group(1).lower(), match.group(2)
     kind = _AUTHORITY_KINDS.get(scheme)
     if kind is None:
         raise InvalidError(f"unknown scheme {scheme!r}", where=system)
-    settings: dict[str, Any] = {"kind": kind, "name": system, "url": system}
+    settings = {"kind": kind, "name": system, "url": system}
+    if kind == "tree":
+        return settings  # what holds for the store's own system holds there
     settings |= {key: config.get(key) for key in ("timeout_s", "retries")}
     if kind == "ssh":
         user, at, host = authority.rpartition("@")
@@ -82,6 +103,66 @@ def settings_of(system: str) -> dict[str, Any]:
         if port is not None:
             settings["port"] = port
     return settings
+
+
+def check_settings(name: str, settings: Mapping[str, Any]) -> None:
+    """Refuse a kind of system that does not exist, and settings that this kind would never read (`System.takes`).
+
+    Raises:
+        InvalidError: with the nearest word, and the file and key (or variable) it stands in.
+    """
+    kind = settings.get("kind")
+    kinds = (*sorted(BUILT_IN), *plugins.names("rh.systems"))
+    if kind not in kinds:
+        said = _origin(name, "kind")
+        if kind == name and said is None:
+            raise InvalidError(
+                f"the system {name!r} has no kind",
+                where=f"systems.{name}",
+                hint=f'kind = "…" in [systems.{name}]: {", ".join(kinds)}',
+            )
+        raise InvalidError(
+            f"there is no kind of system called {kind!r}" + config.did_you_mean(str(kind), kinds),
+            where=said or f"systems.{name}.kind",
+            hint=f"kinds: {', '.join(kinds)}; plug-ins add others",
+        )
+    takes = _class_of(kind).takes
+    for key, value in settings.items():
+        if key in _NUMBERS and not _is_number(value, _NUMBERS[key]):
+            raise InvalidError(f"{key} is not a number: {value!r}", where=_origin(name, key) or f"systems.{name}.{key}")
+        if takes is not None and key not in takes and key not in GENERAL and key not in _OURS:
+            known = (*sorted(takes), *GENERAL)
+            raise InvalidError(
+                f"a system of kind {kind!r} takes no setting {key!r}" + config.did_you_mean(key, known),
+                where=_origin(name, key) or f"systems.{name}.{key}",
+                hint=f"settings: {', '.join(known)}",
+            )
+
+
+def _is_number(value: Any, number: Callable[[Any], float]) -> bool:
+    try:
+        return value is None or (not isinstance(value, bool) and number(value) >= 0)
+    except (TypeError, ValueError):
+        return False
+
+
+def _origin(name: str, key: str) -> str | None:
+    """Where a setting of a system stands: a variable, or a file and the key in it."""
+    whole = f"systems.{name}.{key}"
+    for value in config.show():
+        if value.key == whole:
+            return value.origin if value.origin.startswith("RH_") else f"{value.origin}: {whole}"
+    return None
+
+
+def _class_of(kind: str) -> type[System]:
+    if kind in BUILT_IN:
+        module, name = BUILT_IN[kind]
+        found = getattr(plugins.need(module), name)
+    else:
+        found = plugins.load("rh.systems", kind)
+    cls: type[System] = found
+    return cls
 
 
 def _host_port(text: str, where: str) -> tuple[str, int | None]:
@@ -155,6 +236,9 @@ def _from_url(scheme: str, rest: str, url: str, system: str | None) -> Location:
         return Location(f"{scheme}://{repository}" + (f"@{ref}" if ref else ""), inner.strip("/"))
     if scheme in ("http", "https"):
         return _site(scheme, rest)
+    if scheme == "tree":
+        store, _, inner = rest.partition("/")
+        return Location(f"tree://{store}", inner.strip("/"))
     if scheme in _AUTHORITY_KINDS:
         authority, slash, path = rest.partition("/")
         if not authority:
@@ -245,18 +329,22 @@ def _below(system: str, text: str) -> Location:
 
 
 def _stays_inside(path: str, what: str, where: str) -> None:
-    """Names in buckets are exact, `..` included; but one that climbs higher than it descended means another place."""
-    depth = 0
-    for step in path.split("/"):
-        depth += -1 if step == ".." else step not in ("", ".")
-        if depth < 0:
-            raise InvalidError(f"'..' leads out of {what}", where=where, hint="write the whole URL of what is meant")
+    """Names in buckets are exact, so `..` would be one; who writes it means a step up."""
+    steps = path.split("/")
+    if ".." not in steps:
+        return
+    meant = os.path.normpath("/".join(steps).lstrip("/"))
+    if meant.startswith(".."):
+        raise InvalidError(f"'..' leads out of {what}", where=where, hint="write the whole URL of what is meant")
+    raise InvalidError("'..' is no step up here", where=where, hint=f"write {where.removesuffix(path)}{meant}")
 
 
 def _clean(path: str) -> str:
     """A disk path without a trailing slash or doubled ones; `.` and `..` resolved as written."""
     if path.startswith("~"):
         home, _, rest = path.partition("/")
+        if os.path.normpath(rest).startswith(".."):
+            raise InvalidError("'..' leads out of the home directory", where=path, hint="write the absolute path")
         cleaned = os.path.normpath("/" + rest)
         return home + cleaned.rstrip("/")
     return re.sub("^//", "/", os.path.normpath(path))
@@ -265,13 +353,7 @@ def _clean(path: str) -> str:
 def open_system(location: Location) -> System:
     """A handle on a place, with the wrappers of `rh.systems.wrap` around it. No I/O."""
     settings = settings_of(location.system)
-    kind = settings["kind"]
-    built_in = BUILT_IN.get(kind)
-    if built_in:
-        cls = getattr(plugins.need(built_in[0]), built_in[1])
-    else:
-        cls = plugins.load("rh.systems", kind)
     from rh.systems.wrap import wrap
 
-    system: System = wrap(cls.open(location, settings))
+    system: System = wrap(_class_of(settings["kind"]).open(location, settings))
     return system

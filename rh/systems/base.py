@@ -88,6 +88,8 @@ class System(ABC):
     """Whether links, the executable bit and empty directories are stored by the place itself.
     What it does not keep, the manifest of a transfer does."""
     writable: ClassVar[bool] = True
+    takes: ClassVar[frozenset[str] | None] = None
+    """The settings it takes beside the general ones (`root`, `timeout_s`, …): others are refused. `None`: any."""
     location: Location
     """Where the root is."""
     settings: Settings

@@ -13,7 +13,7 @@ from rh.systems import open_system
 from rh.systems.base import System
 from rh.transfer import plan as _plan
 from rh.transfer import verify as _verify
-from rh.transfer.options import Options
+from rh.transfer.options import Keywords, Options
 from rh.transfer.plan import Action, Plan, Step
 from rh.transfer.receipt import Failure, Receipt
 from rh.transfer.route import Route
@@ -23,6 +23,7 @@ from rh.types import Location
 __all__ = [
     "Action",
     "Failure",
+    "Keywords",
     "Options",
     "Plan",
     "Receipt",

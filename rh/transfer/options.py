@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from threading import Event
+from typing import Any, Literal, TypedDict, get_args
 
+from rh.config import did_you_mean
 from rh.errors import InvalidError
+from rh.progress import Progress
 
-__all__ = ["Links", "Names", "OnExisting", "Options"]
+__all__ = ["Keywords", "Links", "Names", "OnExisting", "Options"]
 
 OnExisting = Literal["update", "skip", "error", "replace"]
 Links = Literal["follow", "keep", "skip", "error"]
 Names = Literal["refuse", "encode", "decode"]
+
+
+class Keywords(TypedDict, total=False):
+    """What `.to()` and `.plan()` take: `Options` by keyword, and who watches. For editors and type checkers."""
+
+    include: Sequence[str]
+    exclude: Sequence[str]
+    keys: frozenset[str] | None
+    ignore_file: bool
+    links: Links
+    on_existing: OnExisting
+    delete: bool
+    dry_run: bool
+    names: Names
+    workers: int | None
+    bandwidth: float | None
+    manifest: bool
+    progress: Progress | None
+    cancel: Event | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +44,7 @@ class Options:
     Attributes:
         include: patterns (those of `.gitignore`) of the keys that are meant; none means all.
         exclude: patterns of keys that are not.
+        keys: the very keys that are meant, instead of patterns.
         ignore_file: whether `.rhignore` at the root of the source is obeyed.
         links: `"follow"` copies what a link points to; `"keep"` the link itself, where the target has links; `"skip"`
             leaves links out; `"error"` refuses a source that has any.
@@ -38,6 +61,7 @@ class Options:
 
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
+    keys: frozenset[str] | None = None
     ignore_file: bool = True
     links: Links = "follow"
     on_existing: OnExisting = "update"
@@ -71,11 +95,11 @@ class Options:
         return frozenset(field.name for field in fields(cls))
 
     @classmethod
-    def of(cls, options: dict[str, Any]) -> Options:
+    def of(cls, options: Mapping[str, Any]) -> Options:
         """Options from keyword arguments, with a clear error for one that does not exist."""
-        unknown = sorted(set(options) - cls.names_of())
-        if unknown:
-            raise InvalidError(
-                f"no such option: {', '.join(unknown)}", hint=f"options: {', '.join(sorted(cls.names_of()))}"
-            )
+        known = tuple(sorted(cls.names_of()))
+        for name in options:
+            if name not in known:
+                near = did_you_mean(name, known)
+                raise InvalidError(f"no such option: {name}{near}", hint=f"options: {', '.join(known)}")
         return cls(**options)

@@ -30,15 +30,18 @@ class Failure:
         return {"key": self.key, "kind": getattr(self.error, "kind", "error"), "message": str(self.error)}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Receipt:
     """The result of a transfer.
 
     Attributes:
         source, target: the places, as URLs.
         route: who moved the bytes: `COPY` (one system by itself), `PULL` (the target fetched them), `PUSH` (the
-            source sent them), `RELAY` (they passed through this machine although neither end is here).
+            source sent them), `RELAY` (they passed through this machine although neither end is here), `NONE` (nothing
+            had to be moved).
         files: files that the source has (and the patterns mean) = `done` + `skipped` + `len(failed)`.
+        skipped: files that were not moved: those that are the same already, and those that were `left`.
+        left: files that exist and were left as they are, without a look at them (`on_existing="skip"`).
         bytes_total: bytes of those files.
         bytes_moved: bytes of the files done.
         deleted: keys removed from the target.
@@ -64,6 +67,7 @@ class Receipt:
     seconds: float = 0.0
     dry_run: bool = False
     notes: tuple[str, ...] = field(default=())
+    left: int = 0
 
     @property
     def resumable(self) -> bool:
@@ -79,6 +83,7 @@ class Receipt:
             "files": self.files,
             "done": self.done,
             "skipped": self.skipped,
+            "left": self.left,
             "failed": [failure.as_dict() for failure in self.failed],
             "bytes_total": self.bytes_total,
             "bytes_moved": self.bytes_moved,
@@ -91,19 +96,27 @@ class Receipt:
         }
 
     def __str__(self) -> str:
-        verb = "would move" if self.dry_run else "moved"
-        parts = [
-            f"{self.source_url} → {self.target_url} [{self.route}]",
-            f"  {verb} {self.done:,} of {self.files:,} files, {human(self.bytes_moved)} of {human(self.bytes_total)}"
-            + (f"; {self.skipped:,} unchanged" if self.skipped else "")
-            + (f"; {self.deleted:,} deleted" if self.deleted else "")
-            + (f"; {len(self.failed):,} failed" if self.failed else ""),
-        ]
+        road = "nothing to move" if self.route == "NONE" else self.route
+        parts = [f"{self.source_url} → {self.target_url} [{road}]", f"  {self._counts()}"]
         if not self.dry_run:
             rate = f", {human(self.bytes_moved / self.seconds)}/s" if self.seconds > 0 and self.bytes_moved else ""
             parts.append(f"  {self.seconds:.2f} s{rate}" + (f", {self.digest}" if self.digest else ""))
         parts += [f"  {note}" for note in self.notes]
         return "\n".join(parts)
+
+    def _counts(self) -> str:
+        verb = "would move" if self.dry_run else "moved"
+        same = self.skipped - self.left
+        return (
+            f"{verb} {self.done:,} of {self.files:,} files, {human(self.bytes_moved)} of {human(self.bytes_total)}"
+            + (f"; {same:,} unchanged" if same else "")
+            + (f"; {self.left:,} exist and were left" if self.left else "")
+            + (f"; {self.deleted:,} deleted" if self.deleted else "")
+            + (f"; {len(self.failed):,} failed" if self.failed else "")
+        )
+
+    def __repr__(self) -> str:
+        return f"<Receipt {self.source_url} → {self.target_url}: {self._counts()}>"
 
     def _repr_html_(self) -> str:
         from html import escape

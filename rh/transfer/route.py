@@ -21,6 +21,11 @@ class Route(enum.StrEnum):
     """The machine of the source sends."""
     RELAY = "RELAY"
     """The bytes pass through this machine, and neither end is here."""
+    NONE = "NONE"
+    """Nothing has to be moved."""
+
+    def __repr__(self) -> str:
+        return repr(self.value)
 
 
 class Way(enum.Enum):
@@ -32,6 +37,10 @@ class Way(enum.Enum):
     DIRECT_SEND = "the source logs in to the target"
     DIRECT_RECEIVE = "the target logs in to the source"
     STREAM = "through here"
+    NONE = "nothing to move"
+
+    def __repr__(self) -> str:
+        return repr(self.value)
 
 
 def is_here(system: System) -> bool:

@@ -213,7 +213,7 @@ def _has_check(system: System, entry: Entry, check: str | None) -> bool:
 
 
 def _move(plan: Plan, mover: Mover, steps: Iterable[Step]) -> Route:
-    if plan.way is Way.STREAM:
+    if plan.way in (Way.STREAM, Way.NONE):
         stream.move(mover, steps)
         return plan.route
     far.move(mover, steps, plan.way)
@@ -235,7 +235,7 @@ def _again(plan: Plan, mover: Mover) -> None:
     if again and not mover.stopped:
         log.info("%d files are moved again: %s", len(again), mover.failures[next(iter(again))])
         steps = (step for step in plan.steps() if step.key in again)
-        if plan.way is Way.STREAM:
+        if plan.way in (Way.STREAM, Way.NONE):
             stream.move(mover, steps)
         else:
             far.move(mover, steps, plan.way)
@@ -327,19 +327,21 @@ def _publish(plan: Plan, mover: Mover, kept: dict[str, Step], *, deleted: int) -
 
 def _failure(plan: Plan, mover: Mover, kept: dict[str, Step], began: float, why: str | None) -> TransferError:
     receipt = _receipt(plan, began, mover=mover, kept=kept)
+    fixes = {getattr(failure.error, "hint", None) for failure in receipt.failed}
+    fix = fixes.pop() if len(fixes) == 1 else None  # what mends all of them is told once
     if why is None:
-        first = receipt.failed[0].error
-        shown = "".join(f"\n    {failure.key}: {failure.error}" for failure in receipt.failed[:10])
+        told = [str(failure.error).removesuffix(f"\n  fix: {fix}") for failure in receipt.failed[:10]]
+        first = told[0]
+        shown = "".join(f"\n    {failure.key}: {text}" for failure, text in zip(receipt.failed, told, strict=False))
         more = f"\n    … and {len(receipt.failed) - 10:,} more" if len(receipt.failed) > 10 else ""
         why = f"{len(receipt.failed):,} of {receipt.files:,} files did not arrive:{shown}{more}"
         if receipt.files == 1:
             why = f"the file did not arrive: {first}"
-    mended = (
-        ""
-        if any(getattr(one.error, "retryable", True) for one in receipt.failed) or not receipt.failed
-        else "when that is mended, "
-    )
-    hint = f"{mended}the same call again goes on from here"
+    hint = "the same call again goes on from here"
+    if fix is not None:
+        hint = f"{fix}; then {hint}"
+    elif receipt.failed and not any(getattr(one.error, "retryable", True) for one in receipt.failed):
+        hint = f"when that is mended, {hint}"
     error = TransferError(why, where=plan.target.url(), hint=hint, receipt=receipt)
     if receipt.failed:
         error.__cause__ = receipt.failed[0].error
@@ -371,14 +373,17 @@ def _receipt(
         notes.append("no file matched the patterns")
     if mover is not None and mover.bytes_resumed:
         notes.append(f"{human(mover.bytes_resumed)} had arrived in an earlier run")
-    if (route or plan.route) is Route.RELAY and moved:
+    taken = route or plan.route
+    if not done and not failed and not plan.counts[Action.MAKE]:
+        taken = Route.NONE  # what was compared turned out to be the same
+    if taken is Route.RELAY and moved:
         notes.append(f"{human(moved)} passed through this machine: neither end could do it")
     return Receipt(
         plan.source.location,
         plan.target.location,
         plan.source.url(plan.source_key),
         plan.target.url(plan.file or ""),
-        str(route or plan.route),
+        str(taken),
         plan.files,
         done,
         skipped,
@@ -390,4 +395,5 @@ def _receipt(
         time.monotonic() - began,
         dry_run,
         tuple(notes),
+        min(plan.counts[Action.SKIP], skipped),
     )

@@ -15,13 +15,14 @@ from rh.content import manifest
 from rh.content.cache import Described, DigestCache
 from rh.content.rows import PAGE, Cursor, Rows, position
 from rh.content.tree import Row, key_bytes
-from rh.errors import ConflictError, IntegrityError, InvalidError, NotFoundError, UnsupportedError
+from rh.errors import ConflictError, IntegrityError, InvalidError, NameClashError, NotFoundError, UnsupportedError
+from rh.systems import open_system
 from rh.systems.abilities import Following, Paging
 from rh.systems.base import System
 from rh.transfer.options import Links
-from rh.types import Entry
+from rh.types import Entry, Location
 
-__all__ = ["Ahead", "Known", "Page", "Survey"]
+__all__ = ["Ahead", "Known", "Page", "Survey", "check_file_way", "check_way", "is_data", "only_data"]
 
 _DISKS = frozenset({"file", "ssh"})
 """Kinds whose listing itself tells an empty root from a missing one."""
@@ -294,6 +295,72 @@ def _pages(system: System, *, follow: bool) -> Iterator[Sequence[Entry]]:
     entries = system.list() if following is None else following.list_following()
     while page := list(islice(entries, PAGE)):
         yield page
+
+
+def is_data(system: System, entry: Entry) -> bool:
+    """Whether an entry can be read: disks list a pipe, socket or device as a file that has no etag."""
+    return entry.etag is not None or entry.kind != "file" or system.kind not in _DISKS
+
+
+def only_data(pages: Iterator[Page], system: System) -> Iterator[Page]:
+    """The pages, as long as all in them can be read.
+
+    Raises:
+        UnsupportedError: there is a pipe, a socket or a device.
+    """
+    for page in pages:
+        if None in map(_etag, page.entries):
+            for entry in page.entries:
+                if not is_data(system, entry):
+                    where = system.url(entry.key)
+                    raise UnsupportedError("a pipe, socket or device is no data", where=where, hint="exclude it")
+        yield page
+
+
+def check_way(location: Location) -> None:
+    """Refuse a place on a disk that cannot become a directory, since it or something above it is a file.
+
+    Raises:
+        NameClashError: which file is in the way.
+    """
+    while location.name not in ("", "~"):
+        above = open_system(location.parent)
+        if above.kind not in _DISKS or _is_there(above, location.name + "/"):
+            return
+        if _is_there(above, location.name):
+            raise NameClashError(
+                "a file stands where a directory is to be",
+                where=above.url(location.name),
+                hint="choose another target, or remove that file",
+            )
+        location = location.parent
+
+
+def check_file_way(system: System, key: str) -> None:
+    """Refuse a key of a disk that cannot become a file, since it is a directory or lies below a file.
+
+    Raises:
+        NameClashError: what is in the way.
+    """
+    if system.kind not in _DISKS:
+        return
+    if _is_there(system, key + "/"):
+        raise NameClashError(
+            "a directory stands where a file is to be",
+            where=system.url(key),
+            hint=f"name a file in it: {system.url(key)}/…",
+        )
+    folder = key.rpartition("/")[0]
+    location = system.location
+    check_way(Location(location.system, f"{location.path.rstrip('/')}/{folder}") if folder else location)
+
+
+def _is_there(system: System, key: str) -> bool:
+    try:
+        system.head(key)
+    except (NotFoundError, NameClashError):
+        return False
+    return True
 
 
 class Ahead(Iterator[Page]):

@@ -15,8 +15,10 @@ from rh.content.cache import DigestCache, settled
 from rh.content.rows import Rows
 from rh.content.tree import Row, TreeHasher, tree_digest, without_implied
 from rh.digest import Digest
-from rh.errors import IntegrityError
+from rh.errors import IntegrityError, RhError
+from rh.observe import log
 from rh.progress import Progress, Silent
+from rh.systems import open_system
 from rh.systems.abilities import Digesting
 from rh.systems.base import System
 from rh.transfer.mover import Shared, as_rh, crew
@@ -28,13 +30,14 @@ __all__ = ["Verification", "digest_entries", "digest_file", "digest_tree", "veri
 _BATCH = 2_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Verification:
     """What reading a tree again has shown.
 
     Attributes:
         url: the tree.
         against: `"manifest"`, or `"nothing"` where there is none to compare with.
+        above: the directory above whose manifest that is, where the tree has none of its own.
         files, size: what was read.
         corrupt: keys whose bytes are not what was written, although the store shows no change: bit rot.
         modified: keys that somebody wrote since.
@@ -54,6 +57,7 @@ class Verification:
     added: tuple[str, ...] = ()
     unreadable: tuple[tuple[str, str], ...] = ()
     digest: str | None = None
+    above: str | None = None
 
     @property
     def ok(self) -> bool:
@@ -75,8 +79,21 @@ class Verification:
         """Plain values, for `--json`."""
         return {"ok": self.ok} | {name: getattr(self, name) for name in self.__slots__}
 
+    def __repr__(self) -> str:
+        found = {name: getattr(self, name) for name in ("corrupt", "modified", "missing", "added", "unreadable")}
+        wrong = ", ".join(f"{len(keys):,} {name}" for name, keys in found.items() if keys)
+        told = "nothing to compare with" if self.against == "nothing" else wrong or "ok"
+        return f"<Verification {self.url}: {self.files:,} files, {told}>"
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        return f"<pre>{escape(str(self))}</pre>"
+
     def __str__(self) -> str:
-        told = "all as the manifest says" if self.ok else "not all as the manifest says"
+        told = (
+            ("" if self.ok else "not ") + "all as the manifest" + (f" of {self.above}" if self.above else "") + " says"
+        )
         lines = [f"{self.url}: {self.files:,} files read, {told}"]
         if self.against == "nothing":
             lines = [f"{self.url}: {self.files:,} files read; there is no manifest to compare them with"]
@@ -203,8 +220,32 @@ def _worth_remembering(page: Page) -> Rows:
     return page.where(worth).rows()
 
 
+def _described(system: System) -> tuple[dict[str, Row] | None, str | None]:
+    """The rows of the manifest of a tree, or those of a directory above that are about it, and which that is."""
+    reader = manifest.read(system)
+    if reader is not None:
+        return {row.key: row for row in reader.each()}, None
+    path, location = system.location.path.rstrip("/"), system.location
+    while location.parent.path not in ("", location.path):
+        location = location.parent
+        prefix = path[len(location.path.rstrip("/")) + 1 :] + "/"
+        try:
+            above = open_system(location)
+            reader = manifest.read(above)
+            rows = (row for row in reader.each() if row.key.startswith(prefix)) if reader is not None else ()
+            found = {row.key[len(prefix) :]: row for row in rows if row.key != prefix}
+        except IntegrityError:
+            raise
+        except RhError as error:
+            log.debug("no manifest above %s: %s", system.url(), error)
+            break
+        if found:
+            return found, above.url()
+    return None, None
+
+
 def verify_tree(system: System, *, progress: Progress | None = None) -> Verification:
-    """Read every byte of a tree and compare it with its manifest.
+    """Read every byte of a tree and compare it with its manifest, or with what that of a directory above says of it.
 
     Raises:
         NotFoundError: there is nothing there. IntegrityError: the manifest itself is damaged.
@@ -212,8 +253,8 @@ def verify_tree(system: System, *, progress: Progress | None = None) -> Verifica
     progress = progress or Silent()
     progress.start(f"verifying {system.url()}")
     try:
-        reader = manifest.read(system)
-        described = {row.key: row for row in reader.each()} if reader is not None else {}
+        manifested, above = _described(system)
+        described = manifested or {}
         found = {known.entry.key: known for known in Survey(system)}
         files = [known.entry for known in found.values() if known.entry.kind == "file"]
         progress.total(len(files), sum(entry.size for entry in files))
@@ -233,15 +274,16 @@ def verify_tree(system: System, *, progress: Progress | None = None) -> Verifica
         now = (rows.get(key, known.row()) for key, known in found.items())
         return Verification(
             system.url(),
-            "manifest" if reader is not None else "nothing",
+            "manifest" if manifested is not None else "nothing",
             len(files),
             sum(entry.size for entry in files),
             tuple(sorted(corrupt)),
             tuple(sorted(modified)),
             tuple(sorted(key for key in described if key not in found)),
-            tuple(sorted(key for key in found if key not in described)) if reader is not None else (),
+            tuple(sorted(key for key in found if key not in described)) if manifested is not None else (),
             tuple(sorted(unreadable)),
             None if unreadable else tree_digest(without_implied(now)),
+            above,
         )
     finally:
         progress.finish()

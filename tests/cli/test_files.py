@@ -212,3 +212,15 @@ def test_a_terminal_gets_no_control_characters_from_names(tmp_path, name):
     assert b"\x1b" not in text
     assert b"\x07" not in text
     assert b"with\\x" in text
+
+
+def test_a_step_up_in_a_bucket_is_told(rh, world):
+    """`..` is no step in a bucket: what was meant is in the fix, and nothing is stored under a name with dots."""
+    error = rh("ls", f"{world['s3']}/a/../b", "--json", expect=2).error
+    assert (error["kind"], error["hint"]) == ("invalid", f"write {world['s3']}/b")
+    assert rh("ls", "ssh-a:~/../x", "--json", expect=2).error["hint"] == "write the absolute path"
+
+
+def test_sweeping_where_the_server_tells_nothing(rh, world):
+    """A server that lists no uploads is no error about a file, but one that cannot be swept."""
+    assert rh("sweep", world["s3"], "--json", expect=1).error["kind"] == "unsupported"

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
 import pytest
 
 
@@ -67,6 +72,113 @@ def test_existing_files(rh, tree, tmp_path):
     rh("cp", "src", "dst")
     assert (tmp_path / "dst" / "a.txt").read_bytes() == b"hello\n"
     assert "one of" in rh("cp", "src", "dst", "--on-existing", "maybe", expect=2).err
+
+
+def test_what_was_not_moved_is_told(rh, tree, tmp_path):
+    """A repeat says that nothing moves; files that differ and are left are no unchanged ones."""
+    rh("cp", "src", "dst")
+    again = rh("cp", "src", "dst", "--json").json
+    assert (again["route"], again["skipped"], again["left"]) == ("NONE", 3, 0)
+    said = rh("cp", "src", "dst").out
+    assert "[nothing to move]" in said
+    assert "3 unchanged" in said
+    (tmp_path / "dst" / "a.txt").write_bytes(b"other")
+    said = rh("cp", "src", "dst", "--on-existing", "skip").out
+    assert "3 exist and were left" in said
+    assert "unchanged" not in said
+    left = rh("cp", "src", "dst", "--on-existing", "skip", "--json").json
+    assert (left["done"], left["skipped"], left["left"], left["failed"]) == (0, 3, 3, [])
+
+
+def test_each_step_is_shown_once(rh, tree):
+    assert rh("cp", "src", "dst", "--dry-run").out.count("a.txt") == 1
+
+
+def test_what_cannot_be_is_found_while_planning(rh, tree, tmp_path):
+    """A file where the target is to be, and what is no data: before anything is changed."""
+    (tmp_path / "file").write_bytes(b"mine")
+    for words in (("src", "file"), ("src", "file/below"), ("src/a.txt", "file/x"), ("src/a.txt", "file/")):
+        for command in ("cp", "plan"):
+            error = rh(command, *words, "--json", expect=4).error
+            assert (error["kind"], error["where"]) == ("name_clash", f"file://{tmp_path}/file")
+            assert "choose another" in error["hint"]
+    assert (tmp_path / "file").read_bytes() == b"mine"
+    os.mkfifo(tree / "pipe")
+    for command in ("cp", "plan"):
+        error = rh(command, "src", "dst", "--json", expect=1).error
+        assert (error["kind"], error["hint"]) == ("unsupported", "exclude it")
+        assert error["where"] == f"file://{tree}/pipe"
+    rh("cp", "src/pipe", "copy", expect=1)
+    rh("cat", "src/pipe", expect=1)
+    assert not (tmp_path / "dst").exists()
+    assert rh("cp", "src", "dst", "--exclude", "pipe", "--json").json["done"] == 3
+    (tmp_path / "there").mkdir()
+    os.mkfifo(tmp_path / "there" / "a.txt")
+    assert rh("cp", "src", "there", "--exclude", "pipe", "--json", expect=4).error["where"].endswith("/there/a.txt")
+    assert rh("cp", "src/a.txt", "there/a.txt", "--json", expect=4).error["kind"] == "name_clash"
+
+
+def test_a_part_is_verified_by_the_manifest_above(rh, tree, tmp_path):
+    rh("cp", "src", "dst")
+    assert f"the manifest of file://{tmp_path}/dst says" in rh("verify", "dst/sub").out
+    (tmp_path / "dst" / "sub" / "run.sh").write_bytes(b"rotten")
+    found = rh("verify", "dst/sub", "--json", expect=6).json
+    assert found["modified"] == ["run.sh"]
+    (tmp_path / "dst" / "new").mkdir()
+    (tmp_path / "dst" / "new" / "x").write_bytes(b"")
+    rh("verify", "dst/new", expect=1)
+
+
+def test_where_nothing_can_be_written(rh, tree):
+    """A place that takes no files says so, and one reason has one exit code, whichever command meets it."""
+    assert "no directory can be made here" in rh("cp", "src", "/proc/x", expect=5).err
+    assert "no file can be made" in rh("cp", "src/a.txt", "/proc/x", expect=5).err
+
+
+def test_one_fix_is_told_once(rh, tree, world):
+    """However many files it would mend."""
+    (tree / "empty").rmdir()
+    said = rh("cp", "src", "ssh-a:/proc/x", expect=5).err
+    assert said.count("no directory can be made here") == 3
+    assert said.count("check the owner") == said.count("fix:") == 1
+    assert "then the same call again" in said
+
+
+def test_one_file_without_permission(rh, monkeypatch):
+    """The same exit code from every command: not allowed. Where others arrive, a part is missing."""
+    place = Path(tempfile.mkdtemp())
+    home = place / "home"
+    (place / "src").mkdir()
+    secret = place / "src" / "secret"
+    secret.write_bytes(b"x")
+    for path in (place, home):
+        path.mkdir(exist_ok=True)
+        path.chmod(0o777)
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("RH_HOME", str(home))
+    rh("cat", "src/secret")  # what is imported late is imported now, while that is allowed
+    rh("cp", "src", "warm")
+    rh("cp", "src/secret", "warm/it")
+    shutil.rmtree(home)
+    home.mkdir()
+    home.chmod(0o777)
+    secret.chmod(0)
+    os.seteuid(65534)
+    try:
+        codes = [
+            rh(*words, expect=None).code
+            for words in (("cat", "src/secret"), ("cp", "src/secret", "a"), ("cp", "src", "b"))
+        ]
+    finally:
+        os.seteuid(0)
+    assert codes == [5, 5, 5]
+    (place / "src" / "open").write_bytes(b"y")
+    os.seteuid(65534)
+    try:
+        assert rh("cp", "src", "c", expect=8).err.startswith("rh: 1 of 2 files did not arrive")
+    finally:
+        os.seteuid(0)
+        shutil.rmtree(place)
 
 
 def test_links(rh, tree, tmp_path):

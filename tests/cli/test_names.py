@@ -98,3 +98,42 @@ def test_bad_places_are_errors_with_a_place(rh, text):
     assert found.code in (1, 2, 3)
     assert found.error["kind"] in ("invalid", "not_found", "unsupported")
     assert ":pw@" not in found.err
+
+
+def test_rename_and_forget(rh, tree):
+    """The record moves or goes, the data stays, nobody is asked."""
+    rh("save", "old", "src")
+    assert rh("rename", "old", "rh://team/new", "--json").json == {
+        "name": "~/team/new",
+        "kind": "folder",
+        "revision": 1,
+    }
+    assert rh("resources").out == "~/team/new\n"
+    rh("save", "other", "src")
+    assert "exists" in rh("rename", "other", "team/new", "--json", expect=4).error["kind"]
+    assert rh("forget", "rh://~/team/new", "--json").json == {"forgotten": "~/team/new"}
+    assert "still" not in rh("forget", "other").out
+    assert rh("resources").out == ""
+    assert (tree / "a.txt").exists()
+    assert len(rh("history", "other", "--json").lines) == 2
+    for words in (("forget", "other"), ("rename", "other", "x"), ("history", "none")):
+        error = rh(*words, "--json", expect=3).error
+        assert "rh resources" in error["hint"]
+    assert "rh save NAME PLACE" in rh("save", "./src", "src", "--json", expect=2).error["hint"]
+
+
+def test_a_name_on_a_system_nobody_knows(rh, world):
+    """The name is there: what is missing is its system."""
+    rh("save", "far", world["ssh-a"])
+    config.register("ssh-a", None)
+    error = rh("ls", "rh://far", "--json", expect=3).error
+    assert "no system called 'ssh-a'" in error["message"]
+    assert "[systems.ssh-a]" in error["hint"]
+    assert "rh resources" in rh("ls", "rh://fra", "--json", expect=3).error["hint"]
+
+
+def test_a_system_s_name_is_no_place(rh, world):
+    """What was probably meant is in the fix."""
+    assert "ssh-a:~/" in rh("info", "ssh-a", "--json", expect=3).error["hint"]
+    assert "s3://" in rh("ls", "s3", "--json", expect=3).error["hint"]
+    assert "did you mean ssh-" in rh("info", "ssh-c", "--json", expect=3).error["hint"]

@@ -18,7 +18,7 @@ from rh.cli import exit as codes
 
 COMMANDS = (
     *("ls", "cp", "sync", "cat", "put", "rm", "sweep", "du", "find", "plan", "verify", "info"),
-    *("save", "history", "resources", "doctor", "playground"),
+    *("save", "rename", "forget", "history", "resources", "doctor", "playground"),
 )
 PROGRAM = str(Path(sys.executable).with_name("rh"))
 
@@ -59,7 +59,7 @@ def test_every_command_has_help_and_json(rh, command):
 
 def test_every_kind_of_error_has_its_code():
     kinds = {cls.kind for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, errors.RhError)}
-    assert set(codes.KINDS) - {"usage"} <= kinds
+    assert set(codes.KINDS) - {"usage", "interrupted"} <= kinds
     assert set(codes.KINDS.values()) <= set(codes.CODES)
     assert codes.code_of(errors.TransferError("x")) == 8
     assert codes.code_of(errors.FullError("x")) == 1
@@ -138,9 +138,41 @@ def test_ctrl_c_ends_a_transfer_within_two_seconds(tmp_path, program, ssh_a):
     assert {path.name for path in arrived()} == {path.name for path in src.iterdir()}
 
 
-def test_ctrl_c_while_reading_input(tmp_path):
+@pytest.mark.parametrize("json_", [False, True])
+def test_ctrl_c_while_reading_input(tmp_path, json_):
+    """Nothing is stored; with --json what is said of it is JSON, with its kind."""
     begun = time.monotonic()
-    code, err, took = interrupted([PROGRAM, "put", "x"], tmp_path, lambda: time.monotonic() - begun > 1.5)
+    argv = [PROGRAM, "put", "x", *(["--json"] if json_ else [])]
+    code, err, took = interrupted(argv, tmp_path, lambda: time.monotonic() - begun > 1.5)
     assert (code, took < 2) == (130, True)
-    assert "Traceback" not in err
+    assert err == "rh: interrupted\n" if not json_ else json.loads(err)["kind"] == "interrupted"
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "values"),
+    [
+        ("rh cp --links ", "follow keep skip error"),
+        ("rh cp --on-existing s", "skip"),
+        ("rh sync --names ", "refuse encode decode"),
+        ("rh find . --type ", "f d l"),
+        ("rh playground ssh", "ssh-a ssh-b"),
+        ("rh config get systems.s3.", "systems.s3.kind"),
+    ],
+)
+def test_values_are_completed(program, words, values):
+    count = len(words.split(" ")) - 1
+    environment = {"_RH_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(count)}
+    assert program(env={**os.environ, **environment}).stdout.decode().split() == values.split()
+
+
+def test_a_fix_is_told_as_it_is_typed(rh, tree):
+    """Not as an argument of Python's."""
+    (tree / "l").symlink_to("nowhere")
+    error = rh("cp", "src", "dst", "--json", expect=3).error
+    assert error["hint"] == "exclude it, or --links keep or --links skip"
+    (tree / "l").unlink()
+    rh("cp", "src", "dst")
+    (tree / "a.txt").write_bytes(b"other")
+    assert "--on-existing update" in rh("cp", "src", "dst", "--on-existing", "error", expect=4).err
+    assert "fix: rh cp --help" in rh("cp", "a", "b", "--include", expect=2).err

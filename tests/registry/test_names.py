@@ -88,8 +88,7 @@ def test_versions_cannot_be_had_yet(text):
         "C:\\data",
         "a\\b",
         "*.txt",
-        "a b",
-        "x\n",
+        "my data/cats",
         "~/",
     ],
 )
@@ -109,6 +108,14 @@ def test_names_that_escape_or_are_none(text, monkeypatch):
     monkeypatch.setenv("RH_USER", "ada")
     with pytest.raises(errors.InvalidError):
         parse(text)
+
+
+@pytest.mark.parametrize("text", ["my cats", "x\n", "é", "_x", "-x"])
+def test_what_is_plainly_a_name_is_not_told_of_paths(text):
+    """`path=` is advised only where it may be what was meant."""
+    with pytest.raises(errors.InvalidError, match="not allowed") as caught:
+        parse(text)
+    assert "path=" not in caught.value.hint
 
 
 def test_a_single_component_is_not_a_whole_name():

@@ -66,4 +66,4 @@ try:
 except InvalidError as error:
     print(error)
 """
-    assert "no rh.systems plug-in is called 'sqlite'" in python(code)
+    assert "there is no kind of system called 'sqlite'" in python(code)

@@ -8,7 +8,6 @@ import logging
 import os
 import subprocess
 import threading
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -43,32 +42,8 @@ from rh.systems.abilities import (
 from rh.systems.ssh import SSHSystem
 from rh.testing import servers
 from rh.testing.systems import SystemSuite
-from rh.types import Entry, Link, Location, SignedRequest
-
-
-@pytest.fixture(scope="module")
-def host() -> Iterator[servers.SSHServer]:
-    with servers.ssh() as server:
-        yield server
-
-
-def opened(server: servers.SSHServer, path: str | None = None, **more: Any) -> SSHSystem:
-    settings = server.settings(**{"timeout_s": 20, **more})
-    return SSHSystem.open(Location("ssh-a", path or f"~/{uuid.uuid4().hex}"), settings)
-
-
-@pytest.fixture(scope="module")
-def openssh(host: servers.SSHServer) -> Iterator[SSHSystem]:
-    """The login's home, by the system's client; open as long as the module, so that connections are shared."""
-    with opened(host, "~", transport="openssh") as system:
-        yield system
-
-
-def fresh(top: SSHSystem) -> SSHSystem:
-    """An empty root that exists."""
-    name = uuid.uuid4().hex
-    top.write(f"{name}/", b"")
-    return top.at(name)
+from rh.types import Entry, Link, SignedRequest
+from tests.systems.hosts import ROADS, TRANSPORTS, fresh, opened
 
 
 class OnAHost(SystemSuite):
@@ -126,10 +101,6 @@ class TestSFTP(OnAHost):
     @pytest.fixture
     def system(self, sftp: SSHSystem) -> SSHSystem:
         return fresh(sftp)
-
-
-TRANSPORTS = pytest.mark.parametrize("transport", ["openssh", "paramiko"])
-ROADS = pytest.mark.parametrize("far", ["python", "sftp"])
 
 
 # What the host makes of it

@@ -11,7 +11,6 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -26,38 +25,12 @@ from rh.errors import (
     UnavailableError,
 )
 from rh.systems.ssh import SSHSystem
+from rh.systems.ssh.by_paramiko import Paramiko
+from rh.systems.ssh.openssh import OpenSSH
+from rh.systems.wrap import wrap
 from rh.testing import servers
 from rh.types import Location, Match
-
-
-@pytest.fixture(scope="module")
-def host() -> Iterator[servers.SSHServer]:
-    with servers.ssh() as server:
-        yield server
-
-
-def opened(server: servers.SSHServer, path: str | None = None, **more: Any) -> SSHSystem:
-    settings = server.settings(**{"timeout_s": 20, **more})
-    return SSHSystem.open(Location("ssh-a", path or f"~/{uuid.uuid4().hex}"), settings)
-
-
-@pytest.fixture(scope="module")
-def openssh(host: servers.SSHServer) -> Iterator[SSHSystem]:
-    """The login's home, by the system's client; open as long as the module, so that connections are shared."""
-    with opened(host, "~", transport="openssh") as system:
-        yield system
-
-
-def fresh(top: SSHSystem) -> SSHSystem:
-    """An empty root that exists."""
-    name = uuid.uuid4().hex
-    top.write(f"{name}/", b"")
-    return top.at(name)
-
-
-TRANSPORTS = pytest.mark.parametrize("transport", ["openssh", "paramiko"])
-ROADS = pytest.mark.parametrize("far", ["python", "sftp"])
-
+from tests.systems.hosts import ROADS, TRANSPORTS, fresh, opened
 
 # Who is on the other side
 
@@ -110,16 +83,40 @@ def test_refused_login(host: servers.SSHServer, tmp_path: Path, transport: str) 
 
 
 @TRANSPORTS
-def test_nobody_there(host: servers.SSHServer, transport: str) -> None:
-    """A port nobody listens on, a name nobody has."""
+@ROADS
+def test_nobody_there(host: servers.SSHServer, monkeypatch: pytest.MonkeyPatch, transport: str, far: str) -> None:
+    """A port nobody listens on is told at the first try, with host and port; a name nobody has, too."""
+    tries = []
+    opened_once = {"openssh": OpenSSH, "paramiko": Paramiko}[transport].open
+    for cls in (OpenSSH, Paramiko):
+        monkeypatch.setattr(cls, "open", lambda self, *a, **k: tries.append(1) or opened_once(self, *a, **k))
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        system = opened(host, transport=transport, port=taken.getsockname()[1])
-        with pytest.raises(UnavailableError, match="refused the connection"):
+        port = taken.getsockname()[1]
+        system = wrap(opened(host, transport=transport, far=far, port=port))
+        with pytest.raises(UnavailableError, match="refused the connection") as caught:
             system.head("x")
-    system = opened(host, transport=transport, host="no-such-host.invalid")
-    with pytest.raises(UnavailableError, match="cannot be resolved"):
+    assert f"127.0.0.1:{port}" in str(caught.value)
+    assert "sshd runs" in caught.value.hint
+    assert len(tries) == 1
+    system = wrap(opened(host, transport=transport, far=far, host="no-such-host.invalid"))
+    with pytest.raises(UnavailableError, match=f"cannot be resolved.*no-such-host.invalid:{host.port}"):
         system.head("x")
+    assert len(tries) == 2
+
+
+@TRANSPORTS
+def test_a_host_that_comes_back_is_waited_for(transport: str) -> None:
+    """What refuses us now and let us in before may be starting again: that is tried again (promise 26)."""
+    with servers.ssh() as server:
+        system = opened(server, transport=transport)
+        system.write("x", b"1")
+        server.kill()
+        for _ in range(2):  # the connections that were kept end first
+            with pytest.raises((UnavailableError, DeadlineError)) as caught:
+                system.read("x").read()
+            assert caught.value.retryable
+        system.close()
 
 
 @TRANSPORTS
@@ -191,6 +188,32 @@ def test_settings_that_cannot_be(host: servers.SSHServer) -> None:
     for path in ("relative", "~other/x", "/nul\0"):
         with pytest.raises(InvalidError):
             opened(host, path)
+
+
+@TRANSPORTS
+@ROADS
+def test_a_command_that_is_not_there(host: servers.SSHServer, transport: str, far: str) -> None:
+    """Which one, on which host, and the status a shell gives it; what a shell says of its own is its output."""
+    with opened(host, "~", transport=transport, far=far) as system:
+        for command in ("no-such-command", "/no/such/command"):
+            with pytest.raises(NotFoundError, match=f"'{command}' to run .exit status 127.*ssh-a:~"):
+                system.run([command])
+        assert system.run(["sh", "-c", "no-such-command"])[0] == 127
+        assert system.run(["sh", "-c", "echo sh: not found >&2; exit 3"])[0] == 3
+
+
+@ROADS
+def test_a_pipe_is_listed_and_is_no_data(host: servers.SSHServer, far: str) -> None:
+    """Nothing is left out of a listing in silence."""
+    name = uuid.uuid4().hex
+    (host.home / name).mkdir()
+    os.mkfifo(host.home / name / "pipe")
+    with opened(host, f"~/{name}", far=far) as system:
+        (entry,) = system.list()
+        assert entry == system.head("pipe")
+        assert (entry.key, entry.kind, entry.size, entry.etag) == ("pipe", "file", 0, None)
+        with pytest.raises(RhError):
+            system.read("pipe")
 
 
 # When things break

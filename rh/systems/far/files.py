@@ -55,8 +55,8 @@ def temp_name() -> bytes:
 def flags_of(found: os.stat_result) -> int:
     """What a file is, as flags of a `STAT`."""
     mode = found.st_mode
-    if not stat.S_ISREG(mode) and (stat.S_ISLNK(mode) or stat.S_ISDIR(mode)):
-        return LINK if stat.S_ISLNK(mode) else DIR
+    if not stat.S_ISREG(mode):
+        return LINK if stat.S_ISLNK(mode) else DIR if stat.S_ISDIR(mode) else 0
     return EXEC if mode & 0o100 else NOEXEC
 
 
@@ -100,6 +100,8 @@ class Root:
             os.makedirs(self.path, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             raise clash(self.path, "there is a file where a directory must be") from None
+        except FileNotFoundError:
+            raise Failure("access", "no directory can be made here", self.path) from None
 
     def close(self) -> None:
         """Let go of every directory."""
@@ -154,6 +156,10 @@ class Root:
                 self.made.add(fd)
             except FileExistsError:
                 pass  # somebody else made it just now
+            except FileNotFoundError:
+                if not os.fstat(fd).st_nlink:
+                    raise  # what is above was removed meanwhile
+                raise Failure("access", "no directory can be made here", at) from None  # so it is in /proc
             return os.open(name, _NO_LINK, dir_fd=fd)
         except OSError as error:
             if error.errno not in (errno.ELOOP, errno.ENOTDIR):
@@ -248,7 +254,7 @@ class Root:
         through: bool,
     ) -> Iterator[tuple[bytes, os.stat_result, bytes]]:
         """The entries under these names in a directory, which is closed at the end."""
-        look, regular, link = os.stat, stat.S_ISREG, stat.S_ISLNK
+        look, link = os.stat, stat.S_ISLNK
         try:
             if through:
                 this = os.fstat(fd)
@@ -268,8 +274,7 @@ class Root:
                                 yield key, found, os.readlink(token, dir_fd=fd)
                                 continue
                             found = self._behind(fd, token, key)
-                        if regular(found.st_mode):
-                            yield key, found, b""
+                        yield key, found, b""
                         continue
                     inner = os.open(token[:-1], _DIRECTORY if through else _NO_LINK, dir_fd=fd)
                 except FileNotFoundError:
@@ -378,7 +383,10 @@ class Writer:
             self.commit()
             self.root.close()
             fd, name = self.root.parent(key, create=True)
-            file = os.open(temp, _NEW, mode, dir_fd=fd)
+            try:
+                file = os.open(temp, _NEW, mode, dir_fd=fd)
+            except FileNotFoundError:
+                raise Failure("access", "no file can be made in this directory", key) from None
         self.open[file] = (temp, key)
         return file
 

@@ -76,7 +76,7 @@ def head(_wire: Wire, root: bytes, key: bytes) -> Any:
     try:
         found = place.stat(key.rstrip(b"/"))
         folder = stat.S_ISDIR(found.st_mode)
-        if folder != key.endswith(b"/") or not (folder or stat.S_ISREG(found.st_mode) or stat.S_ISLNK(found.st_mode)):
+        if folder != key.endswith(b"/"):
             raise FileNotFoundError(2, "")
         target = place.target(key) if stat.S_ISLNK(found.st_mode) else b""
         return [STAT.pack(*stat_fields(found)), target]

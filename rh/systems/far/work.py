@@ -389,6 +389,10 @@ def run(wire: Wire, root: bytes, argv: list[bytes], timeout_s: float, given: boo
             stderr=subprocess.PIPE,
             start_new_session=True,
         )
+    except FileNotFoundError:
+        raise Failure("not_found", f"there is no command {os.fsdecode(argv[0])!r} to run (exit status 127)") from None
+    except PermissionError:
+        raise Failure("access", f"{os.fsdecode(argv[0])!r} may not be run (exit status 126)") from None
     finally:
         place.close()
     try:

@@ -32,6 +32,9 @@ class GitSystem(System):
     """A directory of a repository at a commit. Writing and deleting raise `UnsupportedError`."""
 
     kind: ClassVar[str] = "git"
+    takes: ClassVar[frozenset[str] | None] = frozenset(
+        {"url", "endpoint_url", "ref", "submodules", "identity_file", "known_hosts_file", "config_file"}
+    )
     keeps_links: ClassVar[bool] = True
     keeps_executable: ClassVar[bool] = True
     writable: ClassVar[bool] = False

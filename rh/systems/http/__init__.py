@@ -36,6 +36,7 @@ class HTTPSystem(System):
     """A site below a URL. Writing and deleting raise `UnsupportedError`."""
 
     kind: ClassVar[str] = "http"
+    takes: ClassVar[frozenset[str] | None] = frozenset({"url", "endpoint_url"})
     keeps_directories: ClassVar[bool] = True
     writable: ClassVar[bool] = False
 

@@ -117,6 +117,7 @@ class LocalSystem(System):
     """A directory of this machine."""
 
     kind: ClassVar[str] = "file"
+    takes: ClassVar[frozenset[str] | None] = frozenset()
     keeps_links: ClassVar[bool] = True
     keeps_executable: ClassVar[bool] = True
     keeps_directories: ClassVar[bool] = True

@@ -271,6 +271,10 @@ class Root:
             except FileExistsError:
                 if not os.path.isdir(path):
                     raise NameClashError("there is a file where the root must be", where=path) from None
+            except FileNotFoundError as error:
+                if not os.path.isdir(os.path.dirname(path)):
+                    raise  # it was removed meanwhile
+                raise AccessError("no directory can be made here", where=self.where("")) from error  # so it is in /proc
             above = os.open(os.path.dirname(path), _DIRECTORY)
             try:
                 os.fsync(above)
@@ -287,6 +291,10 @@ class Root:
                 os.mkdir(step, dir_fd=above)
             except FileExistsError:
                 pass
+            except FileNotFoundError as error:
+                if not os.fstat(above).st_nlink:
+                    raise  # what is above was removed meanwhile
+                raise AccessError("no directory can be made here", where=self.where(key)) from error
             else:
                 if made is not None:
                     made.append(key)

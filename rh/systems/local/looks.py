@@ -192,4 +192,5 @@ def _vanished(root: Root, key: str, error: OSError, *, follow: bool) -> None:
     if not isinstance(error, FileNotFoundError):
         raise failure(error, root.where(key)) from error
     if follow and os.path.islink(root.at(key)):
-        raise NotFoundError("a link that leads to nothing", where=root.where(key)) from error
+        hint = 'exclude it, or links="keep" or links="skip"'
+        raise NotFoundError("a link that leads to nothing", where=root.where(key), hint=hint) from error

@@ -7,6 +7,7 @@ with nothing left of it, and the caller sees to it.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import marshal
 import os
@@ -51,10 +52,15 @@ def mode_for(folder: int, name: str | bytes, *, executable: bool) -> int | None:
 
 def create(name: str | bytes, folder: int, mode: int | None, *, executable: bool) -> int:
     """Create a file that must not exist, for writing: with these permissions from the first, or the usual ones."""
-    if mode is None:
-        return os.open(name, CREATE, 0o777 if executable else 0o666, dir_fd=folder)
-    descriptor = os.open(name, CREATE, mode, dir_fd=folder)
-    os.fchmod(descriptor, mode)
+    usual = 0o777 if executable else 0o666
+    try:
+        descriptor = os.open(name, CREATE, usual if mode is None else mode, dir_fd=folder)
+    except FileNotFoundError:
+        if not os.fstat(folder).st_nlink:
+            raise  # the directory was removed meanwhile
+        raise PermissionError(errno.EACCES, "no file can be made in this directory") from None  # so it is in /proc
+    if mode is not None:
+        os.fchmod(descriptor, mode)
     return descriptor
 
 

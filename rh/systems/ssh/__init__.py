@@ -39,6 +39,23 @@ class SSHSystem(System):
     """A directory on a host."""
 
     kind = "ssh"
+    takes: ClassVar[frozenset[str] | None] = frozenset(
+        {
+            "host",
+            "port",
+            "user",
+            "identity_file",
+            "known_hosts_file",
+            "config_file",
+            "accept_new",
+            "transport",
+            "far",
+            "python",
+            "connections",
+            "fsync",
+            "prompt",
+        }
+    )
     keeps_links: ClassVar[bool] = True
     keeps_executable: ClassVar[bool] = True
     keeps_directories: ClassVar[bool] = True

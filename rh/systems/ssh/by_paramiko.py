@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import threading
@@ -147,6 +148,8 @@ class Paramiko(Transport):
     def __init__(self, host: Host) -> None:
         self.host = host
         self._paramiko = plugins.need("paramiko", purpose="SSH without an ssh client")
+        # What goes wrong is raised; its tracebacks are for who asks for them.
+        logging.getLogger("paramiko").addHandler(logging.NullHandler())
         self._lock = threading.Lock()
         self._lines: list[_Line] = []
         self._password: str | None = None
@@ -298,9 +301,7 @@ class Paramiko(Transport):
         if isinstance(error, paramiko.AuthenticationException) or "No authentication methods" in str(error):
             return explain("Permission denied", self.host, self.address)
         if isinstance(error, TimeoutError | socket.timeout) or "timeout" in str(error).lower():
-            return DeadlineError(
-                "the host does not answer", where=str(self.host), hint="check address and firewall, or raise timeout_s"
-            )
+            return explain("timed out", self.host, self.address)
         if isinstance(error, paramiko.ssh_exception.NoValidConnectionsError):
             error = next(iter(error.errors.values()))
         return explain(str(error), self.host, self.address)

@@ -78,7 +78,10 @@ class FarRoad:
                 raise
 
     def head(self, key: str) -> Entry:
-        stat, target = self.call("head", "head", self.name(key))
+        with self.pool.session() as session:
+            session.request("head", self.root, self.name(key))
+            observe.count(self.system, "head")
+            stat, target = session.answer(self.url, key)
         return entry_of(key, wire.STAT.unpack(stat), target)
 
     def read(self, key: str, span: Span | None, when: Condition) -> Body:

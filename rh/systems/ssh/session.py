@@ -7,6 +7,7 @@ pool belongs to this process and to one host; a forked child begins with none.
 from __future__ import annotations
 
 import atexit
+import errno
 import os
 import secrets
 import shlex
@@ -18,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, TypeVar
 
 from rh.errors import (
     AccessError,
@@ -41,6 +42,8 @@ from rh.systems.ssh.sftp import SFTP, StatusError, lost
 from rh.systems.ssh.transport import Channel, Host, Transport, explain
 
 __all__ = ["NoPython", "Pool", "Session", "pool_of", "problem"]
+
+T = TypeVar("T")
 
 _SESSIONS = 12
 """So many far processes at once; a request that finds all taken for a while starts another all the same."""
@@ -87,6 +90,7 @@ _KINDS: dict[str, type[RhError]] = {
     "unsupported": UnsupportedError,
     "full": FullError,
 }
+_LINKS = 'exclude it, or links="keep" or links="skip"'
 _HINTS = {"full": "free some space there, or choose another place", "access": "check the owner and the mode over there"}
 
 
@@ -103,11 +107,16 @@ def program() -> bytes:
     return zlib.compress(f"import sys\nSOURCES = {sources!r}{_LOADER}".encode())
 
 
-def problem(told: bytes | memoryview, where: Callable[[str], str]) -> RhError:
-    """The error the far side tells of. `where` makes the place of a key."""
+def problem(told: bytes | memoryview, where: Callable[[str], str], asked: str = "") -> RhError:
+    """The error the far side tells of. `where` makes the place of the key it names, or that was `asked` about."""
     kind, message, path = wire.loads(told)
-    key = path.decode("utf-8", "surrogateescape")
-    return _KINDS.get(kind, UnavailableError)(message, where=where(key), hint=_HINTS.get(kind))
+    key = path.decode("utf-8", "surrogateescape") or asked
+    if path.startswith(b"/"):
+        key = ""  # the root itself, by its path
+    if kind == "not_found" and message == os.strerror(errno.ENOENT):
+        message = "nothing is there"
+    hint = _LINKS if message.startswith("this link") else _HINTS.get(kind)
+    return _KINDS.get(kind, UnavailableError)(message, where=where(key), hint=hint)
 
 
 class Session:
@@ -207,19 +216,19 @@ class Session:
         """Whether a frame has come, or the end."""
         return self._to > self._from or self.channel.waiting()
 
-    def next(self, where: Callable[[str], str] = str, *, keep: bool = True) -> tuple[int, memoryview]:
-        """The next frame of a conversation. `OK` ends it, and `ERR` raises what the far side tells."""
+    def next(self, where: Callable[[str], str] = str, key: str = "", *, keep: bool = True) -> tuple[int, memoryview]:
+        """The next frame of a conversation (about `key`). `OK` ends it, and `ERR` raises what the far side tells."""
         kind, payload = self.recv(keep=keep)
         if kind == wire.OK:
             self.busy = False
         elif kind == wire.ERR:
             self.busy = False
-            raise problem(payload, where)
+            raise problem(payload, where, key)
         return kind, payload
 
-    def answer(self, where: Callable[[str], str] = str) -> Any:
-        """The end of a conversation that has no data frames (any more)."""
-        kind, payload = self.next(where)
+    def answer(self, where: Callable[[str], str] = str, key: str = "") -> Any:
+        """The end of a conversation (about `key`) that has no data frames (any more)."""
+        kind, payload = self.next(where, key)
         if kind != wire.OK:
             raise IntegrityError(f"an answer out of turn ({kind})", where=str(self.host))
         return wire.loads(payload)
@@ -238,6 +247,7 @@ class Pool:
         self._sftp: list[SFTP] = []
         self._transport: Transport | None = None
         self.python: bool | None = {"auto": None, "python": True, "sftp": False}[host.far]
+        self._reached = False
 
     @property
     def transport(self) -> Transport:
@@ -283,9 +293,8 @@ class Pool:
                 session.channel.close()
                 session = None
         if session is None:
-            transport = self.transport
-            told = lost(self.host, transport.address)
-            session = transport.open("sftp", lambda channel: SFTP(channel, told, str(self.host)), subsystem=True)
+            told = lost(self.host, self.transport.address)
+            session = self.opened("sftp", lambda channel: SFTP(channel, told, str(self.host)), subsystem=True)
         try:
             yield session
         except StatusError as error:
@@ -326,19 +335,37 @@ class Pool:
             self._changed.notify()
         session.channel.close()
 
+    def opened(self, command: str, begin: Callable[[Channel], T], *, subsystem: bool = False, alone: bool = False) -> T:
+        """What `begin` makes of a new channel (`Transport.open`).
+
+        A host that was reached before may be starting again, so every failure is worth another try.
+        """
+        try:
+            found = self.transport.open(command, begin, subsystem=subsystem, alone=alone)
+        except UnavailableError as error:
+            if self._reached:
+                error.retryable = True  # type: ignore[misc]
+            raise
+        except DeadlineError as error:
+            if self._reached or error.hint:
+                raise
+            raise explain(f"timed out: {error.message}", self.host, self.transport.address) from error
+        self._reached = True
+        return found
+
     def _new(self) -> Session:
         if self.python is False:
             raise NoPython
-        transport = self.transport
 
         def begin(channel: Channel) -> Session:
-            session = Session(channel, self.host, transport.address)
+            session = Session(channel, self.host, self.transport.address)
             session.begin()
             return session
 
         try:
-            session = transport.open(f"exec {shlex.quote(self.host.python)} -I -S -c '{wire.BOOTSTRAP}'", begin)
+            session = self.opened(f"exec {shlex.quote(self.host.python)} -I -S -c '{wire.BOOTSTRAP}'", begin)
         except NoPython as error:
+            self._reached = True
             if self.python is None:
                 raise
             raise UnsupportedError(

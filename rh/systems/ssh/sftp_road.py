@@ -5,6 +5,8 @@ Slower, and with less: no digests, copies or fetches over there, and etags are o
 
 from __future__ import annotations
 
+import os
+import re
 import secrets
 import shlex
 import stat
@@ -46,6 +48,8 @@ def _entry(key: str, found: Attributes, target: bytes = b"") -> Entry:
     modified = None if found.mtime is None else float(found.mtime)
     if stat.S_ISLNK(mode):
         return Entry(key, len(target), "link", etag, modified, None, None, target.decode("utf-8", "surrogateescape"))
+    if not stat.S_ISREG(mode):  # a pipe, socket or device
+        return Entry(key, 0, "file", None, modified, None, executable=False)
     return Entry(key, size, "file", etag, modified, None, bool(mode & 0o100))
 
 
@@ -252,7 +256,7 @@ class SftpRoad:
                     raise InvalidError("this link leads back to itself", where=where) from None
             if stat.S_ISDIR(seen.mode or 0):
                 found.append((name + b"/", seen))
-            elif stat.S_ISREG(seen.mode or 0) or stat.S_ISLNK(seen.mode or 0):
+            else:
                 found.append((name, seen))
         found.sort(key=lambda pair: pair[0])
         return found
@@ -416,13 +420,17 @@ class SftpRoad:
         where = self.root.decode("utf-8", "surrogateescape")
         line = f"cd {shlex.quote(where)} && exec {shlex.join(argv)}"
         observe.count(self.system, "run")
-        channel = self.pool.transport.open(line, lambda channel: channel, alone=True)
+        channel = self.pool.opened(line, lambda channel: channel, alone=True)
         try:
-            return channel.whole(stdin or b"", timeout_s)
+            status, out, err = channel.whole(stdin or b"", timeout_s)
         except DeadlineError as error:
             raise DeadlineError(f"the command did not end within {timeout_s:g} s", where=self.url()) from error
         finally:
             channel.close()
+        said = re.escape(os.fsencode(argv[0])) + rb": (command )?(not found|No such file or directory)\s*$"
+        if status == 127 and not out and re.search(said, err):
+            raise NotFoundError(f"there is no command {argv[0]!r} to run (exit status 127)", where=self.url())
+        return status, out, err
 
 
 def _text(name: bytes) -> str:

@@ -30,6 +30,8 @@ def entry_of(key: str, stat: Sequence[int], target: bytes = b"") -> Entry:
     etag = f"{size:x}-{mtime:x}-{ctime:x}-{inode:x}"
     if flags & wire.LINK:
         return Entry(key, size, "link", etag, mtime / 1e9, None, None, target.decode("utf-8", "surrogateescape"))
+    if not flags:  # a pipe, socket or device
+        return Entry(key, 0, "file", None, mtime / 1e9, None, executable=False)
     return Entry(key, size, "file", etag, mtime / 1e9, None, bool(flags & wire.EXEC))
 
 
@@ -41,7 +43,7 @@ def entries_of(page: bytes) -> Sequence[Entry]:
         flags, size, mtime, ctime, inode = fields
         if flags & wire.LINK:
             entries.append(entry_of(key, fields, next(targets, "").encode("utf-8", "surrogateescape")))
-        elif flags & wire.DIR:
+        elif flags & wire.DIR or not flags:
             entries.append(entry_of(key, fields))
         else:
             etag = "%x-%x-%x-%x" % (size, mtime, ctime, inode)  # noqa: UP031  (quicker than an f-string)
@@ -61,7 +63,7 @@ class FarBody(Body):
         try:
             session = self._session
             session.request("read", road.root, road.name(key), start, stop, want, WINDOW)
-            kind, payload = session.next(road.url)
+            kind, payload = session.next(road.url, key)
             if kind != wire.OUT:
                 raise IntegrityError(f"an answer out of turn ({kind})", where=road.url(key))
             self.entry = entry_of(key, wire.STAT.unpack(payload))

@@ -203,15 +203,20 @@ _SAYS: tuple[tuple[str, type[RhError], str, str | None], ...] = (
         r"Connection refused",
         UnavailableError,
         "the host refused the connection",
-        "is sshd running there, on that port?",
+        "check host and port, and that sshd runs there",
     ),
     (
-        r"timed out|Timeout, server .* not responding",
+        r"timed out|Timeout, server .* not responding|protocol banner",
         DeadlineError,
         "the host does not answer",
         "check address and firewall, or raise timeout_s",
     ),
-    (r"No route to host|Network is unreachable", UnavailableError, "the host cannot be reached", "check the network"),
+    (
+        r"No route to host|Network is unreachable",
+        UnavailableError,
+        "the host cannot be reached",
+        "check the address, the network, and whether a VPN is needed",
+    ),
     (
         r"Bad configuration option|terminating, \d+ bad configuration|Can't open user config",
         InvalidError,
@@ -242,7 +247,15 @@ def explain(text: str, host: Host, address: Callable[[], tuple[str, int, str | N
         return unknown_key(host, *address()[:2], host.known_hosts_file)
     for pattern, kind, message, hint in _SAYS:
         if re.search(pattern, text, re.IGNORECASE):
-            return kind(message + _last(text), where=str(host), hint=hint)
+            where, unreached = str(host), hint is not None and kind in (UnavailableError, DeadlineError)
+            if unreached:
+                name, port, _ = address()
+                where += "" if where.endswith(f"{name}:{port}") else f" is {name}:{port}"
+            error = kind(message + _last(text), where=where, hint=hint)
+            if unreached and kind is UnavailableError:
+                # Nobody is there. `Pool` knows where somebody was before.
+                error.retryable = False  # type: ignore[misc]
+            return error
     return UnavailableError("the connection was lost" + _last(text), where=str(host))
 
 

@@ -1,0 +1,123 @@
+"""Settings: what is misspelt is told where it stands, with the nearest word."""
+
+import pytest
+
+import rh
+from rh import config, errors
+from rh.systems import open_system, settings_of
+from rh.types import Location
+
+
+@pytest.fixture
+def file():
+    """Write `config.toml`; its path."""
+
+    def write(text):
+        config.home().mkdir(parents=True, exist_ok=True)
+        path = config.home() / "config.toml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "near"),
+    [
+        ("wokers = 3", "wokers", "workers"),
+        ('[system.s3]\nroot = "s3://b"', "system", "systems"),
+        ('[systems.s3]\nendpont_url = "x"', "systems.s3.endpont_url", "endpoint_url"),
+        ('[systems.gs]\nrot = "gs://b"', "systems.gs.rot", "root"),
+        ('[systems.azure]\nacount = "b"', "systems.azure.acount", "account"),
+        ('[systems.lab]\nkind = "ssh2"\nhost = "h"', "systems.lab.kind", "ssh"),
+        ('[systems.lab]\nkind = "ssh"\nhots = "h"', "systems.lab.hots", "host"),
+        ('[systems.gcs]\nroot = "gs://b"', "systems.gcs", "gs"),
+    ],
+)
+def test_a_misspelt_setting_in_a_file(file, text, key, near):
+    path = file(text)
+    with pytest.raises(errors.InvalidError, match=near) as caught:
+        settings_of(key.split(".")[1] if "." in key else "s3")
+    assert caught.value.where == f"{path}: {key}"
+
+
+def test_a_profile_too(file, monkeypatch):
+    file("")
+    (config.home() / "profiles").mkdir()
+    (config.home() / "profiles" / "lab.toml").write_text("timeout = 3")
+    monkeypatch.setenv("RH_PROFILE", "lab")
+    with pytest.raises(errors.InvalidError, match=r"did you mean timeout_s\?.*lab.toml: timeout"):
+        config.get("workers")
+
+
+@pytest.mark.parametrize(
+    ("variable", "near"),
+    [
+        ("RH_WOKERS", "RH_WORKERS"),
+        ("RH_S3_ROOOT", "root"),
+        ("RH_GCS_ROOT", "RH_GS_ROOT"),
+        ("RH_MEMORYS_ROOT", "MEMORY"),
+    ],
+)
+def test_a_misspelt_variable(monkeypatch, variable, near):
+    monkeypatch.setenv(variable, "1")
+    with pytest.raises(errors.InvalidError, match=near) as caught:
+        settings_of("s3")
+    assert caught.value.where == variable
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("RH_WORKERS", "0"),
+        ("RH_TIMEOUT_S", "-1"),
+        ("RH_RETRIES", "x"),
+        ("RH_S3_TIMEOUT_S", "long"),
+        ("RH_S3_RETRIES", "-1"),
+    ],
+)
+def test_what_is_no_number(monkeypatch, variable, text):
+    monkeypatch.setenv(variable, text)
+    with pytest.raises(errors.InvalidError, match="not a number") as caught:
+        open_system(Location("s3", "b"))
+    assert caught.value.where == variable
+
+
+def test_what_is_no_number_in_a_file(file):
+    path = file('workers = "many"')
+    with pytest.raises(errors.InvalidError, match="workers is not a number") as caught:
+        config.get("workers")
+    assert caught.value.where == f"{path}: workers"
+
+
+def test_the_variables_of_others_are_theirs(monkeypatch):
+    monkeypatch.setenv("RH_CUSTOMER_PORTAL", "1")
+    monkeypatch.setenv("RH_ELSEWHERE_ROOT", "1")
+    assert config.get("workers") == 16
+
+
+@pytest.mark.parametrize(
+    ("settings", "near"),
+    [({"kind": "ssh2"}, "did you mean ssh"), ({"kind": "s3", "endpoint": "x"}, "did you mean endpoint_url")],
+)
+def test_what_is_registered(settings, near):
+    with pytest.raises(errors.InvalidError, match=near):
+        rh.register_system("lab", **settings)
+    assert "lab" not in config.system_names()
+
+
+def test_a_setting_that_holds_for_a_block():
+    with pytest.raises(errors.InvalidError, match="did you mean retries"), config.override({"retrys": 1}):
+        pass
+
+
+def test_every_setting_a_page_names_is_taken(file):
+    """Each kind takes its own and the general ones; fsspec takes whatever its file system does."""
+    file(
+        '[systems.lab]\nkind = "ssh"\nhost = "h"\nfsync = false\nretry_s = 3.0\n'
+        '[systems.s3]\nsse = "AES256"\nca_bundle = "x"\ntimeout_s = 3\nretries = 1\n'
+        '[systems.any]\nkind = "fsspec"\nprotocol = "memory"\n[systems.any.options]\nanything = 1\n'
+    )
+    for name in ("lab", "s3", "any"):
+        assert settings_of(name)["name"] == name
+    open_system(Location("lab", "~")).close()
