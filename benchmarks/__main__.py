@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from benchmarks import hashing, report
+from benchmarks import hashing, report, tables
 from benchmarks.peers import OURS, Contestant, roster
 from benchmarks.run import Case, Runner, directory_name
 from benchmarks.servers import PLACES, Local, Place, Relay
@@ -18,7 +18,7 @@ from benchmarks.shapes import HASHED, SHAPES, Shape, remove
 from rh.errors import RhError
 
 _PLACES = {("relay" if place is Relay else place.name): place for place in PLACES}
-_NAMES = (*_PLACES, "digest")
+_NAMES = (*_PLACES, "digest", "tables")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -73,6 +73,9 @@ def _cases(arguments: argparse.Namespace, runner: Runner, missing: list[str]) ->
     shapes = _words(arguments.shapes, dict.fromkeys([*(s.name for s in SHAPES), *(s.name for s in HASHED)]), "shape")
     ways = _words(arguments.directions, ("up", "down", "copy", "read"), "direction")
     for name in names:
+        if name == "tables":
+            yield from tables.cases(runner, arguments.scale)
+            continue
         if name == "digest":
             for shape in HASHED:
                 if shape.name in shapes and "read" in ways:

@@ -1,0 +1,275 @@
+"""`rh table …`: rows of tables, wherever they are."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable
+from decimal import Decimal
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from rh.cli import show
+from rh.cli.complete import complete_place
+from rh.cli.options import AsJson
+
+if TYPE_CHECKING:
+    from rh.resources.table import Table
+    from rh.tables.base import Mode
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="""Look into tables: Parquet, CSV, JSON lines and Arrow files, tables that rh wrote, and databases.
+
+    TABLE is a directory or a file (a path or a URL), rh://NAME for a saved table, or the URL of a database
+    (postgresql://user@host/db, sqlite:///file.db, duckdb:///file.db) for `rh table sql`.
+    """,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+TableArgument = Annotated[str, typer.Argument(metavar="TABLE", autocompletion=complete_place, show_default=False)]
+Limit = Annotated[int | None, typer.Option("--limit", "-n", metavar="ROWS", min=0, help="At most so many rows.")]
+Columns = Annotated[
+    list[str] | None, typer.Option("--column", "-c", metavar="COLUMN", help="Only this column; repeatable.")
+]
+Where = Annotated[
+    list[str] | None,
+    typer.Option(metavar="CONDITION", help="Only rows for which this holds, such as 'size > 100'; repeatable."),
+]
+
+_CONDITION = re.compile(r"\s*(.+?)\s*(==|!=|<=|>=|=|<|>)\s*(.*?)\s*", re.DOTALL)
+_DATABASE = re.compile(r"(postgres(ql)?|redshift|sqlite|duckdb|snowflake|bigquery)://")
+_WIDEST = 48
+
+
+@app.command()
+def head(
+    table: TableArgument, limit: Limit = 10, columns: Columns = None, where: Where = None, json: AsJson = False
+) -> None:
+    """Show the first rows.
+
+    With --json, one document per row.
+    """
+    _print(_first(_table(table), 10 if limit is None else limit, columns, where), json=json)
+
+
+@app.command()
+def schema(table: TableArgument, json: AsJson = False) -> None:
+    """Show the columns and their types."""
+    fields = _table(table).schema
+    if json:
+        for field in fields:
+            show.emit({"column": field.name, "type": str(field.type), "nullable": field.nullable})
+    else:
+        show.table([[field.name, str(field.type), "" if field.nullable else "not null"] for field in fields])
+
+
+@app.command()
+def stream(
+    table: TableArgument,
+    limit: Limit = None,
+    columns: Columns = None,
+    where: Where = None,
+    shuffle_seed: Annotated[
+        int | None, typer.Option(metavar="SEED", help="Mix the rows; equal seeds, equal order.")
+    ] = None,
+    rank: Annotated[int, typer.Option(min=0, help="Which of the shares.")] = 0,
+    world_size: Annotated[int, typer.Option(min=1, help="How many shares.")] = 1,
+    start: Annotated[int, typer.Option(min=0, metavar="ROW", help="Begin at this row.")] = 0,
+    arrow: Annotated[bool, typer.Option("--arrow", help="Write an Arrow IPC stream instead of JSON.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Write rows to standard output, one JSON document per row.
+
+    rh table stream s3://bucket/logs | jq .size
+    """
+    opened = _table(table)
+    del json  # it is JSON anyway
+    batches = opened.stream(
+        columns=columns,
+        where=_where(where, opened) if where else None,
+        shuffle_seed=shuffle_seed,
+        rank=rank,
+        world_size=world_size,
+        start=start,
+    )
+    with batches:
+        some = _limited(batches, limit)
+        if arrow:
+            import pyarrow.ipc
+
+            sys.stdout.flush()
+            with pyarrow.ipc.new_stream(sys.stdout.buffer, batches.schema) as sink:
+                for batch in some:
+                    sink.write_batch(batch)
+        else:
+            for batch in some:
+                _emit(batch.to_pylist())
+
+
+@app.command()
+def sql(
+    table: TableArgument,
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="The table is called t.", show_default=False)],
+    limit: Limit = None,
+    json: AsJson = False,
+) -> None:
+    """Run a query over a table's files with DuckDB, or in a database.
+
+    rh table sql s3://bucket/logs 'select kind, count(*) from t group by kind'
+    """
+    if _DATABASE.match(table):
+        import rh
+
+        _print(_first(rh.table(query=query, system=table), limit, None, None), json=json)
+    else:
+        result = _table(table).sql(query)
+        _print(result if limit is None else result.slice(0, limit), json=json)
+
+
+@app.command()
+def profile(table: TableArgument, json: AsJson = False) -> None:
+    """Say of each column what it holds: nulls, distinct values, least and greatest, the most frequent."""
+    found = _table(table).profile()
+    if json:
+        show.emit(_plain(found.as_dict()))
+    else:
+        show.line(str(found))
+
+
+@app.command()
+def write(
+    source: TableArgument,
+    target: Annotated[str, typer.Argument(metavar="TARGET", autocompletion=complete_place, show_default=False)],
+    mode: Annotated[str, typer.Option(help="If a table is there: error, append or overwrite.")] = "error",
+    partition: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN", help="Lay files by the values of this column; repeatable.")
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Write a table's rows as another table, of Parquet files.
+
+    rh table write export.csv s3://bucket/table --partition year
+    """
+    import rh
+    from rh.cli.place import place_of
+
+    to = rh.table(path=place_of(target).url, partition_cols=partition or ())
+    written = to.write(_table(source).to_reader(), mode=cast("Mode", mode))
+    rows, size = written.num_rows, written.size()
+    if json:
+        show.emit({"table": written.url, "rows": rows, "size": size})
+    else:
+        show.line(f"{written.url}: {rows:,} rows, {show.human(size)}")
+
+
+def _table(text: str) -> Table:
+    import rh
+    from rh.cli.place import place_of
+    from rh.errors import InvalidError
+    from rh.resources import base
+    from rh.resources.table import Table
+
+    if _DATABASE.match(text):
+        raise InvalidError("a database needs a query", hint=f"rh table sql {text} 'select …'")
+    if (match := re.fullmatch(r"rh://(.*?)/?", text, re.DOTALL)) and base.exists(match.group(1)):
+        found = base.load(match.group(1))
+        if isinstance(found, Table):
+            return found
+    return rh.table(path=place_of(text).url)
+
+
+def _first(table: Table, limit: int | None, columns: list[str] | None, where: list[str] | None) -> Any:
+    import pyarrow
+
+    with table.stream(
+        max(1, min(limit or 10_000, 10_000)), columns=columns, where=_where(where, table) if where else None
+    ) as stream:
+        return pyarrow.Table.from_batches(list(_limited(stream, limit)), schema=stream.schema)
+
+
+def _limited(batches: Iterable[Any], limit: int | None) -> Iterable[Any]:
+    left = limit
+    for batch in batches:
+        if left is not None and len(batch) >= left:
+            if left:
+                yield batch.slice(0, left)
+            return
+        yield batch
+        left = None if left is None else left - len(batch)
+
+
+def _where(conditions: list[str], table: Table) -> list[tuple[str, str, Any]]:
+    """`x > 3` as pyarrow's filters; what follows is a value of the column's type."""
+    from rh.errors import InvalidError
+    from rh.tables import access
+
+    fields = table.schema
+    found: list[tuple[str, str, Any]] = []
+    for text in conditions:
+        match = _CONDITION.fullmatch(text)
+        if match is None:
+            raise InvalidError(f"--where {text!r} is not a condition", hint="--where 'column > value'")
+        column, operator, value = match.groups()
+        access.check_columns([column], fields)
+        found.append((column, "==" if operator == "=" else operator, _value(value, fields.field(column).type, text)))
+    return found
+
+
+def _value(text: str, kind: Any, condition: str) -> Any:
+    import pyarrow
+    import pyarrow.compute as pc
+
+    from rh.errors import InvalidError
+
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+        text = text[1:-1]
+    try:
+        return pc.cast(pyarrow.scalar(text), kind).as_py()
+    except (pyarrow.ArrowException, ValueError) as error:
+        raise InvalidError(f"--where {condition!r}: {text!r} is no {kind}") from error
+
+
+def _print(rows: Any, *, json: bool) -> None:
+    if json:
+        _emit(rows.to_pylist())
+        return
+    names = rows.column_names
+    cells = [[_cell(row[name]) for name in names] for row in rows.to_pylist()]
+    right = [
+        number
+        for number, name in enumerate(names)
+        if cells and all(isinstance(value, int | float) or value is None for value in rows[name].to_pylist())
+    ]
+    show.table([names, *cells], right=right)
+
+
+def _cell(value: Any) -> str:
+    text = "-" if value is None else value if isinstance(value, str) else str(value)
+    text = text.replace("\n", "⏎")
+    return text if len(text) <= _WIDEST else text[: _WIDEST - 1] + "…"
+
+
+def _emit(rows: Iterable[Any]) -> None:
+    for row in rows:
+        show.emit(_plain(row))
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it: bytes in base64, times as ISO 8601, decimals with a fraction as text."""
+    import msgspec
+
+    return _whole(msgspec.to_builtins(value, builtin_types=(Decimal,), enc_hook=str, str_keys=True))
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _whole(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_whole(inner) for inner in value]
+    if isinstance(value, Decimal):
+        return int(value) if value.is_finite() and value.as_tuple().exponent == 0 else str(value)
+    return value

@@ -1,0 +1,325 @@
+"""What every table can be read as: batches, data frames, the result of a query, a description."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from rh.errors import InvalidError
+from rh.plugins import need
+from rh.resources.blob import NOTHING
+from rh.resources.versioned import Versioned
+from rh.systems.base import System
+from rh.tables.base import Snapshot
+
+if TYPE_CHECKING:
+    import pyarrow
+
+    from rh.tables.database import Source
+    from rh.tables.formats import BatchFormat
+    from rh.tables.look import Diff, Profile
+    from rh.tables.passing import Passing
+    from rh.tables.stream import Stream
+    from rh.tables.torch import TorchRows
+
+__all__ = ["Facts", "Rows"]
+
+_ROWS = 10_000
+"""Rows of a batch where the caller does not say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What was known of a table when it was last written or saved. Others may have changed it since."""
+
+    rows: int
+    size: int
+    schema: bytes
+    """A serialized `pyarrow.Schema`."""
+
+
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class Rows(Versioned):
+    """Rows that lie in files, are held here and not written yet, or come from a database's query.
+
+    Attributes:
+        native: whose type `fetch()` gives back: `arrow`, `pandas`, `polars`, `dask`, `ray`, `hf`, `dict`, `rows`.
+        source: the database query whose result this is, for a table made with `query=`.
+        facts_known: rows, bytes and schema, as they were when it was written or saved.
+        value: rows that are still to be written.
+    """
+
+    native: str | None = None
+    source: Source | None = None
+    facts_known: Facts | None = field(default=None, compare=False)
+    value: Any = NOTHING
+
+    @property
+    def is_query(self) -> bool:
+        """Whether this is what a database answers to a query, each time it is read."""
+        return self.source is not None and self.location is None
+
+    def files(self) -> tuple[System, Snapshot]:
+        """The files whose rows are the table now, and the system opened at their root."""
+        raise NotImplementedError
+
+    def to_reader(self) -> pyarrow.RecordBatchReader:
+        """All rows as a `pyarrow.RecordBatchReader`: batch by batch, never all at once."""
+        from rh.tables import access, adapters
+
+        if self.is_query:
+            assert self.source is not None
+            return self.source.reader()
+        if self.value is not NOTHING and "_in_memory" not in self.__dict__:
+            if type(self.value).__name__ == "RecordBatchReader":
+                if self.__dict__.get("_used_up"):
+                    raise InvalidError("this reader has been read, and gives its rows only once", hint="make it anew")
+                self.__dict__["_used_up"] = True
+            return adapters.owner_of(self.value).reader(self.value)
+        return access.dataset(*self.files()).scanner().to_reader()
+
+    # What is in it.
+
+    @property
+    def schema(self) -> pyarrow.Schema:
+        """Columns and types, from the files' metadata (at most two requests)."""
+        from rh.tables import access
+
+        if self.is_query:
+            assert self.source is not None
+            return self.source.schema()
+        return access.schema(*self.files())
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows there are now, from the files' metadata. CSV and JSON lines have none and are read through."""
+        from rh.tables import access
+
+        if self.is_query:
+            assert self.source is not None
+            return self.source.count()
+        return access.num_rows(*self.files())
+
+    def __len__(self) -> int:
+        """Rows, as far as they are known without asking the place: when the table was written, saved or loaded.
+
+        Raises:
+            TypeError: they are not known; `num_rows` asks.
+        """
+        if self.facts_known is None:
+            raise TypeError("how many rows this table has is not known without asking its place; .num_rows asks")
+        return self.facts_known.rows
+
+    def __bool__(self) -> bool:
+        return True
+
+    def size(self) -> int:
+        """Bytes of the table's files."""
+        return sum(file.size for file in self.files()[1].files)
+
+    def head(self, n: int = 5, *, columns: Sequence[str] | None = None) -> Any:
+        """The first `n` rows, as the table's own type."""
+        pa = need("pyarrow")
+        if n < 0:
+            raise InvalidError(f"head({n}): the number of rows cannot be negative")
+        with self.stream(n or 1, columns=columns) as stream:
+            batch = next(iter(stream), None) if n else None
+            return self._as_native(pa.Table.from_batches([] if batch is None else [batch], schema=stream.schema))
+
+    def sample(self, n: int, *, seed: int = 0, columns: Sequence[str] | None = None) -> Any:
+        """`n` rows picked by `seed` from the whole table (all if there are fewer), as the table's own type."""
+        from rh.tables import look
+
+        picked = look.sample(*self.files(), n, seed)
+        return self._as_native(picked if columns is None else picked.select(list(columns)))
+
+    def _as_native(self, rows: pyarrow.Table) -> Any:
+        from rh.tables import adapters
+
+        name = self.native if self.native in ("pandas", "polars", "dict", "rows", "hf") else "arrow"
+        return adapters.named(name).of_arrow(rows)
+
+    def profile(self) -> Profile:
+        """What each column holds: type, nulls, distinct values, least, greatest, mean, the most frequent values."""
+        from rh.tables import look
+
+        return look.profile(*self.files())
+
+    def diff(self, other: Rows, *, keys: Sequence[str] = ()) -> Diff:
+        """What `other` has that this table has not, and the reverse.
+
+        Args:
+            other: the newer one.
+            keys: columns that tell which rows are the same row; then changed rows are told as changed.
+        """
+        from rh.tables import look
+
+        return look.diff(self.files(), other.files(), keys=tuple(keys))
+
+    # Getting.
+
+    def fetch(self, as_: str | None = None, *, columns: Sequence[str] | None = None, where: Any = None) -> Any:
+        """All rows, as the type that was given to `rh.table`, or as another library's.
+
+        Args:
+            as_: `arrow`, `pandas`, `polars`, `dask`, `ray`, `hf`, `dict`, `rows`; by default the type that went in.
+            columns: only these.
+            where: only rows for which this holds (see `stream`).
+
+        Raises:
+            NotFoundError: there is no table.
+            IntegrityError: a file is damaged.
+        """
+        from rh.tables import adapters
+
+        if self.value is not NOTHING and as_ in (None, self.native) and columns is None and where is None:
+            return self.value
+        adapter = adapters.named(as_ or self.native or "arrow")
+        chosen = None if columns is None else list(columns)
+        if self.is_query:
+            return adapter.of_arrow(_chosen(self.to_reader().read_all(), chosen, where))
+        system, snapshot = self.files()
+        return adapter.fetch(system.location, snapshot, columns=chosen, where=where)
+
+    @property
+    def data(self) -> Any:
+        """The rows: those that were given, or else `fetch()`."""
+        return self.fetch()
+
+    def to_arrow(self, *, columns: Sequence[str] | None = None, where: Any = None) -> pyarrow.Table:
+        """All rows as a `pyarrow.Table`."""
+        return self.fetch("arrow", columns=columns, where=where)
+
+    def to_pandas(self, *, columns: Sequence[str] | None = None, where: Any = None) -> Any:
+        """All rows as a `pandas.DataFrame`."""
+        return self.fetch("pandas", columns=columns, where=where)
+
+    def to_polars(self, *, columns: Sequence[str] | None = None, where: Any = None) -> Any:
+        """All rows as a `polars.DataFrame`."""
+        return self.fetch("polars", columns=columns, where=where)
+
+    def to_dask(self, *, columns: Sequence[str] | None = None, where: Any = None) -> Any:
+        """A Dask `DataFrame` whose workers read the files themselves."""
+        return self.fetch("dask", columns=columns, where=where)
+
+    def to_ray(self, *, columns: Sequence[str] | None = None, where: Any = None) -> Any:
+        """A `ray.data.Dataset` whose tasks read the files themselves."""
+        return self.fetch("ray", columns=columns, where=where)
+
+    def to_hf(self, *, columns: Sequence[str] | None = None, where: Any = None) -> Any:
+        """A `datasets.Dataset`."""
+        return self.fetch("hf", columns=columns, where=where)
+
+    def to_torch(self, batch_size: int = _ROWS, **options: Any) -> TorchRows:
+        """A `torch.utils.data.IterableDataset` of batches; see `stream` for the options.
+
+        It shares the rows among DataLoader workers and ranks, survives fork and spawn, and resumes (`state_dict`).
+        """
+        from rh.tables.torch import TorchRows
+
+        return TorchRows(*self.files(), batch_size, **options)
+
+    def stream(
+        self,
+        batch_size: int = _ROWS,
+        *,
+        format: BatchFormat = "arrow",  # noqa: A002 - the word of the field
+        columns: Sequence[str] | None = None,
+        where: Any = None,
+        shuffle_seed: int | None = None,
+        shuffle_buffer: int | None = None,
+        drop_last: bool = False,
+        prefetch: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        start: int = 0,
+    ) -> Stream | Passing:
+        """The rows in batches of exactly `batch_size` (the last may be smaller), across files, in the table's order.
+
+        The stream is an iterator. `state_dict()` says where it is, and `load_state_dict()` goes on at that very row
+        without reading what came before.
+
+        Args:
+            batch_size: rows.
+            format: of a batch: `arrow` (RecordBatch), `pandas`, `polars`, `numpy` and `torch` (a dict of arrays or
+                tensors by column), `dict` (of lists).
+            columns: only these are read.
+            where: only rows for which this holds: a `pyarrow.compute.Expression`, or `[("x", ">", 3), …]`, all of
+                which must hold, or a list of such lists, one of which must. Row groups that cannot have any are not
+                read.
+            shuffle_seed: mix the rows. The same seed gives the same order on every machine.
+            shuffle_buffer: rows mixed with each other at a time; by default what fits into memory.
+            drop_last: leave out a last batch that is smaller, so that all ranks get equally many.
+            prefetch: batches made ready ahead.
+            rank: which of `world_size` equal, disjoint shares.
+            world_size: number of shares; together they are all rows.
+            start: begin at this row of the share.
+
+        Raises:
+            InvalidError: an argument is out of its range, or a column does not exist.
+            ConflictError: the table was changed while it was streamed.
+        """
+        from rh.tables.passing import Passing
+        from rh.tables.stream import Stream
+
+        chosen = None if columns is None else list(columns)
+        if self.is_query:
+            if shuffle_seed is not None or world_size != 1 or rank or start:
+                raise InvalidError(
+                    "the result of a query passes by once: it cannot be mixed, shared or begun in the middle",
+                    hint='.snapshot("name") writes it as a table, which can',
+                )
+            assert self.source is not None
+            rows = self.source.reader(batch_size)
+            return Passing(rows, batch_size, format=format, columns=chosen, where=where, drop_last=drop_last)
+        return Stream(
+            *self.files(),
+            batch_size,
+            format=format,
+            columns=chosen,
+            where=where,
+            shuffle_seed=shuffle_seed,
+            shuffle_buffer=shuffle_buffer,
+            drop_last=drop_last,
+            prefetch=prefetch,
+            rank=rank,
+            world_size=world_size,
+            start=start,
+        )
+
+    def __iter__(self) -> Iterator[pyarrow.RecordBatch]:
+        return iter(self.stream())
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """The rows for any library that speaks the Arrow C stream interface, batch by batch."""
+        return self.to_reader().__arrow_c_stream__(requested_schema)
+
+    def sql(self, query: str, *, parameters: Any = None, **tables: Any) -> pyarrow.Table:
+        """The result of a query in DuckDB's SQL over the table's files; the table is `t`.
+
+        Args:
+            query: reads only; columns and filters reach the files.
+            parameters: for the query's `?` or `$name`.
+            tables: more tables by name: `rh` tables, or data frames.
+
+        Example:
+            >>> import rh
+            >>> rh.table({"x": [1, 2, 3]}).sql("select max(x) as most from t").to_pylist()
+            [{'most': 3}]
+        """
+        from rh.tables import query as queries
+
+        others = {name: other.files() if isinstance(other, Rows) else other for name, other in tables.items()}
+        return queries.sql(*self.files(), query, parameters=parameters, tables=others)
+
+
+def _chosen(rows: pyarrow.Table, columns: list[str] | None, where: Any) -> pyarrow.Table:
+    from rh.tables import access
+
+    if where is not None:
+        rows = rows.filter(access.expression(where, rows.schema))
+    if columns is not None:
+        access.check_columns(columns, rows.schema)
+        rows = rows.select(columns)
+    return rows

@@ -1,0 +1,480 @@
+"""Rows and columns, wherever they are: written all or nothing, streamed in batches, fetched as what they were."""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from uuid import uuid4
+
+from rh.errors import ExistsError, InvalidError, NotFoundError
+from rh.plugins import need
+from rh.registry.names import Name
+from rh.resources import places
+from rh.resources.base import Located
+from rh.resources.blob import NOTHING
+from rh.resources.folder import Folder, load_only, place_for
+from rh.resources.places import Place
+from rh.resources.rows import Facts, Rows
+from rh.systems.base import System
+from rh.tables.base import FORMATS, INDEX, Mode, Parallel, Snapshot
+from rh.types import Location
+
+if TYPE_CHECKING:
+    from rh.transfer import Plan, Receipt, Verification
+    from rh.versions.lease import Lease
+    from rh.versions.store import Store, Tree
+
+__all__ = ["Facts", "Table"]
+
+BatchFormat = Literal["arrow", "pandas", "polars", "numpy", "torch", "dict"]
+_ONE_FILE = re.compile(
+    r"\.(parquet|pq|arrow|feather|ipc|(csv|tsv|jsonl|ndjson|json)(\.(gz|bz2|zst|lz4))?)$", re.IGNORECASE
+)
+_ROWS = 10_000
+"""Rows of a batch where the caller does not say."""
+
+
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class Table(Rows):
+    """A table: a frozen value that says where its rows are, or holds rows that are still to be written.
+
+    Attributes:
+        location: the directory of its files, or one file; `None` until it has a place.
+        partition_cols: columns by whose values the files lie in directories (`year=2026/…`).
+        format: of an adopted table, where the names of its files do not say it. It is adopted as it is then, also where
+            the files look like those of a table without its index.
+        options: how to read the files of an adopted table (CSV: `{"delimiter": ";"}`).
+        taken: when this snapshot of a query's result was begun (ISO 8601).
+        receipt: what the `.to()` that made this value really moved.
+
+    Example:
+        >>> import rh
+        >>> table = rh.table({"x": [1, 2, 3], "y": ["a", "b", "c"]}, name="docs-table").save()
+        >>> table.num_rows
+        3
+        >>> sum(len(batch) for batch in table.stream(2))
+        3
+        >>> rh.table(name="docs-table").fetch()
+        {'x': [1, 2, 3], 'y': ['a', 'b', 'c']}
+    """
+
+    kind: ClassVar[str] = "table"
+    partition_cols: tuple[str, ...] = ()
+    format: str | None = None
+    options: Mapping[str, Any] | None = None
+    taken: str | None = None
+    receipt: Receipt | None = field(default=None, compare=False)
+    mkdir: bool = field(default=True, compare=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "partition_cols", tuple(self.partition_cols))
+        if self.format is not None and self.format not in FORMATS:
+            raise InvalidError(f"format={self.format!r} is not one of {', '.join(FORMATS)}")
+        if self.native is not None:
+            from rh.tables import adapters
+
+            adapters.named(self.native)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Table):
+            return NotImplemented
+        if self.value is not other.value:
+            return False
+        mine, theirs = (
+            (t.name, t.location, t.native, t.partition_cols, t.format, t.options, t.source, dict(t.metadata))
+            for t in (self, other)
+        )
+        return mine == theirs
+
+    __hash__ = Located.__hash__
+
+    # The value as plain data.
+
+    def document(self) -> dict[str, Any]:
+        if self.value is not NOTHING:
+            raise InvalidError(
+                "this table is not written yet, so there is nothing to describe", hint=".write() or .save()"
+            )
+        document: dict[str, Any] = {} if self.is_query else super().document()
+        if self.source is not None:
+            document["source"] = self.source.as_dict() | ({} if self.taken is None else {"taken": self.taken})
+        for name in ("native", "format"):
+            if getattr(self, name) is not None:
+                document[name] = getattr(self, name)
+        if self.partition_cols:
+            document["partition_cols"] = list(self.partition_cols)
+        if self.options:
+            document["options"] = dict(self.options)
+        if self.facts_known is not None:
+            known = self.facts_known
+            document["facts"] = {
+                "rows": known.rows,
+                "size": known.size,
+                "schema": base64.b64encode(known.schema).decode(),
+            }
+        return document
+
+    @classmethod
+    def of_document(cls, document: dict[str, Any], *, local: bool) -> dict[str, Any]:
+        fields: dict[str, Any] = {}
+        source, facts = document.pop("source", None), document.pop("facts", None)
+        if source is not None:
+            from rh.tables.database import Source
+
+            fields |= {"source": Source.of_dict(source, local=local), "taken": source.get("taken")}
+        if source is None or "location" in document:
+            fields |= super().of_document(document, local=local)
+        if facts is not None:
+            fields["facts_known"] = Facts(int(facts["rows"]), int(facts["size"]), base64.b64decode(facts["schema"]))
+        for name in ("native", "format", "options"):
+            fields[name] = document.pop(name, None)
+        return fields | {"partition_cols": tuple(document.pop("partition_cols", ()))}
+
+    def committed(self, store: Store, base: str | None, lease: Lease) -> Tree:
+        from rh.tables import index
+        from rh.versions.commit import commit_file, commit_tree
+
+        if not self.written:
+            raise InvalidError("this table is not written yet", hint=".save() first")
+        system, snapshot = self.files()
+        if self.is_file:
+            return commit_file(system, self.placed().name, store, base=base, lease=lease)
+        keys = frozenset(file.key for file in snapshot.files)
+        extra = {INDEX: index.without_etags(system)} if snapshot.owned else {}
+        return commit_tree(system, store, base=base, keys=keys, extra=extra, lease=lease)
+
+    def at_version(self, location: Location) -> dict[str, Any]:
+        place = location / self.placed().name if self.is_file else location
+        return {"location": place, "value": NOTHING, "receipt": None}
+
+    @property
+    def written(self) -> bool:
+        """Whether the rows are in files; those given to `rh.table` are not until `write`, `save` or `to`."""
+        return self.value is NOTHING and not self.is_query
+
+    # Where the rows are.
+
+    def handle(self) -> System:
+        """The system opened at the table's directory; for a table that is one file, at the directory it lies in."""
+        location = self.placed()
+        return places.at(location.parent if self.is_file else location, self.host)
+
+    @property
+    def is_file(self) -> bool:
+        """Whether its place is named as one file is, not as a directory."""
+        return self.location is not None and _ONE_FILE.search(self.placed().path) is not None
+
+    def files(self) -> tuple[System, Snapshot]:
+        """The files whose rows are the table now, and the system opened at their root."""
+        from rh.tables import store
+
+        if self.is_query:
+            raise InvalidError("the result of a query is no files", hint='.snapshot("name") writes it as a table')
+        if self.value is not NOTHING:
+            return self._staged()
+        self.check_reachable()
+        location = self.placed()
+        if self.is_file:
+            system = places.at(location.parent, self.host)
+            try:
+                return system, store.look(system, location.name, format=self.format, options=self.options)
+            except NotFoundError:
+                pass  # some tools give directories such names
+        system = places.at(location, self.host)
+        return system, store.look(system, format=self.format, options=self.options, parts=self.format is not None)
+
+    def _staged(self) -> tuple[System, Snapshot]:
+        """Rows that are not written yet, as files in this process's memory."""
+        from rh.systems import open_system
+        from rh.systems.memory import forget
+        from rh.tables import writing
+
+        staged: tuple[System, Snapshot] | None = self.__dict__.get("_in_memory")
+        if staged is None:
+            store = f"rh-table-{uuid4().hex}"
+            system = open_system(Location("memory", store))
+            staged = system, writing.write(system, self.to_reader())
+            self.__dict__["_in_memory"] = staged  # not a field: it is no part of the value
+            weakref.finalize(system, forget, store)  # streams hold the system, and may outlive the table
+        return staged
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key not in ("_in_memory", "_used_up")}
+
+    def exists_in_system(self) -> bool:
+        """Whether there is a table at its place."""
+        from rh.tables import store
+
+        if self.location is None or self.value is not NOTHING:
+            return False
+        try:
+            self.files()
+        except NotFoundError:
+            return False
+        except InvalidError:
+            if self.is_file or store.find(self.handle()) is not None:
+                raise
+            return False  # a directory, and no table in it
+        return True
+
+    # Putting.
+
+    def write(self, data: Any = None, *, mode: Mode = "error", partition_cols: Sequence[str] | None = None) -> Table:
+        """Store rows (by default those given to `rh.table`) as Parquet files and return the table that has them.
+
+        All or nothing: readers see the table as it was, or as it is now. Only the table's own files are touched.
+
+        Args:
+            data: what to store instead; any type that `rh.table` takes.
+            mode: `"error"` if there is a table already, `"append"` to it, or `"overwrite"` it.
+            partition_cols: lay files by the values of these columns.
+
+        Raises:
+            ExistsError: `mode="error"`, and there are data in its place.
+            InvalidError: there is nothing to write, or the columns do not fit those that are there.
+            ConflictError: somebody else wrote the table meanwhile.
+        """
+        from rh.tables import adapters, writing
+
+        self.check_live()
+        value = self.value if data is None else data
+        if isinstance(value, Table):
+            value = value.fetch() if value.written else value.value
+        if value is NOTHING and not self.is_query:
+            raise InvalidError("there is nothing to write", hint=".write(data)")
+        location = self.location or places.default_place("file", self._stem())
+        if _ONE_FILE.search(location.path):
+            raise InvalidError(
+                "a table is written as a directory of files, and this path names one file",
+                where=places.url_of(location),
+                hint="leave out the ending",
+            )
+        if not self.mkdir and not Folder(location=location, host=self.host).exists_in_system():
+            raise NotFoundError("there is no such directory", where=places.url_of(location), hint="mkdir=True makes it")
+        partitions = self.partition_cols if partition_cols is None else tuple(partition_cols)
+        host = self.host or places.portable(location)
+        system = places.at(location, host)
+        if value is NOTHING:
+            native = self.native
+            snapshot = writing.write(system, self.to_reader(), mode=mode, partition_cols=partitions)
+        else:
+            adapter = adapters.owner_of(value)
+            native = self.native if mode == "append" and data is not None and self.native else adapter.name
+            if issubclass(adapter, Parallel):
+                begun = writing.begin(system, adapter.schema(value), mode=mode, partition_cols=partitions)
+                files = adapter.write(value, location, begun.write_id, begun.partition_cols, schema=begun.schema)
+                snapshot = writing.finish(system, begun, files)
+            else:
+                rows = self.to_reader() if data is None else adapter.reader(value)
+                snapshot = writing.write(system, rows, mode=mode, partition_cols=partitions)
+        return replace(
+            self,
+            location=location,
+            host=host,
+            native=native,
+            partition_cols=snapshot.partition_cols,
+            facts_known=_facts(snapshot),
+            receipt=None,
+            value=NOTHING,
+        )
+
+    def _stem(self) -> str:
+        return f"table-{uuid4().hex}" if self.name is None else Name(self.name).stem
+
+    def snapshot(self, name: str, *, system: Place = None, path: str | os.PathLike[str] | None = None) -> Table:
+        """Run the query and save its result under `name` as a table of its own, with query, parameters and time.
+
+        Args:
+            name: of the new table.
+            system: where to; by default here.
+            path: the place on that system.
+        """
+        from datetime import UTC, datetime
+
+        if self.source is None:
+            raise InvalidError("this table is not the result of a query", hint=".to() copies it")
+        place = place_for(name, path, system if system is not None or path is not None else "here")
+        target = Table(name=name, location=place, metadata=self.metadata, native=self.native)
+        began = datetime.now(UTC).isoformat(timespec="seconds")
+        written = target.write(self.source.reader())
+        return replace(written, native=self.native, source=self.source, taken=began).save()
+
+    def to(self, system: Place = None, path: str | os.PathLike[str] | None = None, **options: Any) -> Table:
+        """Copy the table's files, and nothing else, to another place, verified; rows not written yet are written there.
+
+        Args:
+            system: as for `Folder.to`.
+            path: as for `Folder.to`.
+            options: as for `Folder.to`, without patterns.
+
+        Raises:
+            ExistsError: there are other data in that place.
+        """
+        from rh.resources import table_files
+
+        return table_files.move(self, system, path, options)
+
+    def plan(self, system: Place = None, path: str | os.PathLike[str] | None = None, **options: Any) -> Plan:
+        """What `.to()` with the same arguments would move."""
+        from rh.resources import table_files
+
+        return table_files.plan(self, system, path, options)
+
+    def ready(self) -> Self:
+        """The table with its rows in their place."""
+        if self.is_query:
+            return self
+        if self.value is not NOTHING:
+            try:
+                written = self.write()
+            except ExistsError as error:
+                error.hint = '.write(mode="overwrite") or .write(mode="append") first, then .save()'
+                raise
+            names = ("location", "value", "native", "partition_cols", "facts_known", "host")
+            return replace(self, **{name: getattr(written, name) for name in names})
+        self.files()
+        return self
+
+    def rm(self) -> None:
+        """Remove the table's own files, and nothing beside them. The record stays (`delete_configs`).
+
+        Raises:
+            NotFoundError: there is no table.
+        """
+        from rh.tables import store
+
+        self.check_live()
+        store.remove(*self.files())
+
+    def verify(self) -> Verification:
+        """Read every byte again and compare it with what was written."""
+        if self.version is not None:
+            return self.check_version()
+        from rh.resources import table_files
+
+        return table_files.verify(self)
+
+    def facts(self) -> Iterator[tuple[str, str]]:
+        yield from super().facts()
+        if self.source is not None:
+            yield "database", self.source.system
+            yield "query", self.source.query
+        if self.taken is not None:
+            yield "taken", self.taken
+        if self.native is not None:
+            yield "type", self.native
+        if self.value is not NOTHING:
+            yield "holds", f"a {type(self.value).__name__}, not written yet"
+        if self.partition_cols:
+            yield "partitioned by", ", ".join(self.partition_cols)
+        if self.facts_known is not None:
+            known = self.facts_known
+            yield "rows", f"{known.rows:,}"
+            yield "size", f"{known.size:,} bytes"
+            for column in need("pyarrow.ipc", extra="tables").read_schema(need("pyarrow").py_buffer(known.schema)):
+                yield column.name, str(column.type)
+        if self.receipt is not None:
+            yield "receipt", str(self.receipt)
+
+    def __repr__(self) -> str:
+        if self.is_query:
+            assert self.source is not None
+            return f"<Table {self.name + ' ' if self.name else ''}of a query on {self.source.system}>"
+        return super().__repr__()
+
+
+def _facts(snapshot: Snapshot) -> Facts | None:
+    rows = [file.rows for file in snapshot.files]
+    if snapshot.schema is None or None in rows:
+        return None
+    return Facts(sum(row or 0 for row in rows), sum(file.size for file in snapshot.files), snapshot.schema)
+
+
+def table(
+    data: Any = None,
+    name: str | None = None,
+    path: str | os.PathLike[str] | None = None,
+    system: Place = None,
+    partition_cols: Sequence[str] | None = None,
+    mkdir: bool = True,  # noqa: FBT001, FBT002 - Runhouse's signature
+    dryrun: bool = False,  # noqa: FBT001, FBT002
+    *,
+    query: str | None = None,
+    parameters: Any = None,
+    format: str | None = None,  # noqa: A002
+    options: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> Table:
+    """A table: of rows that are to be written, of files that exist, of a query, or by name alone one that was saved.
+
+    Nothing is read or written; `write`, `save`, `to`, `fetch` and `stream` do that.
+
+    Args:
+        data: a pyarrow Table, RecordBatchReader or Dataset, a pandas, polars or Dask DataFrame, a Ray or Hugging Face
+            Dataset, anything with `__arrow_c_stream__`, a dict of columns, a list of dicts.
+        name: `x`, `~/x`, `@/x` or `/org/team/x`.
+        path: the directory of its files, or one file (Parquet, CSV, JSON lines, Arrow IPC), as a path or URL. Without
+            it the place is `<root>/<name>`.
+        system: a system's name, a URL, a cluster; with `query=` the URL of a database (`postgresql://user@host/db`).
+        partition_cols: lay files by the values of these columns.
+        mkdir: make the directory when rows are written.
+        dryrun: give the saved record even if its system is not known here.
+        query: SQL whose result is the table.
+        parameters: what the query's placeholders stand for.
+        format: of existing files whose names do not say it.
+        options: how to read existing files: for CSV `{"delimiter": ";"}`.
+        metadata: plain JSON values to be saved with it.
+
+    Raises:
+        NotFoundError: nothing of that name is saved.
+        InvalidError: the data cannot be a table, or arguments contradict each other.
+
+    Example:
+        >>> import rh
+        >>> rh.table([{"x": 1}, {"x": 2}]).write().num_rows
+        2
+    """
+    kept: dict[str, Any] = {"metadata": metadata or {}, "partition_cols": tuple(partition_cols or ()), "mkdir": mkdir}
+    if isinstance(partition_cols, str):
+        raise InvalidError("partition_cols= takes a list", hint=f"partition_cols=[{partition_cols!r}]")
+    if query is not None:
+        if data is not None or path is not None:
+            raise InvalidError("query= makes a table of a database, without data= or path=", hint="system= is its URL")
+        if not isinstance(system, str):
+            raise InvalidError("query= needs system=", hint='system="postgresql://user@host/database"')
+        from rh.tables.database import Source
+
+        return Table(name=name, source=Source(system, query, () if parameters is None else parameters), **kept)
+    if parameters is not None:
+        raise InvalidError("parameters= is for query=")
+    if data is None and path is None and system is None:
+        found = load_only(name, "table", dryrun=dryrun)
+        if not isinstance(found, Table):
+            raise InvalidError(f"{name} is a {found.kind}")
+        return found if metadata is None else replace(found, metadata=metadata)
+    native = None
+    if data is not None:
+        from rh.tables import adapters
+
+        native = data.native if isinstance(data, Table) else adapters.owner_of(data).name
+    place = None
+    if path is not None or system is not None:
+        place = place_for(name, path, system) or places.target(system, path, f"table-{uuid4().hex}")
+    elif name is not None:
+        place = place_for(name, None, "here")
+    return Table(
+        name=name,
+        location=place,
+        host=None if place is None else places.portable(place),
+        native=native,
+        format=format,
+        options=options,
+        value=NOTHING if data is None else data,
+        **kept,
+    )

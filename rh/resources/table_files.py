@@ -1,0 +1,167 @@
+"""A table's own files as one set: moved to another place, planned, verified. Siblings are never touched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from rh.errors import ExistsError, InvalidError, NotFoundError
+from rh.resources import places
+from rh.resources.folder import split_options
+from rh.tables import store
+from rh.tables.base import DataFile, Snapshot
+from rh.types import Location
+
+if TYPE_CHECKING:
+    from rh.resources.table import Table
+    from rh.transfer import Options, Plan, Verification
+
+__all__ = ["move", "plan", "verify"]
+
+_FIXED = ("include", "exclude", "keys", "ignore_file", "delete", "names", "links", "dry_run", "manifest")
+"""Options of a transfer that a table decides for itself."""
+
+
+def move(table: Table, system: Any, path: Any, options: Mapping[str, Any]) -> Table:
+    """`Table.to`."""
+    from rh import transfer
+
+    target = _target(table, system, path)
+    if not table.written:
+        chosen, _ = _options(options, ())
+        assert chosen.delete is False
+        return replace(table, location=target, host=places.portable(target), source=None, name=table.name).write(
+            None if table.source is None or table.location is not None else table.source.reader()
+        )
+    if target == table.location:
+        return table
+    place, snapshot = table.files()
+    chosen, watch = _options(options, (file.key for file in snapshot.files))
+    if table.is_file:
+        target = _beside(target, table.placed().name)
+        receipt = transfer.copy_file(table.placed(), target, replace(chosen, keys=None), **watch)
+    else:
+        there = places.at(target, places.portable(target))
+        before = _occupant(target, snapshot)
+        receipt = transfer.copy_tree(table.placed(), target, chosen, **watch)
+        if snapshot.owned:
+            copied = _arrived(there.list(), snapshot)
+            if before is None or before.fingerprint != snapshot.fingerprint:
+                from rh.tables import access
+
+                store.publish(
+                    there,
+                    before,
+                    copied,
+                    mode="overwrite",
+                    schema=access.schema(place, snapshot),
+                    partition_cols=snapshot.partition_cols,
+                )
+    return replace(table, location=target, host=places.portable(target), receipt=receipt, version=None)
+
+
+def plan(table: Table, system: Any, path: Any, options: Mapping[str, Any]) -> Plan:
+    """`Table.plan`."""
+    from rh import transfer
+
+    if not table.written:
+        raise InvalidError(
+            "this table is not written yet, so there is nothing to move", hint=".write() or .save() first"
+        )
+    target = _target(table, system, path)
+    chosen, _ = _options(options, (file.key for file in table.files()[1].files))
+    if table.is_file:
+        return transfer.plan_file(table.placed(), _beside(target, table.placed().name), replace(chosen, keys=None))
+    return transfer.plan_tree(table.placed(), target, chosen)
+
+
+def verify(table: Table) -> Verification:
+    """`Table.verify`: each file against the digest in the table's index, or the manifest for an adopted table."""
+    from rh import transfer
+    from rh.errors import ConflictError, IntegrityError
+
+    place, snapshot = table.files()
+    if not snapshot.owned and not table.is_file:
+        return transfer.verify_tree(table.placed())
+    corrupt: list[str] = []
+    modified: list[str] = []
+    missing: list[str] = []
+    size = 0
+    for file in snapshot.files:
+        try:
+            entry = place.head(file.key)
+            size += entry.size
+            got = transfer.digest_file(place.location / file.key)
+        except NotFoundError:
+            missing.append(file.key)
+            continue
+        except (ConflictError, IntegrityError):
+            modified.append(file.key)
+            continue
+        if file.digest is not None and got != file.digest:
+            same = entry.etag == file.etag and entry.size == file.size
+            (corrupt if same else modified).append(file.key)
+    return transfer.Verification(
+        table.url,
+        "table" if snapshot.owned else "nothing",
+        len(snapshot.files),
+        size,
+        corrupt=tuple(corrupt),
+        modified=tuple(modified),
+        missing=tuple(missing),
+    )
+
+
+def _options(options: Mapping[str, Any], keys: Any) -> tuple[Options, dict[str, Any]]:
+    for name in _FIXED:
+        if name in options:
+            raise InvalidError(
+                f"{name}= is not for tables: all of a table's files are moved, and nothing else",
+                hint="rh.folder(path=…).to(…) copies a directory by patterns",
+            )
+    chosen, watch = split_options(options)
+    return replace(chosen, keys=frozenset(keys), ignore_file=False, links="follow"), watch
+
+
+def _target(table: Table, system: Any, path: Any) -> Location:
+    table.check_reachable()
+    stem = places.stem_of(table.name) or (table.placed().name if table.location is not None else None)
+    target = places.target(system, path, stem)
+    if target is None:
+        raise InvalidError("where to?", hint="give path=, or the table a name")
+    return target
+
+
+def _beside(target: Location, name: str) -> Location:
+    """The file that a table of one file becomes: the target itself if its name says so, else one in that directory."""
+    same = target.name.rpartition(".")[2] == name.rpartition(".")[2]
+    return target if same else target / name
+
+
+def _occupant(target: Location, snapshot: Snapshot) -> Snapshot | None:
+    """The table that `rh` wrote at the target before; anything else there must be a part of what comes.
+
+    Raises:
+        ExistsError: other data are there.
+    """
+    system = places.at(target, places.portable(target))
+    try:
+        found = store.look(system)
+    except (NotFoundError, InvalidError):
+        return None
+    if found.owned:
+        return found
+    ours = {file.key for file in snapshot.files}
+    strange = next((file.key for file in found.files if file.key not in ours), None)
+    if strange is not None:
+        raise ExistsError(
+            "other data are in that place", where=system.url(strange), hint="choose another path= for the table"
+        )
+    return None
+
+
+def _arrived(entries: Any, snapshot: Snapshot) -> list[DataFile]:
+    """The files as the target holds them, with its etags."""
+    found = {entry.key: entry for entry in entries}
+    return [file._replace(etag=found[file.key].etag, size=found[file.key].size) for file in snapshot.files]

@@ -1,0 +1,293 @@
+"""SQL over tables: DuckDB reads the same files, wherever they are, and nothing else.
+
+Arrow does the reading (`rh.tables.access`), so columns and filters of a query reach the Parquet reader, and only what
+is needed is fetched. The connection lives for one query. It has no file system, no network and no extensions, its
+settings are locked, and it takes one statement that gives rows.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from rh import config
+from rh.errors import FullError, InvalidError, RhError, UnavailableError
+from rh.plugins import need
+from rh.systems.base import System
+from rh.tables import access
+from rh.tables.base import Snapshot
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.dataset as ds
+
+__all__ = ["ROWS", "Parameters", "Queried", "over", "reader", "sql"]
+
+ROWS = 65_536
+"""Rows of a batch, where nobody says how many."""
+
+Parameters: TypeAlias = "Sequence[Any] | Mapping[str, Any] | None"
+"""Values for `?` and `$1`, in order, or for `$name`, by name."""
+Queried: TypeAlias = Any
+"""What a query may read: `(system, snapshot)`, a table's files; or rows in memory, whatever speaks Arrow."""
+
+AHEAD = 4
+"""Batches, and files, that Arrow reads ahead of the query."""
+
+LOCKED: Mapping[str, Any] = {
+    "enable_external_access": "false",
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+    "allow_community_extensions": "false",
+}
+"""What keeps a query from files, hosts and extensions."""
+GIVE_ROWS = ("SELECT", "EXPLAIN")
+"""Kinds of statements that are taken; `from`, `values`, `describe`, `summarize` and `show` are selections to DuckDB."""
+IN_MEMORY = ":memory:"
+
+
+def sql(
+    system: System,
+    snapshot: Snapshot,
+    query: str,
+    *,
+    parameters: Parameters = None,
+    tables: Mapping[str, Queried] | None = None,
+) -> pa.Table:
+    """The rows that a query over a table gives; the table is called `t`.
+
+    Args:
+        system: opened at the table's directory.
+        snapshot: the table's files.
+        query: one statement in DuckDB's SQL that gives rows.
+        parameters: values for `?`, `$1` or `$name`. They are bound, not pasted in.
+        tables: further tables by the names they have in the query.
+
+    Raises:
+        InvalidError: not a query, or it names what is not there (with DuckDB's message and the position).
+        ConflictError: the table changed.
+        IntegrityError: a file is damaged.
+        FullError: the query needs more memory or room on disk than it may have.
+    """
+    return reader(system, snapshot, query, parameters=parameters, tables=tables).read_all()
+
+
+def reader(
+    system: System,
+    snapshot: Snapshot,
+    query: str,
+    *,
+    parameters: Parameters = None,
+    tables: Mapping[str, Queried] | None = None,
+    batch_size: int = ROWS,
+) -> pa.RecordBatchReader:
+    """`sql`, batch by batch, of `batch_size` rows at the most: for results that are larger than memory."""
+    return over({"t": (system, snapshot), **(tables or {})}, query, parameters=parameters, batch_size=batch_size)
+
+
+def over(
+    tables: Mapping[str, Queried],
+    query: str,
+    *,
+    parameters: Parameters = None,
+    batch_size: int = ROWS,
+    database: str | None = None,
+) -> pa.RecordBatchReader:
+    """The rows that a query over any tables gives; otherwise `reader`.
+
+    With `database`, the path of a DuckDB file, the query reads its tables as well; the file is opened for reading.
+    """
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise InvalidError(f"a batch has one row or more, not {batch_size!r}")
+    return _Run(tables, database).reader(query, parameters, batch_size)
+
+
+class _Run:
+    """One query on a connection of its own, from its check to its last batch."""
+
+    def __init__(self, tables: Mapping[str, Queried], database: str | None) -> None:
+        self.where = f"duckdb://{database}" if database else None
+        self.columns: dict[str, list[str]] = {}
+        self.failures: list[RhError] = []
+        duckdb = need("duckdb", purpose="SQL")
+        spill = tempfile.mkdtemp(prefix="rh-query-")
+        self._forget = weakref.finalize(self, shutil.rmtree, spill, ignore_errors=True)
+        settings = {
+            **LOCKED,
+            "threads": str(max(1, min(int(config.get("workers")), os.cpu_count() or 1))),
+            "memory_limit": f"{config.get('query_memory_mb')}MiB",
+            "temp_directory": spill,
+        }
+        with self._translated():
+            self.connection = duckdb.connect(database or IN_MEMORY, read_only=database is not None, config=settings)
+        try:
+            with self._translated():
+                self._lock()
+                if database is not None:
+                    found = "select table_name, column_name from duckdb_columns() where not internal"
+                    for name, column in self.connection.execute(found).fetchall():
+                        self.columns.setdefault(name, []).append(column)
+                for name, table in tables.items():
+                    self._register(name, table)
+        except BaseException:
+            self.close()
+            raise
+
+    def _lock(self) -> None:
+        """Python's variables are no tables, and the query changes no setting."""
+        names = "select name from duckdb_settings() where name like 'python\\_enable\\_replacement%' escape '\\'"
+        for (name,) in self.connection.execute(names).fetchall():  # its name is not the same in all versions
+            self.connection.execute(f"set {name} = false")
+        self.connection.execute("set lock_configuration = true")
+
+    def _register(self, name: str, table: Queried) -> None:
+        pa, ds = need("pyarrow"), need("pyarrow.dataset")
+        if isinstance(table, tuple):
+            system, snapshot = table
+            self.where = self.where or system.url()
+            with access.translated(system.url()):
+                table = _watched()(access.dataset(system, snapshot), system.url(), self.failures)
+        elif not isinstance(table, (pa.Table, pa.RecordBatch, pa.RecordBatchReader, ds.Dataset)):
+            if not hasattr(table, "__arrow_c_stream__"):
+                raise InvalidError(
+                    f"{name!r} is no table: a query cannot read {type(table).__name__}",
+                    hint="a table of rh, or anything that speaks Arrow (`__arrow_c_stream__`)",
+                )
+            table = pa.table(table)
+        self.columns[name] = list(table.schema.names)
+        self.connection.register(name, table)
+
+    def reader(self, query: str, parameters: Parameters, batch_size: int) -> pa.RecordBatchReader:
+        """Begin the query."""
+        try:
+            with self._translated():
+                self._check(query)
+                if not isinstance(parameters, Mapping):
+                    parameters = list(parameters or ())
+                found = self.connection.sql(query, params=parameters)
+                rows = found.to_arrow_reader(batch_size)
+        except BaseException:
+            self.close()
+            raise
+        return need("pyarrow").RecordBatchReader.from_batches(rows.schema, self._batches(rows))
+
+    def _check(self, query: str) -> None:
+        if not isinstance(query, str):
+            raise InvalidError(f"a query is text, not {type(query).__name__}")
+        kinds = [statement.type.name for statement in self.connection.extract_statements(query)]
+        if len(kinds) != 1:
+            raise InvalidError(f"a query is one statement; here are {len(kinds)}", where=self.where)
+        if kinds[0] not in GIVE_ROWS:
+            raise InvalidError(
+                f"only queries are run here, and this is a statement of another kind: {kinds[0]}",
+                where=self.where,
+                hint="select … from t",
+            )
+
+    def _batches(self, rows: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+        try:
+            with self._translated():
+                yield from rows
+        finally:
+            del rows
+            self.close()
+
+    def close(self) -> None:
+        """Let go of the connection and of what it put on disk."""
+        self.connection.close()
+        self._forget()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """DuckDB's errors as ours; one of ours that went through DuckDB comes out as it was."""
+        duckdb = need("duckdb")
+        try:
+            yield
+        except (RhError, KeyboardInterrupt):
+            raise
+        except (duckdb.Error, RuntimeError, OSError) as error:
+            if self.failures:
+                raise self.failures[0] from error
+            raise self._as_ours(error) from error
+
+    def _as_ours(self, error: Exception) -> BaseException:
+        duckdb = need("duckdb")
+        text = re.sub(r"\n\s*\n", "\n", str(error)).strip()
+        if isinstance(error, duckdb.InterruptException) or text.startswith("INTERRUPT Error"):
+            return KeyboardInterrupt(text)
+        if isinstance(error, duckdb.OutOfMemoryException) or text.startswith("Out of Memory Error"):
+            return FullError(
+                f"the query needs more than it may have: {text.splitlines()[0]}",
+                where=self.where,
+                hint="ask for less, or raise the setting query_memory_mb (RH_QUERY_MEMORY_MB)",
+            )
+        if isinstance(error, duckdb.PermissionException):
+            return InvalidError(
+                f"a query reads its tables and nothing else: {text}", where=self.where, hint=self._tables_here()
+            )
+        if isinstance(error, (duckdb.IOException, duckdb.ConnectionException)):
+            return UnavailableError(text, where=self.where)
+        if isinstance(error, (duckdb.InternalException, duckdb.FatalException)):
+            return RhError(f"DuckDB failed: {text}", where=self.where)
+        return InvalidError(text, where=self.where, hint=self._nearest(text))
+
+    def _nearest(self, text: str) -> str | None:
+        """What the query may have meant, from what there is."""
+        if re.search(r"Table with name .* does not exist", text):
+            return self._tables_here()
+        missing = re.search(r'(?:column "|column named "|Referenced column ")([^"]+)"', text)
+        if missing is None or not self.columns:
+            return None
+        known = sorted({column for columns in self.columns.values() for column in columns})
+        near = config.did_you_mean(missing.group(1), tuple(known), least=0.5)
+        return near.removeprefix("; ") or f"columns: {', '.join(known[:20])}"
+
+    def _tables_here(self) -> str | None:
+        return f"tables here: {', '.join(self.columns)}" if self.columns else None
+
+
+@cache
+def _watched() -> type[ds.Dataset]:
+    """The class of a dataset that DuckDB scans as any other, and that remembers what went wrong while it was read.
+
+    An error that crosses from Arrow to DuckDB becomes a line of text. And the reading is driven from Python: with
+    Arrow's own reader below DuckDB, an error in it leaves both waiting for the interpreter's lock for ever.
+    """
+    arrow = need("pyarrow")
+    base: Any = need("pyarrow.dataset").InMemoryDataset
+
+    class Watched(base):  # type: ignore[misc]
+        def __init__(self, files: ds.Dataset, where: str, failures: list[RhError]) -> None:
+            super().__init__(files.schema.empty_table())
+            self.files, self.where, self.failures = files, where, failures
+
+        def scanner(self, columns: list[str] | None = None, filter: Any = None, **_options: Any) -> Any:  # noqa: A002
+            return Scan(self, columns, filter)
+
+    class Scan:
+        def __init__(self, dataset: Watched, columns: list[str] | None, where: Any) -> None:
+            self.dataset = dataset
+            self.scanner = dataset.files.scanner(
+                columns=columns, filter=where, batch_size=ROWS, batch_readahead=AHEAD, fragment_readahead=AHEAD
+            )
+            self.projected_schema = self.scanner.projected_schema
+
+        def to_reader(self) -> pa.RecordBatchReader:
+            return arrow.RecordBatchReader.from_batches(self.projected_schema, self.batches())
+
+        def batches(self) -> Iterator[pa.RecordBatch]:
+            try:
+                with access.translated(self.dataset.where):
+                    yield from self.scanner.to_batches()
+            except RhError as error:
+                self.dataset.failures.append(error)
+                raise
+
+    return Watched

@@ -1,0 +1,82 @@
+"""What several adapters do the same way: read a whole table, and bring parts of one to one schema."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rh.errors import InvalidError
+from rh.plugins import need
+from rh.systems import open_system
+from rh.tables import access
+from rh.tables.base import Snapshot
+from rh.types import Location
+
+__all__ = ["chosen", "fitted", "nothing", "table"]
+
+
+def nothing(_schema: Any) -> list[str]:
+    """No further columns."""
+    return []
+
+
+def chosen(columns: list[str] | None, schema: Any, beside: Callable[[Any], list[str]]) -> list[str] | None:
+    """The columns to read, `None` for all.
+
+    Raises:
+        InvalidError: there is no such column.
+    """
+    if columns is None:
+        return None
+    found = access.check_columns(columns, schema)
+    return found + [name for name in beside(schema) if name not in found]
+
+
+def table(
+    location: Location,
+    snapshot: Snapshot,
+    *,
+    columns: list[str] | None = None,
+    where: Any = None,
+    beside: Callable[[Any], list[str]] = nothing,
+) -> Any:
+    """The rows as a `pyarrow.Table`, with the schema's metadata.
+
+    Args:
+        location: of the table.
+        snapshot: its files.
+        columns: those wanted; all by default.
+        where: a filter, as `rh.tables.access.expression` takes it.
+        beside: says which columns of a `pyarrow.Schema` come along whatever `columns` says.
+
+    Raises:
+        InvalidError: there is no such column.
+    """
+    with open_system(location) as system:
+        dataset = access.dataset(system, snapshot)
+        names = chosen(columns, dataset.schema, beside)
+        wanted = access.expression(where, dataset.schema)
+        with access.translated(system.url()):
+            found = dataset.to_table(columns=names, filter=wanted)
+    return found.replace_schema_metadata(dataset.schema.metadata)
+
+
+def fitted(rows: Any, schema: Any) -> Any:
+    """A `pyarrow.Table` in the order and types of a schema.
+
+    Raises:
+        InvalidError: a column is missing, or a value of it does not fit.
+    """
+    pa = need("pyarrow", extra="tables")
+    columns = []
+    for name, kind in zip(schema.names, schema.types, strict=True):
+        if name not in rows.column_names:
+            raise InvalidError(f"a part of the table has no column {name!r}")
+        column = rows.column(name)
+        try:
+            columns.append(column if column.type == kind else column.cast(kind))
+        except (pa.ArrowException, ValueError) as error:
+            raise InvalidError(
+                f"column {name!r} is {column.type} in one part of the table and {kind} in another: {error}"
+            ) from error
+    return pa.table(columns, schema=schema)

@@ -1,0 +1,362 @@
+"""A table's files decoded group by group: columns, types, partition values and the filter, as Arrow's batches."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import OrderedDict
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, closing
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rh import digest as digests
+from rh.errors import IntegrityError, InvalidError
+from rh.forks import Lock
+from rh.plugins import need
+from rh.systems.base import System
+from rh.tables import access
+from rh.tables.base import Snapshot
+from rh.tables.order import Group
+from rh.tables.ranges import BLOCK, TAIL, Ranges, Source, check_now, translated
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["Scan"]
+
+GAP = 1 << 20
+"""Column chunks that lie no further apart are fetched by one request: more bytes cost less than more requests."""
+FOOTERS = 64
+"""Footers that are remembered."""
+
+
+class _Footer(NamedTuple):
+    metadata: Any
+    tail: tuple[int, memoryview] | None
+    """What was fetched of a file elsewhere to read the footer: position and bytes."""
+    kept: frozenset[int] | None
+    """Row groups in which the filter may find a row; `None`: all."""
+
+
+class Scan:
+    """How to read a snapshot's rows: with which columns, and which of them.
+
+    Args:
+        system: opened at the table's directory.
+        snapshot: of the table.
+        columns: in the order wanted; all by default.
+        where: rows to keep, a filter as `access.expression` takes it.
+
+    Raises:
+        InvalidError: a column of `columns` or `where` is not there.
+    """
+
+    def __init__(
+        self, system: System, snapshot: Snapshot, columns: Sequence[str] | None = None, where: access.Where = None
+    ) -> None:
+        pa = need("pyarrow")
+        self.system = system
+        self.snapshot = snapshot
+        self.whole = access.schema(system, snapshot)
+        self.columns = access.check_columns(columns, self.whole)
+        self.where = access.expression(where, self.whole)
+        self.schema = pa.schema([self.whole.field(name) for name in self.columns], self.whole.metadata)
+        more = [] if self.where is None else _columns_of(self.where, self.whole)
+        names = [*self.columns, *(name for name in more if name not in self.columns)]
+        self._read = pa.schema([self.whole.field(name) for name in names], self.whole.metadata)
+        self._stored = [name for name in names if name not in snapshot.partition_cols]
+        self._footers: OrderedDict[int, _Footer] = OrderedDict()
+        self._lock = Lock()
+        width = sum(_width(field.type) for field in self._read)
+        self._width = max(1, width)
+
+    # What is there
+
+    def rows(self) -> list[int]:
+        """How many rows each file has."""
+        return access.rows_of_files(self.system, self.snapshot)
+
+    def groups(self, number: int) -> list[Group]:
+        """The row groups of a file. Those of a format without any are one, with as many rows as the snapshot knows."""
+        file = self.snapshot.files[number]
+        if self.snapshot.format != "parquet":
+            return [Group(number, 0, file.rows, file.size)]
+        metadata = self.footer(number).metadata
+        found = []
+        for at in range(metadata.num_row_groups):
+            group = metadata.row_group(at)
+            found.append(Group(number, at, group.num_rows, max(group.total_byte_size, group.num_rows * self._width)))
+        return found
+
+    def footer(self, number: int) -> _Footer:
+        """The footer of a Parquet file, checked against the table."""
+        with self._lock:
+            found = self._footers.get(number)
+            if found is not None:
+                self._footers.move_to_end(number)
+                return found
+        found = self._read_footer(number)
+        with self._lock:
+            self._footers[number] = found
+            while len(self._footers) > FOOTERS:
+                self._footers.popitem(last=False)
+        return found
+
+    def _read_footer(self, number: int) -> _Footer:
+        pq = need("pyarrow.parquet")
+        file = self.snapshot.files[number]
+        where = self.system.url(file.key)
+        with ExitStack() as stack:
+            opened = stack.enter_context(closing(Source(self.system, file)))
+            stack.enter_context(translated(where, opened.check))
+            if file.digest is not None and file.size <= TAIL:
+                got = digests.of_bytes(opened.file.read_at(file.size, 0)).text
+                if got != file.digest:
+                    opened.check()
+                    raise IntegrityError("the file is damaged", where=where, expected=file.digest, got=got)
+            metadata = pq.read_metadata(opened.file)
+            tail = None if opened.ranges is None else opened.ranges.tail
+        if file.rows is not None and metadata.num_rows != file.rows:
+            raise IntegrityError(
+                "the file has another number of rows than when it was written",
+                where=where,
+                expected=f"{file.rows}",
+                got=f"{metadata.num_rows}",
+            )
+        with translated(where):
+            found = metadata.schema.to_arrow_schema()
+        try:
+            access.check_file_schema(where, found, self._read, columns=self._stored)
+        except InvalidError as error:
+            if not self.snapshot.owned:
+                raise
+            raise IntegrityError(f"the file is not as it was written: {error.message}", where=where) from error
+        return _Footer(metadata, tail, self._keep(number, tail))
+
+    def _keep(self, number: int, tail: tuple[int, memoryview] | None) -> frozenset[int] | None:
+        """The row groups of a file that its statistics and its directories do not exclude."""
+        if self.where is None:
+            return None
+        file = self.snapshot.files[number]
+        where = self.system.url(file.key)
+        with closing(Source(self.system, file)) as opened, translated(where):
+            if opened.ranges is not None and tail is not None:
+                opened.ranges.hold([tail])
+            fragment = access.fragment(self.system, self.snapshot, file, self.whole, source=opened.file)
+            return frozenset(group.id for group in fragment.subset(self.where, schema=self.whole).row_groups)
+
+    def excluded(self, group: Group) -> bool:
+        """Whether no row of a group can pass the filter."""
+        if self.where is None or self.snapshot.format != "parquet":
+            return False
+        kept = self.footer(group.file).kept
+        return kept is not None and group.number not in kept
+
+    # Rows
+
+    def batches(self, run: Sequence[Group], size: int) -> Generator[pa.RecordBatch, None, None]:
+        """The wanted rows of groups that follow each other in one file, before the filter.
+
+        Args:
+            run: only its first group may begin, and only its last one end, somewhere in between.
+            size: rows in a batch, at the most.
+        """
+        first, last = run[0], run[-1]
+        skip = first.start
+        left = None if last.rows is None and last.stop is None else sum(group.wanted for group in run)
+        values = access.partition_scalars(self.snapshot, self.snapshot.files[first.file], self.whole)
+        read = {"parquet": self._parquet, "arrow": self._arrow}.get(self.snapshot.format, self._text)
+        with ExitStack() as stack:
+            found = read(run, size)
+            stack.callback(found.close)
+            for batch in found:
+                rows = batch.num_rows
+                if skip >= rows:
+                    skip -= rows
+                    continue
+                if skip or (left is not None and rows - skip > left):
+                    batch = batch.slice(skip, left)  # noqa: PLW2901
+                    skip = 0
+                if left is not None:
+                    left -= batch.num_rows
+                if batch.num_rows:
+                    yield self._shaped(batch, values)
+                if left == 0:
+                    return
+        if left:
+            where = self.system.url(self.snapshot.files[first.file].key)
+            raise IntegrityError("the file has fewer rows than it says", where=where, got=f"{left} less")
+
+    def filtered(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The rows of a batch that pass the filter, with the wanted columns only."""
+        if self.where is None:
+            return batch
+        pa, acero = need("pyarrow"), need("pyarrow.acero")
+        plan = acero.Declaration.from_sequence(
+            [
+                acero.Declaration("table_source", acero.TableSourceNodeOptions(pa.Table.from_batches([batch]))),
+                acero.Declaration("filter", acero.FilterNodeOptions(self.where)),
+            ]
+        )
+        found = plan.to_table(use_threads=False)  # threads of Arrow do not survive a fork
+        return one_batch(found.select(self.columns).to_batches(), self.schema)
+
+    def _shaped(self, batch: pa.RecordBatch, values: dict[str, pa.Scalar]) -> pa.RecordBatch:
+        """A batch of a file with the columns and types of the table."""
+        wanted = self._read
+        if not values and batch.schema.equals(wanted, check_metadata=True):
+            return batch
+        pa = need("pyarrow")
+        columns = []
+        for field in wanted:
+            if field.name in values:
+                columns.append(_repeated(values[field.name], batch.num_rows))
+                continue
+            column = batch.column(field.name)
+            columns.append(column if column.type == field.type else column.cast(field.type))
+        return pa.RecordBatch.from_arrays(columns, schema=wanted)
+
+    def _parquet(self, run: Sequence[Group], size: int) -> Generator[pa.RecordBatch, None, None]:
+        pq = need("pyarrow.parquet")
+        footer = self.footer(run[0].file)
+        file = self.snapshot.files[run[0].file]
+        with ExitStack() as stack:
+            opened = stack.enter_context(closing(Source(self.system, file)))
+            if opened.ranges is not None:
+                self._fetch(opened.ranges, footer, run)
+            stack.enter_context(translated(self.system.url(file.key), opened.check))
+            reader = pq.ParquetFile(
+                opened.file, metadata=footer.metadata, page_checksum_verification=True, pre_buffer=False
+            )
+            numbers = [group.number for group in run]
+            if not self._stored:  # only partition columns are wanted
+                for group in run:
+                    yield _rows_alone(group.rows or 0)
+                return
+            for batch in reader.iter_batches(size, row_groups=numbers, columns=self._stored, use_threads=False):
+                opened.check()
+                yield batch
+
+    def _fetch(self, ranges: Ranges, footer: _Footer, run: Sequence[Group]) -> None:
+        """Get the wanted column chunks of row groups by as few requests as is sensible."""
+        spans = []
+        names = self._stored
+        for group in run:
+            metadata = footer.metadata.row_group(group.number)
+            for number in range(metadata.num_columns):
+                chunk = metadata.column(number)
+                path = chunk.path_in_schema
+                if not any(path == name or path.startswith(f"{name}.") for name in names):
+                    continue
+                begin = chunk.data_page_offset
+                if chunk.has_dictionary_page and chunk.dictionary_page_offset is not None:
+                    begin = min(begin, chunk.dictionary_page_offset)
+                spans.append((begin, begin + chunk.total_compressed_size))
+        held = [] if footer.tail is None else [footer.tail]
+        for start, stop in _coalesced(spans):
+            if footer.tail is None or start < footer.tail[0]:
+                held.append((start, ranges.fetch(start, stop)))
+        ranges.hold(held)
+
+    def _arrow(self, run: Sequence[Group], size: int) -> Generator[pa.RecordBatch, None, None]:
+        pa = need("pyarrow")
+        file = self.snapshot.files[run[0].file]
+        with ExitStack() as stack:
+            opened = stack.enter_context(closing(Source(self.system, file, block=BLOCK)))
+            stack.enter_context(translated(self.system.url(file.key), opened.check))
+            source = opened.file
+            if access.has_footer(source):
+                reader = pa.ipc.open_file(source)
+                found = (reader.get_batch(number) for number in range(reader.num_record_batches))
+            else:
+                reader = found = pa.ipc.open_stream(source)
+            access.check_file_schema(self.system.url(file.key), reader.schema, self._read, columns=self._stored)
+            for batch in found:
+                opened.check()
+                narrow = batch.select(self._stored)
+                for at in range(0, narrow.num_rows, size):
+                    yield narrow.slice(at, size)
+
+    def _text(self, run: Sequence[Group], size: int) -> Generator[pa.RecordBatch, None, None]:
+        """CSV and JSON lines, parsed as they come."""
+        file = self.snapshot.files[run[0].file]
+        where = self.system.url(file.key)
+        with translated(where, lambda: check_now(self.system, file)):
+            fragment = access.fragment(self.system, self.snapshot, file, self.whole)
+            if not self._stored:
+                yield _rows_alone(fragment.count_rows())
+                return
+            threads = not _forked
+            for batch in fragment.to_batches(
+                schema=self.whole, columns=self._stored, batch_size=size, use_threads=threads, batch_readahead=4
+            ):
+                check_now(self.system, file)
+                yield batch
+
+
+def one_batch(batches: Sequence[pa.RecordBatch], schema: pa.Schema) -> pa.RecordBatch:
+    """Batches as one; copied only if there are several."""
+    pa = need("pyarrow")
+    if len(batches) == 1:
+        return batches[0]
+    return pa.concat_batches(batches) if batches else pa.RecordBatch.from_pylist([], schema=schema)
+
+
+def _rows_alone(count: int) -> pa.RecordBatch:
+    """So many rows without any column but one that nobody asked for."""
+    pa = need("pyarrow")
+    return pa.RecordBatch.from_arrays([pa.nulls(count)], names=[""])
+
+
+def _repeated(value: pa.Scalar, count: int) -> pa.Array:
+    pa = need("pyarrow")
+    if pa.types.is_dictionary(value.type):
+        return pa.repeat(value.cast(value.type.value_type), count).cast(value.type)
+    return pa.repeat(value, count)
+
+
+def _coalesced(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Spans in order, those that are near each other as one."""
+    found: list[tuple[int, int]] = []
+    for start, stop in sorted(spans):
+        if found and start - found[-1][1] <= GAP:
+            found[-1] = (found[-1][0], max(stop, found[-1][1]))
+        else:
+            found.append((start, stop))
+    return found
+
+
+def _width(kind: pa.DataType) -> int:
+    """Bytes of a value in memory, at least."""
+    try:
+        return int(-(-kind.bit_width // 8))
+    except ValueError:
+        return 16
+
+
+def _columns_of(where: Any, schema: pa.Schema) -> list[str]:
+    """The columns that a filter looks at; all where it does not say so plainly."""
+    pa, ds = need("pyarrow"), need("pyarrow.dataset")
+    found: list[str] = []
+    while len(found) < len(schema):
+        try:
+            ds.dataset(pa.schema([schema.field(name) for name in found]).empty_table()).head(1, filter=where)
+        except pa.ArrowException as error:
+            missing = re.search(r"No match for FieldRef\.Name\((.*?)\) in ", str(error))
+            if missing is None or missing.group(1) in found or missing.group(1) not in schema.names:
+                return list(schema.names)
+            found.append(missing.group(1))
+        else:
+            return found
+    return found
+
+
+_forked = False
+
+
+def _after_fork() -> None:
+    global _forked  # noqa: PLW0603
+    _forked = True
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,358 @@
+"""Which files are a table's own, and how another set of them takes their place, all or nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from rh.errors import (
+    AccessError,
+    ConflictError,
+    ExistsError,
+    InvalidError,
+    NotFoundError,
+    RhError,
+    UnavailableError,
+    UnsupportedError,
+)
+from rh.observe import log
+from rh.plugins import need
+from rh.systems.base import System
+from rh.tables import access, adoption, index
+from rh.tables.base import FORMATS, INDEX, DataFile, Mode, Snapshot
+from rh.types import ABSENT, Entry, Match
+
+__all__ = ["PART", "agreed", "debris", "find", "look", "publish", "remove"]
+
+PART = re.compile(r"part-([0-9a-f]{20})-\d{5}(?:-\d{5})?\.parquet")
+"""The name of a file that `rh.tables.writing` wrote; the group is the write's id."""
+WEEK_S = 7 * 86_400.0
+
+_TRIES = 100
+
+
+# Looking
+
+
+def look(
+    system: System,
+    key: str | None = None,
+    *,
+    format: str | None = None,  # noqa: A002 - the word of `rh.table`
+    options: Mapping[str, Any] | None = None,
+    parts: bool = False,
+) -> Snapshot:
+    """Which files are the table at the root of `system`: one request where `rh` wrote it, else a listing.
+
+    Args:
+        system: opened at the table's directory.
+        key: the table is this one file.
+        format: of the files, where their names do not tell it, or files of other formats lie beside them.
+        options: what the reader of the format needs to know.
+        parts: adopt also files that are named as `rh` names its own. Without their index they may be half of a table:
+            a write that is under way or was cut off, or a copy that left the index behind.
+
+    Raises:
+        NotFoundError: nothing is there.
+        InvalidError: there are no data files, or files of several formats.
+        IntegrityError: the index is garbled. UnsupportedError: a newer `rh` wrote it.
+    """
+    if format is not None and format not in FORMATS:
+        raise InvalidError(f"no format of tables is called {format!r}", hint=f"one of {', '.join(FORMATS)}")
+    if key is not None:
+        return adoption.single(system, key, format, options)
+    found = _find(system, format, options, parts=parts)
+    if isinstance(found, Snapshot):
+        return found
+    entries, ours = found
+    if ours:
+        raise NotFoundError(
+            f"there are parts of a table, such as {ours!r}, and no index {INDEX} that says which of them are whole:"
+            " a first write is under way or was cut off, or they were copied without it",
+            where=system.url(),
+            hint='copy the index as well, or take the files as they are with format="parquet"',
+        )
+    if not entries and not system.keeps_directories:
+        raise NotFoundError("nothing is here", where=system.url())
+    what = f"there are no data files, only others such as {entries[0]!r}" if entries else "the directory is empty"
+    raise InvalidError(
+        f"{what}: no table is here", where=system.url(), hint=f"names end with {', '.join(adoption.EXTENSIONS)}"
+    )
+
+
+def find(system: System) -> Snapshot | None:
+    """`look` for writers: `None` where no table is yet."""
+    try:
+        found = _find(system, None, None)
+    except NotFoundError:
+        if _holds_something(system):
+            raise  # a link to nothing
+        return None
+    return found if isinstance(found, Snapshot) else None
+
+
+def _holds_something(system: System) -> bool:
+    try:
+        return next(iter(system.list()), None) is not None
+    except NotFoundError:
+        return False
+
+
+def _find(
+    system: System, wanted: str | None, options: Mapping[str, Any] | None, *, parts: bool = False
+) -> Snapshot | tuple[list[str], str | None]:
+    """The table; or else keys of other files, and one of a part without an index."""
+    current = index.read(system)
+    if current is not None:
+        if wanted not in (None, "parquet"):
+            raise InvalidError(f"rh wrote this table as parquet, not {wanted}", where=system.url())
+        return current.snapshot
+    found: dict[str, list[Entry]] = defaultdict(list)
+    others: list[Entry] = []
+    ours: str | None = None
+    for entry in adoption.listed(system):
+        if entry.kind != "file" or any(step[:1] in ("_", ".") for step in entry.key.split("/")):
+            continue
+        if not parts and PART.fullmatch(entry.key.rpartition("/")[2]):
+            ours = entry.key
+            continue
+        kind = adoption.format_of(entry.key)
+        if kind is not None:
+            found[kind].append(entry)
+        elif wanted is not None or not others:
+            others.append(entry)
+    if wanted is not None:
+        if not found and others:
+            return adoption.adopted(system, wanted, others, options)
+        found = {kind: entries for kind, entries in found.items() if adoption.plain(kind) == wanted}
+    if len(found) > 1:
+        examples = ", ".join(f"{kind} ({entries[0].key!r})" for kind, entries in sorted(found.items()))
+        raise InvalidError(
+            f"there are files of several formats: {examples}", where=system.url(), hint="say which with format="
+        )
+    if not found:
+        return [entry.key for entry in others], ours
+    ((kind, entries),) = found.items()
+    return adoption.adopted(system, kind, entries, options)
+
+
+# Schemas
+
+
+def agreed(table: Any, rows: Any, where: str) -> Any:
+    """The schema of a table after rows with another `pyarrow.Schema` were added: the table's, with more nulls perhaps.
+
+    The order of columns may differ, and so may the widths of offsets (`string`, `large_string`, `string_view`; lists).
+
+    Raises:
+        InvalidError: a column is missing, is new, or has another type; it names the column and both types.
+    """
+    for one, other, what in ((table, rows, "the rows lack"), (rows, table, "the table lacks")):
+        missing = [name for name in one.names if name not in other.names]
+        if missing:
+            raise InvalidError(
+                f"{what} the column{'s' if len(missing) > 1 else ''} {', '.join(map(repr, missing))}",
+                where=where,
+                hint=f"the table's columns are {', '.join(table.names)}",
+            )
+    for at, field in enumerate(table):
+        given = rows.field(field.name)
+        if not _alike(field.type, given.type):
+            raise InvalidError(
+                f"the column {field.name!r} is {field.type} in the table and {given.type} in the rows",
+                where=where,
+                hint="cast the rows, or write them to another table",
+            )
+        table = table.set(at, field.with_nullable(field.nullable or given.nullable))
+    return table
+
+
+def _alike(one: Any, other: Any) -> bool:
+    return bool(one.equals(other)) or bool(_narrow(one).equals(_narrow(other)))
+
+
+def _narrow(kind: Any) -> Any:
+    """A type with the plainest of the layouts that mean the same."""
+    pa = need("pyarrow")
+    types = pa.types
+    if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
+        return pa.string()
+    if types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind):
+        return pa.binary()
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_list_view(kind) or types.is_large_list_view(kind):
+        return pa.list_(_narrow(kind.value_type))
+    if types.is_struct(kind):
+        return pa.struct([(field.name, _narrow(field.type)) for field in kind])
+    return kind
+
+
+# Changing
+
+
+def publish(
+    system: System,
+    base: Snapshot | None,
+    new: Sequence[DataFile],
+    *,
+    mode: Mode,
+    schema: Any,
+    partition_cols: Sequence[str] = (),
+) -> Snapshot:
+    """Make `new` the table (`error`, `overwrite`) or a part of it (`append`), in one step: the index is written last.
+
+    Where the place checks conditions, of two who overwrite at once one gets `ConflictError`, and of two who append both
+    land. Where it cannot (an S3 server that ignores them, SFTP), the index is read again right before and after it is
+    written: two who write it between the same two requests may still not see each other, and the later one counts.
+
+    Args:
+        system: opened at the table's directory.
+        base: the table as it was when the writer began; `None` if there was none. Append to an adopted table takes its
+            files into the index.
+        new: files that are stored already.
+        mode: what becomes of the base.
+        schema: `pyarrow.Schema` of the whole table, partition columns last.
+        partition_cols: those of the table.
+
+    Raises:
+        ExistsError: `error`, and there is a table now.
+        ConflictError: `overwrite`, and the table is not `base` any more; `append`, and it was removed.
+        InvalidError: `append`, and the table has another schema now.
+    """
+    where = system.url(INDEX)
+    current = index.read(system)
+    for _ in range(_TRIES):
+        document = _next(system, base, current, new, mode, schema, partition_cols)
+        data = index.encoded(document)
+        try:
+            entry = _put(system, data, current)
+        except (ConflictError, ExistsError) as error:
+            now = index.read(system)
+            if now is not None and _landed(now, document, new):
+                return now.snapshot  # the answer to our own success was lost, or others came after it
+            if (now and now.etag) == (current and current.etag):
+                raise ConflictError("the index cannot be replaced", where=where) from error
+            current = now
+            continue
+        etag = index.etag_of(entry, data)
+        snapshot = index.snapshot_of(document, etag, where)
+        if mode == "overwrite" and base is not None:
+            _clean(system, {file.key for file in base.files} - {file.key for file in snapshot.files})
+        return snapshot
+    raise ConflictError("the table is being changed all the time", where=where)
+
+
+def _next(
+    system: System,
+    base: Snapshot | None,
+    current: index.Index | None,
+    new: Sequence[DataFile],
+    mode: Mode,
+    schema: Any,
+    partition_cols: Sequence[str],
+) -> dict[str, Any]:
+    """The index that is to replace `current`, if the mode allows it."""
+    where = system.url(INDEX)
+    if mode == "error" and (base is not None or current is not None):
+        raise ExistsError("a table is here already", where=where, hint='mode="append" or mode="overwrite"')
+    if mode == "overwrite" and (current and current.etag) != (base and base.etag):
+        raise ConflictError("somebody changed the table while it was written", where=where, hint="write it again")
+    if mode != "append" or (base is None and current is None):
+        return index.document_of(current, index.ordered(new), partition_cols, schema.serialize().to_pybytes())
+    if current is None:
+        assert base is not None
+        if base.owned:
+            raise ConflictError("somebody removed the table while it was written", where=where)
+        files, columns, before = base.files, base.partition_cols, schema
+    else:
+        files, columns = current.snapshot.files, current.snapshot.partition_cols
+        before = access.schema(system, current.snapshot)
+    if tuple(columns) != tuple(partition_cols):
+        raise InvalidError(
+            f"the table's partition columns are {list(columns)}, not {list(partition_cols)}", where=where
+        )
+    after = agreed(before, schema, where)
+    if after.names != schema.names or after.types != schema.types:
+        raise InvalidError("somebody changed the table's schema while it was written", where=where, hint="append again")
+    return index.document_of(current, [*files, *index.ordered(new)], columns, after.serialize().to_pybytes())
+
+
+def _put(system: System, data: bytes, current: index.Index | None) -> Entry:
+    """Replace the index that was read as `current`."""
+    if current is None or not current.etag.startswith(index.CONTENT):
+        when = ABSENT if current is None else Match(current.etag)
+        try:
+            return system.write(INDEX, data, size=len(data), when=when)
+        except UnsupportedError:
+            pass
+    now = index.read(system)
+    if (now and now.etag) != (current and current.etag):
+        raise ConflictError("somebody changed the table", where=system.url(INDEX))
+    entry = system.write(INDEX, data, size=len(data))
+    with suppress(NotFoundError, UnavailableError, AccessError), system.read(INDEX) as body:
+        if body.read() != data:
+            raise ConflictError("somebody changed the table", where=system.url(INDEX))
+    return entry
+
+
+def _landed(now: index.Index, document: Mapping[str, Any], new: Sequence[DataFile]) -> bool:
+    same = now.document.get("write_id") == document["write_id"]
+    return same or (bool(new) and {file.key for file in new} <= now.keys)
+
+
+def _clean(system: System, keys: Iterable[str]) -> None:
+    """Remove files that no index names any more. The table is whole without it, so a failure is no error."""
+    try:
+        delete(system, keys)
+    except RhError as error:
+        log.warning("files that are no longer of the table %s stay behind: %s", system.url(), error)
+
+
+def delete(system: System, keys: Iterable[str]) -> None:
+    """Remove exactly these files, and directories that hold nothing else."""
+    gone = sorted(keys)
+    if not gone:
+        return
+    system.delete(gone)
+    if system.keeps_directories:
+        above = {key[: at + 1] for key in gone for at, letter in enumerate(key) if letter == "/"}
+        if above:
+            system.delete(sorted(above, key=len, reverse=True))
+
+
+def remove(system: System, snapshot: Snapshot) -> None:
+    """Remove the table: the index first, so that nobody sees half of it, then exactly its own files.
+
+    Raises:
+        ConflictError: it is not this snapshot any more; nothing was removed.
+    """
+    if snapshot.owned:
+        current = index.read(system)
+        if current is not None:
+            if current.etag != snapshot.etag:
+                raise ConflictError("somebody changed the table since", where=system.url(INDEX), hint="look again")
+            system.delete([INDEX])
+    delete(system, [file.key for file in snapshot.files])
+
+
+def debris(system: System, *, older_than_s: float = WEEK_S) -> list[Entry]:
+    """Files that writers left behind when they were killed: named as ours, in no index, and older than `older_than_s`.
+
+    A file whose age the place does not tell is not among them.
+    """
+    current = index.read(system)
+    known = set() if current is None else current.keys
+    before = time.time() - older_than_s
+    return [
+        entry
+        for entry in system.list()
+        if entry.kind == "file"
+        and PART.fullmatch(os.path.basename(entry.key))
+        and entry.key not in known
+        and entry.modified is not None
+        and entry.modified < before
+    ]

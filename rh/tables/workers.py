@@ -1,0 +1,213 @@
+"""What travels to the workers of Dask and Ray: where a table is, how to reach it, and which share of it is wanted."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, Self
+
+from rh import config
+from rh.errors import NotFoundError, RhError, UnsupportedError
+from rh.observe import log
+from rh.plugins import need
+from rh.systems import open_system, settings_of
+from rh.tables import access, reading, writing
+from rh.tables.base import DataFile, Snapshot
+from rh.types import Location
+
+__all__ = ["Part", "Reach", "Source", "gathered", "store", "writes"]
+
+_PART = 32 << 20
+"""Bytes of a Parquet file that one share of it has, about. Decoded, they are several times as many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """A place, and what another process has to know to reach it: the settings of its system, which hold no secret.
+
+    There, the worker's own credentials are used, and paths are paths of the worker's machine: a table in `file` needs a
+    disk that all of them share.
+    """
+
+    location: Location
+    settings: dict[str, Any] = field(repr=False)
+    process: int
+
+    @classmethod
+    def of(cls, location: Location) -> Self:
+        """How this process reaches a place."""
+        return cls(location, settings_of(location.system), os.getpid())
+
+    def here(self) -> Location:
+        """The place as this process names it. A system that is not configured the same here gets a name beside its own.
+
+        Raises:
+            UnsupportedError: the place is the memory of another process.
+        """
+        name = self.location.system
+        if self.settings["kind"] == "memory" and self.process != os.getpid():
+            raise UnsupportedError(
+                "the table is in the memory of another process, which its workers cannot reach",
+                where=f"memory://{self.location.path}",
+                hint="keep it on a disk or in a bucket that all of them see",
+            )
+        try:
+            if "://" in name or settings_of(name) == self.settings:
+                return self.location
+        except NotFoundError:
+            pass
+        mark = hashlib.sha256(repr(sorted(self.settings.items())).encode()).hexdigest()[:12]
+        beside = f"{name}-{mark}"
+        if beside not in config.system_names():
+            config.register(beside, {key: value for key, value in self.settings.items() if key != "name"})
+        return replace(self.location, system=beside)
+
+
+class Part(NamedTuple):
+    """A share of one file: the `number`-th of `of` equal ones, by row groups."""
+
+    file: DataFile
+    number: int
+    of: int
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a worker is told of a table that it reads a share of. Plain data.
+
+    Attributes:
+        reach: where the table is.
+        snapshot: its files, with the schema.
+        columns: those wanted, `None` for all.
+        where: a `pyarrow.compute.Expression` that holds for the rows wanted.
+    """
+
+    reach: Reach
+    snapshot: Snapshot
+    columns: list[str] | None
+    where: Any
+
+    @classmethod
+    def of(
+        cls,
+        location: Location,
+        snapshot: Snapshot,
+        columns: list[str] | None,
+        where: Any,
+        *,
+        beside: Callable[[Any], list[str]] = reading.nothing,
+    ) -> Self:
+        """The source, checked: at most one request, for the schema. Files that no row is wanted of are left out.
+
+        Args:
+            location: of the table.
+            snapshot: its files.
+            columns: as for `reading.table`.
+            where: as for `reading.table`.
+            beside: as for `reading.table`.
+
+        Raises:
+            InvalidError: there is no such column.
+        """
+        with open_system(location) as system:
+            dataset = access.dataset(system, snapshot)
+            wanted = access.expression(where, dataset.schema)
+            if wanted is not None and snapshot.partition_cols:
+                kept = {fragment.path for fragment in dataset.get_fragments(filter=wanted)}
+                snapshot = replace(snapshot, files=tuple(file for file in snapshot.files if file.key in kept))
+        return cls(
+            Reach.of(location),
+            replace(snapshot, schema=dataset.schema.serialize().to_pybytes()),
+            reading.chosen(columns, dataset.schema, beside),
+            wanted,
+        )
+
+    @property
+    def schema(self) -> Any:
+        """The `pyarrow.Schema` of what is wanted."""
+        pa = need("pyarrow", extra="tables")
+        schema = need("pyarrow.ipc", extra="tables").read_schema(pa.py_buffer(self.snapshot.schema))
+        if self.columns is None:
+            return schema
+        return pa.schema([schema.field(name) for name in self.columns], schema.metadata)
+
+    @property
+    def parts(self) -> list[Part | None]:
+        """Shares of the table for one task each, in the order of the rows. `None` stands for a table without files."""
+        shares: list[Part | None] = []
+        for file in self.snapshot.files:
+            of = max(1, round(file.size / _PART)) if self.snapshot.format == "parquet" else 1
+            shares += [Part(file, number, of) for number in range(of)]
+        return shares or [None]
+
+    def rows(self, part: Part | None) -> int | None:
+        """How many rows a share has, where that is known without reading."""
+        if part is None:
+            return 0
+        return part.file.rows if part.of == 1 and self.where is None else None
+
+    def read(self, part: Part | None) -> Any:
+        """One share as a `pyarrow.Table`."""
+        if part is None:
+            return self.schema.empty_table()
+        with open_system(self.reach.here()) as system:
+            dataset = access.dataset(system, replace(self.snapshot, files=(part.file,)))
+            with access.translated(system.url(part.file.key)):
+                (fragment,) = dataset.get_fragments()
+                if part.of > 1:
+                    groups = fragment.num_row_groups
+                    first, last = (groups * at // part.of for at in (part.number, part.number + 1))
+                    fragment = fragment.subset(row_group_ids=list(range(first, last)))
+                found = fragment.to_table(schema=dataset.schema, columns=self.columns, filter=self.where)
+        return found.replace_schema_metadata(dataset.schema.metadata)
+
+
+def store(
+    reach: Reach, rows: Any, write_id: str, number: int, partition_cols: tuple[str, ...], schema: Any
+) -> list[DataFile]:
+    """On a worker: store a `pyarrow.Table` as the `number`-th part of a table; nothing if it is empty."""
+    if not rows.num_rows:
+        return []
+    rows = reading.fitted(rows, schema)
+    return writing.write_part(reach.here(), rows.to_reader(), write_id, number, partition_cols, schema=schema)
+
+
+@contextmanager
+def writes(location: Location, write_id: str) -> Iterator[None]:
+    """What its workers stored is removed if the block fails."""
+    try:
+        yield
+    except BaseException:
+        try:
+            with open_system(location) as system:
+                writing.abandon(system, write_id)
+        except NotFoundError:
+            pass
+        except RhError as error:  # what went wrong before is what has to be told
+            log.warning("files of a failed write stay behind at %s: %s", location, error)
+        raise
+
+
+def gathered(
+    location: Location,
+    write_id: str,
+    partition_cols: tuple[str, ...],
+    schema: Any,
+    results: Iterable[list[DataFile] | RhError],
+) -> list[DataFile]:
+    """The files that all tasks stored; one without rows if there is none.
+
+    Raises:
+        RhError: the first that a task met.
+    """
+    files: list[DataFile] = []
+    for result in results:
+        if isinstance(result, RhError):
+            raise result
+        files += result
+    if files:
+        return files
+    return writing.write_part(location, schema.empty_table().to_reader(), write_id, 0, partition_cols, schema=schema)

@@ -1,0 +1,89 @@
+"""`rh table`: rows on the terminal and in pipes."""
+
+from __future__ import annotations
+
+import datetime
+import json
+
+import pyarrow as pa
+import pyarrow.ipc
+import pytest
+
+import rh as library
+
+ROWS = {
+    "name": ["a", "b", None, "d"],
+    "size": [1, 22, 333, 4],
+    "day": [datetime.date(2026, 1, day) for day in range(1, 5)],
+    "raw": [b"\x00\xff", b"", None, b"x"],
+    "tags": [["x"], [], None, ["y", "z"]],
+}
+
+
+@pytest.fixture
+def rows(tmp_path):
+    """A table of four rows, saved as `rows`."""
+    return library.table(pa.table(ROWS), name="rows", path=tmp_path / "rows").save()
+
+
+def test_head_and_schema(rh, rows):
+    lines = rh("table", "head", "rows", "-n", "2").out.splitlines()
+    assert lines[0].split() == ["name", "size", "day", "raw", "tags"]
+    assert lines[1].split()[:3] == ["a", "1", "2026-01-01"]
+    assert len(lines) == 3
+    found = rh("table", "head", "rh://rows", "--json", "--limit", "1").json
+    assert found == {"name": "a", "size": 1, "day": "2026-01-01", "raw": "AP8=", "tags": ["x"]}
+    assert rh("table", "head", "rows", "-n", "0", "--json").out == ""
+    assert rh("table", "schema", "rows").out.splitlines()[1].split() == ["size", "int64"]
+    assert rh("table", "schema", "rows", "--json").lines[0] == {"column": "name", "type": "string", "nullable": True}
+
+
+def test_stream_is_one_document_per_row(rh, rows, program):
+    assert [line["size"] for line in rh("table", "stream", "rows").lines] == [1, 22, 333, 4]
+    picked = rh("table", "stream", "rows", "-c", "size", "--where", "size > 3", "--where", "day >= 2026-01-03").lines
+    assert picked == [{"size": 333}, {"size": 4}]
+    assert rh("table", "stream", "rows", "-c", "name", "--where", "name = 'b'").json == {"name": "b"}
+    shares = [rh("table", "stream", "rows", "--rank", rank, "--world-size", 2).lines for rank in (0, 1)]
+    assert [line["size"] for share in shares for line in share] == [1, 22, 333, 4]
+    assert len(rh("table", "stream", "rows", "--start", 3, "--limit", 5).lines) == 1
+    arrow = program("table", "stream", "rows", "--arrow", "--limit", "3")
+    assert pyarrow.ipc.open_stream(arrow.stdout).read_all().to_pydict()["size"] == [1, 22, 333]
+
+
+def test_sql_and_profile(rh, rows, tmp_path):
+    assert rh("table", "sql", "rows", "select sum(size) as s from t", "--json").json == {"s": 360}
+    assert rh("table", "sql", "rows", "select size from t order by 1 desc", "--limit", "1").out.split() == [
+        "size",
+        "333",
+    ]
+    assert "size" in rh("table", "profile", "rows").out
+    assert json.dumps(rh("table", "profile", "rows", "--json").json)
+    wrong = rh("table", "sql", "rows", "select sise from t", "--json", expect=2).error
+    assert "size" in wrong["message"] + (wrong["hint"] or "")
+
+
+def test_write(rh, rows, tmp_path):
+    (tmp_path / "in.csv").write_text("k,v\n1,x\n2,y\n")
+    assert rh("table", "write", "in.csv", "out", "--json").json["rows"] == 2
+    assert rh("table", "head", "out", "--json").lines == [{"k": 1, "v": "x"}, {"k": 2, "v": "y"}]
+    assert rh("table", "write", "in.csv", "out", "--json", expect=4).error["kind"] == "exists"
+    assert rh("table", "write", "in.csv", "out", "--mode", "append", "--json").json["rows"] == 4
+    assert rh("table", "write", "in.csv", "parted", "--partition", "v", "--json").json["rows"] == 2
+    assert (tmp_path / "parted" / "v=x").is_dir()
+    rh("table", "write", "in.csv", "out", "--mode", "upsert", expect=2)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (("head", "missing"), 3, "missing"),
+        (("head", "rows", "-c", "sise"), 2, "size"),
+        (("stream", "rows", "--where", "size"), 2, "condition"),
+        (("stream", "rows", "--where", "size > many"), 2, "int64"),
+        (("stream", "rows", "--rank", "2", "--world-size", "2"), 2, "rank"),
+        (("head", "postgresql://u@127.0.0.1/db"), 2, "rh table sql"),
+    ],
+)
+def test_what_is_wrong_is_said(rh, rows, words, code, says):
+    error = rh("table", *words, "--json", expect=code).error
+    assert says in error["message"] + (error["hint"] or "") + str(error.get("where"))

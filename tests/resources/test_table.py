@@ -1,0 +1,255 @@
+"""`Table`: a value that says where rows are, written all or nothing, moved with nothing but its own files."""
+
+import copy
+import os
+import pickle
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import rh
+from rh import errors, observe
+from rh.tables.base import INDEX
+
+ROWS = {"x": [1, 2, 3, 4], "y": ["a", "b", None, "ü"]}
+
+
+@pytest.fixture
+def table(folder):
+    """Rows on each system in turn."""
+    return rh.table(ROWS, path=(folder / "rows").url).write()
+
+
+def test_a_written_table_is_read_everywhere(table, folder):
+    assert table.fetch() == ROWS
+    assert table.num_rows == len(table) == 4
+    assert table.schema == pa.schema({"x": pa.int64(), "y": pa.string()})
+    assert table.to_arrow(columns=["y"], where=[("x", ">", 2)]).to_pydict() == {"y": [None, "ü"]}
+    assert table.head(2) == {"x": [1, 2], "y": ["a", "b"]}
+    assert set(table.sample(3, seed=1)["x"]) < {1, 2, 3, 4}
+    assert [batch.num_rows for batch in table.stream(3)] == [3, 1]
+    assert pa.table(table).to_pydict() == ROWS
+    assert table.exists_in_system()
+    assert table.size() == sum(file.size for file in table.files()[1].files)
+    assert rh.table(path=table.url) == rh.table(path=(folder / "rows").url)
+    assert rh.table(path=table.url).to_arrow().to_pydict() == ROWS
+
+
+def test_modes(table):
+    with pytest.raises(errors.ExistsError, match="already"):
+        table.write(ROWS)
+    with pytest.raises(errors.InvalidError, match="nothing to write"):
+        table.write()
+    more = table.write({"x": [5], "y": ["e"]}, mode="append")
+    assert more.num_rows == len(more) == 5
+    other = table.write({"z": [1.5]}, mode="overwrite")
+    assert other.fetch() == {"z": [1.5]}
+    with pytest.raises(errors.InvalidError, match="mode"):
+        table.write({"z": [1.5]}, mode="replace")
+
+
+def test_what_lies_beside_survives_everything(table):
+    place = rh.folder(path=table.url)
+    place.put({"README.md": b"mine", "deep/other.bin": b"\0"})
+    table.write({"z": [1]}, mode="overwrite")
+    table.write({"z": [2]}, mode="append").rm()
+    assert not table.exists_in_system()
+    assert place.get("README.md") == b"mine"
+    assert place.get("deep/other.bin") == b"\0"
+    with pytest.raises(errors.RhError) as caught:
+        table.fetch()
+    assert isinstance(caught.value, errors.NotFoundError | errors.InvalidError)
+
+
+@pytest.mark.parametrize("system", ["s3", "ssh-a", "gs", "azure"])
+def test_just_its_own_files_are_moved(world, here, system):
+    table = rh.table(ROWS | {"k": [1, 1, 2, 2]}, path=here.path + "/t/rows", partition_cols=["k"]).write()
+    rh.folder(path=table.path).put({"notes.txt": b"not the table's", ".hidden": b"neither"})
+    plan = table.plan(system, path="moved")
+    assert plan.files == 2
+    moved = table.to(system, path="moved")
+    assert moved.receipt.done == 2
+    assert moved.to_arrow().equals(table.to_arrow())
+    assert moved.verify()
+    assert "notes.txt" not in rh.folder(path=moved.url).ls(full_paths=False)
+    with observe.counting() as counts:
+        again = table.to(system, path="moved")
+    assert again.receipt.done == 0
+    assert not any(verb == "write" for _, verb in counts.requests if (_, verb) != ("file", "write"))
+    back = moved.to("here", path=here.path + "/back")
+    assert back.to_arrow().equals(table.to_arrow())
+    grown = table.write({"x": [9], "y": ["n"], "k": [3]}, mode="append")
+    assert grown.to(system, path="moved").num_rows == 5
+    smaller = table.write({"x": [9], "y": ["n"], "k": [3]}, mode="overwrite")
+    assert smaller.to(system, path="moved").fetch() == {"x": [9], "y": ["n"], "k": [3]}
+    assert [key for key in rh.folder(path=moved.url).glob("**") if key.endswith(".parquet")] == [
+        file.key for file in smaller.files()[1].files
+    ]
+
+
+def test_other_data_in_the_way_are_left_alone(here):
+    pq.write_table(pa.table({"q": [1]}), os.fspath(here.mkdir().path + "/theirs.parquet"))
+    table = rh.table(ROWS, path=here.path + "/mine").write()
+    with pytest.raises(errors.ExistsError, match="other data"):
+        table.to(path=here.path)
+    with pytest.raises(errors.ExistsError):
+        rh.table(ROWS, path=here.path).write()
+    assert here.ls(full_paths=False) == ["mine/", "theirs.parquet"]
+    with pytest.raises(errors.InvalidError, match="for tables"):
+        table.to(path=here.path + "/elsewhere", include=["*.parquet"])
+
+
+def test_one_file_is_a_table_too(here, world):
+    place = here.path + "/x.parquet"
+    pq.write_table(pa.table(ROWS), place)
+    here.put({"y.csv": b"a;b\n1;2\n", "z.jsonl": b'{"a": 1}\n{"a": 2}\n'})
+    table = rh.table(path=place)
+    assert table.to_arrow().to_pydict() == ROWS
+    assert table.to(path="s3://data/one/").url.endswith("one/x.parquet")
+    assert table.to(path="s3://data/renamed.parquet").to_arrow().to_pydict() == ROWS
+    assert rh.table(path=here.path + "/y.csv", options={"delimiter": ";"}).to_arrow().to_pydict() == {
+        "a": [1],
+        "b": [2],
+    }
+    assert rh.table(path=here.path + "/z.jsonl").num_rows == 2
+    with pytest.raises(errors.InvalidError, match="several formats"):
+        rh.table(path=here.path).fetch()
+    assert rh.table(path=here.path, format="csv", options={"delimiter": ";"}).num_rows == 1
+    with pytest.raises(errors.InvalidError, match="one file"):
+        rh.table(ROWS, path=here.path + "/new.parquet").write()
+    table.rm()
+    assert here.ls(full_paths=False) == ["y.csv", "z.jsonl"]
+
+
+def test_rows_that_are_not_written_yet(here):
+    table = rh.table(ROWS)
+    assert not table.written
+    assert table.fetch() is ROWS
+    assert table.num_rows == 4
+    assert table.head(1) == {"x": [1], "y": ["a"]}
+    assert [len(batch) for batch in table.stream(3)] == [3, 1]
+    assert sum(len(batch) for batch in table) == 4
+    assert table.to_arrow().to_pydict() == ROWS
+    assert pickle.loads(pickle.dumps(table)).head(1) == {"x": [1], "y": ["a"]}
+    with pytest.raises(errors.InvalidError, match="not written yet"):
+        table.config()
+    with pytest.raises(errors.InvalidError, match="not written yet"):
+        table.plan(path=here.path + "/a")
+    assert table.to(path=here.path + "/a").fetch() == ROWS
+    assert table.write().path != table.write().path
+    stream = rh.table(ROWS).stream(2)  # the table itself is gone at once
+    assert [batch["x"].to_pylist() for batch in stream] == [[1, 2], [3, 4]]
+
+
+def test_a_reader_gives_its_rows_once(here):
+    table = rh.table(pa.table(ROWS).to_reader(), path=here.path + "/a")
+    assert table.head(1).to_pydict() == {"x": [1], "y": ["a"]}
+    assert table.write().num_rows == 4
+    once = rh.table(pa.table(ROWS).to_reader(), path=here.path + "/b")
+    assert once.write().num_rows == 4
+    with pytest.raises(errors.InvalidError, match="only once"):
+        once.write(mode="append")
+
+
+def test_it_is_saved_by_name_and_found_elsewhere(python):
+    saved = rh.table(ROWS, name="rows", metadata={"owner": "ada"}).save()
+    assert saved.path.endswith("data/rows")
+    assert rh.load("rows") == rh.table(name="rows") == saved
+    assert len(rh.table(name="rows")) == 4
+    assert type(saved).from_config(saved.config()) == saved
+    assert python("import rh; t = rh.table(name='rows', dryrun=True); print(t.fetch()['x'], len(t), t.native)") == (
+        "[1, 2, 3, 4] 4 dict\n"
+    )
+    html = saved._repr_html_()
+    assert all(text in html for text in ("rows", "int64", "ada", "4"))
+    assert repr(saved) == f"<Table ~/rows at {saved.url}>"
+    with pytest.raises(errors.ExistsError, match="overwrite"):
+        rh.table(ROWS, name="rows").save()
+    with pytest.raises(errors.InvalidError, match="is a table"):
+        rh.folder("rows")
+
+
+def test_what_is_known_without_asking(here):
+    table = rh.table(path=here.path + "/never looked at")
+    assert table
+    assert "never looked at" in repr(table)
+    assert table._repr_html_()
+    with pytest.raises(TypeError, match="num_rows asks"):
+        len(table)
+    with pytest.raises(errors.NotFoundError):
+        table.num_rows  # noqa: B018
+    assert copy.deepcopy(table) == table
+    assert hash(table) == hash(copy.copy(table))
+
+
+def test_a_flipped_bit_is_found(here):
+    table = rh.table({"x": list(range(50_000))}, path=here.path + "/t").write()
+    (file,) = table.files()[1].files
+    place = os.path.join(table.path, file.key)
+    data = bytearray(Path(place).read_bytes())
+    data[len(data) // 2] ^= 1
+    Path(place).write_bytes(data)
+    found = table.verify()
+    assert not found
+    assert [*found.corrupt, *found.modified] == [file.key]
+    with pytest.raises((errors.IntegrityError, errors.ConflictError)):
+        table.to_arrow()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"data": 5}, "not a table"),
+        ({"data": {"a": [1], "b": [1, 2]}}, None),
+        ({"name": "s3://bucket/x", "data": ROWS}, "path="),
+        ({}, "needs a name or a place"),
+        ({"data": ROWS, "partition_cols": "x"}, "takes a list"),
+        ({"path": "x", "format": "xml"}, "parquet"),
+        ({"query": "select 1"}, "system="),
+        ({"query": "select 1", "data": ROWS, "system": "sqlite:///x"}, "without data="),
+        ({"data": ROWS, "parameters": [1]}, "query="),
+    ],
+)
+def test_wrong_arguments(arguments, says):
+    with pytest.raises(errors.InvalidError, match=says):
+        rh.table(**arguments).write()
+
+
+def test_the_calls_of_runhouse_work_as_written(world, python):
+    import pandas as pd
+
+    df = pd.DataFrame({"id": range(250), "text": [f"row {n}" for n in range(250)]})
+    my_table = rh.table(data=df, name="~/my_pandas_table", path="/preproc-data/pandas", system="s3", mkdir=True).save()
+    assert "/preproc-data/pandas" in my_table.url
+    reloaded_table = rh.table(name="~/my_pandas_table", dryrun=True)
+    sizes = []
+    for batch in reloaded_table.stream(batch_size=100):
+        sizes.append(len(batch))
+    assert sizes == [100, 100, 50]
+    assert reloaded_table.fetch().equals(df)
+
+
+def test_a_directory_that_must_be_there(here):
+    with pytest.raises(errors.NotFoundError, match="mkdir"):
+        rh.table(ROWS, path=here.path + "/missing", mkdir=False).write()
+    (here / "there").mkdir()
+    assert rh.table(ROWS, path=here.path + "/there", mkdir=False).write().num_rows == 4
+    assert INDEX not in (here / "there").ls(full_paths=False)
+
+
+def test_a_copy_without_its_index_is_taken_as_it_is_only_when_asked(here):
+    table = rh.table(ROWS, path=here.path + "/t").write()
+    copy = rh.folder(path=table.path).to(path=here.path + "/copy")
+    with pytest.raises(errors.NotFoundError, match="no index") as caught:
+        rh.table(path=copy.path).fetch()
+    assert "format=" in caught.value.hint
+    assert rh.table(path=copy.path, format="parquet").to_arrow().to_pydict() == ROWS
+
+
+def test_rows_that_are_appended_come_last(here):
+    pq.write_table(pa.table({"n": [1, 2]}), os.fspath(here.mkdir().path + "/zzz.parquet"))
+    table = rh.table(path=here.path).write({"n": [3]}, mode="append")
+    assert table.fetch("dict") == {"n": [1, 2, 3]}
+    assert [batch["n"].to_pylist() for batch in table.stream(2)] == [[1, 2], [3]]

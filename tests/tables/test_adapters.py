@@ -1,0 +1,365 @@
+"""Each data-frame library's adapter, by the shipped suite, and what is particular to one of them."""
+
+from __future__ import annotations
+
+import datetime
+
+import datasets
+import pandas as pd
+import pandas.testing
+import polars as pl
+import polars.testing
+import pyarrow as pa
+import pyarrow.dataset
+import pytest
+
+import rh
+from rh.errors import InvalidError
+from rh.tables import adapters
+from rh.testing.tables import TYPES, AdapterSuite
+from tests.tables.data import packages, sources
+
+
+class TestArrow(AdapterSuite):
+    name = "arrow"
+    kind = "Table"
+
+    def make(self, table):
+        return table
+
+    def same(self, one, other):
+        assert one.schema == other.schema
+        assert repr(one.to_pydict()) == repr(other.to_pydict())  # NaN is equal to no other
+
+    def bad(self):
+        return [(pl.Series("x", [1]), "Series"), (pa.table([[1], [2]], ["x", "x"]), "two columns are called 'x'")]
+
+
+class TestPandas(AdapterSuite):
+    name = "pandas"
+    kind = "DataFrame"
+
+    def make(self, table):
+        return table.to_pandas()
+
+    def same(self, one, other):
+        pandas.testing.assert_frame_equal(one, other)
+
+    def bad(self):
+        return [
+            (pd.DataFrame({"x": [1, 2], "y": [1, "a"]}), "'y' mixes int, str"),
+            (pd.DataFrame({"y": [object()]}), "column 'y'"),
+            (pd.DataFrame([[1, 2]]), "column is text, not int: 0"),
+            (pd.DataFrame([[1, 2]], columns=["x", "x"]), "two columns are called 'x'"),
+        ]
+
+
+class TestPandasArrow(TestPandas):
+    """Frames in pandas' own Arrow dtypes."""
+
+    lacks = frozenset({"decimal"})
+
+    def make(self, table):
+        return table.to_pandas(types_mapper=pd.ArrowDtype)
+
+
+class TestPandasNullable(TestPandas):
+    """Frames in pandas' own nullable dtypes."""
+
+    def make(self, table):
+        return table.to_pandas().convert_dtypes()
+
+
+class TestPolars(AdapterSuite):
+    name = "polars"
+    kind = "DataFrame"
+
+    def make(self, table):
+        return pl.from_arrow(table)
+
+    def same(self, one, other):
+        polars.testing.assert_frame_equal(one, other, check_exact=True)
+
+    def bad(self):
+        return [
+            (pl.DataFrame({"x": [object()]}), "column 'x' holds Python objects"),
+            (pl.DataFrame({"x": pl.Series([1], dtype=pl.Int128)}), "column 'x' is Int128"),
+            (pl.LazyFrame({"x": ["a"]}).select("y"), "unable to find column"),
+            (pl.LazyFrame({"x": ["a"]}).select(pl.col.x.cast(pl.Int64)), "column 'x' for 1 out of 1 values"),
+        ]
+
+
+class TestPolarsLazy(TestPolars):
+    """Lazy frames; what comes back is computed."""
+
+    def make(self, table):
+        return pl.from_arrow(table).lazy()
+
+    def same(self, one, other):
+        super().same(one.lazy().collect(), other.lazy().collect())
+
+
+class TestHuggingFace(AdapterSuite):
+    name = "hf"
+    kind = "Dataset"
+
+    def make(self, table):
+        return datasets.Dataset(table)
+
+    def same(self, one, other):
+        assert one.features == other.features
+        assert repr(one.to_dict()) == repr(other.to_dict())
+
+    def bad(self):
+        one = datasets.Dataset.from_dict({"x": [1]})
+        return [(datasets.DatasetDict({"train": one, "test": one}), "'train', 'test'")]
+
+
+class TestDict(AdapterSuite):
+    name = "dict"
+    kind = "dict"
+    # Python has one kind of each: what came as another Arrow type comes back as the widest.
+
+    def make(self, table):
+        return table.to_pydict()
+
+    def same(self, one, other):
+        assert repr(one) == repr(other)
+
+    def bad(self):
+        aware = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+        naive = aware.replace(tzinfo=None)
+        return [
+            ({}, "without columns"),
+            ({1: [1]}, "not int: 1"),
+            ({"x": [1], "y": [1, 2]}, "'x' has 1 rows and 'y' has 2"),
+            ({"x": "text"}, "'x' is a str"),
+            ({"x": [1, None, "a"]}, "'x' does not agree: row 0 has int .1., row 2 has str .'a'."),
+            ({"x": [1, datetime.time()]}, "'x' does not agree: row 1 is time .*, and the rows before it are int64"),
+            ({"x": ["a", b"b"]}, "'x' does not agree: row 0 has str .'a'., row 1 has bytes"),
+            ({"x": [1, True]}, "'x' does not agree"),
+            ({"x": [naive, aware]}, "'x' does not agree"),
+            ({"x": [naive.date(), naive]}, "'x' does not agree: row 0 has date"),
+            ({"x": [[{"y": 1}], [{"y": "a"}]]}, r"'x'\['y'\] does not agree: row 0 has int .1., row 1 has str"),
+            ({"x": [object()]}, "'x', row 0: object"),
+            ({"x": [2**64]}, "'x', row 0: int"),
+            ({"x": ["\ud800"]}, "'x', row 0: str"),
+        ]
+
+
+class TestRows(AdapterSuite):
+    name = "rows"
+    kind = "list"
+
+    def make(self, table):
+        return table.to_pylist()
+
+    def same(self, one, other):
+        assert repr(one) == repr(other)
+
+    def test_no_rows(self, place):
+        """A list without rows has no columns to tell of, and is refused."""
+        with pytest.raises(InvalidError, match="says nothing of its columns"):
+            rh.table([], path=place).write()
+
+    def bad(self):
+        return [
+            ([1], "row 0 is a int, not a dict"),
+            ([{}], "without columns"),
+            ([{"x": 1}, {2: 1}], "not int: 2"),
+            ([{"x": 1}, {"y": 1}, {"x": "a"}], "'x' does not agree: row 0 has int .1., row 2 has str"),
+        ]
+
+
+def test_packages(tmp_path):
+    """A real table (the Debian package index) goes through every library, and from each to the next, unchanged."""
+    rows = packages().slice(0, 5_000)
+    for name in adapters.names():
+        if name in ("dask", "ray"):
+            continue  # these have tests of their own, with workers
+        table = rh.table(rows, path=tmp_path / name).write()
+        again = rh.table(table.fetch(name), path=tmp_path / f"{name}-again").write()
+        assert again.native == name
+        found = again.to_arrow().cast(rows.schema)
+        assert found.to_pylist() == rows.to_pylist()
+
+
+def test_texts(tmp_path):
+    """Long texts (the sources of the standard library) come back to the byte."""
+    rows = sources()
+    table = rh.table(pl.from_arrow(rows), path=tmp_path / "sources").write()
+    assert table.fetch().to_arrow().cast(rows.schema).equals(rows)
+
+
+def test_pandas_index(tmp_path):
+    """The index comes back, whatever its kind, also beside the columns that were asked for."""
+    frame = packages().slice(0, 100).select(["package", "section", "version", "size_bytes"]).to_pandas()
+    for number, indexed in enumerate(
+        (
+            frame.set_index("package"),
+            frame.set_index(["section", "package"]),
+            frame.set_index(pd.date_range("2026-01-01", periods=100, tz="Europe/Paris")),
+            frame.set_index(pd.RangeIndex(10, 210, 2)),
+        )
+    ):
+        table = rh.table(indexed, path=tmp_path / str(number)).write()
+        pandas.testing.assert_frame_equal(table.fetch(), indexed, check_freq=False)
+        some = table.fetch(columns=["version"])
+        pandas.testing.assert_frame_equal(some, indexed[["version"]], check_freq=False)
+    frame.set_index("package").to_parquet(tmp_path / "theirs.parquet")
+    theirs = rh.table(path=tmp_path / "theirs.parquet").to_pandas(columns=["version"])
+    pandas.testing.assert_frame_equal(theirs, frame.set_index("package")[["version"]])
+
+
+def test_pandas_appended(tmp_path):
+    """Appended rows go on in the index; rows that are filtered out leave none."""
+    table = rh.table(pd.DataFrame({"x": [1, 2]}), path=tmp_path / "t").write()
+    table = table.write(pd.DataFrame({"x": [3]}), mode="append")
+    pandas.testing.assert_frame_equal(table.fetch(), pd.DataFrame({"x": [1, 2, 3]}))
+    pandas.testing.assert_frame_equal(table.fetch(where=[("x", ">", 1)]), pd.DataFrame({"x": [2, 3]}))
+
+
+def test_pandas_categories(tmp_path):
+    """Categories keep their order, also those that no row has, of any type, over row groups; new ones are added."""
+    kind = pd.CategoricalDtype(["low", "middle", "high", "never"], ordered=True)
+    numbers = pd.CategoricalDtype([2**60 + 1, 7, 5])
+    frame = pd.DataFrame(
+        {
+            "level": pd.Series(["high", "low"] * 100_000 + ["middle"], dtype=kind),
+            "number": pd.Series([7, None] * 100_000 + [2**60 + 1], dtype=numbers),
+        }
+    )
+    table = rh.table(frame, path=tmp_path / "t").write()
+    pandas.testing.assert_frame_equal(table.fetch(), frame)
+    table = table.write(frame.iloc[:1].assign(number=pd.Categorical([8])), mode="append")
+    assert table.fetch()["number"].iloc[-1] == 8
+    assert table.fetch()["number"].cat.categories.tolist() == [2**60 + 1, 7, 5, 8]
+
+
+def test_pandas_dtypes(tmp_path):
+    """Dtypes that Arrow or Parquet do not tell apart come back: text as objects, seconds, periods, intervals."""
+    frame = pd.DataFrame(
+        {
+            "object": pd.Series(["x", None, "y"], dtype=object),
+            "text": pd.Series(["x", None, "y"]),
+            "seconds": pd.Series(pd.date_range("2026-01-01", periods=3)).dt.as_unit("s"),
+            "zone": pd.Series(pd.date_range("2026-01-01", periods=3, tz="Europe/Paris")).dt.as_unit("s"),
+            "period": pd.period_range("2026-01", periods=3, freq="M"),
+            "interval": pd.interval_range(0, 3),
+            "list": [[1, 2], [], None],
+        }
+    )
+    frame.attrs = {"source": "test"}
+    fetched = rh.table(frame, path=tmp_path / "t").write().fetch()
+    pandas.testing.assert_frame_equal(fetched, frame)
+    assert fetched["object"].tolist() == ["x", None, "y"]
+    assert fetched.attrs == frame.attrs
+
+
+def test_polars_types(tmp_path):
+    """What only polars has comes back: Categorical, Enum, fixed arrays, unsigned numbers, durations."""
+    frame = pl.DataFrame(
+        {
+            "categorical": pl.Series(["a", None, "b"], dtype=pl.Categorical),
+            "enum": pl.Series(["y", "x", None], dtype=pl.Enum(["x", "y", "z"])),
+            "array": pl.Series([[1, 2], None, [3, 4]], dtype=pl.Array(pl.UInt16, 2)),
+            "duration": pl.Series([1, None, 3], dtype=pl.Duration("ms")),
+            "time": pl.Series([datetime.time(1), None, datetime.time(23, 59)]),
+        }
+    )
+    table = rh.table(frame, path=tmp_path / "t").write()
+    polars.testing.assert_frame_equal(table.fetch(), frame)
+    assert table.fetch().schema == frame.schema
+
+
+def test_polars_lazy(tmp_path):
+    """A query of polars is computed as it is written, and its rows are in order."""
+    frame = pl.from_arrow(packages()).lazy().filter(pl.col.section == "python").select("package", "tags")
+    table = rh.table(frame, path=tmp_path / "t").write()
+    polars.testing.assert_frame_equal(table.fetch(), frame.collect())
+
+
+def test_features(tmp_path):
+    """Features of Hugging Face survive: labels with names, arrays, sequences; selections are what was selected."""
+    features = datasets.Features(
+        {
+            "label": datasets.ClassLabel(names=["no", "yes"]),
+            "text": datasets.Value("string"),
+            "array": datasets.Array2D((2, 2), "float32"),
+            "tokens": datasets.List(datasets.Value("int32")),
+        }
+    )
+    array = [[1.0, 2.0], [3.0, 4.0]]
+    data = {"label": [0, 1, 1], "text": ["a", None, "c"], "array": [array] * 3, "tokens": [[1], [], [2, 3]]}
+    whole = datasets.Dataset.from_dict(data, features=features)
+    fetched = rh.table(whole, path=tmp_path / "t").write().fetch()
+    assert fetched.features == features
+    assert fetched.to_list() == whole.to_list()
+    chosen = rh.table(whole.select([2, 0]), path=tmp_path / "chosen").write()
+    assert chosen.fetch()["text"][:] == ["c", "a"]
+    assert chosen.fetch(columns=["label"]).features == {"label": features["label"]}
+
+
+def test_iterable_dataset(tmp_path):
+    """A dataset of Hugging Face that can only be iterated over is taken; what comes back is a Dataset."""
+    made = datasets.IterableDataset.from_generator(lambda: ({"x": n, "y": str(n)} for n in range(12_000)))
+    fetched = rh.table(made, path=tmp_path / "t").write().fetch()
+    assert isinstance(fetched, datasets.Dataset)
+    assert fetched["x"][:] == list(range(12_000))
+    mixed = datasets.IterableDataset.from_generator(lambda: ({"x": n if n < 11_000 else "n"} for n in range(12_000)))
+    with pytest.raises(InvalidError, match="do not agree"):
+        rh.table(mixed, path=tmp_path / "mixed").write()
+    assert not rh.table(path=tmp_path / "mixed").exists_in_system()
+
+
+def test_arrow_kinds(tmp_path):
+    """Everything of pyarrow's that has rows is taken, and so is anything that hands out an Arrow stream or array."""
+
+    class Stream:
+        def __arrow_c_stream__(self, requested_schema=None):
+            return rows.__arrow_c_stream__(requested_schema)
+
+    class Array:
+        def __arrow_c_array__(self, requested_schema=None):
+            return rows.to_batches()[0].__arrow_c_array__(requested_schema)
+
+    rows = packages().slice(0, 100).combine_chunks()
+    whole = pyarrow.dataset.dataset(rows)
+    kinds = (rows.to_batches()[0], rows.to_reader(), whole, whole.scanner(columns=rows.column_names), Stream(), Array())
+    for number, value in enumerate(kinds):
+        table = rh.table(value, path=tmp_path / str(number)).write()
+        assert table.native == "arrow"
+        assert table.fetch().equals(rows)
+
+
+def test_python_values(tmp_path):
+    """Rows may have different columns; numbers and moments lose nothing."""
+    fetched = rh.table([{"a": 1}, {"b": "x", "a": 2.5}, {}], path=tmp_path / "rows").write().fetch()
+    assert fetched == [{"a": 1.0, "b": None}, {"a": 2.5, "b": "x"}, {"a": None, "b": None}]
+    moments = {"ns": [pd.Timestamp(1), None], "big": [2**64 - 1, 0], "delta": [pd.Timedelta(1), None]}
+    table = rh.table(moments, path=tmp_path / "moments").write()
+    assert [field.type for field in table.schema] == [pa.timestamp("ns"), pa.uint64(), pa.duration("ns")]
+    assert table.fetch() == moments
+
+
+def test_not_a_table():
+    """What no library owns is refused with its type and what is taken; so is a name that there is not."""
+    with pytest.raises(InvalidError, match=r"builtins\.int is not a table[^$]*pandas"):
+        adapters.owner_of(5)
+    with pytest.raises(InvalidError, match=r"'panda'; did you mean 'pandas'"):
+        adapters.named("panda")
+
+
+def test_nothing_is_imported(python):
+    """To find the owner of a value loads no data-frame library."""
+    code = (
+        "import sys; from rh.tables.adapters import owner_of; assert owner_of({'x': [1]}).name == 'dict'; "
+        "print(sorted({'pandas', 'polars', 'dask', 'ray', 'datasets', 'pyarrow'} & set(sys.modules)))"
+    )
+    assert python(code) == "[]\n"
+
+
+def test_every_type_is_tried():
+    """The suite's table of types has a column for every adapter's declared gap."""
+    for suite in (TestPandas, TestPandasArrow, TestPolars, TestHuggingFace, TestDict):
+        assert suite.lacks | suite.lacks_when_empty <= set(TYPES)
