@@ -24,11 +24,13 @@ if TYPE_CHECKING:
         register_system,
         resources,
         set_folder,
+        table,
         unset_folder,
     )
     from rh.resources.blob import Blob
     from rh.resources.cluster import Cluster
     from rh.resources.folder import Folder
+    from rh.resources.table import Table
     from rh.types import Location
 
     here: Cluster
@@ -39,6 +41,7 @@ __all__ = [
     "Cluster",
     "Folder",
     "Location",
+    "Table",
     "__version__",
     "blob",
     "cluster",
@@ -52,6 +55,7 @@ __all__ = [
     "register_system",
     "resources",
     "set_folder",
+    "table",
     "unset_folder",
 ]
 
@@ -60,6 +64,7 @@ _WHERE = {
     "Cluster": "rh.resources.cluster",
     "Folder": "rh.resources.folder",
     "Location": "rh.types",
+    "Table": "rh.resources.table",
 }
 _MODULES = ("config", "errors", "resources")
 

@@ -14,7 +14,8 @@ from rh.resources.base import Resource
 from rh.resources.blob import blob
 from rh.resources.cluster import cluster
 from rh.resources.folder import folder
-from rh.systems import BUILT_IN
+from rh.resources.table import table
+from rh.systems import BUILT_IN, check_settings
 
 __all__ = [
     "blob",
@@ -26,6 +27,7 @@ __all__ = [
     "register_system",
     "resources",
     "set_folder",
+    "table",
     "unset_folder",
 ]
 
@@ -78,8 +80,8 @@ def register_system(
         settings: of that kind: `root`, `endpoint_url`, `profile`, `host`, …
 
     Raises:
-        InvalidError: neither kind nor protocol is given, or a setting is a secret; credentials stay where each platform
-            keeps them.
+        InvalidError: neither kind nor protocol is given, that kind does not exist or takes no such setting, or a
+            setting is a secret; credentials stay where each platform keeps them.
 
     Example:
         >>> import rh
@@ -111,4 +113,5 @@ def register_system(
     elif options:
         raise InvalidError("options= is for fsspec=", hint="give settings as keyword arguments")
     else:
+        check_settings(name, {"kind": kind, **settings})
         config.register(name, {"kind": kind, **settings})

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -44,11 +45,14 @@ def test_no_credential_is_left_anywhere(
     s3_server: servers.S3Server,
     azure_server: servers.AzureServer,
     ssh_a: servers.SSHServer,
+    postgres_server: servers.PostgresServer,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Promise 34: logs at DEBUG, reprs, pickles, records, manifests, journals, caches, process lists, hosts."""
     secrets = secrets_of({"s3": s3_server, "azure": azure_server, "ssh": ssh_a})
+    secrets.append(unquote(urlsplit(postgres_server.dsn).password or "").encode())
+    assert len(secrets[-1]) > 12
     caplog.set_level(logging.DEBUG)
     commands: set[bytes] = set()
     done = threading.Event()
@@ -76,6 +80,10 @@ def test_no_credential_is_left_anywhere(
             for thing in (folder, saved, folder.receipt, before.plan(system, path="other"), handle, folder.config()):
                 seen += [repr(thing).encode(), str(thing).encode()]
             seen += [pickle.dumps(folder), pickle.dumps(folder.receipt)]
+        asked = rh.table(query="select 1 as n", system=postgres_server.dsn)
+        for table in (asked, asked.snapshot("secrets-query")):
+            seen += [repr(table).encode(), pickle.dumps(table), str(table.config()).encode()]
+            seen.append(table._repr_html_().encode())
         config.register("wrong", s3_server.settings(root="s3://no-such-bucket"))
         with pytest.raises(rh.errors.RhError) as caught:
             rh.folder(path="x", system="wrong").to(rh.here, path=tmp_path / "never")

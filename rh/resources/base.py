@@ -16,20 +16,24 @@ from typing import Any, ClassVar, Self
 from rh.errors import ConflictError, ExistsError, IntegrityError, InvalidError, NotFoundError, UnsupportedError
 from rh.observe import log
 from rh.registry import default, holding, local, names
-from rh.registry.base import Change, Record, Registry
+from rh.registry.base import Change, Delete, Record, Registry, Rename, Step
 from rh.registry.documents import check_document
 from rh.registry.names import Name
 from rh.resources import places
 from rh.types import ABSENT, ANY, Condition, Location, Match
 
-__all__ = ["KINDS", "Located", "Resource", "exists", "list_names", "load"]
+__all__ = ["KINDS", "Located", "Resource", "exists", "forget", "list_names", "load"]
 
 KINDS: dict[str, str] = {
     "folder": "rh.resources.folder",
     "blob": "rh.resources.blob",
+    "table": "rh.resources.table",
     "cluster": "rh.resources.cluster",
 }
 """Kinds of resources, and the module that registers each (`Resource.__init_subclass__`)."""
+
+SERIES = "series/"
+"""The keys that say which versions a name has begin with this."""
 
 _classes: dict[str, type[Resource]] = {}
 _NEAREST_OF = 10_000
@@ -61,7 +65,10 @@ class Resource:
         if self.name is not None:
             name = names.parse(self.name)
             if name.pinned:
-                raise _no_versions(name)
+                raise InvalidError(
+                    f"{name} names a version, and a resource has the name without it",
+                    hint=f"rh.load({str(name)!r}) is the version; .commit() makes a new one",
+                )
             object.__setattr__(self, "name", name.path)
         if not isinstance(self.metadata, Mapping):
             raise InvalidError(f"metadata= is a mapping, not {type(self.metadata).__name__}")
@@ -150,7 +157,7 @@ class Resource:
         Raises:
             InvalidError: it has no name.
             ExistsError: the name is taken by another kind, or by anything with `overwrite=False`.
-            ConflictError: the record changed since this value was loaded.
+            ConflictError: the record changed since this value was loaded, or was renamed or deleted.
         """
         value = self if name is None else replace(self, name=name, revision=None)
         if value.name is None:
@@ -196,7 +203,7 @@ class Resource:
             return ANY
         if current is None:
             if self.revision is not None and overwrite is None:
-                log.info("%s was deleted since; it is saved anew", whole)
+                raise _gone(Name(str(whole)), registry)
             return ABSENT
         if overwrite is False:
             return ABSENT
@@ -244,8 +251,12 @@ class Resource:
         with _named(registry, old, new):
             if registry.find(old.key) is None:
                 raise _unknown(old, registry)
-            record = registry.rename(old.key, new.key, when=ANY if self.revision is None else Match(str(self.revision)))
-        return replace(self, name=new.path, revision=record.revision)
+            when = ANY if self.revision is None else Match(str(self.revision))
+            steps: list[Step] = [Rename(old.key, new.key, when)]
+            if registry.find(series_key(old)) is not None:
+                steps.append(Rename(series_key(old), series_key(new), replace=True))
+            change = registry.commit(steps)[1]
+        return replace(self, name=new.path, revision=change.revision)
 
     def delete_configs(self) -> None:
         """Remove the record. The data and the history stay.
@@ -253,10 +264,7 @@ class Resource:
         Raises:
             NotFoundError: it is not saved.
         """
-        whole = self._saved_name()
-        registry = holding(whole)
-        with _named(registry, whole):
-            registry.delete(whole.key)
+        forget(self._saved_name())
 
     def history(self) -> list[Change]:
         """Every change of the record, oldest first, through renames; also after it was deleted."""
@@ -423,8 +431,6 @@ def load(
     if whole.is_built_in:
         found: Resource = _built_in(whole)
     else:
-        if whole.pinned:
-            raise _no_versions(whole)
         registry = holding(whole)
         record = registry.find(whole.key)
         if record is None:
@@ -440,9 +446,25 @@ def load(
             ) from error
     if kinds and found.kind not in kinds:
         raise InvalidError(f"{whole} is a {found.kind}, not a {' or '.join(kinds)}", hint=f"rh.load({str(whole)!r})")
+    if whole.pinned:
+        from rh.resources.versioned import Versioned
+
+        if not isinstance(found, Versioned):
+            raise InvalidError(f"{whole.path} is a {found.kind}, which has no versions")
+        found = found.at(whole.pinned)
     if not dryrun:
         found.check_reachable()
     return found
+
+
+def series_key(name: Name) -> str:
+    """The key under which the registry says which versions are those of a name."""
+    return SERIES + name.key.removeprefix(names.SPACE)
+
+
+def _series(registry: Registry, name: Name) -> list[Step]:
+    """What takes a name's versions away from it."""
+    return [Delete(series_key(name))] if registry.find(series_key(name)) is not None else []
 
 
 def _built_in(name: Name) -> Resource:
@@ -458,10 +480,21 @@ def _built_in(name: Name) -> Resource:
     return found
 
 
-def _no_versions(name: Name) -> UnsupportedError:
-    return UnsupportedError(
-        f"{name} asks for a version, and this rh has no versions yet",
-        hint=f"leave out {name.pinned!r}, or upgrade rh-data",
+def _gone(name: Name, registry: Registry) -> ConflictError:
+    """The refusal to bring back a name that somebody took away."""
+    last = next(iter(reversed(list(registry.history(name.key)))), None)
+    by = f" by {last.author}" if last is not None else ""
+    if last is not None and last.moved is not None:
+        new = Name.of_key(last.moved).path
+        return ConflictError(
+            f"{name} was renamed to {new}{by} since this value was loaded",
+            where=registry.url,
+            hint=f"rh.load({new!r}), or overwrite=True makes {name} anew",
+        )
+    return ConflictError(
+        f"{name} was deleted{by} since this value was loaded",
+        where=registry.url,
+        hint=f"overwrite=True makes {name} anew",
     )
 
 
@@ -476,9 +509,27 @@ def _unknown(name: Name, registry: Registry) -> NotFoundError:
         message = f"nothing is called {name}; did you mean {' or '.join(near)}?"
     else:
         message = f"nothing is called {name}"
-    hint = "rh.resources('/') and rh.resources('~') list the names there are; to make a new one give path= or system="
-    hint += "; if it is a path, write path=" + ("…" if name.is_local else repr(name.path))
+    hint = "rh.resources('/') lists the names there are; to make a new one give path= or system="
+    if "/" in name.stem:
+        hint += "; if it is a path, write path=" + ("…" if name.is_local else repr(name.path))
     return NotFoundError(message, where=registry.url, hint=hint)
+
+
+def forget(name: str | Name) -> Name:
+    """Remove the record under a name, whatever it says; its history stays.
+
+    Raises:
+        NotFoundError: nothing has that name. InvalidError: it is built in.
+    """
+    whole = names.parse(name)
+    if whole.is_built_in:
+        raise InvalidError(f"{whole} is built in and cannot be forgotten")
+    if whole.pinned:
+        raise InvalidError(f"{whole} names a version; the name is {whole.path}")
+    registry = holding(whole)
+    with _named(registry, whole):
+        registry.delete(whole.key)
+    return whole
 
 
 def exists(name: str) -> bool:
@@ -491,7 +542,11 @@ def exists(name: str) -> bool:
             return False
         return True
     if whole.pinned:
-        raise _no_versions(whole)
+        try:
+            load(whole, dryrun=True)
+        except (NotFoundError, InvalidError):
+            return False
+        return True
     return holding(whole).find(whole.key) is not None
 
 

@@ -8,21 +8,23 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, ClassVar, Self
+from typing import IO, TYPE_CHECKING, Any, ClassVar, Self, Unpack
 
 from rh import config
 from rh import digest as digests
 from rh.errors import IntegrityError, InvalidError, NotFoundError, UnsupportedError
 from rh.registry.names import Name
 from rh.resources import codecs, places
-from rh.resources.base import Located
 from rh.resources.folder import load_only, place_for, split_options
 from rh.resources.places import Place
+from rh.resources.versioned import Versioned
 from rh.systems.base import System
 from rh.types import Entry, Location
 
 if TYPE_CHECKING:
-    from rh.transfer import Plan, Receipt, Verification
+    from rh.transfer import Keywords, Plan, Receipt, Verification
+    from rh.versions.lease import Lease
+    from rh.versions.store import Store, Tree
 
 __all__ = ["Blob", "Stamp"]
 
@@ -48,7 +50,7 @@ class Stamp:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class Blob(Located):
+class Blob(Versioned):
     """Bytes under one key, or an object that is still to be written there.
 
     Attributes:
@@ -83,7 +85,7 @@ class Blob(Located):
         mine, theirs = ((b.name, b.location, b.serializer or "bytes", dict(b.metadata)) for b in (self, other))
         return mine == theirs
 
-    __hash__ = Located.__hash__
+    __hash__ = Versioned.__hash__
 
     # The value as plain data.
 
@@ -106,6 +108,17 @@ class Blob(Located):
         if stamp is not None:
             fields["stamp"] = Stamp(str(stamp["digest"]), int(stamp["size"]), stamp.get("etag"))
         return fields | {"serializer": document.pop("serializer", None)}
+
+    def committed(self, store: Store, base: str | None, lease: Lease) -> Tree:
+        from rh.versions.commit import commit_file
+
+        if self.value is not NOTHING:
+            raise InvalidError("this blob is not written yet", hint=".save() first")
+        system, key = self.handle()
+        return commit_file(system, key, store, base=base, lease=lease)
+
+    def at_version(self, location: Location) -> dict[str, Any]:
+        return {"location": location / self.placed().name, "stamp": None, "value": NOTHING, "receipt": None}
 
     @property
     def written(self) -> bool:
@@ -149,8 +162,10 @@ class Blob(Located):
         """The bytes, exactly; checked if they are those that were stored through `rh`."""
         if self.value is not NOTHING:
             return codecs.encode(self.value, self._chosen(self.value))
+        from rh.resources.files import reading
+
         system, key = self.handle()
-        with system.read(key) as body:
+        with reading(system, key), system.read(key) as body:
             data = body.read()
             entry = body.entry
         if self.stamp is not None and self.stamp.describes(entry):
@@ -245,6 +260,7 @@ class Blob(Located):
         Raises:
             InvalidError: there is nothing to write, or no serializer would give it back the same.
         """
+        self.check_live()
         value = self.value if data is None else data
         if value is NOTHING:
             raise InvalidError("there is nothing to write", hint=".write(data)")
@@ -274,7 +290,7 @@ class Blob(Located):
             return self.serializer
         return codecs.pick(value)
 
-    def to(self, system: Place = None, path: str | os.PathLike[str] | None = None, **options: Any) -> Blob:
+    def to(self, system: Place = None, path: str | os.PathLike[str] | None = None, **options: Unpack[Keywords]) -> Blob:
         """Copy the bytes to another place, verified, and return the copy; an object not written yet is written there.
 
         Args:
@@ -293,14 +309,16 @@ class Blob(Located):
         if target == self.location:
             return self
         receipt = transfer.copy_file(self.placed(), target, chosen, **watch)
-        moved = replace(self, location=target, host=places.portable(target), stamp=None, receipt=receipt)
+        moved = replace(self, location=target, host=places.portable(target), stamp=None, receipt=receipt, version=None)
         if receipt.digest is None:
             return moved
         there, key = moved.handle()
         entry = there.head(key)
         return replace(moved, stamp=Stamp(receipt.digest, entry.size, entry.etag))
 
-    def plan(self, system: Place = None, path: str | os.PathLike[str] | None = None, **options: Any) -> Plan:
+    def plan(
+        self, system: Place = None, path: str | os.PathLike[str] | None = None, **options: Unpack[Keywords]
+    ) -> Plan:
         """What `.to()` with the same arguments would move."""
         from rh import transfer
 
@@ -344,6 +362,7 @@ class Blob(Located):
         Raises:
             NotFoundError: they are not there.
         """
+        self.check_live()
         system, key = self.handle()
         system.head(key)
         system.delete([key])
@@ -359,6 +378,8 @@ class Blob(Located):
 
     def verify(self) -> Verification:
         """Read every byte again and compare it with what was stored."""
+        if self.version is not None:
+            return self.check_version()
         from rh import transfer
 
         system, key = self.handle()

@@ -15,7 +15,7 @@ from rh.registry.documents import check_document
 from rh.registry.names import Name
 from rh.resources import places
 from rh.resources.base import Resource
-from rh.systems import HOSTS
+from rh.systems import HOSTS, settings_of
 from rh.systems.abilities import Running
 from rh.systems.base import System
 from rh.types import Location
@@ -175,6 +175,9 @@ class Cluster(Resource):
         Returns:
             Exit status, output and errors of each; a command that fails does not keep the next from running.
 
+        Raises:
+            NotFoundError: there is no such command there; those after it were not run.
+
         Example:
             >>> import rh
             >>> rh.here.run([["echo", "a b"], "echo 'c d'"])
@@ -322,16 +325,34 @@ def _known(name: str | None, *, dryrun: bool) -> Cluster:
         raise InvalidError("a cluster needs a name or a host", hint='rh.cluster(name="gpu", host="gpu.example.org")')
     try:
         found = load(name, kinds=("cluster",), dryrun=dryrun)
-    except NotFoundError:
+    except NotFoundError as error:
         plain = config.ALIASES.get(name, name)
         if plain == "file":
             return here()
-        if plain in config.system_names() and config.system(plain)["kind"] in HOSTS:
+        systems = config.system_names()
+        if plain in systems and settings_of(plain)["kind"] in HOSTS:
             return Cluster(name=None, configured=plain)
-        raise
+        hosts = sorted({*saved_hosts(), *(each for each in systems if config.system(each)["kind"] in HOSTS)})
+        there_are = f"clusters here: {', '.join(['here', *hosts])}"
+        if plain in systems:
+            raise InvalidError(
+                f"{plain!r} is a system, not a cluster: it holds data and runs nothing", hint=there_are
+            ) from error
+        near = config.did_you_mean(name, tuple(hosts))
+        if not near:
+            raise
+        raise NotFoundError(f"no cluster is called {name!r}{near}", where=error.where, hint=there_are) from error
     if not isinstance(found, Cluster):
         raise InvalidError(f"{name} is a {found.kind}")
     return found
+
+
+def saved_hosts() -> list[str]:
+    """The systems of the clusters that have a name."""
+    from rh.resources.base import list_records
+
+    records = (found for prefix in ("~", "/") for found in list_records(prefix))
+    return sorted({_system_of(name.path) for name, record in records if record.document.get("kind") == "cluster"})
 
 
 def _system_of(name: str) -> str:

@@ -8,15 +8,16 @@ import queue
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import IO, Any, NamedTuple, cast
 
 from rh import digest as digests
-from rh.errors import IntegrityError, InvalidError, UnsupportedError
+from rh.errors import IntegrityError, InvalidError, NotFoundError, UnsupportedError
 from rh.systems.base import Bytes, System
 from rh.types import ABSENT, ANY, Condition, Entry, Match
 
-__all__ = ["Expected", "Reader", "Writer", "open_file"]
+__all__ = ["Expected", "Reader", "Writer", "open_file", "reading"]
 
 MIB = 1 << 20
 FIRST_WINDOW = 128 * 1024
@@ -394,6 +395,34 @@ class _TextWriter(io.TextIOWrapper):
             self._writer.__del__()
 
 
+@contextmanager
+def reading(system: System, key: str) -> Iterator[None]:
+    """What is missing is told as people know it: there is no such file, or it is a directory.
+
+    Raises:
+        InvalidError: a directory is there. NotFoundError: nothing is, or not even a bucket.
+    """
+    try:
+        yield
+    except NotFoundError as error:
+        where, below = system.url(key), key + "/"
+        try:
+            is_directory = next(iter(system.list(below, depth=1)), None) is not None
+            if not is_directory and system.keeps_directories:
+                is_directory = system.head(below).kind == "dir"
+        except UnsupportedError:
+            is_directory = False
+        except NotFoundError as missing:
+            if not system.keeps_directories:
+                raise missing from error  # the bucket itself
+            is_directory = False
+        if is_directory:
+            raise InvalidError(
+                "this is a directory, not a file", where=where, hint=f"rh.folder(path={where!r})"
+            ) from error
+        raise NotFoundError("there is no such file", where=where) from error
+
+
 def open_file(
     system: System,
     key: str,
@@ -422,10 +451,11 @@ def open_file(
     if not text and (encoding or errors or newline is not None):
         raise InvalidError("encoding=, errors= and newline= are for text", hint=f"mode={mode.replace('b', '')!r}")
     if "r" in letters:
-        entry = system.head(key)
-        if entry.kind == "link":
-            with system.read(key, (0, 0)) as body:
-                entry = body.entry
+        with reading(system, key):
+            entry = system.head(key)
+            if entry.kind == "link" or (entry.etag is None and not entry.size):  # a pipe says so when it is read
+                with system.read(key, (0, 0)) as body:
+                    entry = body.entry
         known = expected(entry) if expected is not None and verify is not False else None
         buffered = io.BufferedReader(Reader(system, entry, known, verify=verify), FIRST_WINDOW)
         return io.TextIOWrapper(buffered, encoding or "utf-8", errors, newline) if text else buffered

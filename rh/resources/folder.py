@@ -6,31 +6,35 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, ClassVar, Self
+from typing import IO, TYPE_CHECKING, Any, ClassVar, Self, Unpack
 
 from rh import config
 from rh import digest as digests
 from rh.errors import IntegrityError, InvalidError, NotFoundError, UnsupportedError
 from rh.registry.names import Name
 from rh.resources import places
-from rh.resources.base import Located, Resource, list_records
+from rh.resources.base import Resource, list_records
 from rh.resources.places import Place
+from rh.resources.versioned import Versioned
 from rh.systems.base import System
 from rh.types import Entry, Location
 
 if TYPE_CHECKING:
     from rh.resources.cluster import Cluster
-    from rh.transfer import Options, Plan, Receipt, Verification
+    from rh.resources.draft import Draft
+    from rh.transfer import Keywords, Options, Plan, Receipt, Verification
+    from rh.versions.lease import Lease
+    from rh.versions.series import Version
+    from rh.versions.store import Store, Tree
 
 __all__ = ["Folder"]
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Folder(Located):
+class Folder(Versioned):
     """A directory on some system: a frozen value that says which, and the verbs that work on it.
 
     Attributes:
-        version: `None`: the folder is live, anybody may change it.
         receipt: what the `.to()` that made this value really moved.
         tree: the folder whose manifest describes this one, if it is a part of another.
 
@@ -46,21 +50,89 @@ class Folder(Located):
 
     kind: ClassVar[str] = "folder"
     location: Location = field(default=Location("", ""))
-    version: str | None = None
     receipt: Receipt | None = field(default=None, compare=False)
     tree: Location | None = field(default=None, compare=False)
 
-    __hash__ = Located.__hash__
+    __hash__ = Versioned.__hash__
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.location, Location) or not self.location.system:
             raise InvalidError("a folder needs a location", hint="rh.folder(path=…)")
-        if self.version is not None:
-            raise UnsupportedError("this rh has no versions yet", hint="leave out version=")
 
     def placed(self) -> Location:
         return self.location
+
+    def draft(
+        self,
+        base: str | None = "latest",
+        *,
+        message: str = "",
+        aliases: Sequence[str] = (),
+        tags: Sequence[str] = (),
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Draft:
+        """Put a version together piece by piece, in a `with` block; its end makes one version, or none if it fails.
+
+        The folder's own files are neither read nor changed.
+
+        Args:
+            base: the version that is changed; `None` begins with nothing.
+            message: as for `commit`.
+            aliases: as for `commit`.
+            tags: as for `commit`.
+            metadata: as for `commit`.
+        """
+        from rh.resources.draft import Draft
+
+        return Draft(self, base=base, message=message, aliases=aliases, tags=tags, metadata=metadata)
+
+    def upload(
+        self,
+        local: str | os.PathLike[str],
+        path: str | None = None,
+        *,
+        message: str = "",
+        update: bool = False,
+        aliases: Sequence[str] = (),
+        tags: Sequence[str] = (),
+    ) -> Version:
+        """Add a file or directory of this machine to the newest version, and return the new one.
+
+        Args:
+            local: the file or directory.
+            path: where to; a file keeps its name by default, what is in a directory comes to the root.
+            message: as for `commit`.
+            update: whether files that are there may be replaced.
+            aliases: as for `commit`.
+            tags: as for `commit`.
+
+        Raises:
+            ExistsError: a file is there already, and `update` is false; no version is made.
+        """
+        from rh.resources.draft import upload
+
+        return upload(self, local, path, message=message, update=update, aliases=aliases, tags=tags)
+
+    def restore(self, which: str, **options: Unpack[Keywords]) -> Folder:
+        """Make the folder's own files what they were in a version; what came since is deleted. Versions stay.
+
+        Args:
+            which: `"v3"`, an alias, or a digest.
+            options: as for `to`.
+        """
+        self.check_live()
+        version = self.at(which)
+        chosen: Keywords = {"delete": True, "ignore_file": False, "links": "keep", **options}
+        if not self.handle().keeps_links:
+            chosen["links"] = "follow"
+        receipt = version.to(path=self.url, **chosen).receipt
+        return replace(self, receipt=receipt)
+
+    def committed(self, store: Store, base: str | None, lease: Lease) -> Tree:
+        from rh.versions.commit import commit_tree
+
+        return commit_tree(self.handle(), store, base=base, lease=lease)
 
     def handle(self) -> System:
         """The system opened at this folder."""
@@ -68,15 +140,18 @@ class Folder(Located):
 
     # What is in it.
 
-    def ls(self, *, full_paths: bool = True) -> list[str]:
-        """What lies directly in the folder, in order; directories end with `/`.
+    def ls(self, path: str = "", *, full_paths: bool = True) -> list[str]:
+        """What lies directly in the folder, or in a directory in it, in order; directories end with `/`.
 
         Args:
-            full_paths: whole paths here, URLs elsewhere; else names.
+            path: of a directory below the folder.
+            full_paths: whole paths here, URLs elsewhere; else names in the directory.
 
         Raises:
-            NotFoundError: the folder does not exist.
+            NotFoundError: there is no such directory.
         """
+        if path:
+            return (self / path).ls(full_paths=full_paths)
         names = [entry.key for entry in self._listed(self.handle().list(depth=1))]
         return [self._full(name) for name in names] if full_paths else names
 
@@ -213,7 +288,7 @@ class Folder(Located):
         from rh.resources.files import open_file
         from rh.resources.known import expected
 
-        places.check_key(path)
+        places.check_file(path)
         root, prefix = self._tree()
         return open_file(
             self.handle(),
@@ -234,11 +309,13 @@ class Folder(Located):
 
     def get(self, path: str) -> bytes:
         """The bytes of a file in the folder, in one request, checked where their digest is known."""
+        from rh.resources.files import reading
         from rh.resources.known import expected
 
-        places.check_key(path)
+        places.check_file(path)
         root, prefix = self._tree()
-        with self.handle().read(path) as body:
+        system = self.handle()
+        with reading(system, path), system.read(path) as body:
             data = body.read()
             entry = body.entry
         known = expected(places.at(root, self.host), prefix + path, entry)
@@ -254,15 +331,17 @@ class Folder(Located):
 
         Raises:
             ExistsError: something is there already and `overwrite` is false; nothing was changed.
-            NameClashError: a name leads out of the folder, or a file and a directory would have one name.
-            InvalidError: a value is not one of these (text: `.encode()` it, or give a `Path`).
+            NameClashError: a file and a directory would have one name.
+            InvalidError: a name leads out of the folder, or a value is none of these (text: `.encode()`, or a `Path`).
         """
         from rh.resources.putting import put
 
+        self.check_live()
         put(self, contents, overwrite=overwrite)
 
     def mkdir(self) -> Self:
         """Make the folder if it is not there. A bucket has no directories; an empty manifest stands for one."""
+        self.check_live()
         parent, name = self.parent()
         if parent is not None and parent.keeps_directories:
             parent.write(f"{name}/", b"")
@@ -288,6 +367,7 @@ class Folder(Located):
         """
         from rh.resources.removing import remove
 
+        self.check_live()
         if isinstance(contents, str):
             raise InvalidError("contents= takes a list", hint=f"contents=[{contents!r}]")
         remove(self, [*names, *(contents or ())], whole=not names and contents is None, recursive=recursive)
@@ -342,7 +422,9 @@ class Folder(Located):
 
     # Elsewhere.
 
-    def to(self, system: Place = None, path: str | os.PathLike[str] | None = None, **options: Any) -> Folder:
+    def to(
+        self, system: Place = None, path: str | os.PathLike[str] | None = None, **options: Unpack[Keywords]
+    ) -> Folder:
         """Copy the folder to another place, verified, and return the copy; this one stays as it is.
 
         Args:
@@ -368,9 +450,11 @@ class Folder(Located):
         if target == self.location:
             return self
         receipt = transfer.copy_tree(self.location, target, chosen, **watch)
-        return replace(self, location=target, host=places.portable(target), receipt=receipt, tree=None)
+        return replace(self, location=target, host=places.portable(target), receipt=receipt, tree=None, version=None)
 
-    def plan(self, system: Place = None, path: str | os.PathLike[str] | None = None, **options: Any) -> Plan:
+    def plan(
+        self, system: Place = None, path: str | os.PathLike[str] | None = None, **options: Unpack[Keywords]
+    ) -> Plan:
         """What `.to()` with the same arguments would move, by which route, and how many bytes. Print it."""
         from rh import transfer
 
@@ -413,6 +497,8 @@ class Folder(Located):
 
         The result is true if all is well, and lists what is corrupt, modified, missing or added otherwise.
         """
+        if self.version is not None:
+            return self.check_version()
         from rh import transfer
 
         self.check_reachable()
@@ -434,11 +520,11 @@ class Folder(Located):
             yield "receipt", str(self.receipt)
 
 
-def split_options(options: Mapping[str, Any]) -> tuple[Options, dict[str, Any]]:
+def split_options(options: Mapping[str, object]) -> tuple[Options, dict[str, Any]]:
     """Keyword arguments of `.to()` as transfer options, and who watches."""
     from rh import transfer
 
-    rest = dict(options)
+    rest: dict[str, Any] = dict(options)
     watch: dict[str, Any] = {key: rest.pop(key) for key in ("progress", "cancel") if key in rest}
     return transfer.Options.of(rest), watch
 
@@ -460,7 +546,7 @@ def folder(
         name: `x`, `~/x`, `@/x` or `/org/team/x`. Never a path.
         path: a path or URL. Without a scheme it belongs to `system`; here it is relative to the working directory.
         system: a system's name, a URL, a cluster. Without `path` the place is `<root>/<name>`.
-        version: `None`.
+        version: `"v3"`, an alias or a digest of the saved folder; the same as `name:v3`.
         metadata: plain JSON values to be saved with it.
         dryrun: give the saved record even if its system is not known here.
 
@@ -475,7 +561,11 @@ def folder(
         True
     """
     if version is not None:
-        raise UnsupportedError("this rh has no versions yet", hint="leave out version=")
+        if path is not None or system is not None:
+            raise InvalidError(
+                "a version is of a saved name, without path= and system=", hint=f'rh.folder("name:{version}")'
+            )
+        name = f"{name}@{version}" if str(version).startswith("sha256:") else f"{name}:{version}"
     if path is None and system is None:
         found = load_only(name, "folder", dryrun=dryrun)
         if not isinstance(found, Folder):

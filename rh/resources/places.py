@@ -8,7 +8,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from rh import config
 from rh.errors import InvalidError, NameClashError, NotFoundError, RhError, UnsupportedError
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Place",
     "at",
+    "check_file",
     "check_key",
     "default_place",
     "is_here",
@@ -65,9 +66,8 @@ def system_name(system: str) -> str:
 
     try:
         found = base.load(name, kinds=("cluster",))
-    except (InvalidError, NotFoundError):
-        config.system(name)  # says which systems there are
-        raise
+    except (InvalidError, NotFoundError) as error:
+        raise config.unknown_system(name, tuple(cluster.saved_hosts())) from error
     if not isinstance(found, cluster.Cluster):
         raise InvalidError(f"{name!r} is a {found.kind}, not a system")
     return found.system
@@ -208,12 +208,22 @@ def check_key(key: str) -> None:
     if not key:
         raise InvalidError("a path below a folder cannot be empty")
     if key.startswith("/") or "\0" in key or any(part in (".", "..") for part in key.split("/")):
-        raise NameClashError(
-            f"{key!r} does not stay below the folder", hint="give a path relative to the folder, without '..'"
+        raise InvalidError(
+            f"{key!r} does not stay below the folder",
+            hint="give a path relative to the folder, without '.' and '..'",
         )
     if key.rstrip("/").rsplit("/", 1)[-1].startswith(".rh-"):
         raise NameClashError(
             f"{key!r} is a name that rh keeps for itself", hint="choose one that does not begin with .rh-"
+        )
+
+
+def check_file(key: str) -> None:
+    """Refuse what cannot be a file below a folder."""
+    check_key(key)
+    if key.endswith("/"):
+        raise InvalidError(
+            f"{key!r} names a directory, not a file", hint=f"folder / {key.rstrip('/')!r}, or leave out the slash"
         )
 
 
@@ -283,6 +293,10 @@ def settle(location: Location, host: Mapping[str, Any] | None) -> None:
         NotFoundError: nothing knows that system.
     """
     system = location.system
+    if system.startswith("tree://"):  # a version: where its store is has to be known
+        inner = unquote(system.removeprefix("tree://"), errors="surrogateescape").partition(":")[0]
+        settle(Location(inner, ""), host)
+        return
     if "://" in system or config.ALIASES.get(system, system) in config.system_names():
         return
     if not host:

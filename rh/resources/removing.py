@@ -47,9 +47,9 @@ def _sorted_out(system: System, names: Iterable[str], *, recursive: bool) -> tup
                 if not recursive:
                     continue
                 is_tree = _holds_something(system, name + "/")
-            except NotFoundError:
+            except NotFoundError as error:
                 if not _holds_something(system, name + "/"):
-                    raise
+                    raise NotFoundError("there is no such file", where=system.url(name)) from error
                 if not recursive:
                     raise InvalidError(
                         f"{name!r} is a directory",
@@ -77,7 +77,7 @@ def _remove_whole(folder: Folder, system: System) -> None:
         raise InvalidError(
             "this is the root of a disk, a home or a bucket, which rm() does not remove",
             where=folder.url,
-            hint="name what is to go: rm('directory/')",
+            hint="name the files and directories that are to go",
         )
     if not folder.exists_in_system():
         raise NotFoundError("there is no such folder", where=folder.url)

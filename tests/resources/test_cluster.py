@@ -138,8 +138,23 @@ def test_a_configured_host_is_a_cluster(world):
     assert cluster.save("a").system == "ssh-a"
     assert rh.cluster("a") == rh.load("a")
     assert rh.cluster("here") == rh.here
-    with pytest.raises(errors.NotFoundError):
+    with pytest.raises(errors.InvalidError, match="'s3' is a system, not a cluster"):
         rh.cluster("s3")
+    with pytest.raises(errors.NotFoundError, match=r"did you mean ssh-a or ssh-b\?|did you mean ssh-b or ssh-a\?"):
+        rh.cluster("ssh-c")
+
+
+def test_a_misspelt_host_is_told_the_nearest(settings):
+    rh.cluster("gpu-box", **settings).save()
+    rh.config.register("gpu-box", None)
+    for call in (rh.cluster, lambda name: rh.folder(path="x", system=name), lambda name: rh.folder(path=f"{name}:/x")):
+        with pytest.raises(errors.NotFoundError, match=r"did you mean gpu-box\?"):
+            call("gpu-bix")
+
+
+def test_a_command_that_is_not_there(world):
+    with pytest.raises(errors.NotFoundError, match=r"no command 'no-such-command' to run .exit status 127.*ssh-a"):
+        rh.cluster("ssh-a").run(["no-such-command"])
 
 
 def test_without_a_name(settings, world):

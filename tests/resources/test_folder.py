@@ -8,11 +8,12 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
 import rh
-from rh import errors
+from rh import errors, transfer
 from rh.types import Location
 
 TREE = {
@@ -739,3 +740,75 @@ def test_what_is_no_path_is_refused_before_it_means_the_working_directory(path, 
         with pytest.raises(errors.InvalidError):
             attempt()
     assert [one.name for one in tmp_path.iterdir()] == ["kept"]
+
+
+def test_what_is_no_file_is_told_plainly(folder):
+    """A directory is told to be one, and what is missing to be missing, on every place."""
+    folder.put({"deep/a.txt": b"1"})
+    for read in (
+        folder.get,
+        lambda path: folder.open(path).read(),
+        lambda path: rh.blob(path=(folder / path).url).read(),
+    ):
+        with pytest.raises(errors.InvalidError, match="this is a directory, not a file") as caught:
+            read("deep")
+        assert caught.value.where.endswith("folder/deep")
+        with pytest.raises(errors.NotFoundError, match="there is no such file") as caught:
+            read("nothing")
+        assert caught.value.where.endswith("folder/nothing")
+    with pytest.raises(errors.InvalidError, match="names a directory"):
+        folder.get("deep/")
+
+
+def test_a_directory_in_it_is_listed(folder):
+    folder.put({"a": b"", "sub/b": b"", "sub/c/d": b""})
+    assert folder.ls("sub", full_paths=False) == ["b", "c/"] == folder.ls("sub/", full_paths=False)
+    assert folder.ls("sub") == [folder.ls()[1] + name for name in ("b", "c/")]
+    assert folder.ls("sub/c", full_paths=False) == ["d"]
+    with pytest.raises(errors.NotFoundError):
+        folder.ls("none")
+
+
+@pytest.mark.parametrize("path", ["..", "../x", "a/../../x", ".", "/x"])
+def test_a_path_that_leads_out_is_invalid(here, path):
+    for call in (here.get, here.ls, here.open, here.rm, here.glob, lambda p: here / p, lambda p: here.put({p: b""})):
+        with pytest.raises(errors.InvalidError, match="does not stay below") as caught:
+            call(path)
+        assert caught.value.kind == "invalid"
+        assert "without" in caught.value.hint
+
+
+def test_a_part_of_a_copy_is_verified(folder, tmp_path):
+    """By the manifest of the whole, which has its keys."""
+    (tmp_path / "src" / "sub").mkdir(parents=True)
+    (tmp_path / "src" / "sub" / "a").write_bytes(b"1")
+    (tmp_path / "src" / "b").write_bytes(b"2")
+    copy = rh.folder(path=tmp_path / "src").to(path=folder.url + "/copy")
+    part = copy / "sub"
+    assert part.verify().ok
+    assert part.verify().above.endswith("/copy")
+    part.put({"a": b"x"}, overwrite=True)
+    assert part.verify().modified == ("a",)
+    assert (copy / "sub").verify().as_dict()["ok"] is False
+
+
+def test_what_comes_back_is_readable(here, tmp_path):
+    """In a terminal and in a notebook: counts and places."""
+    here.put({"a<b": b"1"})
+    plan = here.plan(path=tmp_path / "copy")
+    assert "'copy': 1" in repr(plan.counts)
+    assert repr(plan.route) in ("'PUSH'", "'COPY'")
+    receipt = here.to(path=tmp_path / "copy").receipt
+    assert repr(receipt) == f"<Receipt {here.url} → file://{tmp_path}/copy: moved 1 of 1 files, 1 B of 1 B>"
+    (tmp_path / "copy" / "x").write_bytes(b"")
+    found = rh.folder(path=tmp_path / "copy").verify()
+    assert repr(found) == f"<Verification file://{tmp_path}/copy: 2 files, 1 added>"
+    assert found._repr_html_().startswith("<pre>")
+    assert receipt._repr_html_().startswith("<pre>")
+
+
+def test_the_options_that_editors_know_are_the_options():
+    """`Keywords` is `Options`, and who watches."""
+    known = get_type_hints(transfer.Keywords)
+    assert {name: known[name] for name in transfer.Options.names_of()} == get_type_hints(transfer.Options)
+    assert set(known) - transfer.Options.names_of() == {"progress", "cancel"}

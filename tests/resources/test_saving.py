@@ -99,6 +99,31 @@ def test_nobodys_change_is_lost(here, tmp_path):
     assert rh.folder("x").metadata == {"by": "me"}
 
 
+def test_a_name_that_was_taken_away_does_not_come_back_by_itself(here, python):
+    """Somebody renamed or deleted what was loaded: that is told, and `overwrite=True` makes the name anew."""
+    rh.folder("old", path=here.path).save()
+    mine = rh.folder("old")
+    python("import rh; rh.load('old').rename('new')")
+    with pytest.raises(errors.ConflictError, match=r"~/old was renamed to ~/new by") as caught:
+        mine.save()
+    assert "rh.load('~/new')" in caught.value.hint
+    assert rh.resources() == ["~/new"]
+    new = rh.folder("new")
+    python("import rh; rh.load('new').delete_configs()")
+    with pytest.raises(errors.ConflictError, match=r"~/new was deleted by"):
+        replace(new, metadata={"n": 1}).save()
+    assert rh.resources() == []
+    assert mine.save(overwrite=True).name == "~/old"
+    assert new.save("third").name == "~/third"
+
+
+def test_an_unknown_name_is_told_of_paths_only_where_it_may_be_one(here):
+    for name, told in (("typo", False), ("data/train", True), ("/org/x", True)):
+        with pytest.raises(errors.NotFoundError) as caught:
+            rh.folder(name)
+        assert ("write path=" in caught.value.hint) is told
+
+
 def test_overwrite(here, tmp_path):
     rh.folder("x", path=here.path).save(overwrite=False)
     with pytest.raises(errors.ExistsError, match="~/x exists already"):

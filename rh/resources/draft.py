@@ -1,0 +1,259 @@
+"""Drafts: changes of a version put together piece by piece, and committed as one."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import IO, TYPE_CHECKING, Any, Self
+
+from rh.errors import InvalidError, NotFoundError
+from rh.resources import places
+from rh.resources.base import load
+from rh.systems import locate
+from rh.types import Location
+
+if TYPE_CHECKING:
+    from rh.resources.folder import Folder
+    from rh.versions.edit import Edit
+    from rh.versions.series import Series, Version
+
+__all__ = ["Draft", "upload"]
+
+
+class Draft:
+    """Changes on their way to one version of a folder; nothing of them is seen before that, or if the block fails.
+
+    Only what no version has yet is stored: removing, moving and copying between versions store no data.
+
+    Args:
+        folder: a saved folder.
+        base: the version that is changed; `None` begins with nothing.
+        message: of the version.
+        aliases: to be moved onto it.
+        tags: words to find it by.
+        metadata: plain JSON values.
+
+    Attributes:
+        version: the version that was made, after the block.
+
+    Example:
+        >>> import rh, tempfile
+        >>> folder = rh.folder(name="docs-draft", path=tempfile.mkdtemp()).save()
+        >>> with folder.draft(message="two files") as draft:
+        ...     draft.add(b"one", path="a.txt")
+        ...     draft.add(b"two", path="b/c.txt")
+        >>> draft.version.label, rh.folder("docs-draft:v1").glob("**")
+        ('v1', ['a.txt', 'b/', 'b/c.txt'])
+    """
+
+    def __init__(
+        self,
+        folder: Folder,
+        *,
+        base: str | None = "latest",
+        message: str = "",
+        aliases: Sequence[str] = (),
+        tags: Sequence[str] = (),
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        folder.check_live()
+        self.folder = folder
+        self.version: Version | None = None
+        self._base = base
+        self._said: dict[str, Any] = {"message": message, "aliases": aliases, "tags": tags, "metadata": metadata}
+        self._stack = ExitStack()
+        self._edit: Edit | None = None
+        self._series: Series | None = None
+        self._from: Version | None = None
+
+    # The block.
+
+    def __enter__(self) -> Self:
+        from rh.versions.edit import Edit
+        from rh.versions.store import Store, place_of
+
+        if self._edit is not None or self.version is not None:
+            raise InvalidError("a draft is begun once", hint=".draft() makes another one")
+        self.folder.check_reachable()
+        self._series = self.folder.begun()
+        location = place_of(self.folder.placed())
+        store = Store.at(location)
+        if self._base is not None and (self._base != "latest" or self._series.latest() is not None):
+            self._from = self._series.get(self._base)
+        lease = self._stack.enter_context(store.lease())
+        elsewhere = self._from is not None and self._from.store != location
+        digest = None if self._from is None or elsewhere else self._from.digest
+        self._edit = self._stack.enter_context(Edit(store, digest, lease=lease))
+        if elsewhere and self._from is not None:
+            self._edit.copy_from(Store.at(self._from.store), self._from.digest)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_exc: object) -> None:
+        try:
+            if kind is None and self.version is None:
+                self.commit()
+        finally:
+            self._edit = None
+            self._stack.close()
+
+    def commit(self, message: str | None = None) -> Version:
+        """Make the version, and return it. The end of the block does it where nobody did before.
+
+        Raises:
+            ConflictError: another version was committed meanwhile, or a file changed since it was added.
+        """
+        edit, series = self._begun(), self._series
+        assert series is not None
+        tree = edit.finish()
+        store = edit.store
+        store.ref(series.series, tree.digest)
+        latest = series.latest()
+        on_newest = self._base == "latest" and self._from is not None
+        said = self._said if message is None else {**self._said, "message": message}
+        self.version, _ = series.add(
+            tree.digest,
+            store.system.location,
+            files=tree.files,
+            size=tree.size,
+            parent=self._from.number if on_newest and self._from is not None else latest,
+            **said,
+        )
+        return self.version
+
+    def _begun(self) -> Edit:
+        if self._edit is None:
+            raise InvalidError("the draft is not begun, or over", hint="with folder.draft() as draft: …")
+        return self._edit
+
+    # Changes.
+
+    def add(self, file: Any, path: str | None = None, *, update: bool = True, executable: bool | None = None) -> None:
+        """Put a file: bytes, a file object, a path here, or a blob. What it is replaced is.
+
+        Args:
+            file: what to put.
+            path: where; by default the name of a file that has one.
+            update: whether a file there may be replaced.
+            executable: whether it is a program; by default as the file here is.
+
+        Raises:
+            InvalidError: a file object or bytes without `path=`, or a directory (`add_dir`).
+            ExistsError: there is one, and it may not be replaced.
+        """
+        from rh.resources.blob import Blob
+
+        edit = self._begun()
+        if isinstance(file, Blob):
+            if not file.written:
+                edit.add(_needed(path, file), file.read(), update=update)
+                return
+            system, key = file.handle()
+            edit.add(path or key, (system, system.head(key)), update=update)
+        elif isinstance(file, bytes | bytearray | memoryview):
+            edit.add(_needed(path, file), bytes(file), executable=bool(executable), update=update)
+        elif isinstance(file, str | os.PathLike):
+            place = locate(os.fspath(file))
+            above = places.at(place.parent)
+            if place.system == "file" and os.path.isdir(place.path):
+                raise InvalidError("that is a directory", where=place.path, hint=".add_dir(…)")
+            entry = above.head(place.name)
+            edit.add(path or place.name, (above, entry), update=update)
+        elif hasattr(file, "read"):
+            edit.add(_needed(path, file), _binary(file), executable=bool(executable), update=update)
+        else:
+            raise InvalidError(f"a {type(file).__name__} is no file", hint="bytes, a file object, a path, or a blob")
+
+    def add_dir(
+        self,
+        directory: str | os.PathLike[str] | Folder,
+        path: str = "",
+        *,
+        glob_exclude: str | Sequence[str] = (),
+        update: bool = True,
+    ) -> None:
+        """Put all that is in a directory here or in a folder anywhere, as it is when the draft is committed.
+
+        Args:
+            directory: which.
+            path: the directory in the draft; by default its root.
+            glob_exclude: patterns (those of `.gitignore`) of what to leave out.
+            update: whether files may be replaced.
+        """
+        from rh import transfer
+        from rh.resources.folder import Folder
+
+        source = directory.handle() if isinstance(directory, Folder) else places.at(locate(os.fspath(directory)))
+        exclude = [glob_exclude] if isinstance(glob_exclude, str) else list(glob_exclude)
+        to = path if not path or path.endswith("/") else f"{path}/"
+        self._begun().add_tree(source, to, options=transfer.Options(exclude=exclude), update=update)
+
+    def add_reference(self, url: str | os.PathLike[str], path: str | None = None) -> None:
+        """Put a file, or a directory (both end with `/`), that stays where it is: nothing is copied.
+
+        It can be read as long as it is what it is now; `verify` tells when it is not.
+        """
+        place = places.resolve(url, None)
+        self._begun().add_reference(place, _needed(path, url) if path is not None else place.name)
+
+    def remove(self, path: str) -> None:
+        """Take away a file, or a directory with all in it (`old/`)."""
+        self._begun().remove(path)
+
+    def move(self, old: str, new: str) -> None:
+        """Give a file, or a directory (both end with `/`), another path."""
+        self._begun().move(old, new)
+
+    def copy_from(self, name: str, sub: str = "", to: str | None = None) -> None:
+        """Take over a file or a directory of another version; where that is in the same store, nothing is read.
+
+        Args:
+            name: `"other:v4"`.
+            sub: a file, or a directory (ends with `/`); all of it by default.
+            to: where it is to be; by default the same path.
+        """
+        from rh.resources.versioned import Versioned
+        from rh.versions.store import Store
+
+        found = load(name)
+        if not isinstance(found, Versioned):
+            raise InvalidError(f"{name} is a {found.kind}, which has no versions")
+        version = found.committed_version()
+        self._begun().copy_from(Store.at(version.store), version.digest, sub, to)
+
+
+def _needed(path: str | None, what: object) -> str:
+    if not path:
+        raise InvalidError(f"a {type(what).__name__} has no name of its own", hint='path="where/to.bin"')
+    return path
+
+
+def _binary(file: Any) -> IO[bytes]:
+    if isinstance(file, io.TextIOBase):
+        raise InvalidError("the file is opened as text", hint='open(…, "rb")')
+    found: IO[bytes] = file
+    return found
+
+
+def upload(
+    folder: Folder,
+    local: str | os.PathLike[str],
+    path: str | None = None,
+    *,
+    message: str = "",
+    update: bool = False,
+    aliases: Sequence[str] = (),
+    tags: Sequence[str] = (),
+) -> Version:
+    """`Folder.upload`."""
+    place: Location = locate(os.fspath(local))
+    if place.system == "file" and not os.path.exists(place.path):
+        raise NotFoundError("there is no such file or directory", where=place.path)
+    with Draft(folder, message=message or f"upload {place.name}", aliases=aliases, tags=tags) as draft:
+        if place.system == "file" and os.path.isdir(place.path):
+            draft.add_dir(place.path, path or "", update=update)
+        else:
+            draft.add(local, path, update=update)
+    assert draft.version is not None
+    return draft.version

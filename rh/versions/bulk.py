@@ -1,0 +1,124 @@
+"""Many small files of a version at once: neighbours in a pack are read with one request, equal ones once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from rh.errors import IntegrityError, NotFoundError, RhError
+from rh.systems.abilities import Bulk
+from rh.types import Entry
+from rh.versions.moving import each
+from rh.versions.nodes import Child
+from rh.versions.reading import check, place_of_file, whole
+from rh.versions.store import Store, object_key, pack_key
+
+__all__ = ["read_children"]
+
+_GAP = 64 * 1024
+"""So many bytes that nobody wants are read rather than making another request."""
+_JOINED = 8 << 20
+
+
+class _Run(NamedTuple):
+    """Members of one pack that are read together."""
+
+    pack: str
+    start: int
+    stop: int
+    children: list[Child]
+
+
+def read_children(store: Store, group: Sequence[tuple[Entry, Child]]) -> Iterator[tuple[Entry, bytes | Exception]]:
+    """The bytes of each file, compared with its digest, or its own error, in any order."""
+    wanted: dict[str, list[Entry]] = {}
+    children: dict[str, Child] = {}
+    for entry, child in group:
+        wanted.setdefault(child.digest, []).append(entry)
+        children[child.digest] = child
+    left: list[Child] = []
+    for digest, child in children.items():
+        data = store.contents.get(digest) if child.size else b""
+        if data is None:
+            left.append(child)
+        else:
+            yield from ((entry, data) for entry in wanted[digest])
+    packed = [child for child in left if child.where[0] == "p"]
+    others = [child for child in left if child.where[0] != "p"]
+    for found in (_packed(store, packed), _others(store, others)):
+        for child, data_or in found:
+            yield from ((entry, data_or) for entry in wanted[child.digest])
+
+
+def _packed(store: Store, children: Sequence[Child]) -> Iterator[tuple[Child, bytes | Exception]]:
+    """Members of packs."""
+    for results in each(lambda run: _read_run(store, run), _runs(children)):
+        yield from results
+
+
+def _runs(children: Sequence[Child]) -> list[_Run]:
+    runs: list[_Run] = []
+    for child in sorted(children, key=lambda child: (child.where[1], child.where[2])):
+        _, pack, start = child.where
+        stop = start + child.size
+        last = runs[-1] if runs else None
+        if last is not None and last.pack == pack and start - last.stop <= _GAP and stop - last.start <= _JOINED:
+            last.children.append(child)
+            runs[-1] = last._replace(stop=max(stop, last.stop))
+        else:
+            runs.append(_Run(pack, start, stop, [child]))
+    return runs
+
+
+def _read_run(store: Store, run: _Run) -> list[tuple[Child, bytes | Exception]]:
+    try:
+        with store.system.read(pack_key(run.pack), (run.start, run.stop)) as body:
+            data = memoryview(body.read())
+    except NotFoundError as error:
+        lost = NotFoundError("the store has lost part of a version", where=store.system.url(pack_key(run.pack)))
+        lost.__cause__ = error
+        return [(child, lost) for child in run.children]
+    except RhError as error:
+        return [(child, error) for child in run.children]
+
+    def member(child: Child) -> bytes:
+        at = child.where[2] - run.start
+        return bytes(data[at : at + child.size])
+
+    return [(child, _checked(store, child, member(child))) for child in run.children]
+
+
+def _checked(store: Store, child: Child, data: bytes) -> bytes | Exception:
+    try:
+        check(data, child, store)
+    except IntegrityError:
+        return _whole(store, child)  # once more: it may be right where it is
+    store.contents.put(child.digest, data)
+    return data
+
+
+def _others(store: Store, children: Sequence[Child]) -> Iterator[tuple[Child, bytes | Exception]]:
+    """Files that are objects of their own, or elsewhere."""
+    bulk = store.system.ask(Bulk)
+    if bulk is not None:
+        by_key = {object_key(child.digest): child for child in children if child.where[0] == "o"}
+        for entry, data in bulk.read_many([Entry(key, child.size) for key, child in by_key.items()]):
+            child = by_key[entry.key]
+            if isinstance(data, NotFoundError):
+                yield child, NotFoundError("the store has lost part of a version", where=place_of_file(store, child))
+            elif isinstance(data, Exception):
+                yield child, data
+            else:
+                yield child, _checked(store, child, data)
+        children = [child for child in children if child.where[0] != "o"]
+    yield from each(lambda child: (child, _whole(store, child)), children)
+
+
+def _whole(store: Store, child: Child) -> bytes | Exception:
+    try:
+        if child.size <= store.group_size:
+            return whole(store, child)
+        with store.open(child) as body:
+            return body.read()
+    except RhError as error:
+        return error

@@ -1,0 +1,359 @@
+"""What was read of versions, kept on this machine: contents by digest, packs of nodes, markers of trees.
+
+Files below `$RH_HOME/cache`, shared by processes: written under another name, then renamed, so that a reader sees whole
+ones. Nothing here is believed: contents are compared with their digest when they are read, and what does not match is
+dropped and fetched again. Contents are bounded (the setting `cache_mb`): those not used for longest go first. The cache
+is a convenience: where it cannot be written, everything works without it.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from rh import config
+from rh import digest as digests
+from rh.observe import log
+
+__all__ = ["Contents", "Kept", "Sink", "keep", "kept", "kept_span", "ls", "rm", "sound_part", "verify"]
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+_DEFAULT_MB = 20 * 1024
+_GRAIN = 64 * 1024
+"""Growth is noted in steps of so many bytes."""
+_FRESH_S = 3600.0
+"""A time of use is brought up to date at most so often."""
+_STALE_S = 24 * 3600.0
+_REMEMBERED = 10_000
+_sound: dict[str, tuple[int, int, int]] = {}
+"""Files that were compared with their digests, and their state then: inode, size, time of change."""
+_PARTS = ("objects", "nodes", "trees")
+
+
+class Kept(NamedTuple):
+    """One thing in the cache: its digest (or other name), size in bytes, and when it was last used."""
+
+    name: str
+    size: int
+    used: float
+    path: Path
+
+
+def _root() -> str:
+    return _root_of(os.environ.get("RH_HOME"), os.environ.get("HOME"))
+
+
+@cache
+def _root_of(*_environment: str | None) -> str:
+    return str(config.home() / "cache")
+
+
+def _path_of(kind: str, name: str) -> str:
+    return f"{_root()}/{kind}/{name[:2]}/{name[2:]}"
+
+
+def kept(kind: str, name: str) -> bytes | None:
+    """What is kept under a name, unverified; `None` if nothing is."""
+    try:
+        with open(_path_of(kind, name), "rb", buffering=0) as file:
+            return file.readall()
+    except OSError:
+        return None
+
+
+def kept_span(kind: str, name: str, offset: int, length: int) -> bytes | None:
+    """Some bytes of what is kept under a name, unverified; `None` if they are not there."""
+    try:
+        with open(_path_of(kind, name), "rb", buffering=0) as file:
+            found = os.pread(file.fileno(), length, offset)
+    except OSError:
+        return None
+    return found if len(found) == length else None
+
+
+def keep(kind: str, name: str, data: bytes | bytearray | memoryview) -> None:
+    """Keep something under a name."""
+    path = _path_of(kind, name)
+    folder = os.path.dirname(path)
+    temp = f"{folder}/.{secrets.token_hex(8)}"
+    try:
+        try:
+            descriptor = os.open(temp, _NEW, 0o600)
+        except FileNotFoundError:
+            os.makedirs(folder, exist_ok=True)
+            descriptor = os.open(temp, _NEW, 0o600)
+        with open(descriptor, "wb", buffering=0) as file:
+            file.write(data)
+        os.replace(temp, path)
+    except OSError as error:
+        log.debug("not kept in the cache: %s: %s", path, error)
+        with suppress(OSError):
+            os.unlink(temp)
+
+
+class Contents:
+    """Contents of files by digest."""
+
+    def __init__(self, limit: int | None = None) -> None:
+        self._limit = limit
+
+    @property
+    def limit(self) -> int:
+        """Bytes that may be kept; 0 keeps nothing."""
+        if self._limit is None:
+            self._limit = int(config.get("cache_mb") or _DEFAULT_MB) << 20
+        return self._limit
+
+    def get(self, digest: str) -> bytes | None:
+        """The whole content, compared with the digest; `None` if it is not here. At most some MiB."""
+        data = kept("objects", _name(digest))
+        if data is None:
+            return None
+        if digests.of_bytes(data).text != digest:
+            self.drop(digest)
+            return None
+        self._use(digest)
+        return data
+
+    def sound(self, digest: str, size: int) -> Path | None:
+        """The file that holds a content; `None` if it is not here.
+
+        It is compared with the digest once for each state of the file that its times show.
+        """
+        path = _path(digest)
+        try:
+            at = path.stat()
+        except OSError:
+            return None
+        stamp = (at.st_ino, at.st_size, at.st_mtime_ns)
+        if _sound.get(str(path)) != stamp:
+            if at.st_size != size or _digest_of(path, size) != digest:
+                log.warning("the cache is damaged, and %s is fetched again", path)
+                self.drop(digest)
+                return None
+            _note(str(path), stamp)
+        self._use(digest)
+        return path
+
+    def put(self, digest: str, data: bytes | bytearray | memoryview) -> None:
+        """Keep a content that was compared with its digest."""
+        if len(data) <= self.limit // 8:
+            keep("objects", _name(digest), data)
+            self._grown(len(data))
+
+    def sink(self, size: int) -> Sink | None:
+        """Where a content of so many bytes may be written while it is read; `None` if it is not to be kept."""
+        if size > self.limit // 8:
+            return None
+        try:
+            return Sink(self)
+        except OSError as error:
+            log.debug("nothing can be kept in the cache: %s", error)
+            return None
+
+    def drop(self, digest: str) -> None:
+        """Forget a content."""
+        with suppress(OSError):
+            _path(digest).unlink()
+
+    def _use(self, digest: str) -> None:
+        """Note that a content was used."""
+        path = _path_of("objects", _name(digest))
+        with suppress(OSError):
+            at, now = os.stat(path), time.time()
+            if now - at.st_atime > _FRESH_S:
+                os.utime(path, (now, at.st_mtime))
+
+    def _grown(self, size: int) -> None:
+        """Note that so many bytes were added, and make room when there are too many.
+
+        A file whose length stands for what was added since the contents were last counted: appending to it is one
+        step that needs no lock.
+        """
+        steps, rest = divmod(size, _GRAIN)
+        steps += secrets.randbelow(_GRAIN) < rest  # small ones are noted by chance, in proportion
+        if not steps:
+            return
+        path = Path(_root(), "objects", "grown")
+        try:
+            with open(path, "ab", buffering=0) as file:
+                file.write(b"." * steps)
+                if file.tell() * _GRAIN > self.limit:
+                    self.shrink()
+        except OSError as error:
+            log.debug("%s: %s", path, error)
+
+    def shrink(self, limit: int | None = None) -> int:
+        """Remove what was not used for longest until a tenth of the room is free. Returns the bytes removed."""
+        limit = self.limit if limit is None else limit
+        found = sorted(ls("objects"), key=lambda one: one.used)
+        total = sum(one.size for one in found)
+        removed, goal = 0, limit - limit // 10
+        for one in found if total > limit else ():
+            if total - removed <= goal:
+                break
+            with suppress(OSError):
+                one.path.unlink()
+                removed += one.size
+        with suppress(OSError), open(Path(_root(), "objects", "grown"), "wb") as file:
+            file.truncate((total - removed) // _GRAIN)
+        return removed
+
+
+class Sink:
+    """A content on its way into the cache: `write` its bytes, then `finish` or `abandon`."""
+
+    def __init__(self, contents: Contents) -> None:
+        self._contents = contents
+        self._size = 0
+        folder = Path(_root(), "objects")
+        folder.mkdir(parents=True, exist_ok=True)
+        self._temp = folder / f".{secrets.token_hex(8)}"
+        self._file = open(self._temp, "xb", buffering=0)  # noqa: SIM115 - closed by finish or abandon
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Take more bytes. A full disk only means that nothing is kept."""
+        if self._file.closed:
+            return
+        try:
+            self._file.write(data)
+            self._size += len(data)
+        except OSError as error:
+            log.debug("not kept in the cache: %s", error)
+            self.abandon()
+
+    def finish(self, digest: str) -> None:
+        """Keep it: the bytes were compared with this digest."""
+        if self._file.closed:
+            return
+        self._file.close()
+        path = _path(digest)
+        try:
+            path.parent.mkdir(exist_ok=True)
+            os.replace(self._temp, path)
+        except OSError as error:
+            log.debug("not kept in the cache: %s", error)
+            self.abandon()
+            return
+        self._contents._grown(self._size)  # noqa: SLF001 - same module
+
+    def abandon(self) -> None:
+        """Forget it; may be called at any time and twice."""
+        self._file.close()
+        with suppress(OSError):
+            self._temp.unlink()
+
+
+def _name(digest: str) -> str:
+    tag, _, value = digest.partition(":")
+    return value if tag == "sha256" else f"{value}.{tag}"
+
+
+def _path(digest: str) -> Path:
+    return Path(_path_of("objects", _name(digest)))
+
+
+def _digest(name: str) -> str:
+    value, _, tag = name.partition(".")
+    return f"{tag or 'sha256'}:{value}"
+
+
+def _digest_of(path: Path, size: int) -> str:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return digests.of_reader(lambda start, stop: os.pread(descriptor, stop - start, start), size).text
+    finally:
+        os.close(descriptor)
+
+
+def ls(*kinds: str) -> Iterator[Kept]:
+    """What is kept; of all kinds unless some are named (`"objects"`, `"nodes"`, `"trees"`)."""
+    for kind in kinds or _PARTS:
+        root = Path(_root(), kind)
+        for folder in _scan(root):
+            if not folder.is_dir(follow_symlinks=False):
+                if folder.name.startswith(".") and _old(folder):
+                    with suppress(OSError):
+                        os.unlink(folder.path)
+                continue
+            for file in _scan(Path(folder.path)):
+                if file.name.startswith("."):
+                    continue
+                with suppress(OSError):
+                    at = file.stat(follow_symlinks=False)
+                    name = folder.name + file.name
+                    named = _digest(name) if kind == "objects" else name
+                    yield Kept(named, at.st_size, max(at.st_atime, at.st_mtime), Path(file.path))
+
+
+def _scan(path: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(path) as found:
+            return list(found)
+    except OSError:
+        return []
+
+
+def _old(entry: os.DirEntry[str]) -> bool:
+    """Whether a file was begun so long ago that nobody will finish it."""
+    try:
+        return time.time() - entry.stat(follow_symlinks=False).st_mtime > _STALE_S
+    except OSError:
+        return False
+
+
+def sound_part(path: Path, digest: str, start: int, stop: int) -> bool:
+    """Whether these bytes of a file have a plain digest.
+
+    Compared once for each state of the file that its times show.
+    """
+    at = path.stat()
+    stamp = (at.st_ino, at.st_size, at.st_mtime_ns)
+    name = f"{path}:{start}:{digest}"
+    if _sound.get(name) == stamp:
+        return True
+    with open(path, "rb", buffering=0) as file:
+        if digests.of_bytes(os.pread(file.fileno(), stop - start, start)).text != digest:
+            return False
+    _note(name, stamp)
+    return True
+
+
+def _note(name: str, stamp: tuple[int, int, int]) -> None:
+    if len(_sound) > _REMEMBERED:
+        _sound.clear()
+    _sound[name] = stamp
+
+
+def rm(*digests_of: str) -> tuple[int, int]:
+    """Forget these contents, or all that is kept. Returns how many things, and their bytes."""
+    wanted = set(digests_of)
+    count = size = 0
+    for one in list(ls(*(("objects",) if wanted else ()))):
+        if not wanted or one.name in wanted:
+            with suppress(OSError):
+                one.path.unlink()
+                count += 1
+                size += one.size
+    if not wanted:
+        with suppress(OSError):
+            (Path(_root(), "objects", "grown")).unlink()
+    return count, size
+
+
+def verify() -> tuple[int, list[str]]:
+    """Read all contents that are kept, and drop those that are damaged. Returns how many there were, and those."""
+    count, damaged = 0, []
+    for one in ls("objects"):
+        count += 1
+        with suppress(FileNotFoundError):
+            if _digest_of(one.path, one.size) != one.name:
+                damaged.append(one.name)
+                one.path.unlink()
+    return count, damaged

@@ -1,0 +1,219 @@
+"""Mark and sweep: what no version needs any more is taken out of a store, while others go on committing.
+
+What the references of the store need is marked first, with nothing locked. The sweep goes in short rounds. In each one
+`gc.json` keeps new writers waiting; while anybody holds a lease nothing is deleted, as what has no reference yet may
+just have been found by them; and references that came since are marked before anything goes. Markers of trees go
+first, so that none is left whose contents are gone.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rh.errors import ConflictError, InvalidError, NotFoundError
+from rh.observe import log
+from rh.systems import open_system
+from rh.systems.base import System
+from rh.transfer.receipt import human
+from rh.versions.marks import KINDS, Marker, Marks
+from rh.versions.series import Series, Version
+from rh.versions.store import Store
+from rh.versions.sweep import PATIENCE_S, Sweep
+
+__all__ = ["Collected", "Sparse", "collect", "prune"]
+
+_DAY_S = 86_400.0
+_KEYS = 1_000
+
+
+class Sparse(NamedTuple):
+    """A pack of which less than half is needed: its key, its bytes, and how many of them are needed."""
+
+    key: str
+    size: int
+    needed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collected:
+    """What a collection took away, or would have taken.
+
+    Attributes:
+        dry_run: nothing was.
+        trees, nodes, packs, objects: how many markers, packs of nodes, packs of files, and files of their own.
+        size: their bytes.
+        young, young_size: what nothing needs and is not old enough to go.
+        sparse: packs that stay though less than half of them is needed.
+    """
+
+    dry_run: bool = False
+    trees: int = 0
+    nodes: int = 0
+    packs: int = 0
+    objects: int = 0
+    size: int = 0
+    young: int = 0
+    young_size: int = 0
+    sparse: tuple[Sparse, ...] = field(default=())
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for `--json`."""
+        told = {name: getattr(self, name) for name in self.__slots__}
+        return told | {"sparse": [one._asdict() for one in self.sparse]}
+
+    def __str__(self) -> str:
+        verb = "would remove" if self.dry_run else "removed"
+        text = (
+            f"{verb} {human(self.size)}: {self.trees:,} trees, {self.nodes:,} packs of nodes, {self.packs:,} packs, "
+            f"{self.objects:,} objects"
+        )
+        if self.young:
+            text += f"; {self.young:,} more ({human(self.young_size)}) are too young"
+        if self.sparse:
+            rest = sum(one.size - one.needed for one in self.sparse)
+            text += f"; {len(self.sparse):,} packs are needed less than half ({human(rest)} of them are not)"
+        return text
+
+
+def collect(
+    store: Store, *, dry_run: bool = False, older_than_s: float = _DAY_S, patience_s: float = PATIENCE_S
+) -> Collected:
+    """Delete what no reference of a store needs.
+
+    Args:
+        store: where.
+        dry_run: only say what would go.
+        older_than_s: seconds; what was written later stays.
+        patience_s: seconds to wait for those who write to the store.
+
+    Raises:
+        ConflictError: somebody writes to the store, or sweeps it, and does not come to an end.
+        NotFoundError, IntegrityError: a version that has a reference cannot be read; nothing is deleted.
+        UnsupportedError: a newer `rh` made the store.
+    """
+    try:
+        store.system.head("format.json")
+    except NotFoundError:
+        return Collected(dry_run=dry_run)  # no commit came to its end there
+    store.check_format()
+    with tempfile.TemporaryDirectory(prefix="rh-gc-") as folder:
+        marks = Marks(Path(folder, "marks.db"))
+        marker = Marker(store, marks)
+        marker.mark()
+        for kind in KINDS:
+            _weigh(store, marks, kind, time.time() - older_than_s)
+        while not dry_run and marks.one("select 1 from found where young = 0 limit 1"):
+            marker.mark()  # what takes long, before anybody is kept waiting
+            with Sweep(store.system, patience_s) as sweep:
+                marker.mark()
+                marks.run("delete from found where belongs in (select key from needed)")
+                _delete(store.system, marks, sweep)
+        return _told(marks, dry_run=dry_run)
+
+
+def _weigh(store: Store, marks: Marks, kind: str, before: float) -> None:
+    """Note what nothing needs of one kind of thing."""
+    try:
+        entries = iter(store.system.list(f"{kind}/"))
+        while batch := list(islice(entries, _KEYS)):
+            marks.weigh(kind, [entry for entry in batch if entry.kind == "file"], before)
+    except NotFoundError:
+        return
+
+
+def _delete(system: System, marks: Marks, sweep: Sweep) -> None:
+    """Delete what was found, until the round is over."""
+    while not sweep.is_over():
+        keys = [key for (key,) in marks.all(
+            "select key from found where young = 0 order by rank, key limit ?", _KEYS
+        )]  # fmt: skip
+        if not keys:
+            return
+        system.delete(keys)
+        marks.gone(keys)
+
+
+def _told(marks: Marks, *, dry_run: bool) -> Collected:
+    source = "(select kind, size from found where young = 0)" if dry_run else "gone"
+    counts = {kind: (number, size) for kind, number, size in marks.all(
+        f"select kind, count(*), sum(size) from {source} group by kind"  # noqa: S608 - one of our own
+    )}  # fmt: skip
+    ((young, young_size),) = marks.all("select count(*), coalesce(sum(size), 0) from found where young = 1")
+    sparse = marks.all(
+        "select packs.key, packs.size, sum(members.size) as used from packs join members on members.key = packs.key "
+        "group by packs.key having used * 2 < packs.size"
+    )
+    return Collected(
+        dry_run=dry_run,
+        **{kind: number for kind, (number, _) in counts.items()},
+        size=sum(size for _, size in counts.values()),
+        young=young,
+        young_size=young_size,
+        sparse=tuple(Sparse(*row) for row in sparse),
+    )
+
+
+def prune(
+    series: Series,
+    store: Store,
+    *,
+    keep: int | None = None,
+    now: float | None = None,
+    dry_run: bool = False,
+    patience_s: float = PATIENCE_S,
+) -> list[Version]:
+    """Drop those versions of a series whose time is over, and those that are not among the newest. Returns them.
+
+    The newest version stays, and so does every one that an alias stands on. The bytes go with the next `collect`.
+
+    Args:
+        series: whose.
+        store: only versions that are in this store.
+        keep: how many of the newest stay; `None` for all whose time is not over.
+        now: seconds since the epoch, for what is over.
+        dry_run: only say which would go.
+        patience_s: seconds to wait for those who write to the store.
+
+    Raises:
+        ConflictError: somebody writes to the store, or sweeps it, and does not come to an end.
+    """
+    if keep is not None and keep < 1:
+        raise InvalidError(f"keep={keep}: the newest version always stays", hint="keep=1 or more")
+    now = time.time() if now is None else now
+
+    def is_here(version: Version) -> bool:
+        return version.store == store.system.location or open_system(version.store).location == store.system.location
+
+    def over() -> list[Version]:
+        every = series.all()
+        newest = {version.number for version in (every if keep is None else every[-keep:])}
+        return [
+            version
+            for version in every
+            if not version.aliases
+            and (version.number not in newest or (version.expires is not None and version.expires <= now))
+            and is_here(version)
+        ]
+
+    found = over()
+    if dry_run or not found:
+        return found
+    # Nobody commits meanwhile: a tree that is let go of here cannot become a version again in this moment.
+    with Sweep(store.system, patience_s):
+        dropped = []
+        for version in over():
+            try:
+                series.drop(version)
+            except (ConflictError, NotFoundError) as error:
+                log.debug("%s of %s stays: %s", version.label, series.name, error)
+                continue
+            dropped.append(version)
+        needed = {version.digest for version in series.all() if is_here(version)}
+        for digest in {version.digest for version in dropped} - needed:
+            store.unref(series.series, digest)
+    return dropped

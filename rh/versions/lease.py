@@ -1,0 +1,136 @@
+"""Leases: who writes to a store and who sweeps it know of each other."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import threading
+import time
+from typing import Any
+
+from rh.errors import ConflictError, ExistsError, IntegrityError, NotFoundError, RhError, UnsupportedError
+from rh.observe import log
+from rh.systems.base import System
+from rh.types import ABSENT
+
+__all__ = ["GC", "Lease", "create", "valid"]
+
+GC = "gc.json"
+"""While this is valid, somebody sweeps, and nobody may begin to write."""
+_GC_PATIENCE_S = 120.0
+
+
+def create(system: System, key: str, data: bytes) -> bool:
+    """Write what is to be written once; `False` where it is there already."""
+    try:
+        system.write(key, data, when=ABSENT)
+    except ExistsError:
+        return False
+    except UnsupportedError:
+        # The place cannot tell; two who write at the same moment write what is equally good.
+        try:
+            system.head(key)
+        except NotFoundError:
+            system.write(key, data)
+            return True
+        return False
+    return True
+
+
+class Lease:
+    """That somebody writes to a store, who may rely on things there that no tree needs yet.
+
+    Who writes makes a lease, then looks whether somebody sweeps (`gc.json`); who sweeps makes `gc.json`, then looks for
+    leases. So one of them sees the other, whoever comes first.
+    """
+
+    def __init__(self, system: System, ttl_s: float) -> None:
+        self.key = f"leases/{secrets.token_hex(16)}"
+        self.ttl_s = ttl_s
+        self._system = system
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._valid_until = 0.0
+
+    def begin(self) -> None:
+        """Make it known."""
+        self._write()
+        try:
+            self._wait_for_sweeper()
+        except BaseException:
+            self.end()
+            raise
+        self._thread = threading.Thread(target=self._renew, name="rh-lease", daemon=True)
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raise `ConflictError` if it could not be renewed in time: what was relied on may be gone."""
+        if time.monotonic() > self._valid_until:
+            raise ConflictError(
+                "the store could not be told in time that somebody writes", where=self._system.url(self.key),
+                hint="run it again",
+            )  # fmt: skip
+
+    def end(self) -> None:
+        """Take it back."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        try:
+            self._system.delete([self.key])
+        except RhError as error:
+            log.debug("a lease is left behind until it ends by itself: %s", error)
+
+    def _write(self) -> None:
+        began = time.monotonic()
+        document = {"until": time.time() + self.ttl_s, "ttl": self.ttl_s, "by": f"{socket.gethostname()}:{os.getpid()}"}
+        self._system.write(self.key, json.dumps(document).encode())
+        self._valid_until = began + self.ttl_s
+
+    def _renew(self) -> None:
+        while not self._stop.wait(self.ttl_s / 3):
+            try:
+                self._write()
+            except RhError as error:
+                log.warning("a lease could not be renewed: %s", error)
+
+    def _wait_for_sweeper(self) -> None:
+        began = time.monotonic()
+        while (found := valid(self._system, GC, beside=self.key)) is not None:
+            if time.monotonic() - began > _GC_PATIENCE_S:
+                raise ConflictError(
+                    f"the store is being swept by {found.get('by', 'somebody')}", where=self._system.url(GC),
+                    hint="try again later",
+                )  # fmt: skip
+            self._stop.wait(0.5)
+            self._write()
+
+
+def valid(system: System, key: str, *, beside: str | None = None) -> dict[str, Any] | None:
+    """A lease, or `gc.json`, unless it is not there or has run out.
+
+    Args:
+        system: the store's.
+        key: of the document, which tells its `ttl` in seconds and `until` when it holds by the clock of who wrote it.
+        beside: what we wrote just now. When both were written is told by the store, so that no other clock counts.
+
+    Raises:
+        IntegrityError: it is no such document.
+    """
+    try:
+        with system.read(key) as body:
+            written = body.entry.modified
+            found = json.loads(body.read())
+        ttl, until = float(found.get("ttl", 0)), float(found["until"])
+    except NotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise IntegrityError(
+            "nobody can tell who uses this store", where=system.url(key), hint="if nobody does, delete it"
+        ) from error
+    now = system.head(beside).modified if beside is not None and ttl else None
+    if now is not None and written is not None:
+        return found if now - written < ttl else None
+    return found if until > time.time() else None

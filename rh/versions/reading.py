@@ -1,0 +1,310 @@
+"""The bytes of a file of a version: from the cache or from where it is, compared with its digest.
+
+A file of up to 16 MiB is compared as a whole; of a larger one, a range is compared chunk by chunk, where its chunk
+digests are known. Whole files that pass through are compared on their way, and the last bytes are held back until it is
+known that they are right: who got all bytes got the right ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rh import digest as digests
+from rh.digest import CHUNK, Digest, Hasher, parse
+from rh.errors import ConflictError, IntegrityError, InvalidError, NotFoundError
+from rh.systems import open_system
+from rh.systems.base import Body, Bytes
+from rh.types import ANY, Entry, Location, Match, Span
+from rh.versions import cache
+from rh.versions.layout import chunks_key, object_key, pack_key
+from rh.versions.moving import twice
+from rh.versions.nodes import Child, Where, link_target
+
+if TYPE_CHECKING:
+    from rh.versions.store import Store
+
+__all__ = ["Held", "chunks_of", "entry_of", "keep_chunks", "opened", "place_of_file", "raw", "whole"]
+
+_PIECE = 1 << 20
+_IN_MEMORY = 1 << 20
+
+
+def entry_of(child: Child, key: str) -> Entry:
+    """What a listing tells of a child that is a file or a link."""
+    if child.kind == "link":
+        return Entry(key, child.size, "link", child.digest, target=os.fsdecode(link_target(child)))
+    check = child.digest if child.digest.startswith("sha256:") else None
+    return Entry(key, child.size, "file", child.digest, None, check, child.executable)
+
+
+def opened(store: Store, child: Child, span: Span | None, key: str | None) -> Body:
+    """The bytes of a file, or a range of them."""
+    key = os.fsdecode(child.name) if key is None else key
+    entry = entry_of(child, key)
+    where = place_of_file(store, child)
+    if child.kind != "file":
+        raise InvalidError(f"a {child.kind} has no bytes to read", where=where)
+    if span is not None and not 0 <= span[0] <= span[1]:
+        raise InvalidError(f"not a byte range: {span}", where=where)
+    start, stop = (0, child.size) if span is None else (min(span[0], child.size), min(span[1], child.size))
+    if start == stop:
+        return Held(entry, memoryview(b""))
+    if child.size <= _IN_MEMORY:
+        return Held(entry, memoryview(whole(store, child))[start:stop])
+    path = store.contents.sound(child.digest, child.size)
+    if path is not None:
+        return _Pieces(entry, _from_file(path, start, stop))
+    if child.where[0] == "c":
+        return _Pieces(entry, _chunked(store, child, start, stop))
+    if (start, stop) == (0, child.size):
+        return _Pieces(entry, _streamed(store, child))
+    if child.size <= CHUNK and _here(store, child) is None:
+        return Held(entry, memoryview(whole(store, child))[start:stop])
+    return _Pieces(entry, _range(store, child, start, stop))
+
+
+def whole(store: Store, child: Child) -> bytes:
+    """All bytes of a file of up to 16 MiB."""
+    if not child.size:
+        return b""
+    data = store.contents.get(child.digest)
+    if data is not None:
+        return data
+    data = twice(lambda: _fetched(store, child))
+    store.contents.put(child.digest, data)
+    return data
+
+
+def _fetched(store: Store, child: Child) -> bytes:
+    if child.where[0] == "c":
+        data = b"".join(_chunked(store, child, 0, child.size))
+    else:
+        with raw(store, child, 0, child.size) as body:
+            data = body.read()
+    check(data, child, store)
+    return data
+
+
+def check(data: Bytes, child: Child, store: Store) -> None:
+    """Raise `IntegrityError` unless these are the bytes of a file."""
+    got = digests.of_bytes(data).text
+    if got != child.digest or len(data) != child.size:
+        raise IntegrityError(
+            "the store does not have the bytes of the version",
+            where=place_of_file(store, child),
+            expected=child.digest,
+            got=got,
+        )
+
+
+def place_of_file(store: Store, child: Child) -> str:
+    """Where the bytes of a file are, for people."""
+    where = child.where
+    if where[0] == "p":
+        return f"{store.system.url(pack_key(where[1]))} at {where[2]}"
+    if where[0] == "r":
+        return f"{where[1]}: {where[2]}"
+    return store.system.url(object_key(child.digest))
+
+
+class Held(Body):
+    """Bytes that are in memory and right."""
+
+    def __init__(self, entry: Entry, view: memoryview) -> None:
+        self.entry = entry
+        self._view = view
+
+    def __iter__(self) -> Iterator[Bytes]:
+        for at in range(0, len(self._view), _PIECE):
+            yield self._view[at : at + _PIECE]
+
+    def read(self) -> bytes:
+        held = self._view.obj
+        return held if isinstance(held, bytes) and len(held) == len(self._view) else bytes(self._view)
+
+
+class _Pieces(Body):
+    """Bytes that come one piece after the other."""
+
+    def __init__(self, entry: Entry, pieces: Iterator[Bytes]) -> None:
+        self.entry = entry
+        self._pieces = pieces
+
+    def __iter__(self) -> Iterator[Bytes]:
+        return self._pieces
+
+    def close(self) -> None:
+        closing = getattr(self._pieces, "close", None)
+        if closing is not None:
+            closing()
+
+
+def raw(store: Store, child: Child, start: int, stop: int) -> Body:
+    """The bytes from where they are, not compared with anything."""
+    where: Where = child.where
+    try:
+        if where[0] == "p":
+            return store.system.read(pack_key(where[1]), (where[2] + start, where[2] + stop))
+        if where[0] != "r":
+            return store.system.read(object_key(child.digest), None if stop - start == child.size else (start, stop))
+        _, system, path, etag = where
+        place = Location(system, path)
+        when = ANY if etag is None else Match(etag)
+        return open_system(place.parent).read(
+            place.name, None if stop - start == child.size else (start, stop), when=when
+        )
+    except NotFoundError as error:
+        told = "a file that a version refers to is gone" if where[0] == "r" else "the store has lost part of a version"
+        raise NotFoundError(told, where=place_of_file(store, child)) from error
+    except ConflictError as error:
+        raise ConflictError(
+            "a file that a version refers to has changed since", where=place_of_file(store, child)
+        ) from error
+
+
+# Large files
+
+
+def _range(store: Store, child: Child, start: int, stop: int) -> Iterator[Bytes]:
+    """A range of a file of several chunks: each is compared with its digest, and kept for who reads on."""
+    size = parse(child.digest)[1] or child.size
+    chunks = chunks_of(store, child) if size < child.size else bytes.fromhex(parse(child.digest)[2])
+    if chunks is None:
+        # Nothing proves a part of it: all of it is fetched once, and read from what is kept of it from then on.
+        at = 0
+        for piece in _streamed(store, child):
+            low, high = max(start - at, 0), min(stop - at, len(piece))
+            if low < high:
+                yield memoryview(piece)[low:high]
+            at += len(piece)
+        return
+    here = _here(store, child)
+    for number in range(start // size, -(-stop // size)):
+        begin, end = number * size, min((number + 1) * size, child.size)
+        low, high = max(start - begin, 0), min(stop, end) - begin
+        name = f"sha256:{chunks[32 * number : 32 * number + 32].hex()}"
+        path = store.contents.sound(name, end - begin) if here is None else None
+        if path is not None:
+            yield from _from_file(path, low, high)
+            continue
+        if here is not None and cache.sound_part(here, name, begin, end):
+            yield from _from_file(here, begin + low, begin + high)
+            continue
+        data = twice(partial(_chunk, store, child, name, (begin, end)))
+        store.contents.put(name, data)
+        yield memoryview(data)[low:high]
+
+
+def _here(store: Store, child: Child) -> Path | None:
+    """The file that an object is, where the store is on a disk of this machine."""
+    if store.system.kind != "file" or child.where[0] != "o":
+        return None
+    path = Path(store.system.location.path, object_key(child.digest))
+    return path if path.is_file() else None
+
+
+def _chunk(store: Store, child: Child, digest: str, span: Span) -> bytes:
+    with raw(store, child, *span) as body:
+        data = body.read()
+    got = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    if got != digest:
+        raise IntegrityError(
+            f"the store does not have the bytes {span[0]} to {span[1]} of a file of the version",
+            where=place_of_file(store, child),
+            expected=digest,
+            got=got,
+        )
+    return data
+
+
+def chunks_of(store: Store, child: Child) -> bytes | None:
+    """The chunk digests of a file of many chunks, where they are known. They hash to its digest, which proves them."""
+    _, chunk, value = parse(child.digest)
+    if not chunk or child.where[0] != "o":
+        return None
+    data = cache.kept("nodes", f"{value}.chunks")
+    if data is not None and hashlib.sha256(data).hexdigest() == value:
+        return data
+    data = _read_chunks(store, chunks_key(child.digest))
+    if data is None or hashlib.sha256(data).hexdigest() != value:
+        return None
+    keep_chunks(Digest(child.digest, data))
+    return data
+
+
+def keep_chunks(digest: Digest) -> None:
+    """Keep the chunk digests of a file here."""
+    if digest.chunks:
+        cache.keep("nodes", f"{parse(digest.text)[2]}.chunks", digest.chunks)
+
+
+def _read_chunks(store: Store, key: str) -> bytes | None:
+    try:
+        with store.system.read(key) as body:
+            return body.read()
+    except NotFoundError:
+        return None
+
+
+def _streamed(store: Store, child: Child) -> Iterator[Bytes]:
+    """A whole file as it comes, kept on the way. The last piece is given when the digest is known to be right."""
+    hasher = Hasher(child.size)
+    sink = store.contents.sink(child.size)
+    held = b""
+    try:
+        with raw(store, child, 0, child.size) as body:
+            for piece in body:
+                if held:
+                    yield held
+                hasher.update(piece)
+                if sink is not None:
+                    sink.write(piece)
+                held = bytes(piece)  # a body may use its buffer again
+        found = hasher.finish()
+        if found.text != child.digest:
+            raise IntegrityError(
+                "the store does not have the bytes of the version",
+                where=place_of_file(store, child),
+                expected=child.digest,
+                got=found.text,
+            )
+        keep_chunks(found)
+        if sink is not None:
+            sink.finish(child.digest)
+    finally:
+        if sink is not None:
+            sink.abandon()
+    if held:
+        yield held
+
+
+def _from_file(path: Path, start: int, stop: int) -> Iterator[Bytes]:
+    with open(path, "rb", buffering=0) as file:
+        file.seek(start)
+        while start < stop:
+            piece = file.read(min(_PIECE, stop - start))
+            if not piece:
+                raise IntegrityError("a file of the cache is cut", where=str(path))
+            start += len(piece)
+            yield piece
+
+
+def _chunked(store: Store, child: Child, start: int, stop: int) -> Iterator[Bytes]:
+    """A file that is stored in pieces: `[digest, size, where]` each."""
+    at = 0
+    for digest, size, where in child.where[1]:
+        if at < stop and at + size > start:
+            piece = Child("file", child.name, size, digest, executable=False, where=tuple(where))
+            with opened(store, piece, (max(start - at, 0), min(stop - at, size)), None) as body:
+                yield from body
+        at += size
+    if at != child.size:
+        raise IntegrityError(
+            "the pieces of a file are not as long as it is", where=place_of_file(store, child),
+            expected=str(child.size), got=str(at),
+        )  # fmt: skip

@@ -1,0 +1,162 @@
+"""What is to become a version: what lies at a place and is meant, page by page, and what is known of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from rh import digest as digests
+from rh.content import patterns
+from rh.content.rows import position
+from rh.content.tree import key_bytes
+from rh.digest import Digest
+from rh.errors import ConflictError, IntegrityError, NameClashError, NotFoundError, UnsupportedError
+from rh.systems.abilities import Digesting
+from rh.systems.base import System
+from rh.transfer.mover import as_rh
+from rh.transfer.options import Options
+from rh.transfer.survey import Page, Survey, only_data
+from rh.transfer.verify import digest_entries
+from rh.types import Entry
+from rh.versions.nodes import EMPTY, Where
+from rh.versions.store import Store
+
+__all__ = ["asked", "digested", "gone", "is_path", "reference", "selected", "surveyed", "tell", "with_extra"]
+
+_ODD = re.compile(r"[/\0]\.{0,2}[/\0]").search
+
+
+def selected(source: System, options: Options) -> Callable[[str], bool] | None:
+    """Which keys are meant; `None` for all."""
+    if options.keys is not None:
+        return options.keys.__contains__
+    ignored: list[str] = []
+    if options.ignore_file:
+        try:
+            with source.read(patterns.IGNORE_FILE) as body:
+                ignored = body.read().decode("utf-8", "replace").splitlines()
+        except (NotFoundError, UnsupportedError):
+            pass
+    return patterns.selector(options.include, options.exclude, ignored)
+
+
+def surveyed(source: System, meant: Callable[[str], bool] | None) -> Iterator[Page]:
+    """What is below a root and meant, page by page, with what is known of it.
+
+    Raises:
+        NotFoundError: there is nothing. NameClashError: a key that no version can hold.
+    """
+    pages: Iterator[Page] = Survey(source).pages()
+    if meant is not None:
+        pages = (page.where(list(map(meant, page.keys))) for page in pages)
+    for page in only_data(pages, source):
+        if page.keys:
+            _check_names(source, page)
+            yield page
+
+
+def _check_names(source: System, page: Page) -> None:
+    """Refuse keys that are no way through directories."""
+    if _ODD("\0" + "\0".join(page.keys) + "\0") is None:
+        return
+    for key, entry in zip(page.keys, page.entries, strict=True):
+        if not is_path(key.removesuffix("/") if entry.kind == "dir" else key):
+            raise NameClashError("a version cannot hold this key", where=source.url(key), hint="exclude it")
+
+
+def is_path(key: str) -> bool:
+    """Whether a key is a way through directories: no component is empty, `.` or `..`, and none has a NUL in it."""
+    return "\0" not in key and not {"", ".", ".."}.intersection(key.split("/"))
+
+
+def asked(pages: Iterator[Page], source: System, keys: frozenset[str]) -> Iterator[Page]:
+    """The pages, which must have all these keys."""
+    left = set(keys)
+    for page in pages:
+        left.difference_update(page.keys)
+        yield page
+    if left:
+        shown = ", ".join(sorted(left)[:5]) + (", …" if len(left) > 5 else "")
+        raise NotFoundError(f"{len(left):,} of the files are not there: {shown}", where=source.url())
+
+
+def digested(source: System, store: Store, entries: Iterable[Entry]) -> Iterator[tuple[Entry, Digest]]:
+    """The digest of each entry, in any order, computed at the place itself where it can.
+
+    Raises:
+        ConflictError: one is not what was listed, or is gone.
+    """
+    digesting = source.ask(Digesting)
+    try:
+        if digesting is None:
+            for entry, digest in digest_entries(source, entries):
+                if isinstance(digest, Exception):
+                    raise as_rh(digest, source.url(entry.key))
+                yield entry, digest
+            return
+        wanted: dict[str, Entry] = {}
+
+        def taken() -> Iterator[Entry]:
+            for entry in entries:
+                wanted[entry.key] = entry
+                yield entry
+
+        for outcome in digesting.digest_many(taken()):
+            entry, where = wanted.pop(outcome.key), source.url(outcome.key)
+            if outcome.error is not None or outcome.digest is None:
+                raise as_rh(outcome.error or IntegrityError("no digest", where=where), where)
+            # The place tells the digest of what is there now.
+            now = outcome.entry.etag if outcome.entry is not None else None
+            if now is not None and entry.etag is not None and now != entry.etag:
+                raise ConflictError(
+                    "the file changed since it was listed", where=where, hint="again when nobody writes"
+                )
+            yield entry, Digest(outcome.digest, outcome.chunks or b"")
+    except NotFoundError as error:
+        raise gone(error, source, store) from error
+
+
+def gone(error: Exception, source: System, store: Store) -> Exception:
+    """An error; where it is that a listed file of the source is not there any more, that the source changed."""
+    where = getattr(error, "where", None) or ""
+    if isinstance(error, NotFoundError) and where.startswith(source.url()) and not where.startswith(store.url):
+        return ConflictError("the file is gone since it was listed", where=where, hint="again when nobody writes there")
+    return error
+
+
+def reference(source: System, entry: Entry) -> Where:
+    """The place of a file that stays where it is."""
+    location = source.location / entry.key
+    return ("r", location.system, location.path, entry.etag)
+
+
+def tell(source: System, page: Page) -> None:
+    """Give a page the digests that nobody need compute: those of empty files, and of small ones of a version."""
+    if None in page.digests:
+        for number, entry in enumerate(page.entries):
+            if page.digests[number] is None and entry.kind == "file":
+                if not entry.size:
+                    page.digests[number] = EMPTY
+                elif source.kind == "tree" and entry.etag is not None and entry.etag.startswith("sha256:"):
+                    page.digests[number] = entry.etag
+
+
+def with_extra(pages: Iterator[Page], extra: Mapping[str, bytes]) -> Iterator[Page]:
+    """The pages with further files among theirs, in the place of any of the same key."""
+    waiting = sorted(extra, key=key_bytes, reverse=True)
+    for page in pages:
+        while waiting and key_bytes(waiting[-1]) <= key_bytes(page.keys[-1]):
+            key = waiting.pop()
+            at = position(page.keys, key)
+            there = at > 0 and page.keys[at - 1] == key
+            data = extra[key]
+            new = (key, Entry(key, len(data)), digests.of_bytes(data).text, b"", False)
+            for column, value in zip(page, new, strict=True):
+                column[at - there : at] = [value]  # type: ignore[index]
+        yield page
+    if waiting:
+        keys = waiting[::-1]
+        found = [extra[key] for key in keys]
+        entries = [Entry(key, len(data)) for key, data in zip(keys, found, strict=True)]
+        count = len(keys)
+        yield Page(keys, entries, [digests.of_bytes(data).text for data in found], [b""] * count, [False] * count)

@@ -1,0 +1,336 @@
+"""A version as a system to read: listed from its nodes, and every byte compared with its digest.
+
+The location is `tree://<the store's URL, quoted>` and `<the tree's SHA-256>/path/below`. What a version holds is all
+that there is: links lead to what is in it, or nowhere.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from itertools import chain
+from typing import ClassVar, NamedTuple
+from urllib.parse import quote, unquote
+
+from rh.content.tree import key_bytes
+from rh.errors import ConflictError, ImmutableVersionError, InvalidError, NameClashError, NotFoundError, RhError
+from rh.systems.abilities import Item
+from rh.systems.base import HIDDEN, Body, Settings, System
+from rh.types import ABSENT, ANY, Condition, Entry, Location, Match, Outcome, Span
+from rh.versions.bulk import read_children
+from rh.versions.nodes import EMPTY, Child, Node
+from rh.versions.reading import chunks_of, entry_of
+from rh.versions.store import Store, Tree
+
+__all__ = ["TreeSystem", "location_of"]
+
+_HOPS = 40
+_PAGE = 2_000
+_GROUP = 1_000
+_HIDDEN = HIDDEN.encode()
+
+
+def location_of(store: Location, digest: str) -> Location:
+    """Where a tree is, as a place: `open_system` of it gives a `TreeSystem`.
+
+    Args:
+        store: the store's place.
+        digest: the tree's.
+    """
+    system, path = store.system, store.path
+    if system == "file":
+        url = f"file://{path}"
+    elif "://" in system:
+        url = system + path if path.startswith("/") else f"{system}/{path}"
+    else:
+        url = f"{system}:{path}" if path.startswith(("/", "~")) else f"{system}://{path}"
+    return Location(f"tree://{quote(url, safe='', errors='surrogateescape')}", digest.removeprefix("sha256:"))
+
+
+class TreeSystem(System):
+    """A directory of a version. Writing and deleting raise `ImmutableVersionError`."""
+
+    kind: ClassVar[str] = "tree"
+    keeps_links: ClassVar[bool] = True
+    keeps_executable: ClassVar[bool] = True
+    keeps_directories: ClassVar[bool] = True
+    writable: ClassVar[bool] = False
+
+    def __init__(self, location: Location, settings: Settings, store: Store) -> None:
+        self.location = location
+        self.settings = settings
+        self.store = store
+        value, _, self._root = location.path.strip("/").partition("/")
+        self.digest = f"sha256:{value}"
+        if len(value) != 64 or value.strip("0123456789abcdef"):
+            raise InvalidError(f"no version has the digest {value[:80]!r}", where=self.url())
+
+    @classmethod
+    def open(cls, location: Location, settings: Settings) -> TreeSystem:
+        """A handle on a version, or on a directory of it."""
+        url = unquote(location.system.removeprefix("tree://"), errors="surrogateescape")
+        # Whatever passes, the store's own handle tries again; what is damaged there stays so.
+        return cls(location, {**settings, "retries": 0}, Store.shared(url))
+
+    def at(self, path: str) -> TreeSystem:
+        """The same version further down."""
+        path = path.strip("/")
+        return TreeSystem(self.location / path, self.settings, self.store) if path else self
+
+    def close(self) -> None:
+        """Let go of the store's connections."""
+        self.store.close()
+
+    @cached_property
+    def tree(self) -> Tree:
+        """The marker of the version."""
+        return self.store.tree(self.digest)
+
+    # What is where
+
+    def _resolve(self, path: str, *, through: bool) -> tuple[tuple[bytes, ...], Child | Node] | None:
+        """The real path below the version's root and what is there; `None` for nothing, or what is outside.
+
+        A link in the last place is looked through if `through`.
+        """
+        todo = deque(key_bytes(path).split(b"/"))
+        done: list[tuple[bytes, Node]] = []
+        top = self.store.root(self.tree)
+        hops = 0
+        while todo:
+            part = todo.popleft()
+            if part == b"..":
+                if not done:
+                    return None
+                done.pop()
+                continue
+            if part in (b"", b"."):
+                continue
+            above = done[-1][1] if done else top
+            child = above.find(part, directory=True) if todo else None
+            child = child or above.find(part) or above.find(part, directory=True)
+            if child is None:
+                return None
+            if child.kind == "dir":
+                done.append((part, self.store.below(child)))
+            elif child.kind == "link" and (through or todo):
+                hops += 1
+                target = os.fsencode(entry_of(child, "").target or "")
+                if hops > _HOPS or target.startswith(b"/"):
+                    return None
+                todo.extendleft(reversed(target.split(b"/")))
+            elif todo:
+                return None
+            else:
+                return (*(name for name, _ in done), part), child
+        return tuple(name for name, _ in done), done[-1][1] if done else top
+
+    def _top(self) -> tuple[tuple[bytes, ...], Node]:
+        """The directory that this handle is on."""
+        found = self._resolve(f"{self._root}/", through=True)
+        if found is None or isinstance(found[1], Child):
+            raise NotFoundError("the version has no such directory", where=self.url())
+        return found[0], found[1]
+
+    def _find(self, key: str, *, through: bool) -> Child:
+        """The file or link under a key."""
+        parts = key.split("/")
+        if ".." in parts or "." in parts or key.startswith("/"):
+            raise NameClashError(f"no key of a version is {key!r}", where=self.url())
+        if not key:
+            raise InvalidError("an empty key names nothing", where=self.url())
+        found = None
+        if "" not in parts:
+            found = self._resolve(f"{self._root}/{key}", through=through)
+        if found is None or isinstance(found[1], Node):
+            told = "that is a directory, not a file" if found else "the version has nothing under this key"
+            raise NotFoundError(told, where=self.url(key))
+        return found[1]
+
+    # Verbs
+
+    def head(self, key: str) -> Entry:
+        """The file or link under `key`."""
+        return entry_of(self._find(key, through=False), key)
+
+    def read(self, key: str, span: Span | None = None, *, when: Condition = ANY) -> Body:
+        """The bytes of a file, compared with its digest; links are looked through."""
+        if when is ABSENT or (span is not None and not 0 <= span[0] <= span[1]):
+            raise InvalidError(f"cannot read {span} when {when}", where=self.url(key))
+        return self.store.open(self._wanted(key, when.etag if isinstance(when, Match) else None), span, key=key)
+
+    def _wanted(self, key: str, etag: str | None) -> Child:
+        child = self._find(key, through=True)
+        if etag is not None and child.digest != etag:
+            raise ConflictError("the version has other bytes there", where=self.url(key))
+        return child
+
+    def write(self, key: str, *_data: object, **_options: object) -> Entry:
+        """`ImmutableVersionError`."""
+        raise _immutable(self.url(key))
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """`ImmutableVersionError`."""
+        raise _immutable(self.url(keys[0] if keys else ""))
+
+    def list(self, prefix: str = "", *, after: str = "", depth: int | None = None) -> Iterator[Entry]:
+        """The files, links and empty directories of the version."""
+        return chain.from_iterable(self._pages(_View(prefix, after, depth, follow=False)))
+
+    def list_following(self, prefix: str = "", *, after: str = "", depth: int | None = None) -> Iterator[Entry]:
+        """The same, with what links point to (in the version) in their place."""
+        return chain.from_iterable(self._pages(_View(prefix, after, depth, follow=True)))
+
+    def list_pages(self, prefix: str = "", *, after: str = "", follow: bool = False) -> Iterator[Sequence[Entry]]:
+        """`list`, or `list_following`, in pages."""
+        return self._pages(_View(prefix, after, None, follow=follow))
+
+    # Listing
+
+    def _pages(self, view: _View) -> Iterator[Sequence[Entry]]:
+        path, node = self._top()
+        page: list[Entry] = []
+        for some in self._walk(path, node, "", view, ()):
+            page += some
+            if len(page) >= _PAGE:
+                for at in range(0, len(page), _PAGE):
+                    yield page[at : at + _PAGE]
+                page = []
+        if page:
+            yield page
+
+    def _walk(
+        self, path: tuple[bytes, ...], node: Node, top: str, view: _View, above: tuple[tuple[bytes, ...], ...]
+    ) -> Iterator[Sequence[Entry]]:
+        """The entries below a directory at a real path, which is shown at `top`, in order, some at a time."""
+        some: list[Entry] = []
+        members = (
+            self._members(path, node, top) if view.follow else ((child.name, path, child) for child in node.children)
+        )
+        all_meant = view.all_below(top)
+        for name, real, child in members:
+            kind, _, size, digest, executable, _ = child
+            if name.startswith(_HIDDEN):
+                continue
+            key = top + name.decode("utf-8", "surrogateescape")
+            if kind == "file":
+                if all_meant or view.means(key):
+                    check = digest if digest[6] == ":" else None
+                    some.append(Entry(key, size, "file", digest, None, check, executable))
+            elif kind == "link":
+                if all_meant or view.means(key):
+                    some.append(entry_of(child, key))
+            else:
+                key += "/"
+                if digest == EMPTY or (view.depth == 1 and key.startswith(view.prefix) and key != view.prefix):
+                    if all_meant or view.means(key):
+                        some.append(Entry(key, 0, "dir"))
+                elif all_meant or view.reaches(key):
+                    if view.follow and (real in above or real == path):
+                        raise InvalidError("a link leads to a directory that it lies in", where=self.url(key[:-1]))
+                    yield some
+                    some = []
+                    below = self.store.below(child)
+                    yield from self._walk(real, below, key, view, (*above, path))
+        yield some
+
+    def _members(
+        self, path: tuple[bytes, ...], node: Node, top: str
+    ) -> Iterable[tuple[bytes, tuple[bytes, ...], Child]]:
+        """What is in a directory as it is shown: name, real path and child, with links looked through, in order."""
+        members = []
+        moved = False
+        for child in node.children:
+            name = child.name
+            if child.kind != "link":
+                members.append((name, (*path, name) if child.kind == "dir" else path, child))
+                continue
+            where = "/".join(part.decode("utf-8", "surrogateescape") for part in (*path, name))
+            found = self._resolve(where, through=True)
+            if found is None:
+                raise NotFoundError(
+                    "a link leads to nothing in this version", where=self.url(top + os.fsdecode(name)),
+                    hint='links="keep" or links="skip"',
+                )  # fmt: skip
+            real, there = found
+            if isinstance(there, Node):
+                moved = True
+                place = ("n", "", 0, 0, there.files, there.entries)
+                there = Child("dir", name, there.size, there.digest, executable=False, where=place)
+            members.append((name, real, there))
+        if moved:
+            members.sort(key=lambda one: one[0] + b"/" if one[2].kind == "dir" else one[0])
+        return members
+
+    # What else can be done
+
+    def read_many(self, entries: Iterable[Entry]) -> Iterator[tuple[Entry, bytes | Exception]]:
+        """The bytes of each entry, with few requests: neighbours in a pack are read together."""
+        left = iter(entries)
+        most = self.store.group_size
+        while True:
+            group: list[tuple[Entry, Child]] = []
+            size = 0
+            for entry in left:
+                try:
+                    child = self._wanted(entry.key, entry.etag)
+                    if child.kind != "file":
+                        raise InvalidError(f"a {child.kind} has no bytes to read", where=self.url(entry.key))
+                except RhError as error:
+                    yield entry, error
+                    continue
+                group.append((entry, child))
+                size += child.size
+                if len(group) >= _GROUP or size >= most:
+                    break
+            if not group:
+                return
+            yield from read_children(self.store, group)
+
+    def write_many(self, items: Iterable[Item]) -> Iterator[Outcome]:
+        """`ImmutableVersionError` for each."""
+        for item in items:
+            yield Outcome(item.key, error=_immutable(self.url(item.key)))
+
+    def digest_many(self, entries: Iterable[Entry]) -> Iterator[Outcome]:
+        """The digest of each entry: it is what the version is made of."""
+        for entry in entries:
+            try:
+                child = self._wanted(entry.key, entry.etag)
+                chunks = chunks_of(self.store, child)
+                yield Outcome(entry.key, entry_of(child, entry.key), None, child.digest, chunks)
+            except RhError as error:
+                yield Outcome(entry.key, error=error)
+
+
+class _View(NamedTuple):
+    """What of a listing is asked for."""
+
+    prefix: str
+    after: str
+    depth: int | None
+    follow: bool
+
+    def means(self, key: str) -> bool:
+        """Whether a key is one of those."""
+        return key.startswith(self.prefix) and (not self.after or key_bytes(key) > key_bytes(self.after))
+
+    def reaches(self, folder: str) -> bool:
+        """Whether some of those can be below a directory."""
+        return (folder.startswith(self.prefix) or self.prefix.startswith(folder)) and (
+            not self.after or key_bytes(folder) > key_bytes(self.after) or self.after.startswith(folder)
+        )
+
+    def all_below(self, folder: str) -> bool:
+        """Whether all keys below a directory are among those."""
+        if not folder.startswith(self.prefix):
+            return False
+        return not self.after or (key_bytes(folder) > key_bytes(self.after) and not self.after.startswith(folder))
+
+
+def _immutable(where: str) -> ImmutableVersionError:
+    return ImmutableVersionError(
+        "a version never changes", where=where, hint="make a draft of it, or copy it somewhere and change the copy"
+    )

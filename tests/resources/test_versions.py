@@ -1,0 +1,247 @@
+"""Versions of folders, tables and blobs: committed, pinned, drafted, restored, on every kind of place."""
+
+import io
+import pickle
+
+import pytest
+
+import rh
+from rh import errors, observe
+
+FILES = {"a.txt": b"one", "sub/b.txt": b"two" * 1000, "sub/c.bin": bytes(range(256)) * 5000, "empty": b""}
+
+
+@pytest.fixture
+def cats(folder):
+    """A saved folder with four files, on each system in turn."""
+    folder.put(FILES)
+    return folder.save("cats")
+
+
+def test_a_version_stays_what_it_was(cats, python):
+    first = cats.commit("begin", aliases=["production"], tags=["x"], metadata={"k": 1})
+    assert (first.label, first.message, first.tags, first.files) == ("v1", "begin", ("x",), 4)
+    assert first.digest == cats.digest()
+    assert cats.commit("again").label == "v1"
+    cats.put({"a.txt": b"changed", "new.txt": b"new"}, overwrite=True)
+    cats.rm("empty")
+    second = cats.commit()
+    assert (second.label, second.parent) == ("v2", 1)
+    pinned = rh.folder("cats:v1")
+    assert pinned.version == "v1"
+    assert repr(pinned) == "<Folder ~/cats:v1>"
+    assert {name: pinned.get(name) for name in FILES} == FILES
+    assert pinned.glob("**") == ["a.txt", "empty", "sub/", "sub/b.txt", "sub/c.bin"]
+    assert pinned.open("sub/c.bin").read() == FILES["sub/c.bin"]
+    assert pinned.digest() == first.digest
+    assert pinned.verify()
+    assert rh.folder("cats:production") == rh.folder("cats", version="v1") == pinned
+    assert rh.folder(f"cats@{first.digest[:20]}").get("a.txt") == b"one"
+    assert rh.load("cats:latest").get("a.txt") == b"changed"
+    assert [version.label for version in cats.versions()] == ["v1", "v2"]
+    assert cats.log().splitlines()[0].startswith("v2 (latest)")
+    assert pickle.loads(pickle.dumps(pinned)).get("a.txt") == b"one"
+    if cats.system == "file":  # the others are registered in this process only
+        assert python("import rh; print(rh.folder('cats:production').get('a.txt'))") == "b'one'\n"
+
+
+def test_only_what_is_new_is_stored(cats):
+    cats.commit()
+    cats.put({"more.txt": b"more"})
+    with observe.counting() as counts:
+        cats.commit()
+    moved = counts.sent[cats.system]
+    assert moved < len(FILES["sub/c.bin"])
+
+
+def test_a_version_is_copied_anywhere(cats, tmp_path):
+    digest = cats.commit().digest
+    out = rh.folder("cats:v1").to(path=tmp_path / "out")
+    assert out.version is None
+    assert out.digest() == digest
+    assert out.verify()
+    assert rh.folder("cats:v1").local().joinpath("a.txt").read_bytes() == b"one"
+
+
+def test_a_version_is_never_changed(cats):
+    cats.commit()
+    pinned = rh.folder("cats:v1")
+    for change in (
+        lambda: pinned.put({"x": b""}),
+        lambda: pinned.rm("a.txt"),
+        pinned.rm,
+        pinned.mkdir,
+        pinned.commit,
+        pinned.save,
+        pinned.draft,
+        lambda: (pinned / "sub").put({"x": b""}),
+        lambda: pinned.open("a.txt", "wb").close(),
+    ):
+        with pytest.raises((errors.ImmutableVersionError, errors.UnsupportedError)):
+            change()
+    with pytest.raises((errors.ImmutableVersionError, errors.UnsupportedError)):
+        cats.to(path=pinned.url)
+    assert pinned.verify()
+
+
+def test_restore_and_aliases(cats):
+    cats.commit()
+    cats.rm("sub/")
+    cats.put({"a.txt": b"spoiled", "z": b"z"}, overwrite=True)
+    cats.commit()
+    restored = cats.restore("v1")
+    assert {name: restored.get(name) for name in FILES} == FILES
+    assert "z" not in restored.ls(full_paths=False)
+    cats.alias("production", "v1", expect=None)
+    with pytest.raises(errors.ConflictError, match="stands on v1"):
+        cats.alias("production", "v2", expect="v2")
+    assert cats.alias("production", expect="v1").label == "v2"
+    assert cats.aliases() == {"production": "v2"}
+    assert [move.version for move in cats.alias_history("production")] == [1, 2]
+    cats.unalias("production")
+    with pytest.raises(errors.NotFoundError, match="production"):
+        rh.folder("cats:production")
+
+
+def test_a_draft_is_one_version_or_none(cats, here, tmp_path):
+    cats.commit()
+    (tmp_path / "dir" / "deep").mkdir(parents=True)
+    (tmp_path / "dir" / "deep" / "x.txt").write_bytes(b"x")
+    (tmp_path / "dir" / "skip.tmp").write_bytes(b"no")
+    run = tmp_path / "run.sh"
+    run.write_bytes(b"#!/bin/sh\n")
+    run.chmod(0o755)
+    with cats.draft(message="edit", aliases=["staging"]) as draft:
+        draft.add(b"bytes", path="d/bytes.bin")
+        draft.add(io.BytesIO(b"stream"), path="d/stream.bin")
+        draft.add(run)
+        draft.add_dir(tmp_path / "dir", "more/", glob_exclude="*.tmp")
+        draft.remove("empty")
+        draft.move("sub/", "moved/")
+    version = draft.version
+    assert (version.label, version.message, version.parent) == ("v2", "edit", 1)
+    pinned = rh.folder("cats:staging")
+    found = [key for key in pinned.glob("**") if not key.endswith("/")]
+    assert found == [
+        "a.txt",
+        "d/bytes.bin",
+        "d/stream.bin",
+        "more/deep/x.txt",
+        "moved/b.txt",
+        "moved/c.bin",
+        "run.sh",
+    ]
+    assert pinned.get("d/stream.bin") == b"stream"
+    assert cats.get("sub/b.txt") == FILES["sub/b.txt"], "the folder's own files are not touched"
+    with pytest.raises(ZeroDivisionError), cats.draft() as failed:  # noqa: PT012
+        failed.add(b"never", path="never")
+        1 / 0  # noqa: B018
+    assert len(cats.versions()) == 2
+    with pytest.raises(errors.ConflictError, match="by now"), cats.draft() as late:  # noqa: PT012
+        late.add(b"late", path="late")
+        cats.upload(run, "first.sh")
+    assert [one.label for one in cats.versions()] == ["v1", "v2", "v3"]
+
+
+def test_membership_alone_stores_no_data(cats, here):
+    cats.commit()
+    other = here.save("dogs")
+    with observe.counting() as counts, cats.draft() as draft:
+        draft.remove("a.txt")
+        draft.move("sub/c.bin", "c.bin")
+    assert sum(counts.sent.values()) < 20_000
+    other.put({"x": b"x"})
+    other.commit()
+    with other.draft() as joined:
+        joined.copy_from("cats:v1", "sub/", "cats/")
+    assert rh.folder("dogs:latest").get("cats/b.txt") == FILES["sub/b.txt"]
+
+
+def test_upload_adds_to_the_newest_version(cats, tmp_path):
+    file = tmp_path / "n.txt"
+    file.write_bytes(b"n")
+    assert cats.upload(file, "in/n.txt", message="first").label == "v1"
+    with pytest.raises(errors.ExistsError):
+        cats.upload(file, "in/n.txt")
+    file.write_bytes(b"n2")
+    assert cats.upload(file, "in/n.txt", update=True).label == "v2"
+    assert rh.folder("cats:latest").get("in/n.txt") == b"n2"
+    with pytest.raises(errors.NotFoundError):
+        cats.upload(tmp_path / "missing")
+
+
+@pytest.mark.parametrize(
+    ("do", "error", "says"),
+    [
+        (lambda draft, _: draft.add(b"x"), errors.InvalidError, "path="),
+        (lambda draft, _: draft.add(io.BytesIO(b"x")), errors.InvalidError, "path="),
+        (lambda draft, _: draft.add(io.StringIO("x"), path="t"), errors.InvalidError, "text"),
+        (lambda draft, place: draft.add(place), errors.InvalidError, "add_dir"),
+        (lambda draft, _: draft.add(b"x", path="a.txt/b"), errors.NameClashError, "a.txt"),
+        (lambda draft, _: draft.add(b"x", path="a.txt", update=False), errors.ExistsError, "a.txt"),
+        (lambda draft, _: draft.add(b"x", path="../a"), errors.RhError, r"\.\."),
+        (lambda draft, _: draft.remove("missing"), errors.NotFoundError, "missing"),
+        (lambda draft, _: draft.move("missing", "b"), errors.NotFoundError, "missing"),
+        (lambda draft, _: draft.copy_from("nothing:v1"), errors.NotFoundError, "nothing"),
+        (lambda draft, _: draft.add(3, path="x"), errors.InvalidError, "no file"),
+    ],
+)
+def test_what_a_draft_refuses(here, tmp_path, do, error, says):
+    here.put(FILES)
+    cats = here.save("cats")
+    cats.commit()
+    with pytest.raises(error, match=says), cats.draft() as draft:
+        do(draft, tmp_path)
+    assert len(cats.versions()) == 1
+
+
+def test_a_table_and_a_blob_have_versions(folder):
+    table = rh.table({"x": [1, 2, 3]}, name="rows", path=(folder / "rows").url).save()
+    assert table.commit().files >= 1
+    table.write({"x": [9]}, mode="overwrite")
+    table.commit(aliases=["new"])
+    pinned = rh.table(name="rows:v1")
+    assert pinned.fetch() == {"x": [1, 2, 3]}
+    assert [len(batch) for batch in pinned.stream(2)] == [2, 1]
+    assert rh.table(name="rows:new").num_rows == 1
+    with pytest.raises(errors.ImmutableVersionError):
+        pinned.write({"x": [5]}, mode="append")
+    with pytest.raises(errors.ImmutableVersionError):
+        pinned.rm()
+    assert pinned.to(path=(folder / "copy").url).fetch() == {"x": [1, 2, 3]}
+    blob = rh.blob({"e": 1}, name="params", path=(folder / "params.json").url).save()
+    blob.commit()
+    rh.blob({"e": 2}, name="params", path=(folder / "params.json").url).save()
+    assert rh.blob(name="params:v1").fetch() == {"e": 1}
+    assert rh.blob(name="params").fetch() == {"e": 2}
+    assert len(rh.load("params").versions()) == 1, "saving anew keeps the versions of the name"
+    with pytest.raises(errors.ImmutableVersionError):
+        rh.blob(name="params:v1").write({"e": 3})
+
+
+def test_what_has_no_versions_says_so(here):
+    with pytest.raises(errors.InvalidError, match="no name"):
+        here.commit()
+    cats = here.save("cats")
+    assert cats.versions() == []
+    with pytest.raises(errors.NotFoundError, match="no versions"):
+        rh.folder("cats:v1")
+    cats.commit()
+    with pytest.raises(errors.NotFoundError, match="newest is v1"):
+        rh.folder("cats:v2")
+    with pytest.raises(errors.InvalidError, match="alias"):
+        cats.commit(aliases=["a:b"])
+    with pytest.raises(errors.InvalidError, match="names a version"):
+        rh.folder(name="cats:v1", path=here.path)
+    with pytest.raises(errors.InvalidError, match="list"):
+        cats.commit(tags="x")
+    assert rh.exists("cats:v1")
+    assert not rh.exists("cats:v9")
+
+
+def test_renaming_keeps_the_versions(here):
+    here.put(FILES)
+    cats = here.save("cats")
+    cats.commit()
+    cats.rename("felines")
+    assert rh.folder("felines:v1").get("a.txt") == b"one"
