@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from rh.cli import doctor, files, listing, move, names, playground, settings, table
+from rh.cli import doctor, files, keeping, listing, move, names, playground, settings, table, versions
 from rh.cli import exit as codes
 
 __all__ = ["app"]
@@ -20,6 +20,7 @@ A place is one of
   name:/path            a path on a configured host or cluster (name:~/x is below its home)
   name://path           a place on any configured system
   rh://name/path        what is saved under a name, and a path in it (rh://~/x, rh:///org/x)
+  rh://name:v3/path     the same in a version (rh://name:production, rh://name@sha256:…)
 A trailing slash says that a directory is meant.
 """
 
@@ -76,9 +77,14 @@ for command in (
     names.forget,
     names.history,
     names.resources,
+    versions.commit,
+    keeping.gc,
 ):
     app.command()(command)
 app.add_typer(settings.app, name="config")
 app.add_typer(table.app, name="table")
+app.add_typer(versions.version_app, name="version")
+app.add_typer(versions.alias_app, name="alias")
+app.add_typer(keeping.cache_app, name="cache")
 app.command()(doctor.doctor)
 app.command()(playground.playground)

@@ -44,6 +44,8 @@ class DataFile(NamedTuple):
         etag: the store's, as it was when the file was listed or written; reads hold it against what they find.
         digest: of the bytes (`rh.digest` text form), where `rh` wrote it.
         values: the file's values of the partition columns, as text, in their order; `None` stands for null.
+        footer: length and SHA-256 of the footer of a Parquet file that `rh` wrote, `"<bytes>:<hex>"`: Arrow trusts what
+            it says, so it is compared before Arrow sees it.
     """
 
     key: str
@@ -52,6 +54,7 @@ class DataFile(NamedTuple):
     etag: str | None = None
     digest: str | None = None
     values: tuple[str | None, ...] = ()
+    footer: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

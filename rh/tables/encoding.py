@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import tempfile
 import threading
@@ -98,10 +99,14 @@ class _Pipe:
         self._ended = False
         self._unread = False
         self._error: BaseException | None = None
+        self.kept: list[bytes] | None = None
+        """What is written from now on, where it is a list."""
 
     def write(self, data: Any) -> int:
         """Take bytes; waits while there are too many. Once nobody reads them they fall on the floor."""
         piece = data if isinstance(data, bytes) else bytes(data)
+        if self.kept is not None:
+            self.kept.append(piece)
         with self._changed:
             self._changed.wait_for(lambda: self._unread or self._error is not None or self._has_room())
             self.size += len(piece)
@@ -202,6 +207,16 @@ class _Spool(_Pipe):
                 yield piece
 
 
+def _footer(end: bytes) -> str:
+    """Length and SHA-256 of a Parquet file's footer, given what was written last.
+
+    The last eight bytes of a file are the length of the footer before them, in little-endian order, and `PAR1`:
+    https://parquet.apache.org/docs/file-format/
+    """
+    size = int.from_bytes(end[-8:-4], "little") + 8
+    return f"{size}:{hashlib.sha256(end[-size:]).hexdigest()}"
+
+
 class _CancelledError(RhError):
     """Why the stream of a file that is given up ends."""
 
@@ -220,6 +235,7 @@ class EncodedFile:
         self._entry: Entry | None = None
         self._error: BaseException | None = None
         self._open = True
+        self._footer: str | None = None
         self._schema = schema
         self._writer: Any = None
         self._thread = threading.Thread(target=self._store, name="rh-table", daemon=True)
@@ -250,7 +266,9 @@ class EncodedFile:
         """No more rows will come."""
         if self._open:
             self._open = False
+            self._pipe.kept = []
             self._writer.close()
+            self._footer = _footer(b"".join(self._pipe.kept))
             self._writer = None
             self._pipe.end()
 
@@ -280,7 +298,8 @@ class EncodedFile:
                 expected=f"{self._pipe.size} bytes",
                 got=f"{entry.size} bytes",
             )
-        return DataFile(self.key, entry.size, self._rows, entry.etag, self._hasher.finish().text, self._values)
+        digest = self._hasher.finish().text
+        return DataFile(self.key, entry.size, self._rows, entry.etag, digest, self._values, self._footer)
 
     def _check(self) -> None:
         if self._error is not None:

@@ -4,7 +4,8 @@ The index of a table that `rh` wrote, `.rh-table.json` below its root, is one JS
 
 * `format`: 1, the number of this schema. A reader that meets a higher one refuses, and writes nothing.
 * `files`: in the order of the rows, each with `key` (`key_b64`, base64 of its bytes, where they are not UTF-8), `size`,
-  and what is known of `rows`, `etag`, `digest`, `values`: the fields of `rh.tables.base.DataFile`.
+  and what is known of `rows`, `etag`, `digest`, `values`, `footer`: the fields of `rh.tables.base.DataFile`.
+* `place`: where the index was written. Etags mean something there only.
 * `partition_cols`, and `schema`, base64 of the serialized Arrow schema of the whole table.
 * `rows`, `bytes`: of all files (`rows` is null where a file's are not known). `written`: when, for people.
 * `write_id`: of this index, another at each change.
@@ -105,9 +106,11 @@ def _garbled(where: str, why: str) -> IntegrityError:
 def snapshot_of(document: Mapping[str, Any], etag: str, where: str) -> Snapshot:
     """What an index says; `IntegrityError` if it says nothing sensible."""
     try:
+        # Etags are those of one place: a table that was copied by other means has others, and the same bytes.
+        here = document.get("place") in (None, where)
         return Snapshot(
             "parquet",
-            tuple(map(_file, document["files"])),
+            tuple(map(_file, document["files"] if here else map(_anywhere, document["files"]))),
             tuple(map(str, document["partition_cols"])),
             base64.b64decode(document["schema"], validate=True),
             etag,
@@ -119,7 +122,15 @@ def snapshot_of(document: Mapping[str, Any], etag: str, where: str) -> Snapshot:
 def _file(line: Mapping[str, Any]) -> DataFile:
     key = line["key"] if "key" in line else key_text(base64.b64decode(line["key_b64"], validate=True))
     values = tuple(None if value is None else str(value) for value in line.get("values") or ())
-    return DataFile(str(key), int(line["size"]), line.get("rows"), line.get("etag"), line.get("digest"), values)
+    return DataFile(
+        str(key),
+        int(line["size"]),
+        line.get("rows"),
+        line.get("etag"),
+        line.get("digest"),
+        values,
+        None if line.get("footer") is None else str(line["footer"]),
+    )
 
 
 def _line(file: DataFile) -> dict[str, Any]:
@@ -129,7 +140,13 @@ def _line(file: DataFile) -> dict[str, Any]:
     except UnicodeDecodeError:
         line = {"key_b64": base64.b64encode(raw).decode()}
     line["size"] = file.size
-    known = {"rows": file.rows, "etag": file.etag, "digest": file.digest, "values": list(file.values) or None}
+    known = {
+        "rows": file.rows,
+        "etag": file.etag,
+        "digest": file.digest,
+        "values": list(file.values) or None,
+        "footer": file.footer,
+    }
     return line | {name: value for name, value in known.items() if value is not None}
 
 
@@ -138,8 +155,11 @@ def without_etags(system: System) -> bytes:
     found = read(system)
     if found is None:
         raise ConflictError("somebody removed the table", where=system.url(INDEX))
-    lines = [{name: value for name, value in line.items() if name != "etag"} for line in found.document["files"]]
-    return encoded({**found.document, "files": lines})
+    return encoded({**found.document, "files": list(map(_anywhere, found.document["files"]))})
+
+
+def _anywhere(line: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in line.items() if name != "etag"}
 
 
 def ordered(files: Iterable[DataFile]) -> list[DataFile]:
@@ -148,16 +168,19 @@ def ordered(files: Iterable[DataFile]) -> list[DataFile]:
 
 
 def document_of(
-    old: Index | None, files: Iterable[DataFile], partition_cols: Sequence[str], schema: bytes
+    old: Index | None, files: Iterable[DataFile], partition_cols: Sequence[str], schema: bytes, where: str
 ) -> dict[str, Any]:
-    """The index that is to replace `old`: what is not known here stays."""
+    """The index that is to replace `old`, at the place `where`: what is not known here stays."""
     files = list(files)
-    before = {} if old is None else {_file(line).key: line for line in old.document["files"]}
+    before: dict[str, Any] = {} if old is None else {_file(line).key: line for line in old.document["files"]}
+    if old is not None and old.document.get("place") not in (None, where):
+        before = {key: _anywhere(line) for key, line in before.items()}
     rows = [file.rows for file in files]
     return {
         **({} if old is None else old.document),
         "format": FORMAT,
         "files": [before.get(file.key) or _line(file) for file in files],
+        "place": where,
         "partition_cols": list(partition_cols),
         "schema": base64.b64encode(schema).decode(),
         "rows": None if None in rows else sum(row for row in rows if row is not None),

@@ -7,6 +7,7 @@ Every read is held against the snapshot: a file whose etag or size is another on
 from __future__ import annotations
 
 import atexit
+import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +26,7 @@ from rh.types import ANY, Match
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["BLOCK", "TAIL", "Ranges", "Source", "check_now", "first_line", "open_file", "translated"]
+__all__ = ["BLOCK", "TAIL", "Ranges", "Source", "check_footer", "check_now", "first_line", "open_file", "translated"]
 
 TAIL = 1 << 16
 """Bytes at the end of a file that are read first: footers are there, and seldom longer."""
@@ -50,11 +51,28 @@ def open_file(system: System, file: DataFile, *, block: int = 0) -> pa.NativeFil
     """
     descriptor = _local_descriptor(system, file)
     if descriptor is None:
-        return need("pyarrow").PythonFile(Ranges(system, file, block=block), mode="r")
-    try:
-        return _native(descriptor)
-    finally:
-        os.close(descriptor)
+        opened = need("pyarrow").PythonFile(Ranges(system, file, block=block), mode="r")
+    else:
+        try:
+            opened = _native(descriptor)
+        finally:
+            os.close(descriptor)
+    check_footer(opened, file, system.url(file.key))
+    return opened
+
+
+def check_footer(opened: pa.NativeFile, file: DataFile, where: str) -> None:
+    """Raise `IntegrityError` unless a Parquet file has the footer that was written, where that is known.
+
+    Arrow believes what a footer says, and may end the process over one that was damaged.
+    """
+    if file.footer is None:
+        return
+    length, _, expected = file.footer.partition(":")
+    size = int(length)
+    got = hashlib.sha256(opened.read_at(size, max(0, file.size - size))).hexdigest()
+    if got != expected:
+        raise IntegrityError("the file's footer is damaged", where=where, expected=expected, got=got)
 
 
 class Source:

@@ -17,7 +17,7 @@ from rh.systems.base import System
 from rh.tables import access
 from rh.tables.base import Snapshot
 from rh.tables.order import Group
-from rh.tables.ranges import BLOCK, TAIL, Ranges, Source, check_now, translated
+from rh.tables.ranges import BLOCK, TAIL, Ranges, Source, check_footer, check_now, translated
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -114,6 +114,7 @@ class Scan:
                 if got != file.digest:
                     opened.check()
                     raise IntegrityError("the file is damaged", where=where, expected=file.digest, got=got)
+            check_footer(opened.file, file, where)
             metadata = pq.read_metadata(opened.file)
             tail = None if opened.ranges is None else opened.ranges.tail
         if file.rows is not None and metadata.num_rows != file.rows:

@@ -262,7 +262,7 @@ def _next(
     if mode == "overwrite" and (current and current.etag) != (base and base.etag):
         raise ConflictError("somebody changed the table while it was written", where=where, hint="write it again")
     if mode != "append" or (base is None and current is None):
-        return index.document_of(current, index.ordered(new), partition_cols, schema.serialize().to_pybytes())
+        return index.document_of(current, index.ordered(new), partition_cols, schema.serialize().to_pybytes(), where)
     if current is None:
         assert base is not None
         if base.owned:
@@ -278,7 +278,7 @@ def _next(
     after = agreed(before, schema, where)
     if after.names != schema.names or after.types != schema.types:
         raise InvalidError("somebody changed the table's schema while it was written", where=where, hint="append again")
-    return index.document_of(current, [*files, *index.ordered(new)], columns, after.serialize().to_pybytes())
+    return index.document_of(current, [*files, *index.ordered(new)], columns, after.serialize().to_pybytes(), where)
 
 
 def _put(system: System, data: bytes, current: index.Index | None) -> Entry:

@@ -8,9 +8,10 @@ from typing import NamedTuple
 from rh.errors import IntegrityError, NotFoundError, RhError
 from rh.systems.abilities import Bulk
 from rh.types import Entry
+from rh.versions.cache import Stretches
 from rh.versions.moving import each
 from rh.versions.nodes import Child
-from rh.versions.reading import check, place_of_file, whole
+from rh.versions.reading import check, kept_whole, place_of_file, whole
 from rh.versions.store import Store, object_key, pack_key
 
 __all__ = ["read_children"]
@@ -18,6 +19,8 @@ __all__ = ["read_children"]
 _GAP = 64 * 1024
 """So many bytes that nobody wants are read rather than making another request."""
 _JOINED = 8 << 20
+_MANY = 8
+"""So many members that were read together are kept together: a file for each would cost more than reading it does."""
 
 
 class _Run(NamedTuple):
@@ -37,8 +40,9 @@ def read_children(store: Store, group: Sequence[tuple[Entry, Child]]) -> Iterato
         wanted.setdefault(child.digest, []).append(entry)
         children[child.digest] = child
     left: list[Child] = []
+    stretches = Stretches()
     for digest, child in children.items():
-        data = store.contents.get(digest) if child.size else b""
+        data = kept_whole(store, child, stretches)
         if data is None:
             left.append(child)
         else:
@@ -85,15 +89,20 @@ def _read_run(store: Store, run: _Run) -> list[tuple[Child, bytes | Exception]]:
         at = child.where[2] - run.start
         return bytes(data[at : at + child.size])
 
-    return [(child, _checked(store, child, member(child))) for child in run.children]
+    many = len(run.children) >= _MANY
+    found = [(child, _checked(store, child, member(child), keep=not many)) for child in run.children]
+    if many and all(isinstance(one, bytes) for _, one in found):
+        store.contents.put_stretch(run.pack, run.start, data)
+    return found
 
 
-def _checked(store: Store, child: Child, data: bytes) -> bytes | Exception:
+def _checked(store: Store, child: Child, data: bytes, *, keep: bool) -> bytes | Exception:
     try:
         check(data, child, store)
     except IntegrityError:
         return _whole(store, child)  # once more: it may be right where it is
-    store.contents.put(child.digest, data)
+    if keep:
+        store.contents.put(child.digest, data)
     return data
 
 
@@ -109,7 +118,7 @@ def _others(store: Store, children: Sequence[Child]) -> Iterator[tuple[Child, by
             elif isinstance(data, Exception):
                 yield child, data
             else:
-                yield child, _checked(store, child, data)
+                yield child, _checked(store, child, data, keep=True)
         children = [child for child in children if child.where[0] != "o"]
     yield from each(lambda child: (child, _whole(store, child)), children)
 

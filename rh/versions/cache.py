@@ -21,7 +21,7 @@ from rh import config
 from rh import digest as digests
 from rh.observe import log
 
-__all__ = ["Contents", "Kept", "Sink", "keep", "kept", "kept_span", "ls", "rm", "sound_part", "verify"]
+__all__ = ["Contents", "Kept", "Sink", "Stretches", "keep", "kept", "kept_span", "ls", "rm", "sound_part", "verify"]
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _DEFAULT_MB = 20 * 1024
@@ -33,7 +33,7 @@ _STALE_S = 24 * 3600.0
 _REMEMBERED = 10_000
 _sound: dict[str, tuple[int, int, int]] = {}
 """Files that were compared with their digests, and their state then: inode, size, time of change."""
-_PARTS = ("objects", "nodes", "trees")
+_PARTS = ("objects", "packs", "nodes", "trees")
 
 
 class Kept(NamedTuple):
@@ -118,7 +118,7 @@ class Contents:
         if digests.of_bytes(data).text != digest:
             self.drop(digest)
             return None
-        self._use(digest)
+        _touch(_path_of("objects", _name(digest)))
         return data
 
     def sound(self, digest: str, size: int) -> Path | None:
@@ -138,7 +138,7 @@ class Contents:
                 self.drop(digest)
                 return None
             _note(str(path), stamp)
-        self._use(digest)
+        _touch(str(path))
         return path
 
     def put(self, digest: str, data: bytes | bytearray | memoryview) -> None:
@@ -157,18 +157,17 @@ class Contents:
             log.debug("nothing can be kept in the cache: %s", error)
             return None
 
+    def put_stretch(self, pack: str, start: int, data: bytes | bytearray | memoryview) -> None:
+        """Keep a stretch of a pack whose members were compared with their digests."""
+        if len(data) <= self.limit // 8:
+            sha = digests.of_bytes(data).text.partition(":")[2]
+            keep("packs", f"{pack}/{start}-{start + len(data)}-{sha}", data)
+            self._grown(len(data))
+
     def drop(self, digest: str) -> None:
         """Forget a content."""
         with suppress(OSError):
             _path(digest).unlink()
-
-    def _use(self, digest: str) -> None:
-        """Note that a content was used."""
-        path = _path_of("objects", _name(digest))
-        with suppress(OSError):
-            at, now = os.stat(path), time.time()
-            if now - at.st_atime > _FRESH_S:
-                os.utime(path, (now, at.st_mtime))
 
     def _grown(self, size: int) -> None:
         """Note that so many bytes were added, and make room when there are too many.
@@ -192,7 +191,7 @@ class Contents:
     def shrink(self, limit: int | None = None) -> int:
         """Remove what was not used for longest until a tenth of the room is free. Returns the bytes removed."""
         limit = self.limit if limit is None else limit
-        found = sorted(ls("objects"), key=lambda one: one.used)
+        found = sorted(ls(), key=lambda one: one.used)
         total = sum(one.size for one in found)
         removed, goal = 0, limit - limit // 10
         for one in found if total > limit else ():
@@ -204,6 +203,41 @@ class Contents:
         with suppress(OSError), open(Path(_root(), "objects", "grown"), "wb") as file:
             file.truncate((total - removed) // _GRAIN)
         return removed
+
+
+class Stretches:
+    """The stretches of packs that are kept, as they are when each pack is first asked for."""
+
+    def __init__(self) -> None:
+        self._packs: dict[str, list[tuple[int, int, str]]] = {}
+
+    def get(self, pack: str, offset: int, size: int, digest: str) -> bytes | None:
+        """A member of a pack, compared with its digest; `None` if it is not here."""
+        for start, stop, path in self._of(pack):
+            if start <= offset and offset + size <= stop:
+                try:
+                    with open(path, "rb", buffering=0) as file:
+                        data = os.pread(file.fileno(), size, offset - start)
+                except OSError:
+                    continue
+                if digests.of_bytes(data).text == digest:
+                    return data
+                log.warning("the cache is damaged, and %s is fetched again", path)
+                with suppress(OSError):
+                    os.unlink(path)
+        return None
+
+    def _of(self, pack: str) -> list[tuple[int, int, str]]:
+        found = self._packs.get(pack)
+        if found is None:
+            found = self._packs[pack] = []
+            for one in _scan(Path(_path_of("packs", pack))):
+                start, _, rest = one.name.partition("-")
+                stop = rest.partition("-")[0]
+                if start.isdigit() and stop.isdigit():
+                    found.append((int(start), int(stop), one.path))
+                    _touch(one.path)
+        return found
 
 
 class Sink:
@@ -250,6 +284,14 @@ class Sink:
             self._temp.unlink()
 
 
+def _touch(path: str) -> None:
+    """Note that a file was used."""
+    with suppress(OSError):
+        at, now = os.stat(path), time.time()
+        if now - at.st_atime > _FRESH_S:
+            os.utime(path, (now, at.st_mtime))
+
+
 def _name(digest: str) -> str:
     tag, _, value = digest.partition(":")
     return value if tag == "sha256" else f"{value}.{tag}"
@@ -273,23 +315,26 @@ def _digest_of(path: Path, size: int) -> str:
 
 
 def ls(*kinds: str) -> Iterator[Kept]:
-    """What is kept; of all kinds unless some are named (`"objects"`, `"nodes"`, `"trees"`)."""
+    """What is kept; of all kinds unless some are named (`"objects"`, `"packs"`, `"nodes"`, `"trees"`)."""
     for kind in kinds or _PARTS:
-        root = Path(_root(), kind)
-        for folder in _scan(root):
-            if not folder.is_dir(follow_symlinks=False):
-                if folder.name.startswith(".") and _old(folder):
-                    with suppress(OSError):
-                        os.unlink(folder.path)
-                continue
-            for file in _scan(Path(folder.path)):
-                if file.name.startswith("."):
-                    continue
-                with suppress(OSError):
-                    at = file.stat(follow_symlinks=False)
-                    name = folder.name + file.name
-                    named = _digest(name) if kind == "objects" else name
-                    yield Kept(named, at.st_size, max(at.st_atime, at.st_mtime), Path(file.path))
+        for name, file in _files(Path(_root(), kind), ""):
+            with suppress(OSError):
+                at = file.stat(follow_symlinks=False)
+                named = _digest(name) if kind == "objects" else name
+                yield Kept(named, at.st_size, max(at.st_atime, at.st_mtime), Path(file.path))
+
+
+def _files(folder: Path, name: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """The files below a directory, less those that are being written."""
+    for one in _scan(folder):
+        if one.is_dir(follow_symlinks=False):
+            yield from _files(Path(one.path), f"{name}{one.name}" if not name else f"{name}{one.name}/")
+        elif not one.name.startswith("."):
+            if name:  # what lies at the top is not content
+                yield f"{name}{one.name}", one
+        elif _old(one):
+            with suppress(OSError):
+                os.unlink(one.path)
 
 
 def _scan(path: Path) -> list[os.DirEntry[str]]:
@@ -350,10 +395,11 @@ def rm(*digests_of: str) -> tuple[int, int]:
 def verify() -> tuple[int, list[str]]:
     """Read all contents that are kept, and drop those that are damaged. Returns how many there were, and those."""
     count, damaged = 0, []
-    for one in ls("objects"):
+    for one in ls("objects", "packs"):
         count += 1
         with suppress(FileNotFoundError):
-            if _digest_of(one.path, one.size) != one.name:
+            expected = one.name if ":" in one.name else f"sha256:{one.name.rpartition('-')[2]}"
+            if _digest_of(one.path, one.size) != expected:
                 damaged.append(one.name)
                 one.path.unlink()
     return count, damaged

@@ -1,5 +1,6 @@
 """Changes of a version written down as plain JSON values, so that another process can make them.
 
+    {"do": "hold", "path": …}       the digest of a tree that holds what follows
     {"do": "put", "path": …, "kind": "file", "size": …, "digest": …, "executable": …, "where": …}
     {"do": "remove", "path": …}
     {"do": "move", "path": …, "to": …}
@@ -50,7 +51,7 @@ class Change(NamedTuple):
         """
         try:
             do, path = str(told["do"]), unquote(told["path"], errors="surrogateescape")
-            if do == "remove":
+            if do in ("remove", "hold"):
                 return cls(do, path)
             if do == "move":
                 return cls(do, path, unquote(told["to"], errors="surrogateescape"))

@@ -18,6 +18,7 @@ from rh.content.cache import DigestCache, settled
 from rh.content.tree import Row, TreeHasher
 from rh.digest import Digest
 from rh.errors import InvalidError, NameClashError, NotFoundError, TransferError, UnsupportedError
+from rh.observe import log
 from rh.progress import Progress, Silent
 from rh.systems.abilities import Following
 from rh.systems.base import HIDDEN, System
@@ -54,7 +55,7 @@ def commit_tree(
     Args:
         source: the root.
         store: where to.
-        base: the digest of a tree of this store that much of it is thought to be in.
+        base: the digest of a tree of this store that much of it is thought to be in; one that is gone does no harm.
         keys: the very keys that are meant, instead of all.
         extra: further small files, by key; they replace those of the source, and may have names that are ours.
         options: `include`, `exclude` and `ignore_file` are obeyed.
@@ -102,6 +103,8 @@ def commit_file(
         raise UnsupportedError("this is no file with bytes in it", where=source.url(key))
     row = DigestCache(source).get(key, entry.etag)
     name = key.rpartition("/")[2] if name is None else name
+    if not is_path(name):
+        raise NameClashError(f"a version cannot hold the key {name!r}", where=source.url(key))
     page = Page([name], [entry], [row.digest if row else None], [row.chunks if row else b""], [bool(entry.executable)])
     commit = _Commit(source, store, base, {}, progress or Silent(), cancel or threading.Event())
     return commit.run(iter((page,)), lease)
@@ -206,7 +209,7 @@ class _Commit:
         return hasher.finish() if hasher is not None else None
 
     def _store(self, pages: Pages, lease: Lease) -> Tree:
-        past = Past.of(self.store, None if self._base is None else self.store.tree(self._base))
+        past = Past.of(self.store, self._past())
         with Writer(self.store, lease, self.progress) as writer:
             for key, data in self._extra.items():
                 stored = writer.put(data)
@@ -224,9 +227,18 @@ class _Commit:
                     above.take(level, level.past.child.where)
                 else:
                     above.take(level, writer.node(level.settled()))
-            if self._base is not None and level.is_past():
+            if level.is_past() and self._base is not None:
                 return self.store.tree(self._base)
             return writer.finish(level.settled())
+
+    def _past(self) -> Tree | None:
+        """The base, if the store still has it."""
+        if self._base is None:
+            return None
+        if not self.store.has_tree(self._base):
+            log.warning("%s has no version %s to begin from; all is looked for anew", self.store.url, self._base)
+            return None
+        return self.store.tree(self._base)
 
     def _missing(self, pages: Pages, past: Past) -> Iterator[Missing]:
         """The files that are not known to be what they were in the base."""

@@ -6,36 +6,28 @@ not touch is neither read nor written.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
-from typing import IO, Any, Self, TypeAlias
+from typing import Any, Self
 
 from rh.content.tree import key_bytes, key_text
 from rh.digest import Digest
-from rh.errors import ConflictError, InvalidError, NameClashError, NotFoundError, UnsupportedError
+from rh.errors import ConflictError, InvalidError, NameClashError, NotFoundError
 from rh.systems import open_system
-from rh.systems.base import Bytes, System
+from rh.systems.base import System
 from rh.transfer.options import Options
-from rh.transfer.survey import is_data
-from rh.types import Entry, Link, Location
+from rh.types import Entry, Location
 from rh.versions.changes import Change
+from rh.versions.incoming import Data, Incoming
 from rh.versions.index import identity
 from rh.versions.lease import Lease
-from rh.versions.levels import Past, directory, link
-from rh.versions.nodes import EMPTY, Child, Node, Where
+from rh.versions.levels import Past, link
+from rh.versions.nodes import Child, Node
 from rh.versions.overlay import Overlay
-from rh.versions.packs import LARGE, Writer
-from rh.versions.source import digested, gone, is_path, reference, selected, surveyed
+from rh.versions.source import digested, is_path, reference, selected, surveyed
 from rh.versions.store import Store, Tree
 
 __all__ = ["Edit"]
 
-Data: TypeAlias = "Bytes | Link | IO[bytes] | tuple[System, Entry]"
-
-_WHOLE = 8 << 20
-"""A file object is read into memory up to so many bytes."""
 _DEFAULT = Options()
 
 
@@ -67,12 +59,10 @@ class Edit:
         self._base = None if base is None else store.tree(base)
         past = Past.of(store, self._base)
         self._overlay = Overlay(store, past.child)
-        self._lease = lease
-        self._stack = ExitStack()
-        self._opened: Writer | None = None
-        self._sources: list[tuple[System, Entry, Digest | None]] = []
-        """Files that are still to be stored: a child at `("?", number)` is one of them."""
-        self._stored: dict[int, tuple[str, Where]] = {}
+        self._incoming = Incoming(store, lease)
+        self._done = False
+        self._needs = set() if base is None else {base}
+        """Trees of this store whose contents the new one shares: they must still be there when it is made."""
         self._log: list[Change] = []
 
     def __enter__(self) -> Self:
@@ -83,8 +73,8 @@ class Edit:
 
     def close(self) -> None:
         """Give the edit up, unless it is finished. Nothing of it is to be seen."""
-        self._opened = None
-        self._stack.close()
+        self._done = True
+        self._incoming.close()
 
     # What can be done
 
@@ -106,10 +96,10 @@ class Edit:
             if not isinstance(data, bytes) or data:
                 raise InvalidError("a path that ends with / is a directory and has no bytes", where=self._url(path))
             self._check(path)
-            self._put(path[:-1], self._empty())
+            self._put(path[:-1], self._incoming.empty())
             return
         self._check(path, update=update)
-        self._put(path, self._child(data, executable=executable))
+        self._put(path, self._incoming.child(data, executable=executable))
 
     def add_tree(self, source: System, to: str = "", *, options: Options = _DEFAULT, update: bool = True) -> None:
         """Put all that is below a root into a directory, as it is when the edit is finished; links are kept as links.
@@ -132,7 +122,7 @@ class Edit:
                 found.append((path, entry, Digest(digest, chunks) if digest else None, bool(executable)))
         for path, entry, known, executable in found:
             if entry.kind == "file":
-                self._put(path, self._later(source, entry, known, executable=executable))
+                self._put(path, self._incoming.later(source, entry, known, executable=executable))
             else:
                 self._put_other(path, entry)
 
@@ -140,7 +130,9 @@ class Edit:
         """Put a link, or an empty directory if there is none."""
         if entry.kind == "dir" and self._overlay.has_directory(_parts(path)):
             return
-        self._put(path.removesuffix("/"), link(b"", entry.target or "") if entry.kind == "link" else self._empty())
+        self._put(
+            path.removesuffix("/"), link(b"", entry.target or "") if entry.kind == "link" else self._incoming.empty()
+        )
 
     def add_reference(self, location: Location, path: str) -> None:
         """Put a file that stays where it is, or all that is in a directory. It is read once, for its digest.
@@ -218,6 +210,8 @@ class Edit:
         puts = self._to_copy(store, found, to.rstrip("/"))
         if identity(store.system) != identity(self.store.system):
             puts = self._from_afar(store, tree, puts, _prefix(sub), _prefix(to))
+        else:
+            self._needs.add(tree)
         for path, child in puts:
             self._put(path, child)
 
@@ -252,7 +246,7 @@ class Edit:
                 below = store.below(child).children
                 waiting += [(_join(path, one.name), one) for one in below]
                 if not below:
-                    found.append((path, self._empty()))
+                    found.append((path, self._incoming.empty()))
             elif child.kind == "file" and child.size:
                 entry = Entry(
                     sub.rstrip("/") if path == to.rstrip("/") else sub + path[len(to) :],
@@ -261,7 +255,7 @@ class Edit:
                     child.digest,
                 )
                 plain = Digest(child.digest) if child.digest.startswith("sha256:") else None
-                later = self._later(source, entry, plain, executable=child.executable)
+                later = self._incoming.later(source, entry, plain, executable=child.executable)
                 found.append((path, later._replace(digest=child.digest)))
             else:
                 found.append((path, child))
@@ -270,13 +264,17 @@ class Edit:
     # What becomes of it
 
     def changes(self) -> list[dict[str, Any]]:
-        """All changes as plain JSON values, for `replay`. What they put is in the store afterwards, held by `held`."""
-        writer = self._writer()
-        self._flush()
-        changes = [one if one.child is None else one._replace(child=self._settled(one.child)) for one in self._log]
+        """All changes as plain JSON values, for `replay`.
+
+        What they put is in the store afterwards, held by the tree `held`: who keeps the changes gives it a reference.
+        """
+        incoming = self._incoming
+        incoming.store(change.child for change in self._log if change.child is not None)
+        changes = [one if one.child is None else one._replace(child=incoming.settled(one.child)) for one in self._log]
         put = {one.child.digest: one.child for one in changes if one.child is not None and one.child.kind != "link"}
-        self.held = writer.finish(Node.of(child._replace(name=key_bytes(digest)) for digest, child in put.items()))
-        return [change.as_dict() for change in changes]
+        root = Node.of(child._replace(name=key_bytes(digest)) for digest, child in put.items())
+        self.held = incoming.writer.finish(root)
+        return [Change("hold", self.held.digest).as_dict(), *(change.as_dict() for change in changes)]
 
     @classmethod
     def replay(
@@ -294,6 +292,8 @@ class Edit:
                 as_directory = change.child.kind == "dir"
                 edit._check(change.path + "/" if as_directory else change.path)
                 edit._put(change.path, change.child)
+            elif change.do == "hold":
+                edit._needs.add(change.path)
             elif change.do == "move":
                 edit.move(change.path, change.to)
             else:
@@ -304,106 +304,38 @@ class Edit:
         """Store what is left to be stored, and then the tree.
 
         Raises:
-            ConflictError: a file changed since it was added. Whatever it raises, nothing is to be seen.
+            ConflictError: a file changed since it was added, or a version that this one shares contents with was swept
+                meanwhile. Whatever it raises, nothing is to be seen.
         """
+        self._check_open()
+        incoming = self._incoming
         try:
             if not self._log and self._base is not None:
                 return self._base
-            writer = self._writer()
-            self._flush()
-            root = self._overlay.root(self._settled, writer.node)
+            writer = incoming.writer
+            self._check_needs()  # under the lease: from now on nothing is swept
+            incoming.store(self._overlay.files())
+            root = self._overlay.root(incoming.settled, writer.node)
             if self._base is not None and root.digest == self._base.digest:
                 return self._base
             return writer.finish(root)
         finally:
             self.close()
 
-    # Contents
-
-    def _writer(self) -> Writer:
-        if self._opened is None:
-            lease = self._lease or self._stack.enter_context(self.store.lease())
-            self._opened = self._stack.enter_context(Writer(self.store, lease))
-        return self._opened
-
-    def _empty(self) -> Child:
-        """A directory that holds nothing."""
-        node = Node([])
-        return directory(b"", 0, node.digest, self._writer().node(node))
-
-    def _child(self, data: Data, *, executable: bool) -> Child:
-        """What is to be put, from what was given."""
-        if isinstance(data, Link):
-            return link(b"", data.target)
-        if isinstance(data, tuple):
-            source, entry = data
-            if entry.kind == "link":
-                return link(b"", entry.target or "")
-            if entry.kind != "file" or not is_data(source, entry):
-                raise UnsupportedError("this is no file with bytes in it", where=source.url(entry.key))
-            return self._later(source, entry, None, executable=bool(entry.executable) or executable)
-        if not isinstance(data, bytes | bytearray | memoryview):
-            whole = _bytes(data, _WHOLE + 1)
-            if len(whole) > _WHOLE:
-                return self._spooled(whole, data, executable=executable)
-            data = whole
-        _, digest, where = self._writer().put(data)
-        return Child("file", b"", len(data), digest, executable, where)
-
-    def _spooled(self, head: bytes, rest: IO[bytes], *, executable: bool) -> Child:
-        """A large file from a file object, by way of a file here."""
-        with tempfile.TemporaryDirectory(prefix="rh-edit-") as folder:
-            with open(os.path.join(folder, "data"), "xb") as file:
-                file.write(head)
-                while piece := _bytes(rest, _WHOLE):
-                    file.write(piece)
-            source = open_system(Location("file", folder))
-            entry, digest, where = next(iter(self._writer().add(source, [(source.head("data"), None)])))
-        return Child("file", b"", entry.size, digest, executable, where)
-
-    def _later(self, source: System, entry: Entry, digest: Digest | None, *, executable: bool) -> Child:
-        """A file that is stored when all are known."""
-        if not entry.size:
-            return Child("file", b"", 0, EMPTY, executable, ("e",))
-        self._sources.append((source, entry, digest))
-        text = digest.text if digest is not None else ""
-        return Child("file", b"", entry.size, text, executable, ("?", len(self._sources) - 1))
-
-    def _flush(self) -> None:
-        """Store the files that were left for later."""
-        waiting: dict[int, tuple[System, dict[str, list[int]]]] = {}
-        for number, (source, entry, _) in enumerate(self._sources):
-            if number not in self._stored:
-                numbers = waiting.setdefault(id(source), (source, {}))[1].setdefault(entry.key, [])
-                numbers.append(number)
-                if self._sources[numbers[0]][1].etag != entry.etag:
-                    raise ConflictError("the file changed after it was added", where=source.url(entry.key))
-        for source, keys in waiting.values():
-            files = {key: self._sources[numbers[0]][1:] for key, numbers in keys.items()}
-            unknown = [entry for entry, digest in files.values() if digest is None and not self._is_read(entry)]
-            for entry, found in digested(source, self.store, unknown):
-                files[entry.key] = entry, found
-            try:
-                for entry, digest, where in self._writer().add(source, files.values()):
-                    self._stored.update(dict.fromkeys(keys[entry.key], (digest, where)))
-            except NotFoundError as error:
-                raise gone(error, source, self.store) from error
-
-    def _is_read(self, entry: Entry) -> bool:
-        """Whether a file is read here in any case, so that nobody need compute its digest before."""
-        return self.store.packs_files and entry.size < LARGE
-
-    def _settled(self, child: Child) -> Child:
-        """A child with its digest and its place."""
-        if child.where[0] != "?":
-            return child
-        digest, where = self._stored[child.where[1]]
-        return child._replace(digest=digest, where=where)
+    def _check_needs(self) -> None:
+        for digest in sorted(self._needs):
+            if not self.store.has_tree(digest):
+                raise ConflictError(
+                    f"the version {digest[:19]}… is gone, and this one shares contents with it",
+                    where=self.store.url,
+                    hint="begin again from another version",
+                )
 
     # Paths
 
     def _check(self, path: str, *, update: bool = True) -> None:
         """Refuse a path that nothing can be put at; that of a directory ends with `/`."""
+        self._check_open()
         if not is_path(path.removesuffix("/")):
             raise NameClashError(f"a version cannot hold the path {path!r}", where=self.store.url)
         self._overlay.check(_parts(path), self._url(path), update=update, as_directory=path.endswith("/"))
@@ -415,11 +347,16 @@ class Edit:
 
     def _require(self, path: str) -> None:
         """Raise NotFoundError if there is nothing at a path."""
+        self._check_open()
         parts = _parts(path)
         there = self._overlay.has_directory(parts) if path.endswith("/") else self._overlay.find(parts)
         if not there:
             hint = None if path.endswith("/") or not self._overlay.has_directory(parts) else f"the directory is {path}/"
             raise NotFoundError("the version has no such path", where=self._url(path), hint=hint)
+
+    def _check_open(self) -> None:
+        if self._done:
+            raise InvalidError("the edit is finished", where=self.store.url, hint="begin another one")
 
     def _put(self, path: str, child: Child) -> None:
         """Put something where it may be."""
@@ -455,15 +392,3 @@ def _found(location: Location, path: str) -> tuple[System, dict[str, Entry]]:
             pass
     source, prefix = open_system(location), _prefix(path)
     return source, {prefix + entry.key: entry for page in surveyed(source, None) for entry in page.entries}
-
-
-def _bytes(file: IO[bytes], size: int) -> bytes:
-    """The next bytes of a file object, as many unless it ends."""
-    if not hasattr(file, "read"):
-        raise InvalidError(f"bytes, a file object, or a system and an entry are wanted, not {type(file).__name__}")
-    found = b""
-    while len(found) < size and (piece := file.read(size - len(found))):
-        if not isinstance(piece, bytes | bytearray):
-            raise InvalidError("the file object gives text", hint='open the file in binary mode: "rb"')
-        found += piece
-    return found

@@ -25,7 +25,7 @@ from rh.versions.series import Series, Version
 from rh.versions.store import Store
 from rh.versions.sweep import PATIENCE_S, Sweep
 
-__all__ = ["Collected", "Sparse", "collect", "prune"]
+__all__ = ["Collected", "Sparse", "collect", "drop", "prune"]
 
 _DAY_S = 86_400.0
 _KEYS = 1_000
@@ -158,6 +158,18 @@ def _told(marks: Marks, *, dry_run: bool) -> Collected:
     )
 
 
+def drop(series: Series, store: Store, version: Version, *, patience_s: float = PATIENCE_S) -> None:
+    """Drop one version of a series, which is in this store. The bytes go with the next `collect`.
+
+    Raises:
+        ConflictError: an alias stands on it, it is the newest, or somebody writes to the store and does not come to an
+            end.
+    """
+    with Sweep(store.system, patience_s):
+        series.drop(version)
+        _let_go(series, store, [version])
+
+
 def prune(
     series: Series,
     store: Store,
@@ -185,35 +197,42 @@ def prune(
     if keep is not None and keep < 1:
         raise InvalidError(f"keep={keep}: the newest version always stays", hint="keep=1 or more")
     now = time.time() if now is None else now
-
-    def is_here(version: Version) -> bool:
-        return version.store == store.system.location or open_system(version.store).location == store.system.location
-
-    def over() -> list[Version]:
-        every = series.all()
-        newest = {version.number for version in (every if keep is None else every[-keep:])}
-        return [
-            version
-            for version in every
-            if not version.aliases
-            and (version.number not in newest or (version.expires is not None and version.expires <= now))
-            and is_here(version)
-        ]
-
-    found = over()
+    found = _over(series, store, keep, now)
     if dry_run or not found:
         return found
     # Nobody commits meanwhile: a tree that is let go of here cannot become a version again in this moment.
     with Sweep(store.system, patience_s):
         dropped = []
-        for version in over():
+        for version in _over(series, store, keep, now):
             try:
                 series.drop(version)
             except (ConflictError, NotFoundError) as error:
                 log.debug("%s of %s stays: %s", version.label, series.name, error)
                 continue
             dropped.append(version)
-        needed = {version.digest for version in series.all() if is_here(version)}
-        for digest in {version.digest for version in dropped} - needed:
-            store.unref(series.series, digest)
+        _let_go(series, store, dropped)
     return dropped
+
+
+def _over(series: Series, store: Store, keep: int | None, now: float) -> list[Version]:
+    every = series.all()
+    newest = {version.number for version in (every if keep is None else every[-keep:])}
+    return [
+        version
+        for version in every
+        if not version.aliases
+        and (version.number not in newest or (version.expires is not None and version.expires <= now))
+        and _is_in(store, version)
+    ]
+
+
+def _let_go(series: Series, store: Store, dropped: list[Version]) -> None:
+    """Take back the references of trees that no version of the series has any more."""
+    needed = {version.digest for version in series.all() if _is_in(store, version)}
+    for digest in {version.digest for version in dropped} - needed:
+        store.unref(series.series, digest)
+
+
+def _is_in(store: Store, version: Version) -> bool:
+    here = store.system.location
+    return version.store == here or open_system(version.store).location == here

@@ -122,6 +122,11 @@ class Overlay:
             self._enter(new[:-1])[0].directories[new[-1]] = moved
         self.remove(old, as_directory=as_directory)
 
+    def files(self) -> Iterator[Child]:
+        """The files and links in all directories that were looked into."""
+        for one in self._open_ones():
+            yield from one.files.values()
+
     def root(self, settled: Callable[[Child], Child], stored: Callable[[Node], Where]) -> Node:
         """The root of what there is now.
 

@@ -39,7 +39,7 @@ LARGE = 1 << 20
 PACK = 64 << 20
 """Bytes of a pack, at most; less where the setting `memory_mb` allows less."""
 _NODES = 4 << 20
-_BATCH = 500
+_BATCH = 4_000
 _AHEAD = 8 << 20
 _ITEMS = 1_000
 
@@ -81,7 +81,8 @@ def existing(
     packs.update(zip(ask, each(lambda name: there(pack_key(name)), ask), strict=True))
     found = {digest: where for digest, where in known.items() if where[0] == "p" and packs[where[1]]}
     whole = [digest for digest in wanted if digest not in found]
-    has = each(lambda digest: there(object_key(digest)), whole)
+    on_disk = store.system.kind == "file"  # where workers would only wait for each other
+    has = (map if on_disk else each)(lambda digest: there(object_key(digest)), whole)
     found |= {digest: ("o",) for digest, yes in zip(whole, has, strict=True) if yes}
     store.index.forget(digest for digest in known if digest not in found)
     return found

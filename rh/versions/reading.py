@@ -28,7 +28,7 @@ from rh.versions.nodes import Child, Where, link_target
 if TYPE_CHECKING:
     from rh.versions.store import Store
 
-__all__ = ["Held", "chunks_of", "entry_of", "keep_chunks", "opened", "place_of_file", "raw", "whole"]
+__all__ = ["Held", "chunks_of", "entry_of", "keep_chunks", "kept_whole", "opened", "place_of_file", "raw", "whole"]
 
 _PIECE = 1 << 20
 _IN_MEMORY = 1 << 20
@@ -70,13 +70,21 @@ def opened(store: Store, child: Child, span: Span | None, key: str | None) -> Bo
 
 def whole(store: Store, child: Child) -> bytes:
     """All bytes of a file of up to 16 MiB."""
-    if not child.size:
-        return b""
-    data = store.contents.get(child.digest)
+    data = kept_whole(store, child, cache.Stretches())
     if data is not None:
         return data
     data = twice(lambda: _fetched(store, child))
     store.contents.put(child.digest, data)
+    return data
+
+
+def kept_whole(store: Store, child: Child, stretches: cache.Stretches) -> bytes | None:
+    """All bytes of a file, if they are here: by themselves, or in what is kept of their pack."""
+    if not child.size:
+        return b""
+    data = store.contents.get(child.digest)
+    if data is None and child.where[0] == "p":
+        return stretches.get(child.where[1], child.where[2], child.size, child.digest)
     return data
 
 

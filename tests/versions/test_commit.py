@@ -61,6 +61,33 @@ def test_what_is_committed_is_what_was_there(kind: str, world: dict[str, str], t
     assert sum(counts.sent.values()) < 2_000  # leases
 
 
+@pytest.mark.parametrize(
+    ("begin", "end"),
+    [
+        ("file", "s3"),
+        ("file", "gs"),
+        ("file", "azure"),
+        ("file", "ssh-a"),
+        ("ssh-a", "s3"),
+        ("s3", "ssh-a"),
+        ("gs", "file"),
+    ],
+)
+def test_a_store_on_another_system(begin: str, end: str, world: dict[str, str], tmp_path: Path) -> None:
+    """Large files go in parts to a bucket, and from a host without passing here."""
+    trees.make(tmp_path / "tree", large=True)
+    source = open_system(place(begin, tmp_path, "begin"))
+    transfer.copy_tree(locate(str(tmp_path / "tree")), source.location)
+    store = store_at(end, tmp_path)
+    with observe.counting() as counts:
+        tree = commit_tree(source, store)
+    assert contents(store, tree) == trees.read(tmp_path / "tree")
+    if begin == "file" and end in ("s3", "azure"):
+        assert counts.requests[end, "part"] >= 3
+    elif begin == "ssh-a":
+        assert sum(counts.sent.values()) + sum(counts.received.values()) < tree.size / 4
+
+
 @pytest.mark.parametrize("kind", SYSTEMS)
 def test_only_what_changed_is_stored(kind: str, world: dict[str, str], tmp_path: Path) -> None:
     """Known digests are not computed again, and what the base has is not sent."""
@@ -241,12 +268,17 @@ def test_a_single_file(kind: str, world: dict[str, str], tmp_path: Path) -> None
     source, store = open_system(place(kind, tmp_path, "begin")), store_at(kind, tmp_path)
     data = random.Random(1).randbytes(17 << 20)
     source.write("sub/large.bin", data, executable=True if source.keeps_executable else None)
-    tree = commit_file(source, "sub/large.bin", store)
+    with observe.counting() as counts:
+        tree = commit_file(source, "sub/large.bin", store)
+    if kind not in ("memory", "file"):
+        assert sum(counts.sent.values()) < 10_000  # the place copies it by itself
     assert contents(store, tree) == {"large.bin": (data, source.keeps_executable)}
     renamed = commit_file(source, "sub/large.bin", store, name="data")
     assert contents(store, renamed).keys() == {"data"}
     with pytest.raises(NotFoundError):
         commit_file(source, "sub/nothing", store)
+    with pytest.raises(NameClashError):
+        commit_file(source, "sub/large.bin", store, name="../x")
 
 
 @pytest.mark.parametrize("kind", SYSTEMS)

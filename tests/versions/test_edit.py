@@ -21,6 +21,7 @@ from rh.systems import locate, memory, open_system
 from rh.types import Link, Location
 from rh.versions.commit import commit_tree
 from rh.versions.edit import Edit
+from rh.versions.layout import tree_key
 from rh.versions.levels import directory
 from rh.versions.nodes import Child, Node
 from rh.versions.store import Store
@@ -156,6 +157,8 @@ def test_what_cannot_be_is_refused_at_the_call(tmp_path: Path) -> None:
         with pytest.raises(error):
             call()
     assert edit.finish() == base
+    with pytest.raises(InvalidError, match="finished"):
+        edit.add("x", b"1")
 
 
 def test_a_file_that_changes_after_it_was_added_is_a_conflict(tmp_path: Path) -> None:
@@ -171,6 +174,15 @@ def test_a_file_that_changes_after_it_was_added_is_a_conflict(tmp_path: Path) ->
             edit.finish()
         assert list(store.trees()) == []
     assert [entry.key for entry in store.system.list("leases/")] == []
+    (tmp_path / "file").write_bytes(b"3")
+    with store.lease() as lease:
+        edit = Edit(store, None, lease=lease)
+        edit.add("x", (source, source.head("file")))
+        edit.add("y", b"kept")
+        (tmp_path / "file").unlink()
+        edit.remove("x")  # what is not put after all need not be there
+        store.ref("series", edit.finish().digest)
+        assert len(list(store.system.list("leases/"))) == 1
 
 
 def test_references_stay_where_they_are(tmp_path: Path) -> None:
@@ -219,9 +231,35 @@ def test_another_process_finishes_an_edit(tmp_path: Path, python: Any) -> None:
     )  # fmt: skip
     assert told.strip() == expected.digest
     assert contents(store, expected)["copy/file \udcff"] == (b"odd name", False)
-    for broken in ({}, {"do": "put", "path": "x"}, {"do": "put", **json.loads(changes)[0], "where": '["o", 1]'}):
+    for broken in ({}, {"do": "put", "path": "x"}, {"do": "put", **json.loads(changes)[1], "where": '["o", 1]'}):
         with pytest.raises(InvalidError, match="change"):
             Edit.replay(store, base.digest, [broken])
+
+
+def test_what_an_edit_builds_on_may_not_be_swept_away_unnoticed(tmp_path: Path) -> None:
+    """The base, a version that was copied from, and what another process put: each must be there in the end."""
+    store = store_at("memory", tmp_path)
+    tree, other = Edit(store, None), Edit(store, None)
+    tree.add("a", b"1")
+    other.add("d/b", b"2")
+    base, more = tree.finish(), other.finish()
+    put = Edit(store, None)
+    put.add("c", b"3")
+    changes = put.changes()
+    put.close()
+    assert put.held is not None
+    for gone in (base, more, put.held):
+        edit = Edit.replay(store, base.digest, changes)
+        edit.copy_from(store, more.digest, "d/")
+        with store.system.read(tree_key(gone.digest)) as body:
+            marker = body.read()
+        store.system.delete([tree_key(gone.digest)])
+        with pytest.raises(ConflictError, match=gone.digest[:19]):
+            edit.finish()
+        store.system.write(tree_key(gone.digest), marker)
+    source = open_system(locate(str(tmp_path)))
+    store.system.delete([tree_key(base.digest)])
+    assert commit_tree(source, store, base=base.digest).files == 0
 
 
 def test_a_version_of_another_store(tmp_path: Path) -> None:

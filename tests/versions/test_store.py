@@ -180,6 +180,14 @@ def test_small_files_travel_together(request, tmp_path, elsewhere):
         )
     assert receipt.digest == tree.digest
     assert counts.total("s3") <= 12
+    assert 0 < len(list(cache.ls("packs"))) <= 12
+    with observe.counting() as counts:
+        assert read_all(store, tree) == files
+    assert counts.total("s3") == 0
+    assert cache.verify()[1] == []
+    for one in cache.ls("packs"):
+        one.path.write_bytes(one.path.read_bytes()[:-9] + b"a" * 9)
+    assert read_all(store, tree) == files
 
 
 def test_one_small_file_is_one_range_request(request, tmp_path, elsewhere):

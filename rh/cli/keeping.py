@@ -1,0 +1,144 @@
+"""`rh gc`, `rh cache …`: what is kept of versions, in stores and on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rh.cli import show
+from rh.cli.complete import complete_place
+from rh.cli.options import AsJson, span_of
+
+if TYPE_CHECKING:
+    from rh.resources.versioned import Versioned
+    from rh.types import Location
+
+__all__ = ["cache_app", "gc"]
+
+cache_app = typer.Typer(
+    help="Look at what this machine keeps of versions it has read, below the setting cache_mb.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+def gc(
+    what: Annotated[
+        str | None, typer.Argument(metavar="[rh://NAME | PLACE]", autocompletion=complete_place, show_default=False)
+    ] = None,
+    keep: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Of rh://NAME, drop versions that are not the newest N.")
+    ] = None,
+    older_than: Annotated[
+        str, typer.Option(metavar="SPAN", help="What was stored in this time stays in any case.")
+    ] = "1d",
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Only say what would go.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Drop versions whose time is over, and take away the bytes that no version needs.
+
+    Of rh://NAME, or of all names whose versions are in the same store as those of PLACE (by default, of this machine).
+    The newest version of a name stays, and every one that an alias stands on. With --dry-run, what is told of bytes
+    does not count versions that would be dropped.
+    """
+    from rh.errors import InvalidError
+    from rh.versions.gc import collect, prune
+    from rh.versions.store import Store
+
+    age = span_of(older_than, "--older-than") or 0.0
+    if keep is not None and not (what or "").startswith("rh://"):
+        raise InvalidError("--keep is about the versions of one name", hint="rh gc rh://NAME --keep 10")
+    for location in _stores(what):
+        store = Store.at(location)
+        dropped = []
+        for resource in _resources(what):
+            found = prune(resource.series_of(), store, keep=keep, dry_run=dry_run)
+            dropped += [(str(resource.name), version) for version in found]
+        done = collect(store, dry_run=dry_run, older_than_s=age)
+        if json:
+            versions = [{"name": name, **version.as_dict()} for name, version in dropped]
+            show.emit({"store": store.url, "dropped": versions, **done.as_dict()})
+            continue
+        for name, version in dropped:
+            show.line(f"{'would drop' if dry_run else 'dropped'} {name}:{version}")
+        show.line(f"{store.url}: {done}")
+
+
+def _stores(what: str | None) -> list[Location]:
+    """The stores that are meant."""
+    from rh.cli.place import place_of
+    from rh.cli.versions import versioned
+    from rh.versions.store import NAME
+    from rh.versions.store import place_of as store_of
+
+    if what is not None and what.startswith("rh://"):
+        resource, _ = versioned(what, bare=True)
+        return list(dict.fromkeys(version.store for version in resource.series_of()))
+    location = place_of(what or ".").location
+    return [location if location.name == NAME else store_of(location)]
+
+
+def _resources(what: str | None) -> Iterator[Versioned]:
+    """What has versions, of all that is meant."""
+    from rh.cli.versions import versioned
+    from rh.errors import InvalidError, NotFoundError, UnsupportedError
+    from rh.resources import base
+
+    for name in [what] if what is not None and what.startswith("rh://") else base.list_names("/"):
+        try:
+            resource, _ = versioned(name)
+            resource.series_of()
+        except (NotFoundError, InvalidError, UnsupportedError):  # it has no versions, or goes away right now
+            continue
+        yield resource
+
+
+@cache_app.command()
+def ls(json: AsJson = False) -> None:
+    """List what is kept: bytes, last use, digest; the least used first."""
+    from rh.versions import cache
+
+    found = sorted(cache.ls("objects"), key=lambda one: one.used)
+    if json:
+        for one in found:
+            show.emit({"digest": one.name, "size": one.size, "used": one.used})
+        return
+    for one in found:
+        show.line(f"{show.human(one.size):>10}  {show.when(one.used)}  {one.name}")
+    show.line(f"{show.human(sum(one.size for one in found)):>10}  {len(found):,} files")
+
+
+@cache_app.command()
+def rm(
+    digests: Annotated[
+        list[str] | None, typer.Argument(metavar="[DIGEST]...", help="Only these files.", show_default=False)
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Remove what is kept: it is fetched again when it is needed."""
+    from rh.errors import NotFoundError
+    from rh.versions import cache
+
+    count, size = cache.rm(*(digests or ()))
+    if digests and not count:
+        raise NotFoundError(f"the cache has nothing of {', '.join(digests)}", hint="rh cache ls lists what it has")
+    if json:
+        show.emit({"removed": count, "size": size})
+    else:
+        show.line(f"removed {count:,} files, {show.human(size)}")
+
+
+@cache_app.command()
+def verify(json: AsJson = False) -> None:
+    """Read all files that are kept, and remove those that are damaged: they are fetched again when they are needed."""
+    from rh.versions import cache
+
+    count, damaged = cache.verify()
+    if json:
+        show.emit({"files": count, "damaged": damaged})
+        return
+    for digest in damaged:
+        show.line(f"damaged, and removed: {digest}")
+    show.line(f"{count:,} files, {len(damaged):,} damaged")

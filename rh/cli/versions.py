@@ -1,0 +1,314 @@
+"""`rh commit`, `rh version …`, `rh alias …`: versions of what is saved under a name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rh.cli import exit as codes
+from rh.cli import show
+from rh.cli.complete import complete_name
+from rh.cli.options import AsJson, PlaceArgument, SavedName, span_of
+
+if TYPE_CHECKING:
+    from rh.resources.versioned import Versioned
+    from rh.versions.series import Version
+
+__all__ = ["alias_app", "commit", "version_app", "versioned"]
+
+version_app = typer.Typer(
+    help="""Look at versions of what is saved: NAME is the newest, NAME:v3, NAME:production or NAME@sha256:… another.
+
+    Everywhere else rh://NAME:v3/path means what is in a version, to ls, cat, cp and all that only read.
+    """,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+alias_app = typer.Typer(
+    help="Move labels such as 'production' from version to version. 'latest' moves by itself.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+VersionName = Annotated[str, typer.Argument(metavar="NAME[:VERSION]", autocompletion=complete_name, show_default=False)]
+Message = Annotated[str, typer.Option("--message", "-m", metavar="TEXT", help="What changed.")]
+Aliases = Annotated[
+    list[str] | None, typer.Option("--alias", "-a", help="Move this alias onto the version; repeatable.")
+]
+Tags = Annotated[list[str] | None, typer.Option("--tag", "-t", help="A word to find it by; repeatable.")]
+Alias = Annotated[str, typer.Argument(metavar="ALIAS", show_default=False)]
+
+
+def commit(
+    name: SavedName,
+    message: Message = "",
+    alias: Aliases = None,
+    tag: Tags = None,
+    ttl: Annotated[
+        str | None, typer.Option(metavar="SPAN", help="rh gc may drop it after this time, such as 30d.")
+    ] = None,
+    parent: Annotated[
+        str | None, typer.Option(metavar="VERSION", help="Only if this is the newest version now.")
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Keep what lies under a saved name now as a version.
+
+    Only what no version has yet is stored; if nothing changed, no version is made.
+    """
+    from rh.resources import base
+
+    resource = _of_versions(base.load(_bare(name)))
+    made = resource.commit(message, aliases=alias or (), tags=tag or (), parent=parent, ttl=span_of(ttl, "--ttl"))
+    _tell(resource, made, json=json)
+
+
+@version_app.command()
+def ls(name: SavedName, json: AsJson = False) -> None:
+    """List the versions of a name, the newest first."""
+    resource, _ = versioned(name, bare=True)
+    found = resource.versions()[::-1]
+    if json:
+        for version in found:
+            show.emit(_document(resource, version))
+        return
+    show.table(
+        [
+            [one.label, ",".join(one.aliases), show.when(one.time), one.author, f"{one.files:,}", show.human(one.size),
+             one.message]
+            for one in found
+        ],
+        right=(4, 5),
+    )  # fmt: skip
+
+
+@version_app.command("show")
+def show_one(name: VersionName, json: AsJson = False) -> None:
+    """Show all that is known of a version."""
+    resource, which = versioned(name)
+    version = resource.series_of().get(which)
+    document = _document(resource, version)
+    if json:
+        show.emit(document)
+        return
+    document |= {
+        "time": show.when(version.time),
+        "expires": None if version.expires is None else show.when(version.expires),
+        "files": f"{version.files:,}",
+        "size": f"{version.size:,} ({show.human(version.size)})",
+        "aliases": ", ".join(version.aliases),
+        "tags": ", ".join(version.tags),
+    }
+    show.table([key, str(value)] for key, value in document.items() if value not in (None, "", {}, []))
+
+
+@version_app.command()
+def diff(old: VersionName, new: VersionName, json: AsJson = False) -> None:
+    """Say what differs from one version to another: added, removed, modified, renamed. No file is read.
+
+    With --json, one document per change.
+    """
+    from rh.versions.diff import diff as compare
+    from rh.versions.store import Store
+
+    a, b = (one.series_of().get(which) for one, which in (versioned(old), versioned(new)))
+    stores = Store.at(a.store), Store.at(b.store)
+    found = compare(stores[0].tree(a.digest), stores[1].tree(b.digest), *stores)
+    if json:
+        for change in found:
+            show.emit(change.as_dict())
+        return
+    for change in found:
+        show.line(str(change))
+    show.line(found.summary())
+
+
+@version_app.command()
+def verify(name: VersionName, json: AsJson = False) -> None:
+    """Read every byte of a version again, where it is stored, and compare it with its digest.
+
+    Exits with 6 if something is damaged, lost, or, where the version only refers to it, another one by now.
+    """
+    resource, which = versioned(name)
+    found = resource.at(which or "latest").check_version()
+    if json:
+        show.emit(found.as_dict())
+    else:
+        show.line(str(found).rstrip())
+    if not found.ok:
+        raise typer.Exit(codes.INTEGRITY)
+
+
+@version_app.command("export")
+def export_one(
+    name: VersionName,
+    place: PlaceArgument,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Write a version, with all its files, as one file at PLACE."""
+    from rh.cli.place import place_of
+    from rh.versions.export import write_file
+    from rh.versions.store import Store
+
+    resource, which = versioned(name)
+    version = resource.series_of().get(which)
+    store = Store.at(version.store)
+    at = place_of(place)
+    size = write_file(store.tree(version.digest), store, at.location, overwrite=overwrite)
+    if json:
+        show.emit({"name": resource.name, "version": version.label, "place": at.url, "size": size})
+    else:
+        show.line(f"{resource.name}:{version.label} → {at.url}: {show.human(size)}")
+
+
+@version_app.command("import")
+def import_one(
+    place: PlaceArgument,
+    name: SavedName,
+    message: Message = "",
+    alias: Aliases = None,
+    tag: Tags = None,
+    json: AsJson = False,
+) -> None:
+    """Make the version that `rh version export` wrote the newest one of a saved name.
+
+    The file is verified as a whole first. What lies under the name is not changed.
+    """
+    from rh.cli.place import place_of
+    from rh.errors import InvalidError
+    from rh.versions.export import read_file
+    from rh.versions.series import check_alias
+    from rh.versions.store import Store
+    from rh.versions.store import place_of as store_of
+
+    for one in alias or ():
+        check_alias(one)
+    resource, _ = versioned(name, bare=True)
+    series, location = resource.begun(), store_of(resource.placed())
+    store = Store.at(location)
+    with store.lease() as lease:
+        tree = read_file(place_of(place).location, store, lease=lease)
+        if resource.kind == "blob" and tree.entries != 1:
+            raise InvalidError(f"{resource.name} is a blob, and the version has {tree.entries:,} files", where=place)
+        store.ref(series.series, tree.digest)
+        made, _ = series.add(
+            tree.digest, location, files=tree.files, size=tree.size, message=message, aliases=alias or (),
+            tags=tag or (),
+        )  # fmt: skip
+    _tell(resource, made, json=json)
+
+
+@version_app.command()
+def rm(name: VersionName, json: AsJson = False) -> None:
+    """Forget a version.
+
+    Its number is not used again, and its bytes go with the next rh gc. The newest version and those that an alias
+    stands on stay.
+    """
+    from rh.errors import InvalidError
+    from rh.versions.gc import drop
+    from rh.versions.store import Store
+
+    resource, which = versioned(name)
+    if which is None:
+        raise InvalidError(f"{resource.name} names no version", hint=f"rh version rm {resource.name}:v1")
+    series = resource.series_of()
+    version = series.get(which)
+    drop(series, Store.at(version.store), version)
+    if json:
+        show.emit({"name": resource.name, "forgotten": version.label})
+    else:
+        show.line(f"{resource.name}:{version.label} is forgotten")
+
+
+@alias_app.command("set")
+def set_one(
+    name: SavedName,
+    alias: Alias,
+    version: Annotated[str, typer.Argument(metavar="[VERSION]", help="v3, another alias or a digest.")] = "latest",
+    expect: Annotated[
+        str | None, typer.Option(metavar="VERSION", help="Only if it stands there now ('none': nowhere).")
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Move an alias onto a version."""
+    resource, _ = versioned(name, bare=True)
+    wanted: Any = ... if expect is None else None if expect == "none" else expect
+    _tell(resource, resource.alias(alias, version, expect=wanted), json=json)
+
+
+@alias_app.command("rm")
+def remove_one(name: SavedName, alias: Alias, json: AsJson = False) -> None:
+    """Take an alias away; the version stays."""
+    resource, _ = versioned(name, bare=True)
+    resource.unalias(alias)
+    if json:
+        show.emit({"name": resource.name, "alias": alias, "version": None})
+    else:
+        show.line(f"{resource.name} has no alias {alias} any more")
+
+
+@alias_app.command("ls")
+def list_all(name: SavedName, json: AsJson = False) -> None:
+    """List the aliases of a name and the versions they stand on."""
+    resource, _ = versioned(name, bare=True)
+    found = resource.aliases()
+    if json:
+        for alias, version in found.items():
+            show.emit({"alias": alias, "version": version})
+    else:
+        show.table([alias, version] for alias, version in found.items())
+
+
+@alias_app.command()
+def history(name: SavedName, alias: Alias, json: AsJson = False) -> None:
+    """List every move of an alias, the oldest first."""
+    resource, _ = versioned(name, bare=True)
+    for move in resource.alias_history(alias):
+        label = None if move.version is None else f"v{move.version}"
+        if json:
+            show.emit({"alias": alias, "version": label, "author": move.author, "time": move.time})
+        else:
+            show.line(f"{label or '-':<6}  {show.when(move.time)}  {move.author}")
+
+
+def versioned(name: str, *, bare: bool = False) -> tuple[Versioned, str | None]:
+    """The resource that a name means, and the version; with `bare`, a name that names a version is refused."""
+    from rh.errors import InvalidError, NotFoundError
+    from rh.registry import names
+    from rh.resources import base
+
+    whole = names.parse(_bare(name))
+    if bare and whole.pinned:
+        raise InvalidError(f"{whole} names a version; the name is {whole.path}")
+    try:
+        return _of_versions(base.load(whole.path, dryrun=True)), whole.pinned
+    except NotFoundError as error:
+        error.hint = "rh resources lists the names there are"
+        raise
+
+
+def _of_versions(resource: Any) -> Versioned:
+    from rh.errors import InvalidError
+    from rh.resources.versioned import Versioned
+
+    if not isinstance(resource, Versioned):
+        raise InvalidError(f"{resource.name} is a {resource.kind}, which has no versions")
+    return resource
+
+
+def _document(resource: Versioned, version: Version) -> dict[str, Any]:
+    return {"name": resource.name, **version.as_dict()}
+
+
+def _tell(resource: Versioned, version: Version, *, json: bool) -> None:
+    if json:
+        show.emit(_document(resource, version))
+    else:
+        show.line(f"{resource.name}:{version}")
+
+
+def _bare(name: str) -> str:
+    return name.removeprefix("rh://")

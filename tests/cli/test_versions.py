@@ -1,0 +1,198 @@
+"""commit, version, alias, gc, cache, and rh://NAME:VERSION in the commands that read and write."""
+
+from __future__ import annotations
+
+import pytest
+
+from rh import config
+from rh.versions import cache
+
+
+@pytest.fixture
+def mine(rh, tree):
+    """`mine` with two versions: in the second one `a.txt` is another and `b.txt` is new."""
+    rh("save", "mine", "src")
+    rh("commit", "mine", "-m", "first")
+    (tree / "a.txt").write_bytes(b"changed\n")
+    (tree / "b.txt").write_bytes(b"new\n")
+    rh("commit", "rh://mine", "-m", "second", "--alias", "production", "--tag", "good")
+    return tree
+
+
+def test_commit(rh, mine):
+    """A commit is told, and one of nothing new makes no version."""
+    again = rh("commit", "mine", "--json").json
+    assert (again["name"], again["version"], again["message"], again["tags"]) == ("~/mine", "v2", "second", ["good"])
+    (mine / "c").write_bytes(b"c")
+    assert rh("commit", "mine", "-m", "third", "--ttl", "30d").out.startswith("~/mine:v3 (latest) sha256:")
+    shown = rh("version", "show", "mine", "--json").json
+    assert 29 < (shown["expires"] - shown["time"]) / 86400 < 31
+    (mine / "d").write_bytes(b"d")
+    assert rh("commit", "mine", "--parent", "v1", "--json", expect=4).error["kind"] == "conflict"
+    assert rh("commit", "mine:v1", "--json", expect=4).error["kind"] == "immutable_version"
+    assert rh("commit", "mine", "--alias", "a/b", "--json", expect=2).error["kind"] == "invalid"
+    assert "~/mine" in rh("commit", "mina", "--json", expect=3).error["message"]
+
+
+def test_ls_and_show(rh, mine):
+    """Versions are listed newest first, and shown with all that is known."""
+    assert [line.split()[:2] for line in rh("version", "ls", "mine").out.splitlines()] == [
+        ["v2", "latest,production"],
+        ["v1", rh("version", "show", "mine:v1").out.split("time")[1].split()[0]],
+    ]
+    listed = rh("version", "ls", "mine", "--json").lines
+    assert [(one["version"], one["message"], one["files"]) for one in listed] == [
+        ("v2", "second", 4),
+        ("v1", "first", 3),
+    ]
+    digest = listed[1]["digest"]
+    assert rh("version", "show", f"mine@{digest}", "--json").json["version"] == "v1"
+    assert "production" in rh("version", "show", "mine:production").out
+    assert "newest is v2" in rh("version", "show", "mine:v9", "--json", expect=3).error["hint"]
+    assert "did you mean production" in rh("version", "show", "mine:producton", "--json", expect=3).error["message"]
+    assert rh("version", "ls", "mine:v1", "--json", expect=2).error["kind"] == "invalid"
+
+
+def test_diff(rh, mine):
+    """What differs, one line each; one document each for programs."""
+    lines = rh("version", "diff", "mine:v1", "mine").out.splitlines()
+    assert [line.split()[:2] for line in lines[:2]] == [["modified", "a.txt"], ["added", "b.txt"]]
+    assert lines[2] == "1 added (4 B), 1 modified (8 B)"
+    changes = rh("version", "diff", "mine:v2", "mine:v1", "--json").lines
+    assert [(one["change"], one["path"]) for one in changes] == [("modified", "a.txt"), ("removed", "b.txt")]
+    assert rh("version", "diff", "mine", "mine:v2").out == "no differences\n"
+
+
+def test_aliases(rh, mine):
+    """An alias moves only from where it is expected, and tells where it stood."""
+    assert rh("alias", "ls", "mine", "--json").lines == [{"alias": "production", "version": "v2"}]
+    assert rh("alias", "set", "mine", "staging", "v1", "--expect", "none", "--json").json["version"] == "v1"
+    assert (
+        "stands on v1" in rh("alias", "set", "mine", "staging", "--expect", "v2", "--json", expect=4).error["message"]
+    )
+    rh("alias", "set", "mine", "staging", "production", "--expect", "v1")
+    rh("alias", "rm", "mine", "staging")
+    assert [one["version"] for one in rh("alias", "history", "mine", "staging", "--json").lines] == ["v1", "v2", None]
+    assert rh("alias", "history", "mine", "staging").out.splitlines()[2].startswith("- ")
+    assert rh("alias", "rm", "mine", "staging", "--json", expect=3).error["kind"] == "not_found"
+    assert rh("alias", "set", "mine", "a:b", "--json", expect=2).error["kind"] == "invalid"
+
+
+def test_reading_a_version(rh, mine):
+    """ls, cat, cp, du, find and verify take rh://NAME:VERSION/path."""
+    assert rh("ls", "rh://mine:v1").out == "a.txt\nempty/\nsub/\nz.bin\n"
+    assert rh("ls", "rh://mine:production/sub").out == "run.sh\n"
+    assert rh("cat", "rh://mine:v1/a.txt").out == "hello\n"
+    assert rh("cat", "rh://mine:latest/a.txt").out == "changed\n"
+    rh("cp", "rh://mine:v1", "old")
+    assert rh("cat", "old/a.txt").out == "hello\n"
+    rh("cp", "rh://mine:v1/a.txt", "one.txt")
+    assert rh("cat", "one.txt").out == "hello\n"
+    assert rh("verify", "rh://mine:v1", "--json", expect=None).json["files"] == 3
+    digest = rh("version", "show", "mine:v1", "--json").json["digest"]
+    assert rh("ls", f"rh://mine@{digest[:20]}").out.startswith("a.txt")
+    assert rh("ls", "rh://mine:v9", "--json", expect=3).error["kind"] == "not_found"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("put", "rh://mine:v1/new"),
+        ("rm", "--yes", "rh://mine:v1/a.txt"),
+        ("rm", "--yes", "--recursive", "rh://mine:v1/sub"),
+        ("cp", "src", "rh://mine:v1/more"),
+        ("cp", "src/a.txt", "rh://mine:v1/a.txt"),
+        ("sync", "src", "rh://mine:v1"),
+    ],
+)
+def test_a_version_is_not_written(rh, mine, words):
+    """Whatever would change a version is refused, says where, and changes nothing."""
+    before = rh("ls", "rh://mine:v1", "--json").out
+    refused = rh(*words, "--json", expect=None)
+    assert refused.code not in (0, 130)
+    assert refused.error["kind"] in ("immutable_version", "unsupported")
+    assert refused.error["where"]
+    assert rh("ls", "rh://mine:v1", "--json").out == before
+    rh("version", "verify", "mine:v1")
+
+
+def test_verify(rh, mine):
+    """A version is read again from its store, and what is damaged there is named."""
+    assert rh("version", "verify", "mine:v1", "--json").json["ok"]
+    path = next(path for path in (config.home() / "store" / "objects").rglob("*") if path.is_file())
+    data = path.read_bytes()
+    path.chmod(0o644)
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    found = [rh("version", "verify", f"mine:{one}", "--json", expect=None) for one in ("v1", "v2")]
+    assert [one for one in found if one.code == 6 and len(one.json["corrupt"]) == 1]
+
+
+def test_export_and_import(rh, mine, tmp_path):
+    """A version goes through a file to another name, with its digest; what is damaged makes no version."""
+    digest = rh("version", "show", "mine:v1", "--json").json["digest"]
+    rh("version", "export", "mine:v1", "v1.rh")
+    assert rh("version", "export", "mine:v1", "v1.rh", "--json", expect=4).error["kind"] == "exists"
+    rh("version", "export", "mine:v1", "v1.rh", "--overwrite")
+    (tmp_path / "other").mkdir()
+    rh("save", "other", "other")
+    made = rh("version", "import", "v1.rh", "other", "-m", "from afar", "--alias", "theirs", "--json").json
+    assert (made["version"], made["digest"], made["message"]) == ("v1", digest, "from afar")
+    assert rh("cat", "rh://other:theirs/a.txt").out == "hello\n"
+    data = bytearray((tmp_path / "v1.rh").read_bytes())
+    data[-9000] ^= 1
+    (tmp_path / "bad.rh").write_bytes(data)
+    assert rh("version", "import", "bad.rh", "other", "--json", expect=6).error["kind"] == "integrity"
+    assert rh("version", "import", "src/a.txt", "other", "--json", expect=6).error["kind"] == "integrity"
+    assert len(rh("version", "ls", "other", "--json").lines) == 1
+
+
+def test_rm_and_gc(rh, mine, tmp_path):
+    """A version that is forgotten leaves its bytes to gc; the newest and those with an alias stay."""
+    rh("alias", "set", "mine", "kept", "v1")
+    assert "kept" in rh("version", "rm", "mine:v1", "--json", expect=4).error["message"]
+    rh("alias", "rm", "mine", "kept")
+    assert rh("version", "rm", "mine", "--json", expect=2).error["kind"] == "invalid"
+    assert rh("version", "rm", "mine:v2", "--json", expect=4).error["kind"] == "conflict"
+    assert rh("version", "rm", "mine:v1", "--json").json == {"name": "~/mine", "forgotten": "v1"}
+    assert rh("gc", "--json").json["size"] == 0  # too young
+    told = rh("gc", "--dry-run", "--older-than", "0s", "--json").json
+    assert (told["dry_run"], told["trees"], told["objects"]) == (True, 1, 1)
+    assert "removed" in rh("gc", "rh://mine", "--older-than", "0s").out
+    assert rh("cat", "rh://mine:v2/a.txt").out == "changed\n"
+    rh("ls", "rh://mine:v1", expect=3)
+
+
+def test_gc_drops_versions(rh, mine, tmp_path):
+    """Those beyond the newest N of a name go, and those whose time is over."""
+    (mine / "c").write_bytes(b"c")
+    rh("commit", "mine", "-m", "third")
+    assert "would drop ~/mine:v1" in rh("gc", "rh://mine", "--keep", "1", "--dry-run").out
+    gone = rh("gc", "rh://mine", "--keep", "1", "--older-than", "0s", "--json").json
+    assert [one["version"] for one in gone["dropped"]] == ["v1"]  # v2 is in production
+    assert [one["version"] for one in rh("version", "ls", "mine", "--json").lines] == ["v3", "v2"]
+    assert "rh://NAME" in rh("gc", "src", "--keep", "1", "--json", expect=2).error["hint"]
+    (mine / "d").write_bytes(b"d")
+    rh("commit", "mine", "--ttl", "0.001s")
+    (mine / "d").write_bytes(b"e")
+    rh("commit", "mine")
+    assert [one["version"] for one in rh("gc", "src", "--json").json["dropped"]] == ["v4"]
+    rh("gc", "rh://nobody", expect=3)
+
+
+def test_cache(rh, mine, world):
+    """What is kept of versions is listed, verified and removed."""
+    rh("cp", "src", world["s3"])
+    rh("save", "far", world["s3"])
+    rh("commit", "far")
+    rh("cp", "rh://far:v1", "back")
+    kept = rh("cache", "ls", "--json").lines
+    assert len(kept) >= 3
+    assert "files" in rh("cache", "ls").out
+    assert rh("cache", "verify", "--json").json == {"files": len(kept), "damaged": []}
+    next(one for one in cache.ls("objects") if one.name == kept[0]["digest"]).path.write_bytes(b"damage")
+    assert kept[0]["digest"] in rh("cache", "verify").out
+    assert rh("cache", "rm", kept[1]["digest"], "--json").json["removed"] == 1
+    assert rh("cache", "rm", kept[1]["digest"], "--json", expect=3).error["kind"] == "not_found"
+    assert rh("cache", "rm", "--json").json["removed"] > 0
+    assert rh("cache", "ls", "--json").lines == []
+    assert rh("cat", "rh://far:v1/b.txt").out == "new\n"
