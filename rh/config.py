@@ -52,6 +52,7 @@ DEFAULTS: Mapping[str, Any] = {
     "timeout_s": 30.0,
     "retries": 10,
     "query_memory_mb": 1024,
+    "cache_mb": 20_480,
     "systems": {
         "file": {"kind": "file"},
         "memory": {"kind": "memory"},
@@ -61,13 +62,20 @@ DEFAULTS: Mapping[str, Any] = {
         "github": {"kind": "git"},
     },
 }
-"""What holds when nothing else is said. In MiB, `memory_mb` bounds the bytes in flight of one transfer, and
-`query_memory_mb` what one query over tables may hold."""
+"""What holds when nothing else is said. In MiB, `memory_mb` bounds the bytes in flight of one transfer,
+`query_memory_mb` what one query over tables may hold, `cache_mb` the contents of versions that are kept here."""
 
 ALIASES: Mapping[str, str] = {"here": "file", "local": "file", "gcs": "gs", "az": "azure"}
 """Other words for the built-in systems."""
 
-_LISTED = {"workers": int, "memory_mb": int, "query_memory_mb": int, "timeout_s": float, "retries": int}
+_LISTED = {
+    "workers": int,
+    "memory_mb": int,
+    "query_memory_mb": int,
+    "cache_mb": int,
+    "timeout_s": float,
+    "retries": int,
+}
 _lock = Lock()
 _registered: dict[str, dict[str, Any]] = {}
 _overrides: list[Mapping[str, Any]] = []

@@ -77,6 +77,17 @@ PRINTED = {
         r"\['section', 'n'\] True",
         r"a query reads its tables and nothing else",
     ],
+    "05_versions.py": [
+        r"v1 \d+ True\nv1\nv2 parent 1 stored True\nv2 \(latest\)",
+        r"v1 \(production\) sha256:",
+        r"<Folder ~/sources:v1> False True\na version never changes\nTrue",
+        r"True requests to S3 for what is cached: 0",
+        r"stands on v2 by now, not on v1",
+        r"\{'production': 'v2'\} \[1, 2\]",
+        r"v3 \['docs/notes.txt', 'tables/points.csv'\]",
+        r"True True\nv4\n",
+        r"True 4\n3 4\nfinished",
+    ],
 }
 
 

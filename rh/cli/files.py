@@ -89,14 +89,15 @@ def put(
     date | rh put s3://bucket/now.txt
     """
     from rh.cli.place import place_of
-    from rh.errors import ExistsError, InvalidError, UnsupportedError
+    from rh.errors import ExistsError, InvalidError
+    from rh.systems import unwritable
 
     at = place_of(place)
     above = None if at.tree else at.above()
     if above is None:
         raise InvalidError("a file needs a name", where=at.url)
     if not above[0].writable:
-        raise UnsupportedError("this place can only be read", where=at.url)
+        raise unwritable(above[0], above[1])
     try:
         at.folder_above().put({at.location.name: sys.stdin.buffer}, overwrite=overwrite)
     except ExistsError as error:

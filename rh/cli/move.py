@@ -215,7 +215,10 @@ def verify(place: PlaceArgument, no_progress: NoProgress = False, json: AsJson =
     from rh.progress import Silent
 
     at = place_of(place)
-    if at.kind() == "file":
+    version = at.version()
+    if version is not None:
+        found = version.check_version()
+    elif at.kind() == "file":
         found = at.blob().verify()
     else:
         found = transfer.verify_tree(at.location, progress=Silent() if no_progress else None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from rh import config
 from rh.errors import InvalidError, NotFoundError, RhError, UnsupportedError
@@ -14,6 +14,9 @@ from rh.resources.folder import Folder
 from rh.systems import HOSTS
 from rh.systems.base import System
 from rh.types import Entry, Location
+
+if TYPE_CHECKING:
+    from rh.resources.versioned import Versioned
 
 __all__ = ["Place", "place_of", "saved"]
 
@@ -99,6 +102,15 @@ class Place:
         """The place as a blob."""
         return Blob(location=self.location)
 
+    def version(self) -> Versioned | None:
+        """The handle, where the place is a whole version (`rh://x:v3`)."""
+        from rh.resources.versioned import Versioned
+
+        if self.location != self.root or not self.location.system.startswith("tree://"):
+            return None
+        found, _ = saved(self.text.removeprefix("rh://").rstrip("/"))
+        return found if isinstance(found, Versioned) else None
+
     def __truediv__(self, name: str) -> Place:
         return Place(
             f"{self.text.rstrip('/')}/{name}", self.location / name, tree=False, name=self.name, root=self.root
@@ -136,12 +148,17 @@ def saved(words: str) -> tuple[base.Resource, str]:
         try:
             return base.load(name), "/".join(steps[end:])
         except (NotFoundError, InvalidError, UnsupportedError) as error:
-            if isinstance(error, NotFoundError) and base.exists(name):
-                raise  # the name is known; the system it lies on is not
+            if isinstance(error, NotFoundError) and base.exists(_bare(name)):
+                raise  # the name is known; the version is not, or the system it lies on
             first = first if first is not None and not isinstance(first, InvalidError) else error
     if isinstance(first, NotFoundError):
         raise NotFoundError(first.message, where=first.where, hint="rh resources lists the names there are")
     raise first or NotFoundError(f"nothing is called {words!r}")
+
+
+def _bare(name: str) -> str:
+    """A name without its version."""
+    return name[:1] + re.split("[:@]", name[1:], maxsplit=1)[0]  # `@/x` begins with one that means something else
 
 
 def _hint(place: Place) -> str | None:

@@ -13,7 +13,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
-from rh.errors import ConflictError, ExistsError, IntegrityError, InvalidError, NotFoundError, UnsupportedError
+from rh.errors import (
+    ConflictError,
+    ExistsError,
+    IntegrityError,
+    InvalidError,
+    NotFoundError,
+    UnsupportedError,
+)
 from rh.observe import log
 from rh.registry import default, holding, local, names
 from rh.registry.base import Change, Delete, Record, Registry, Rename, Step
@@ -166,6 +173,12 @@ class Resource:
         if whole.is_built_in:
             raise InvalidError(f"{whole} is built in and cannot be saved", hint='.save("another-name")')
         place: Location | None = getattr(value, "location", None)
+        if place is not None and place.system.startswith("tree://"):
+            raise InvalidError(
+                "a place in a version is not saved under another name",
+                where=whole.path,
+                hint="save a copy of it: .to(…)",
+            )
         if place is not None and "?" in place.system:
             raise InvalidError(
                 "a URL with a query is not saved: the query may be a credential",

@@ -13,7 +13,7 @@ from rh.content.names import check_all
 from rh.errors import ExistsError, InvalidError, NameClashError, NotFoundError, UnsupportedError
 from rh.observe import log
 from rh.resources import places
-from rh.systems import locate
+from rh.systems import locate, unwritable
 from rh.systems.base import Bytes, System
 from rh.types import ABSENT, ANY, Location
 
@@ -50,7 +50,7 @@ def put(folder: Folder, contents: Mapping[str, Any], *, overwrite: bool) -> None
         return
     system = folder.handle()
     if not system.writable:
-        raise UnsupportedError("this place can be read only", where=folder.url)
+        raise unwritable(system)
     keys = sorted((item.key for item in items), key=lambda key: key.encode("utf-8", "surrogateescape"))
     check_all(keys, "file")  # what a disk could not hold side by side is refused everywhere
     _check_existing(system, items, overwrite=overwrite)

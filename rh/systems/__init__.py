@@ -12,11 +12,11 @@ from typing import Any
 from urllib.parse import unquote
 
 from rh import config, plugins
-from rh.errors import InvalidError
+from rh.errors import ImmutableVersionError, InvalidError, RhError, UnsupportedError
 from rh.systems.base import System
 from rh.types import Location
 
-__all__ = ["check_settings", "locate", "open_system", "settings_of"]
+__all__ = ["check_settings", "locate", "open_system", "settings_of", "unwritable"]
 
 BUILT_IN = {
     "file": ("rh.systems.local", "LocalSystem"),
@@ -32,7 +32,7 @@ BUILT_IN = {
 }
 """Kinds shipped here; others come from the entry points `rh.systems`."""
 
-GENERAL = ("kind", "root", "timeout_s", "retries", "retry_s")
+GENERAL = ("kind", "root", "store", "timeout_s", "retries", "retry_s")
 """Settings that every system takes."""
 
 _NUMBERS: Mapping[str, Callable[[Any], float]] = {
@@ -348,6 +348,15 @@ def _clean(path: str) -> str:
         cleaned = os.path.normpath("/" + rest)
         return home + cleaned.rstrip("/")
     return re.sub("^//", "/", os.path.normpath(path))
+
+
+def unwritable(system: System, key: str = "") -> RhError:
+    """The error for who wants to write to a system that can only be read."""
+    if system.kind == "tree":
+        return ImmutableVersionError(
+            "a version never changes", where=system.url(key), hint="change what is live, and commit it"
+        )
+    return UnsupportedError("this place can be read only", where=system.url(key))
 
 
 def open_system(location: Location) -> System:

@@ -43,8 +43,8 @@ WAITING = 8 << 20
 """Bytes of decoded rows that may wait for the reader."""
 BUDGET = 32 << 20
 """Bytes of row groups under way, where more than two are (or one, when shuffled)."""
-LOOK = 8 << 20
-GROWTH = 24 << 20
+LOOK = 4 << 20
+GROWTH = 40 << 20
 """After each so many bytes it is looked at how much the process grew. If more, the allocator is told to give back what
 it keeps: by itself it may keep a hundred MiB, and to tell it every time costs a tenth of the speed."""
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -89,13 +89,13 @@ class _Plan:
         self._batch_size, self._rank, self._world_size, self._drop_last = batch_size, rank, world_size, drop_last
         self._share: tuple[int, int | None] | None = None
         self._unseen = 0
-        self._resident = _resident()
+        self._most = _resident() + GROWTH
 
     def _trim(self) -> None:
         """Give back memory that nothing uses, if the process grew."""
-        if _resident() - self._resident > GROWTH:
+        if _resident() > self._most:
             need("pyarrow").default_memory_pool().release_unused()
-            self._resident = max(_resident() - GROWTH // 2, self._resident)
+            self._most = max(self._most, _resident() + LOOK)  # what is in use is not in vain asked for again
 
     def share(self) -> tuple[int, int | None]:
         """The rows of all that are ours, in the order of row groups; to the end where nobody else has any."""
@@ -225,9 +225,12 @@ class _Plan:
         if not count:
             yield _Chunk(None, rows, 0)
             return
-        places = need("pyarrow").array(order.scatter(count, seed, first))
+        pa, pc = need("pyarrow"), need("pyarrow.compute")
+        found = order.scatter(count, seed, first)
+        places = pa.Array.from_buffers(pa.uint32(), count, [None, pa.py_buffer(found)])  # pa.array imports pandas
         for at in range(0, count, step):
-            yield _Chunk(whole.take(places.slice(at, step)), rows if at + step >= count else 0, at)
+            batch = pc.take(whole, places.slice(at, step), boundscheck=False)
+            yield _Chunk(batch, rows if at + step >= count else 0, at)
 
 
 class Stream:

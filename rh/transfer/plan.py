@@ -21,7 +21,7 @@ from rh.content.manifest import DamagedManifestError
 from rh.content.tree import key_bytes
 from rh.errors import ExistsError, InvalidError, NameClashError, NotFoundError, UnsupportedError
 from rh.observe import log
-from rh.systems import BUCKETS
+from rh.systems import BUCKETS, unwritable
 from rh.systems.abilities import Following
 from rh.systems.base import System
 from rh.transfer.compare import Action, Comparer, Same, Step, aligned
@@ -239,7 +239,7 @@ def plan_tree(source: System, target: System, options: Options) -> Plan:
         UnsupportedError: the target cannot be written, or holds no links (`links="keep"`).
     """
     if not target.writable:
-        raise UnsupportedError("this place can be read only", where=target.url())
+        raise unwritable(target)
     _refuse_overlap(source, target)
     began, believe = time.monotonic(), True
     while True:
@@ -358,7 +358,7 @@ def _ignore_lines(source: System) -> list[str]:
 def plan_file(source: System, key: str, target: System, target_key: str, options: Options) -> Plan:
     """Plan the copy of one file (a link is followed) to one key."""
     if not target.writable:
-        raise UnsupportedError("this place can be read only", where=target.url(target_key))
+        raise unwritable(target, target_key)
     if source.location == target.location and key == target_key:
         raise InvalidError("source and target are the same place", where=target.url(target_key))
     plan = Plan(source, target, options)

@@ -29,6 +29,8 @@ __all__ = ["Collected", "Sparse", "collect", "drop", "prune"]
 
 _DAY_S = 86_400.0
 _KEYS = 1_000
+_REST_S = 1.0
+"""Between two rounds, so that those who waited get their turn."""
 
 
 class Sparse(NamedTuple):
@@ -107,7 +109,11 @@ def collect(
         marker.mark()
         for kind in KINDS:
             _weigh(store, marks, kind, time.time() - older_than_s)
+        rounds = 0
         while not dry_run and marks.one("select 1 from found where young = 0 limit 1"):
+            if rounds:
+                time.sleep(_REST_S)
+            rounds += 1
             marker.mark()  # what takes long, before anybody is kept waiting
             with Sweep(store.system, patience_s) as sweep:
                 marker.mark()
@@ -228,11 +234,11 @@ def _over(series: Series, store: Store, keep: int | None, now: float) -> list[Ve
 
 def _let_go(series: Series, store: Store, dropped: list[Version]) -> None:
     """Take back the references of trees that no version of the series has any more."""
-    needed = {version.digest for version in series.all() if _is_in(store, version)}
+    needed = {version.digest for version in series.all()}
     for digest in {version.digest for version in dropped} - needed:
         store.unref(series.series, digest)
 
 
 def _is_in(store: Store, version: Version) -> bool:
-    here = store.system.location
-    return version.store == here or open_system(version.store).location == here
+    here, there = store.system.location, version.store
+    return there == here or (there.system == here.system and open_system(there).location == here)

@@ -104,6 +104,7 @@ class Lease:
                     f"the store is being swept by {found.get('by', 'somebody')}", where=self._system.url(GC),
                     hint="try again later",
                 )  # fmt: skip
+            self._system.delete([self.key])  # else the two would wait for each other
             self._stop.wait(0.5)
             self._write()
 

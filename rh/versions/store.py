@@ -252,10 +252,12 @@ class Store:
         Raises:
             NotFoundError, IntegrityError: the store has lost it, or has another one there.
         """
+        # Two records of one node may name different packs, of which one is swept: each is a node of its own here.
+        key = f"{digest} {where[1]} {where[2]}"
         with self._lock:
-            node = self._nodes.get(digest)
+            node = self._nodes.get(key)
             if node is not None:
-                self._nodes.move_to_end(digest)
+                self._nodes.move_to_end(key)
                 return node
         place = self._place(where)
         node = self._cached_node(digest, where, place)
@@ -263,8 +265,8 @@ class Store:
             node = twice(lambda: Node.decode(self._fetch_node(where, place), digest, place))
             self.index.add({child.digest: child.where for child in node.children if child.kind == "file"})
         with self._lock:
-            if digest not in self._nodes:
-                self._nodes[digest] = node
+            if key not in self._nodes:
+                self._nodes[key] = node
                 self._held += len(node.children) + 1
                 while self._held > _KEPT_CHILDREN and len(self._nodes) > 1:
                     self._held -= len(self._nodes.popitem(last=False)[1].children) + 1

@@ -13,7 +13,7 @@ from typing import Any, Self
 from rh.errors import ConflictError, IntegrityError, NotFoundError, UnsupportedError
 from rh.systems.base import System
 from rh.types import Match
-from rh.versions.lease import GC, create
+from rh.versions.lease import GC, create, valid
 
 __all__ = ["PATIENCE_S", "Sweep"]
 
@@ -60,12 +60,13 @@ class Sweep:
 
     def _document(self) -> bytes:
         self._began, self._until = time.monotonic(), time.time() + _VALID_S
-        return json.dumps({"until": self._until, "by": self._by, "token": self._token}).encode()
+        told = {"until": self._until, "ttl": _VALID_S, "by": self._by, "token": self._token}
+        return json.dumps(told).encode()
 
     def _take(self) -> None:
         if not create(self._system, GC, self._document()):
             found, etag = self._read()
-            if found is not None and found["until"] > time.time():
+            if found is not None and valid(self._system, GC) is not None:
                 raise self._taken(found)
             try:
                 if etag is None:
@@ -81,14 +82,14 @@ class Sweep:
             raise self._taken(found)
 
     def _taken(self, found: dict[str, Any] | None) -> ConflictError:
-        who = "somebody else" if found is None else found["by"]
+        who = "somebody else" if found is None else found.get("by", "somebody")
         return ConflictError(f"the store is being swept by {who}", where=self._system.url(GC), hint="try again later")
 
     def _read(self) -> tuple[dict[str, Any] | None, str | None]:
         try:
             with self._system.read(GC) as body:
                 etag, found = body.entry.etag, json.loads(body.read())
-            return {**found, "until": float(found["until"]), "by": str(found["by"])}, etag
+            return {**found}, etag
         except NotFoundError:
             return None, None
         except (ValueError, KeyError, TypeError) as error:
@@ -102,35 +103,27 @@ class Sweep:
             self._system.delete([GC])
 
     def _wait_for_writers(self) -> None:
+        """Wait for those who wrote when `gc.json` came: who comes later sees it, and waits for us."""
         began = time.monotonic()
-        while (who := self._writer()) is not None:
+        writers = self._leases()
+        while writers := {key: held for key in writers if (held := valid(self._system, key, beside=GC)) is not None}:
             if time.monotonic() - began >= self._patience_s:
+                who = next(iter(writers.values())).get("by", "somebody")
                 raise ConflictError(
                     f"{who} writes to the store; nothing was deleted", where=self._system.url(),
                     hint="try again later: a process that died writing is forgotten after an hour",
                 )  # fmt: skip
-            time.sleep(min(0.5, self._patience_s))
+            time.sleep(min(0.2, self._patience_s))
+            if time.time() > self._until - _VALID_S / 2:
+                self._system.write(GC, self._document())
         self._system.write(GC, self._document())  # the time of waiting does not count
 
-    def _writer(self) -> str | None:
-        """Somebody who holds a lease. Those that ended long ago are taken away."""
-        now, over = time.time(), []
+    def _leases(self) -> dict[str, dict[str, Any]]:
+        """Whatever leases there are; those that ran out long ago are taken away."""
         try:
-            entries = [entry for entry in self._system.list("leases/") if entry.kind == "file"]
+            found = [entry for entry in self._system.list("leases/") if entry.kind == "file"]
         except NotFoundError:
-            return None
-        for entry in entries:
-            try:
-                with self._system.read(entry.key) as body:
-                    found = json.loads(body.read())
-                until, who = float(found["until"]), str(found.get("by", "somebody"))
-            except NotFoundError:
-                continue
-            except (ValueError, KeyError, TypeError):
-                until, who = (entry.modified or now) + _DAY_S, "somebody"
-            if until > now:
-                return who
-            if until < now - _DAY_S:
-                over.append(entry.key)
-        self._system.delete(over)
-        return None
+            return {}
+        old = [entry.key for entry in found if entry.modified is not None and entry.modified < time.time() - _DAY_S]
+        self._system.delete([key for key in old if valid(self._system, key, beside=GC) is None])
+        return {entry.key: {} for entry in found}

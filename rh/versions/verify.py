@@ -31,9 +31,11 @@ def verify_version(store: Store, digest: str, url: str) -> Verification:
     unreadable: list[tuple[str, str]] = []
     packed: dict[str, list[tuple[str, Child]]] = defaultdict(list)
     files = size = 0
-    for key, child in _files(store, store.root(tree), ""):
+    for key, child in _files(store, store.root(tree)):
         files += 1
         size += child.size
+        if not child.size:
+            continue
         if child.where[0] == "p":
             packed[child.where[1]].append((key, child))
             continue
@@ -75,13 +77,16 @@ def verify_version(store: Store, digest: str, url: str) -> Verification:
     )
 
 
-def _files(store: Store, node: Node, above: str) -> Iterator[tuple[str, Child]]:
-    for child in node.children:
-        key = above + key_text(child.name)
-        if child.kind == "dir":
-            yield from _files(store, store.below(child), key + "/")
-        elif child.kind == "file" and child.size:
-            yield key, child
+def _files(store: Store, root: Node) -> Iterator[tuple[str, Child]]:
+    waiting = [("", root)]
+    while waiting:
+        above, node = waiting.pop()
+        for child in node.children:
+            key = above + key_text(child.name)
+            if child.kind == "dir":
+                waiting.append((key + "/", store.below(child)))
+            elif child.kind == "file":
+                yield key, child
 
 
 def _compare(store: Store, child: Child) -> None:

@@ -62,11 +62,13 @@ def test_versions_are_parsed(text, path, label, digest, monkeypatch):
 
 
 @pytest.mark.parametrize("text", ["x:v3", "x@sha256:abcd", "/org/x:latest"])
-def test_versions_cannot_be_had_yet(text):
-    new = lambda name: rh.folder(name, path="/tmp")  # noqa: E731
-    for call in (rh.load, rh.folder, rh.exists, new, lambda name: rh.blob(name=name)):
-        with pytest.raises(errors.UnsupportedError, match="version"):
+def test_a_version_is_of_a_name_that_is_saved(text):
+    for call in (rh.load, rh.folder, lambda name: rh.blob(name=name)):
+        with pytest.raises(errors.NotFoundError, match="nothing is called"):
             call(text)
+    assert not rh.exists(text)
+    with pytest.raises(errors.InvalidError, match="names a version"):
+        rh.folder(text, path="/tmp")
 
 
 @pytest.mark.parametrize(

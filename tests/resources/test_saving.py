@@ -152,7 +152,7 @@ def test_saving_needs_a_name(here):
         here.save()
     with pytest.raises(errors.InvalidError, match="built in"):
         here.save("^mine")
-    with pytest.raises(errors.UnsupportedError, match="version"):
+    with pytest.raises(errors.InvalidError, match="names a version"):
         here.save("x:v1")
     saved = here.save("x")
     assert (saved.name, here.name) == ("~/x", None)

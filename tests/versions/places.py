@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
-from rh.systems import locate, open_system
+import pytest
+
+from rh.systems import locate, memory, open_system
 from rh.systems.base import System
 from rh.types import Location
 from rh.versions.store import NAME, Store, Tree
@@ -13,10 +16,21 @@ from rh.versions.system import TreeSystem, location_of
 SYSTEMS = ["memory", "file", "ssh-a", "s3", "gs", "azure"]
 
 
+@pytest.fixture(autouse=True)
+def forgotten(tmp_path: Path) -> Iterator[None]:
+    """What a test leaves in memory is let go of."""
+    yield
+    memory.forget(_memory(tmp_path))
+
+
+def _memory(tmp_path: Path) -> str:
+    return f"{tmp_path.parent.name}-{tmp_path.name}"
+
+
 def place(kind: str, tmp_path: Path, name: str) -> Location:
     """A place of this test's own on a system."""
     if kind == "memory":
-        return Location("memory", f"{tmp_path.parent.name}-{tmp_path.name}/{name}")
+        return Location("memory", f"{_memory(tmp_path)}/{name}")
     return locate(str(tmp_path / name)) if kind == "file" else locate(name, kind)
 
 

@@ -22,7 +22,7 @@ from rh.versions import levels
 from rh.versions.commit import adopt_tree, commit_file, commit_tree
 from rh.versions.store import Store
 from tests.transfer import trees
-from tests.versions.places import SYSTEMS, contents, place, store_at
+from tests.versions.places import SYSTEMS, contents, forgotten, place, store_at  # noqa: F401 - a fixture
 
 DATA = {"write", "copy", "part", "begin", "fetch"}
 

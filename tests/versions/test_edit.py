@@ -26,7 +26,7 @@ from rh.versions.levels import directory
 from rh.versions.nodes import Child, Node
 from rh.versions.store import Store
 from tests.transfer import trees
-from tests.versions.places import SYSTEMS, contents, place, store_at
+from tests.versions.places import SYSTEMS, contents, forgotten, place, store_at  # noqa: F401 - a fixture
 
 
 @pytest.mark.parametrize("kind", SYSTEMS)
