@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Self
 from rh.errors import (
     ConflictError,
     ExistsError,
+    ImmutableVersionError,
     IntegrityError,
     InvalidError,
     NotFoundError,
@@ -174,10 +175,10 @@ class Resource:
             raise InvalidError(f"{whole} is built in and cannot be saved", hint='.save("another-name")')
         place: Location | None = getattr(value, "location", None)
         if place is not None and place.system.startswith("tree://"):
-            raise InvalidError(
-                "a place in a version is not saved under another name",
+            raise ImmutableVersionError(
+                "what is in a version is not saved under a name of its own",
                 where=whole.path,
-                hint="save a copy of it: .to(…)",
+                hint="save a copy: .to(…)",
             )
         if place is not None and "?" in place.system:
             raise InvalidError(
