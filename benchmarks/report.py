@@ -31,9 +31,10 @@ _TITLES = {
 
 
 def _speed(case: Case, seconds: float) -> tuple[float, str]:
-    if case.shape.by_files:
-        return case.shape.files / seconds, "files/s"
-    return case.shape.bytes / seconds / 1e6, "MB/s"
+    unit = getattr(case.shape, "unit", "files/s" if case.shape.by_files else "MB/s")
+    if unit == "MB/s":
+        return case.shape.bytes / seconds / 1e6, unit
+    return case.shape.files / seconds, unit
 
 
 def _is_ours(name: str) -> bool:

@@ -93,7 +93,9 @@ def make(place: Place, rows: int) -> None:
 
 
 def rh(work: Work, **options: Any) -> Go:
-    import numpy as np  # noqa: F401 - imports are nobody's time
+    import msgspec  # noqa: F401 - imports are nobody's time
+    import numpy as np  # noqa: F401
+    import pyarrow.compute as pc  # noqa: F401
     import pyarrow.parquet as pq  # noqa: F401
 
     from rh.systems import locate, open_system

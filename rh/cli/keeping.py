@@ -70,12 +70,16 @@ def _stores(what: str | None) -> list[Location]:
     """The stores that are meant."""
     from rh.cli.place import place_of
     from rh.cli.versions import versioned
+    from rh.errors import InvalidError
+    from rh.resources import base
     from rh.versions.store import NAME
     from rh.versions.store import place_of as store_of
 
     if what is not None and what.startswith("rh://"):
         resource, _ = versioned(what, bare=True)
         return list(dict.fromkeys(version.store for version in resource.series_of()))
+    if what is not None and ":" not in what and "/" not in what and base.exists(what):
+        raise InvalidError(f"{what!r} is a path here, and a saved name", hint=f"rh gc rh://{what}, or rh gc ./{what}")
     location = place_of(what or ".").location
     return [location if location.name == NAME else store_of(location)]
 

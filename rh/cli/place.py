@@ -127,15 +127,18 @@ def place_of(text: str) -> Place:
     words = match.group(1).rstrip("/")
     if not words:
         raise InvalidError("rh:// needs a name after it", hint="rh resources lists the names there are")
+    from rh.resources.table import Table
+
     resource, rest = saved(words)
     if not isinstance(resource, base.Located):
         raise InvalidError(f"{resource.name} is a {resource.kind}, and has no place", where=text)
-    if rest and resource.kind != "folder":
+    directory = resource.kind == "folder" or (isinstance(resource, Table) and not resource.is_file)
+    if rest and not directory:
         raise InvalidError(f"{resource.name} is a {resource.kind}; nothing is in it", where=text)
     if rest:
         places.check_key(rest)
     location = resource.placed() / rest if rest else resource.placed()
-    tree = text.endswith("/") or (resource.kind == "folder" and not rest)
+    tree = text.endswith("/") or (directory and not rest)
     return Place(text, location, tree=tree, name=resource.name, root=resource.placed())
 
 

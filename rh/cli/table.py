@@ -174,7 +174,7 @@ def _table(text: str) -> Table:
     from rh.resources.table import Table
 
     if _DATABASE.match(text):
-        raise InvalidError("a database needs a query", hint=f"rh table sql {text} 'select …'")
+        raise InvalidError("a database needs a query", hint="rh table sql URL 'select …'")
     if (match := re.fullmatch(r"rh://(.*?)/?", text, re.DOTALL)) and base.exists(match.group(1)):
         found = base.load(match.group(1))
         if isinstance(found, Table):

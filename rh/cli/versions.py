@@ -149,14 +149,11 @@ def export_one(
 ) -> None:
     """Write a version, with all its files, as one file at PLACE."""
     from rh.cli.place import place_of
-    from rh.versions.export import write_file
-    from rh.versions.store import Store
 
     resource, which = versioned(name)
     version = resource.series_of().get(which)
-    store = Store.at(version.store)
     at = place_of(place)
-    size = write_file(store.tree(version.digest), store, at.location, overwrite=overwrite)
+    size = resource.export(at.url, version.label, overwrite=overwrite)
     if json:
         show.emit({"name": resource.name, "version": version.label, "place": at.url, "size": size})
     else:
@@ -177,26 +174,9 @@ def import_one(
     The file is verified as a whole first. What lies under the name is not changed.
     """
     from rh.cli.place import place_of
-    from rh.errors import InvalidError
-    from rh.versions.export import read_file
-    from rh.versions.series import check_alias
-    from rh.versions.store import Store
-    from rh.versions.store import place_of as store_of
 
-    for one in alias or ():
-        check_alias(one)
     resource, _ = versioned(name, bare=True)
-    series, location = resource.begun(), store_of(resource.placed())
-    store = Store.at(location)
-    with store.lease() as lease:
-        tree = read_file(place_of(place).location, store, lease=lease)
-        if resource.kind == "blob" and tree.entries != 1:
-            raise InvalidError(f"{resource.name} is a blob, and the version has {tree.entries:,} files", where=place)
-        store.ref(series.series, tree.digest)
-        made, _ = series.add(
-            tree.digest, location, files=tree.files, size=tree.size, message=message, aliases=alias or (),
-            tags=tag or (),
-        )  # fmt: skip
+    made = resource.import_(place_of(place).url, message, aliases=alias or (), tags=tag or ())
     _tell(resource, made, json=json)
 
 

@@ -542,7 +542,7 @@ def forget(name: str | Name) -> Name:
         raise InvalidError(f"{whole} names a version; the name is {whole.path}")
     registry = holding(whole)
     with _named(registry, whole):
-        registry.delete(whole.key)
+        registry.commit([Delete(whole.key), *_series(registry, whole)])
     return whole
 
 

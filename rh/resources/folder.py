@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rh.resources.cluster import Cluster
     from rh.resources.draft import Draft
     from rh.transfer import Keywords, Options, Plan, Receipt, Verification
+    from rh.versions.diff import Diff
     from rh.versions.lease import Lease
     from rh.versions.series import Version
     from rh.versions.store import Store, Tree
@@ -113,6 +114,41 @@ class Folder(Versioned):
         from rh.resources.draft import upload
 
         return upload(self, local, path, message=message, update=update, aliases=aliases, tags=tags)
+
+    def adopt(self, name: str | None = None, message: str = "", *, aliases: Sequence[str] = ()) -> Version:
+        """Make a version of what is there by reference: it is read once, for its digests, and nothing is copied.
+
+        The version can be read as long as the files are what they are now; `verify` of it tells when they are not.
+
+        Args:
+            name: to save the folder under, if it has none.
+            message: as for `commit`.
+            aliases: as for `commit`.
+        """
+        from rh.versions.commit import adopt_tree
+
+        self.check_live()
+        saved = self if name is None else self.save(name)
+
+        def adopted(store: Store, _base: str | None, lease: Lease) -> Tree:
+            return adopt_tree(saved.handle(), store, lease=lease)
+
+        return saved.made(adopted, message, aliases=aliases, tags=(), metadata=None)
+
+    def diff(self, old: str, new: str = "latest") -> Diff:
+        """What differs from one version to another: added, removed, modified, renamed. No file is read.
+
+        Args:
+            old: `"v1"`, an alias, or a digest.
+            new: the same.
+        """
+        from rh.versions.diff import diff
+        from rh.versions.store import Store
+
+        series = self.series_of()
+        a, b = series.get(old), series.get(new)
+        stores = Store.at(a.store), Store.at(b.store)
+        return diff(stores[0].tree(a.digest), stores[1].tree(b.digest), *stores)
 
     def restore(self, which: str, **options: Unpack[Keywords]) -> Folder:
         """Make the folder's own files what they were in a version; what came since is deleted. Versions stay.

@@ -245,7 +245,7 @@ class Table(Rows):
         self.check_live()
         value = self.value if data is None else data
         if isinstance(value, Table):
-            value = value.fetch() if value.written else value.value
+            value = value.to_reader() if value.written or value.is_query else value.value
         if value is NOTHING and not self.is_query:
             raise InvalidError("there is nothing to write", hint=".write(data)")
         location = self.location or places.default_place("file", self._stem())
@@ -287,13 +287,21 @@ class Table(Rows):
     def _stem(self) -> str:
         return f"table-{uuid4().hex}" if self.name is None else Name(self.name).stem
 
-    def snapshot(self, name: str, *, system: Place = None, path: str | os.PathLike[str] | None = None) -> Table:
+    def snapshot(
+        self,
+        name: str,
+        *,
+        system: Place = None,
+        path: str | os.PathLike[str] | None = None,
+        mode: Mode = "error",
+    ) -> Table:
         """Run the query and save its result under `name` as a table of its own, with query, parameters and time.
 
         Args:
             name: of the new table.
             system: where to; by default here.
             path: the place on that system.
+            mode: as for `write`: `"overwrite"` takes the snapshot again.
         """
         from datetime import UTC, datetime
 
@@ -302,7 +310,7 @@ class Table(Rows):
         place = place_for(name, path, system if system is not None or path is not None else "here")
         target = Table(name=name, location=place, metadata=self.metadata, native=self.native)
         began = datetime.now(UTC).isoformat(timespec="seconds")
-        written = target.write(self.source.reader())
+        written = target.write(self.source.reader(), mode=mode)
         return replace(written, native=self.native, source=self.source, taken=began).save()
 
     def to(self, system: Place = None, path: str | os.PathLike[str] | None = None, **options: Any) -> Table:
@@ -458,6 +466,11 @@ def table(
         if not isinstance(found, Table):
             raise InvalidError(f"{name} is a {found.kind}")
         return found if metadata is None else replace(found, metadata=metadata)
+    if isinstance(data, str | os.PathLike):
+        raise InvalidError(
+            f"the first argument is the rows, not {type(data).__name__}",
+            hint="name= for a saved table, path= for files",
+        )
     native = None
     if data is not None:
         from rh.tables import adapters

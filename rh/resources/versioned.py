@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Self
@@ -74,6 +75,53 @@ class Versioned(Located):
             ConflictError: `parent` is not the newest version, or a file changed while it was committed.
             NotFoundError: there is nothing to commit.
         """
+        return self.made(self.committed, message, aliases=aliases, tags=tags, metadata=metadata, parent=parent, ttl=ttl)
+
+    def import_(
+        self,
+        path: str | os.PathLike[str],
+        message: str = "",
+        *,
+        aliases: Sequence[str] = (),
+        tags: Sequence[str] = (),
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Version:
+        """Make the version that is in a file (see `export`) the newest one. What is live is not changed.
+
+        Args:
+            path: of the file: a path here, or a URL.
+            message: as for `commit`.
+            aliases: as for `commit`.
+            tags: as for `commit`.
+            metadata: as for `commit`.
+
+        Raises:
+            IntegrityError: it is not a version's file, or is damaged; no version is made.
+        """
+        from rh.versions.export import read_file
+
+        location = places.resolve(path, None)
+
+        def read(store: Store, _base: str | None, lease: Lease) -> Tree:
+            tree = read_file(location, store, lease=lease)
+            if self.kind == "blob" and tree.entries != 1:
+                raise InvalidError(f"{self.name} is a blob, and the version has {tree.entries:,} files")
+            return tree
+
+        return self.made(read, message, aliases=aliases, tags=tags, metadata=metadata)
+
+    def made(
+        self,
+        make: Callable[[Store, str | None, Lease], Tree],
+        message: str,
+        *,
+        aliases: Sequence[str],
+        tags: Sequence[str],
+        metadata: Mapping[str, Any] | None,
+        parent: str | None = None,
+        ttl: float | None = None,
+    ) -> Version:
+        """Have a tree made in the store, and record it as the newest version."""
         from rh.versions.series import check_alias
         from rh.versions.store import Store, place_of
 
@@ -83,7 +131,7 @@ class Versioned(Located):
         for name, value in (("aliases", aliases), ("tags", tags)):
             if isinstance(value, str):
                 raise InvalidError(f"{name}= takes a list", hint=f"{name}=[{value!r}]")
-        if ttl is not None and not ttl > 0:
+        if ttl is not None and (not isinstance(ttl, int | float) or not ttl > 0):
             raise InvalidError(f"ttl={ttl!r} is not a number of seconds above 0")
         series = self.begun()
         made_from = None if parent is None else series.get(parent).number
@@ -94,7 +142,7 @@ class Versioned(Located):
         store = Store.at(location)
         known = base.digest if base is not None and base.store == location else None
         with store.lease() as lease:
-            tree = self.committed(store, known, lease)
+            tree = make(store, known, lease)
             store.ref(series.series, tree.digest)
             version, _ = series.add(
                 tree.digest,
@@ -183,6 +231,31 @@ class Versioned(Located):
 
         version = self.committed_version()
         return verify_version(Store.at(version.store), version.digest, f"{self.name}:{version.label}")
+
+    def restore(self, which: str) -> Self:
+        """Make what is live what it was in a version. Versions stay.
+
+        Args:
+            which: `"v3"`, an alias, or a digest.
+        """
+        self.check_live()
+        restored = self.at(which).to(path=self.url)  # type: ignore[attr-defined]
+        return replace(self, receipt=restored.receipt)  # type: ignore[call-arg]
+
+    def export(self, path: str | os.PathLike[str], which: str = "latest", *, overwrite: bool = False) -> int:
+        """Write a version, with all its files, as one file that `import_` reads, and return its bytes.
+
+        Args:
+            path: of the file: a path here, or a URL.
+            which: `"v3"`, an alias, or a digest; a handle on a version writes that one.
+            overwrite: whether a file that is there may be replaced.
+        """
+        from rh.versions.export import write_file
+        from rh.versions.store import Store
+
+        version = self.series_of().get(self.version or which)
+        store = Store.at(version.store)
+        return write_file(store.tree(version.digest), store, places.resolve(path, None), overwrite=overwrite)
 
     # Aliases.
 

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
+from rh.config import did_you_mean
 from rh.errors import InvalidError
 from rh.plugins import need
 from rh.systems.base import System
@@ -127,7 +128,7 @@ def _plain(kind: pa.DataType) -> pa.DataType:
 def check_file_schema(where: str, found: pa.Schema, wanted: pa.Schema, *, columns: Sequence[str]) -> None:
     """Raise `InvalidError` unless a file's columns are those of the table, or narrower ones of the same kind."""
     pa = need("pyarrow")
-    hint = "give schema= that fits all files"
+    hint = 'the first file decides; for CSV, options={"column_types": {"column": "type"}} does'
     for name in columns:
         if name not in found.names:
             raise InvalidError(f"column {name!r} of the table is not in this file", where=where, hint=hint)
@@ -189,8 +190,17 @@ def fragment(
 
 def _format(snapshot: Snapshot) -> ds.FileFormat:
     """How Arrow reads the files of a table."""
-    ds = need("pyarrow.dataset")
     options: Mapping[str, Any] = snapshot.options or {}
+    try:
+        return _format_of(snapshot, options)
+    except (TypeError, ValueError, KeyError) as error:
+        raise InvalidError(f"options= cannot be: {error}", hint="those of pyarrow.csv or pyarrow.json") from error
+
+
+def _format_of(snapshot: Snapshot, options: Mapping[str, Any]) -> ds.FileFormat:
+    ds = need("pyarrow.dataset")
+    if snapshot.format in ("parquet", "arrow") and options:
+        raise InvalidError(f"options= is for CSV and JSON lines, and these files are {snapshot.format}")
     if snapshot.format == "parquet":
         scan = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
         return ds.ParquetFileFormat(default_fragment_scan_options=scan)
@@ -198,6 +208,7 @@ def _format(snapshot: Snapshot) -> ds.FileFormat:
         return ds.IpcFileFormat()
     if snapshot.format == "csv":
         csv = need("pyarrow.csv")
+        _known(options, csv.ParseOptions, csv.ConvertOptions, csv.ReadOptions)
         first = snapshot.files[0].key if snapshot.files else ""
         parse = {"delimiter": "\t"} if ".tsv" in first.lower().rpartition("/")[2] else {}
         parse |= _only(options, csv.ParseOptions)
@@ -209,16 +220,28 @@ def _format(snapshot: Snapshot) -> ds.FileFormat:
             ),
         )
     json = need("pyarrow.json")
+    _known(options, json.ParseOptions, json.ReadOptions)
     return ds.JsonFileFormat(
         parse_options=json.ParseOptions(**_only(options, json.ParseOptions)),
         read_options=json.ReadOptions(**_only(options, json.ReadOptions)),
     )
 
 
+def _known(options: Mapping[str, Any], *kinds: type) -> None:
+    """Raise `InvalidError` for an option that none of pyarrow's classes of options has."""
+    known = sorted({name for kind in kinds for name in dir(kind) if name.islower() and name[0] != "_"} - _NOT_OPTIONS)
+    for name in options:
+        if name not in known:
+            raise InvalidError(
+                f"there is no option {name!r}{did_you_mean(name, tuple(known))}", hint=f"options: {', '.join(known)}"
+            )
+
+
 def _only(options: Mapping[str, Any], kind: type) -> dict[str, Any]:
     return {name: value for name, value in options.items() if hasattr(kind, name)}
 
 
+_NOT_OPTIONS = frozenset({"equals", "validate"})
 _handlers: list[type] = []
 
 

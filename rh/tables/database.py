@@ -13,10 +13,8 @@ import decimal
 import math
 import os
 import re
-import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
@@ -35,10 +33,6 @@ __all__ = ["SCHEMES", "Source", "is_database"]
 
 SCHEMES = (*drivers.DRIVERS, "duckdb")
 """Schemes of URLs that name a database."""
-
-LOOK_UP_S = 0.2
-CANCELLED_S = 5.0
-"""How long an interrupted query may take to end."""
 
 
 def is_database(system: Any) -> bool:
@@ -281,32 +275,12 @@ class _Session:
         self._call(lambda: self.cursor.execute(text, list(parameters) or None))
 
     def _call(self, work: Callable[[], Any]) -> Any:
-        """Do what may take long, and let Ctrl-C end it.
+        """Do what may take long, and let Ctrl-C end it: a driver that waits does not see an interrupt."""
 
-        A driver that waits does not see an interrupt, and what ADBC's own module does about it ends as an error of the
-        database. So the main thread waits here, and has the query cancelled. It looks up now and then: ADBC leaves
-        SIGINT in a state in which no wait of Python's ends early.
-        """
-        if threading.current_thread() is not threading.main_thread():
-            return work()
-        answer: Future[Any] = Future()
+        def cancel() -> None:
+            self.cursor.adbc_cancel()
 
-        def run() -> None:
-            try:
-                answer.set_result(work())
-            except BaseException as error:  # noqa: BLE001 - it is raised where the work was asked for
-                answer.set_exception(error)
-
-        threading.Thread(target=run, name="rh-query", daemon=True).start()
-        try:
-            while not answer.done():
-                wait([answer], LOOK_UP_S)
-            return answer.result()
-        except KeyboardInterrupt:
-            with suppress(Exception):
-                self.cursor.adbc_cancel()
-            wait([answer], CANCELLED_S)  # the connection is of no use to two
-            raise
+        return duck.interruptible(work, cancel)
 
 
 class _Rows:

@@ -11,9 +11,11 @@ import os
 import re
 import shutil
 import tempfile
+import threading
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -38,6 +40,9 @@ Parameters: TypeAlias = "Sequence[Any] | Mapping[str, Any] | None"
 Queried: TypeAlias = Any
 """What a query may read: `(system, snapshot)`, a table's files; or rows in memory, whatever speaks Arrow."""
 
+LOOK_UP_S = 0.2
+CANCELLED_S = 5.0
+"""How long a query that was cancelled is waited for."""
 AHEAD = 4
 """Batches, and files, that Arrow reads ahead of the query."""
 
@@ -109,6 +114,34 @@ def over(
     return _Run(tables, database).reader(query, parameters, batch_size)
 
 
+def interruptible(work: Callable[[], Any], cancel: Callable[[], None]) -> Any:
+    """Do what may take long in a thread of its own, and let Ctrl-C end it: a database that waits does not see one.
+
+    The main thread waits here, and has the query cancelled. It looks up now and then: ADBC leaves SIGINT in a state in
+    which no wait of Python's ends early.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return work()
+    answer: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - it is raised where the work was asked for
+            answer.set_exception(error)
+
+    threading.Thread(target=run, name="rh-query", daemon=True).start()
+    try:
+        while not answer.done():
+            wait([answer], LOOK_UP_S)
+        return answer.result()
+    except KeyboardInterrupt:
+        with suppress(Exception):
+            cancel()
+        wait([answer], CANCELLED_S)  # the connection is of no use to two
+        raise
+
+
 class _Run:
     """One query on a connection of its own, from its check to its last batch."""
 
@@ -171,12 +204,21 @@ class _Run:
                 self._check(query)
                 if not isinstance(parameters, Mapping):
                     parameters = list(parameters or ())
-                found = self.connection.sql(query, params=parameters)
-                rows = found.to_arrow_reader(batch_size)
+                rows = self._call(lambda: self.connection.sql(query, params=parameters).to_arrow_reader(batch_size))
+            twice = sorted({name for name in rows.schema.names if rows.schema.names.count(name) > 1})
+            if twice:
+                raise InvalidError(
+                    f"two columns of the result are called {twice[0]!r}",
+                    where=self.where,
+                    hint="select … as another_name",
+                )
         except BaseException:
             self.close()
             raise
         return need("pyarrow").RecordBatchReader.from_batches(rows.schema, self._batches(rows))
+
+    def _call(self, work: Callable[[], Any]) -> Any:
+        return interruptible(work, self.connection.interrupt)
 
     def _check(self, query: str) -> None:
         if not isinstance(query, str):
@@ -194,9 +236,9 @@ class _Run:
     def _batches(self, rows: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
         try:
             with self._translated():
-                yield from rows
+                while (batch := self._call(lambda: next(rows, None))) is not None:
+                    yield batch
         finally:
-            del rows
             self.close()
 
     def close(self) -> None:

@@ -327,7 +327,7 @@ def translated(where: str, unchanged: Callable[[], None] | None = None) -> Itera
             raise InvalidError(
                 f"a value does not fit its column: {text}",
                 where=where,
-                hint="give schema= with wider types",
+                hint='the first rows decide; for CSV, options={"column_types": {"column": "string"}} does',
             ) from error
         raise IntegrityError(f"the file is damaged, or not what its name says: {text}", where=where) from error
 

@@ -22,10 +22,12 @@ from rh.tables.ranges import BLOCK, TAIL, Ranges, Source, check_footer, check_no
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Scan"]
+__all__ = ["Scan", "one_batch", "pool"]
 
 GAP = 1 << 20
 """Column chunks that lie no further apart are fetched by one request: more bytes cost less than more requests."""
+LARGE = 8 << 20
+"""Bytes in a batch from which on another allocator keeps less."""
 FOOTERS = 64
 """Footers that are remembered."""
 
@@ -217,8 +219,19 @@ class Scan:
             columns.append(column if column.type == field.type else column.cast(field.type))
         return pa.RecordBatch.from_arrays(columns, schema=wanted)
 
+    def _leaves(self, metadata: Any) -> list[int]:
+        """Numbers of the Parquet columns that the wanted columns are made of, in the order of the latter."""
+        found: dict[str, list[int]] = {name: [] for name in self._stored}
+        for number in range(metadata.num_columns):
+            path = metadata.schema.column(number).path
+            end = len(path)
+            while end > 0:
+                if path[:end] in found:
+                    found[path[:end]].append(number)
+                end = path.rfind(".", 0, end)
+        return list(dict.fromkeys(number for numbers in found.values() for number in numbers))
+
     def _parquet(self, run: Sequence[Group], size: int) -> Generator[pa.RecordBatch, None, None]:
-        pq = need("pyarrow.parquet")
         footer = self.footer(run[0].file)
         file = self.snapshot.files[run[0].file]
         with ExitStack() as stack:
@@ -226,29 +239,33 @@ class Scan:
             if opened.ranges is not None:
                 self._fetch(opened.ranges, footer, run)
             stack.enter_context(translated(self.system.url(file.key), opened.check))
-            reader = pq.ParquetFile(
-                opened.file, metadata=footer.metadata, page_checksum_verification=True, pre_buffer=False
-            )
-            numbers = [group.number for group in run]
             if not self._stored:  # only partition columns are wanted
                 for group in run:
                     yield _rows_alone(group.rows or 0)
                 return
-            for batch in reader.iter_batches(size, row_groups=numbers, columns=self._stored, use_threads=False):
+            rows = max(1, sum(group.rows or 0 for group in run))
+            at_once = sum(group.size for group in run) * min(size, rows) // rows
+            reader = need("pyarrow._parquet").ParquetReader(pool(at_once))  # ParquetFile has one, but takes no pool
+            reader.open(
+                opened.file,
+                metadata=footer.metadata,
+                pre_buffer=False,
+                page_checksum_verification=True,
+                arrow_extensions_enabled=True,
+            )
+            numbers = [group.number for group in run]
+            for batch in reader.iter_batches(size, numbers, self._leaves(footer.metadata), use_threads=False):
                 opened.check()
                 yield batch
 
     def _fetch(self, ranges: Ranges, footer: _Footer, run: Sequence[Group]) -> None:
         """Get the wanted column chunks of row groups by as few requests as is sensible."""
         spans = []
-        names = self._stored
+        leaves = self._leaves(footer.metadata)
         for group in run:
             metadata = footer.metadata.row_group(group.number)
-            for number in range(metadata.num_columns):
+            for number in leaves:
                 chunk = metadata.column(number)
-                path = chunk.path_in_schema
-                if not any(path == name or path.startswith(f"{name}.") for name in names):
-                    continue
                 begin = chunk.data_page_offset
                 if chunk.has_dictionary_page and chunk.dictionary_page_offset is not None:
                     begin = min(begin, chunk.dictionary_page_offset)
@@ -300,7 +317,22 @@ def one_batch(batches: Sequence[pa.RecordBatch], schema: pa.Schema) -> pa.Record
     pa = need("pyarrow")
     if len(batches) == 1:
         return batches[0]
-    return pa.concat_batches(batches) if batches else pa.RecordBatch.from_pylist([], schema=schema)
+    if not batches:
+        return pa.RecordBatch.from_pylist([], schema=schema)
+    return pa.concat_batches(batches, pool(sum(batch.nbytes for batch in batches)))
+
+
+def pool(size: int) -> pa.MemoryPool:
+    """What batches of about so many bytes are decoded into.
+
+    jemalloc gives back by itself what is not used; Arrow's default, mimalloc, may keep a hundred MiB where one thread
+    decodes what another one drops. With arrays of many MiB it is the other way round.
+    """
+    pa = need("pyarrow")
+    try:
+        return pa.default_memory_pool() if size > LARGE else pa.jemalloc_memory_pool()
+    except NotImplementedError:  # not in this build of Arrow
+        return pa.default_memory_pool()
 
 
 def _rows_alone(count: int) -> pa.RecordBatch:

@@ -21,7 +21,7 @@ from rh.tables.ahead import Ahead
 from rh.tables.base import Snapshot
 from rh.tables.formats import BatchFormat, converter
 from rh.tables.order import Group, Window
-from rh.tables.scan import Scan, one_batch
+from rh.tables.scan import Scan, one_batch, pool
 from rh.types import Location
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ STATE = 1
 """Of the form of a state, and of the order: another one means other rows at the same place."""
 ROWS, SIZE = 1 << 17, 8 << 20
 """What is read as one, when not shuffled: small row groups together."""
+FAR = 2
+"""Elsewhere so many times as much: fewer requests."""
 SHUFFLED_ROWS, SHUFFLED_SIZE = 1 << 18, 8 << 20
 """What is shuffled at once, by default: two windows in work and what waits stay within the bound on memory."""
 STEP, STEP_SIZE = 1 << 16, 2 << 20
@@ -48,8 +50,8 @@ GROWTH = 40 << 20
 """After each so many bytes it is looked at how much the process grew. If more, the allocator is told to give back what
 it keeps: by itself it may keep a hundred MiB, and to tell it every time costs a tenth of the speed."""
 PAGE = os.sysconf("SC_PAGE_SIZE")
-AT_ONCE = 4
-"""Row groups read at the same time, elsewhere; here one for each core, up to as many."""
+AT_ONCE = 2
+"""Windows read at the same time: what each further thread's allocator keeps would break the bound on memory."""
 
 
 class _Chunk(NamedTuple):
@@ -82,9 +84,9 @@ class _Plan:
     ) -> None:
         self.scan = scan
         self.seed = seed
-        self.rows = buffer or (ROWS if seed is None else SHUFFLED_ROWS)
-        self.size = (1 << 62) if buffer else (SIZE if seed is None else SHUFFLED_SIZE)
-        self.step = STEP if batch_size <= STEP else 2 * STEP
+        far = 1 if scan.system.ask(LocalSystem) is not None else FAR
+        self.rows = buffer or (ROWS * far if seed is None else SHUFFLED_ROWS)
+        self.size = (1 << 62) if buffer else (SIZE * far if seed is None else SHUFFLED_SIZE)
         self._counts: list[int] | None = None
         self._batch_size, self._rank, self._world_size, self._drop_last = batch_size, rank, world_size, drop_last
         self._share: tuple[int, int | None] | None = None
@@ -94,7 +96,8 @@ class _Plan:
     def _trim(self) -> None:
         """Give back memory that nothing uses, if the process grew."""
         if _resident() > self._most:
-            need("pyarrow").default_memory_pool().release_unused()
+            for one in (pool(0), need("pyarrow").default_memory_pool()):
+                one.release_unused()
             self._most = max(self._most, _resident() + LOOK)  # what is in use is not in vain asked for again
 
     def share(self) -> tuple[int, int | None]:
@@ -174,7 +177,7 @@ class _Plan:
 
     def _step(self, window: Window) -> int:
         """How many rows to decode at once."""
-        return max(1, min(self.step, STEP_SIZE * self.step // STEP // self._width(window)))
+        return max(1, min(STEP, STEP_SIZE // self._width(window)))
 
     def _read(self, window: Window, size: int) -> Iterator[tuple[pa.RecordBatch | None, int]]:
         """A window's rows before the filter, and how many; only the number of those that cannot pass it."""
@@ -229,7 +232,7 @@ class _Plan:
         found = order.scatter(count, seed, first)
         places = pa.Array.from_buffers(pa.uint32(), count, [None, pa.py_buffer(found)])  # pa.array imports pandas
         for at in range(0, count, step):
-            batch = pc.take(whole, places.slice(at, step), boundscheck=False)
+            batch = pc.take(whole, places.slice(at, step), boundscheck=False, memory_pool=pool(STEP_SIZE))
             yield _Chunk(batch, rows if at + step >= count else 0, at)
 
 
@@ -252,8 +255,8 @@ class Stream:
         shuffle_buffer: rows that are shuffled among each other, at least those of a row group if they are fewer; by
             default 262,144, or what fits in 8 MiB.
         drop_last: leave out a last batch that would be shorter. All ranks then give equally many (without `where`).
-        prefetch: row groups to read at the same time, by default one for each core and up to four; 0 reads in the
-            caller's thread, when a batch is asked for.
+        prefetch: row groups to read at the same time, by default two; more take more memory. 0 reads in the caller's
+            thread, when a batch is asked for.
         rank: which share of the rows to give.
         world_size: how many equal shares there are: they follow each other in the order, and cover it.
         start: begin at this row of the share.
@@ -392,11 +395,7 @@ class Stream:
         return self._ahead
 
     def _threads(self) -> int:
-        if self._prefetch is not None:
-            return self._prefetch
-        if self.system.ask(LocalSystem) is None:
-            return AT_ONCE
-        return min(AT_ONCE, os.cpu_count() or 1)
+        return AT_ONCE if self._prefetch is None else self._prefetch
 
     def _planned(self) -> _Plan:
         if self._plan is None:

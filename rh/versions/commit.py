@@ -227,9 +227,9 @@ class _Commit:
                     above.take(level, level.past.child.where)
                 else:
                     above.take(level, writer.node(level.settled()))
-            if level.is_past() and self._base is not None:
+            if level.is_past() and past.child is not None and self._base is not None:
                 return self.store.tree(self._base)
-            return writer.finish(level.settled())
+            return writer.finish(level.settled(), references=self._refer)
 
     def _past(self) -> Tree | None:
         """The base, if the store still has it."""
@@ -238,7 +238,8 @@ class _Commit:
         if not self.store.has_tree(self._base):
             log.warning("%s has no version %s to begin from; all is looked for anew", self.store.url, self._base)
             return None
-        return self.store.tree(self._base)
+        tree = self.store.tree(self._base)
+        return None if tree.references else tree  # what may change is not what was committed
 
     def _missing(self, pages: Pages, past: Past) -> Iterator[Missing]:
         """The files that are not known to be what they were in the base."""

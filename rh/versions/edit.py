@@ -57,6 +57,7 @@ class Edit:
         self.held: Tree | None = None
         """A tree of what `changes` stored, which nobody lists: with a reference to it nothing of that is swept."""
         self._base = None if base is None else store.tree(base)
+        self._references = self._base is not None and self._base.references
         past = Past.of(store, self._base)
         self._overlay = Overlay(store, past.child)
         self._incoming = Incoming(store, lease)
@@ -140,6 +141,7 @@ class Edit:
         Raises:
             NotFoundError: there is nothing at the location. Else as `add` does.
         """
+        self._references = True
         source, entries = _found(location, path)
         for to, entry in entries.items():
             self._check_entry(to, entry, update=True)
@@ -200,7 +202,9 @@ class Edit:
         to = sub if to is None else to
         if sub and to and sub.endswith("/") is not to.endswith("/"):
             raise InvalidError("the paths of two files, or of two directories that end with /", where=self._url(to))
-        found: Child | None = Past.of(store, store.tree(tree)).child
+        other = store.tree(tree)
+        self._references |= other.references
+        found: Child | None = Past.of(store, other).child
         for number, part in enumerate(_parts(sub) if sub else ()):
             last = number == sub.rstrip("/").count("/")
             found = Past(store, found).find(part, directory=not last or sub.endswith("/"))
@@ -273,7 +277,7 @@ class Edit:
         changes = [one if one.child is None else one._replace(child=incoming.settled(one.child)) for one in self._log]
         put = {one.child.digest: one.child for one in changes if one.child is not None and one.child.kind != "link"}
         root = Node.of(child._replace(name=key_bytes(digest)) for digest, child in put.items())
-        self.held = incoming.writer.finish(root)
+        self.held = incoming.writer.finish(root, references=self._references)
         return [Change("hold", self.held.digest).as_dict(), *(change.as_dict() for change in changes)]
 
     @classmethod
@@ -289,6 +293,7 @@ class Edit:
         for told in changes:
             change = Change.of(told)
             if change.child is not None:
+                edit._references |= change.child.where[0] in ("r", "n")  # a directory may have some
                 as_directory = change.child.kind == "dir"
                 edit._check(change.path + "/" if as_directory else change.path)
                 edit._put(change.path, change.child)
@@ -318,7 +323,7 @@ class Edit:
             root = self._overlay.root(incoming.settled, writer.node)
             if self._base is not None and root.digest == self._base.digest:
                 return self._base
-            return writer.finish(root)
+            return writer.finish(root, references=self._references)
         finally:
             self.close()
 

@@ -334,8 +334,12 @@ class Writer:
         self._node_packs.append((name, len(data)))
         cache.keep("nodes", name, data)
 
-    def finish(self, root: Node) -> Tree:
+    def finish(self, root: Node, *, references: bool = False) -> Tree:
         """Write what is left, and then the marker of the tree. Returns the marker that the store has.
+
+        Args:
+            root: its root's node.
+            references: whether files of it may be there by reference.
 
         Raises:
             ConflictError: the lease was lost meanwhile.
@@ -349,7 +353,8 @@ class Writer:
                 pack.wait()
             self.store.check_format()
             self._lease.check()
-            tree = Tree(root.digest, root.files, root.size, root.entries, where, tuple(self._node_packs))
+            packs = tuple(self._node_packs)
+            tree = Tree(root.digest, root.files, root.size, root.entries, where, packs, references)
             return self.store.publish(tree)
 
 

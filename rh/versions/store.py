@@ -66,6 +66,8 @@ class Tree(NamedTuple):
     entries: int
     root: Where
     nodes: tuple[tuple[str, int], ...] = ()
+    references: bool = False
+    """Whether some of its files may lie where somebody else can change them: nothing is made of them unasked."""
 
     def encode(self) -> bytes:
         """The marker as a document and, on a second line, the document's SHA-256."""
@@ -96,7 +98,8 @@ class Tree(NamedTuple):
                 )
             nodes = tuple((str(name), int(size)) for name, size in found["nodes"])
             files, size, entries = (int(found[name]) for name in ("files", "size", "entries"))
-            tree = cls(found["tree"], files, size, entries, tuple(found["root"]), nodes)
+            refers = found.get("references") is True
+            tree = cls(found["tree"], files, size, entries, tuple(found["root"]), nodes, refers)
             if tree.root[0] != "n" or len(tree.root) != 6 or {*map(type, tree.root[2:])} != {int}:
                 raise ValueError(f"the root is at {tree.root}")
         except (ValueError, TypeError, KeyError, IndexError) as error:
@@ -190,23 +193,29 @@ class Store:
         except NotFoundError as error:
             raise NotFoundError(f"there is no version {digest} in this store", where=self.system.url(key)) from error
         tree = Tree.decode(data, digest, self.system.url(key))
-        cache.keep("trees", name, data)
+        if not tree.references:  # another one, with the bytes, may take its place
+            cache.keep("trees", name, data)
         return tree
 
     def publish(self, tree: Tree) -> Tree:
         """Write the marker of a tree whose nodes and contents are all there. Returns the one that the store has.
 
-        Who comes second finds that of the first, which is as good.
+        Who comes second finds that of the first, which is as good; unless that has files by reference only, and this
+        one has their bytes.
         """
         key, data = tree_key(tree.digest), tree.encode()
         name = self._mark[:16] + hex_of(tree.digest)
         if not create(self.system, key, data):
             try:
-                return self._fetch_tree(tree.digest, key, name)
+                there = self._fetch_tree(tree.digest, key, name)
+                if tree.references or not there.references:
+                    return there
+                self.system.write(key, data)
             except IntegrityError as error:
                 log.warning("a damaged marker is written again: %s", error)
                 self.system.write(key, data)
-        cache.keep("trees", name, data)
+        if not tree.references:
+            cache.keep("trees", name, data)
         return tree
 
     def has_tree(self, digest: str) -> bool:

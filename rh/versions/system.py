@@ -64,6 +64,8 @@ class TreeSystem(System):
         self.store = store
         value, _, self._root = location.path.strip("/").partition("/")
         self.digest = f"sha256:{value}"
+        self._linked: dict[str, Node] = {}
+        """Directories that links led to while it was listed through them."""
         if len(value) != 64 or value.strip("0123456789abcdef"):
             raise InvalidError(f"no version has the digest {value[:80]!r}", where=self.url())
 
@@ -232,7 +234,7 @@ class TreeSystem(System):
                         raise InvalidError("a link leads to a directory that it lies in", where=self.url(key[:-1]))
                     yield some
                     some = []
-                    below = self.store.below(child)
+                    below = self.store.below(child) if child.where[1] else self._linked[digest]
                     yield from self._walk(real, below, key, view, (*above, path))
         yield some
 
@@ -258,6 +260,7 @@ class TreeSystem(System):
             if isinstance(there, Node):
                 moved = True
                 place = ("n", "", 0, 0, there.files, there.entries)
+                self._linked[there.digest] = there
                 there = Child("dir", name, there.size, there.digest, executable=False, where=place)
             members.append((name, real, there))
         if moved:

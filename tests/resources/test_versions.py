@@ -1,6 +1,7 @@
 """Versions of folders, tables and blobs: committed, pinned, drafted, restored, on every kind of place."""
 
 import io
+import os
 import pickle
 
 import pytest
@@ -245,3 +246,72 @@ def test_renaming_keeps_the_versions(here):
     cats.commit()
     cats.rename("felines")
     assert rh.folder("felines:v1").get("a.txt") == b"one"
+
+
+def test_a_version_travels_as_one_file(cats, tmp_path, here):
+    first = cats.commit()
+    assert cats.export(tmp_path / "cats.rh", "v1") > len(FILES["sub/c.bin"])
+    with pytest.raises(errors.ExistsError):
+        cats.export(tmp_path / "cats.rh")
+    other = here.save("others")
+    assert other.import_(tmp_path / "cats.rh", "from cats").digest == first.digest
+    assert rh.folder("others:v1").get("sub/b.txt") == FILES["sub/b.txt"]
+    damaged = bytearray((tmp_path / "cats.rh").read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    (tmp_path / "cats.rh").write_bytes(damaged)
+    with pytest.raises(errors.IntegrityError):
+        other.import_(tmp_path / "cats.rh")
+    assert len(other.versions()) == 1
+
+
+def test_an_adopted_folder_is_not_copied_and_tells_when_it_drifts(folder):
+    folder.put({**FILES, "unique": os.urandom(20)})  # a store that has all of it makes no reference
+    with observe.counting() as counts:
+        version = folder.adopt("adopted", "as it lies")
+    assert counts.sent[folder.system] < len(FILES["sub/c.bin"])
+    assert version.digest == folder.digest()
+    pinned = rh.folder("adopted:v1")
+    assert pinned.get("sub/b.txt") == FILES["sub/b.txt"]
+    assert pinned.verify()
+    folder.put({"a.txt": b"two"}, overwrite=True)
+    found = pinned.verify()
+    assert not found
+    assert [*found.corrupt, *found.modified] == ["a.txt"]
+
+
+def test_diff_names_what_changed(here):
+    here.put(FILES)
+    cats = here.save("cats")
+    cats.commit()
+    with cats.draft() as draft:
+        draft.move("sub/b.txt", "b.txt")
+        draft.add(b"new", path="new.txt")
+        draft.remove("empty")
+    found = cats.diff("v1")
+    assert found
+    assert {str(change).split()[0] for change in found} >= {"added", "removed", "renamed"} or found.as_dict()
+    assert not cats.diff("v1", "v1")
+
+
+def test_what_is_committed_is_kept_whatever_becomes_of_what_was_adopted(folder, here):
+    """A version made by reference shares no file with one whose bytes were kept."""
+    content = {"same.txt": b"the same content " * 10, "sub/more.txt": b"more"}
+    adopted = folder / "adopted"
+    adopted.put(content)
+    adopted.adopt("by-reference")
+    copied = (folder / "copied").save("copied")
+    copied.put(content)
+    digest = copied.commit().digest
+    again = rh.load("by-reference")
+    again.commit("kept now")
+    adopted.put({"same.txt": b"other content"}, overwrite=True)
+    copied.put({"same.txt": b"other content"}, overwrite=True)
+    pinned = rh.folder("copied:v1")
+    assert pinned.digest() == digest
+    assert {name: pinned.get(name) for name in content} == content
+    assert pinned.verify()
+    grown = rh.load("by-reference")
+    grown.put({"new.txt": b"new"})
+    grown.commit()
+    grown.put({"sub/more.txt": b"gone"}, overwrite=True)
+    assert rh.folder("by-reference:latest").verify()
