@@ -251,8 +251,8 @@ class Rows(Versioned):
             shuffle_seed: mix the rows. The same seed gives the same order on every machine.
             shuffle_buffer: rows mixed with each other at a time, at least; by default 262,144, or what fits in 8 MiB.
             drop_last: leave out a last batch that is smaller, so that all ranks get equally many.
-            prefetch: row groups read at the same time; by default two, and more take more memory. 0 reads when a batch is
-                asked for.
+            prefetch: row groups read at the same time; by default two, and more take more memory. 0 reads when a batch
+                is asked for.
             rank: which of `world_size` equal, disjoint shares.
             world_size: number of shares; together they are all rows.
             start: begin at this row of the share.
