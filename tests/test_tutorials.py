@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -95,14 +96,23 @@ def test_every_tutorial_is_here():
     assert {path.name for path in TUTORIALS.glob("*.py")} == PRINTED.keys()
 
 
+@pytest.fixture
+def scratch():
+    """An empty directory that other users can reach: PostgreSQL does not run as root."""
+    place = Path(tempfile.mkdtemp(prefix="rh-tutorial-", dir="/tmp"))
+    place.chmod(0o755)
+    yield place
+    shutil.rmtree(place, ignore_errors=True)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PRINTED)
-def test_tutorial(name, tmp_path):
+def test_tutorial(name, scratch):
     done = subprocess.run(
         [sys.executable, "-W", "error", str(TUTORIALS / name)],
-        cwd=tmp_path,
+        cwd=scratch,
         # Control sockets of SSH have a directory that stays, whichever process made it.
-        env={**os.environ, "TMPDIR": str(tmp_path), "XDG_RUNTIME_DIR": tempfile.gettempdir()},
+        env={**os.environ, "TMPDIR": str(scratch), "XDG_RUNTIME_DIR": tempfile.gettempdir()},
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,
@@ -116,6 +126,6 @@ def test_tutorial(name, tmp_path):
         found = re.search(pattern, rest)
         assert found, f"{pattern!r} is not in:\n{rest}\nof:\n{done.stdout}"
         rest = rest[found.end() :]
-    assert list(tmp_path.iterdir()) == [], "the tutorial left something behind"
+    assert list(scratch.iterdir()) == [], "the tutorial left something behind"
     home = Path(os.environ["RH_HOME"])
     assert not list((home / "profiles").glob("*.toml")), "the playground left its profile"

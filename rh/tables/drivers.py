@@ -419,7 +419,9 @@ class Errors:
         return text
 
     def _safe(self, error: Exception) -> Exception | None:
-        """The cause, unless it tells a secret."""
+        """The cause, without secrets: it stays the context of ours, and some tools pickle that as well."""
+        if self._clean(repr(error)) != repr(error):
+            error.args = tuple(self._clean(one) if isinstance(one, str) else one for one in error.args)
         return error if self._clean(repr(error)) == repr(error) else None
 
     def ours(self, error: Exception) -> RhError:

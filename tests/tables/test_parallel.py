@@ -77,7 +77,7 @@ def workers(tmp_path_factory):
         n_workers=2,
         threads_per_worker=1,
         processes=True,
-        dashboard_address=None,
+        dashboard_address=":0",  # a port of its own: another cluster may have the usual one
         local_directory=home,
         env={"HOME": home, "RH_HOME": f"{home}/.rh", "AWS_EC2_METADATA_DISABLED": "true"},
     )
