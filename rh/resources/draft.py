@@ -130,7 +130,7 @@ class Draft:
     # Changes.
 
     def add(self, file: Any, path: str | None = None, *, update: bool = True, executable: bool | None = None) -> None:
-        """Put a file: bytes, a file object, a path here, or a blob. What it is replaced is.
+        """Put a file: bytes, a file object, a path here, or a blob. One that is there already is replaced.
 
         Args:
             file: what to put.
