@@ -16,7 +16,7 @@ SYSTEMS = ["file", "ssh-a", "ssh-b", "s3", "gs", "azure"]
 BUCKETS = {"s3", "gs", "azure"}
 HOSTS = {"ssh-a", "ssh-b"}
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pairs")]
+pytestmark = [pytest.mark.slow]
 
 
 def root_of(system: str, tmp_path: Path, name: str) -> Location:
