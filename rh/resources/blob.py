@@ -15,7 +15,7 @@ from rh import digest as digests
 from rh.errors import IntegrityError, InvalidError, NotFoundError, UnsupportedError
 from rh.registry.names import Name
 from rh.resources import codecs, places
-from rh.resources.folder import load_only, place_for, split_options
+from rh.resources.arguments import load_only, place_for, split_options
 from rh.resources.places import Place
 from rh.resources.versioned import Versioned
 from rh.systems.base import System

@@ -13,7 +13,8 @@ from rh import digest as digests
 from rh.errors import IntegrityError, InvalidError, NotFoundError, UnsupportedError
 from rh.registry.names import Name
 from rh.resources import places
-from rh.resources.base import Resource, list_records
+from rh.resources.arguments import load_only, place_for, split_options
+from rh.resources.base import list_records
 from rh.resources.places import Place
 from rh.resources.versioned import Versioned
 from rh.systems.base import System
@@ -22,7 +23,7 @@ from rh.types import Entry, Location
 if TYPE_CHECKING:
     from rh.resources.cluster import Cluster
     from rh.resources.draft import Draft
-    from rh.transfer import Keywords, Options, Plan, Receipt, Verification
+    from rh.transfer import Keywords, Plan, Receipt, Verification
     from rh.versions.diff import Diff
     from rh.versions.lease import Lease
     from rh.versions.series import Version
@@ -420,15 +421,9 @@ class Folder(Versioned):
         Raises:
             UnsupportedError: this place keeps nothing unfinished, or does not tell.
         """
-        from rh.systems.abilities import Sweeping
-        from rh.transfer.journal import Journal
+        from rh.resources.removing import sweep
 
-        sweeping = self.handle().ask(Sweeping)
-        if sweeping is None:
-            raise UnsupportedError("this place cannot be swept", where=self.url)
-        count = sweeping.sweep(older_than_s=older_than_s)
-        Journal.sweep()
-        return count
+        return sweep(self, older_than_s)
 
     def local(self) -> Path:
         """A directory of this machine with the folder's files: itself if it is here, else a copy in the cache.
@@ -556,15 +551,6 @@ class Folder(Versioned):
             yield "receipt", str(self.receipt)
 
 
-def split_options(options: Mapping[str, object]) -> tuple[Options, dict[str, Any]]:
-    """Keyword arguments of `.to()` as transfer options, and who watches."""
-    from rh import transfer
-
-    rest: dict[str, Any] = dict(options)
-    watch: dict[str, Any] = {key: rest.pop(key) for key in ("progress", "cancel") if key in rest}
-    return transfer.Options.of(rest), watch
-
-
 def folder(
     name: str | None = None,
     path: str | os.PathLike[str] | None = None,
@@ -611,35 +597,3 @@ def folder(
     if place is None:
         raise InvalidError("a folder needs a name or a path", hint="rh.folder(name=…, system=…) or rh.folder(path=…)")
     return Folder(name=name, location=place, host=places.portable(place), metadata=metadata or {})
-
-
-def load_only(name: str | None, kind: str, *, dryrun: bool) -> Resource:
-    """A saved resource of one kind, for factories that got a name and no place."""
-    from rh.resources.base import load
-
-    if name is None:
-        raise InvalidError(
-            f"a {kind} needs a name or a place", hint=f'rh.{kind}(name="saved-name") or rh.{kind}(path=…)'
-        )
-    return load(name, kinds=(kind,), dryrun=dryrun)
-
-
-def place_for(name: str | None, path: str | os.PathLike[str] | None, system: Place) -> Location | None:
-    """The place a factory was given, or the default one for the name; `None` without either."""
-    from rh.registry import names
-
-    stem = None
-    if name is not None:
-        whole = names.parse(name)
-        if whole.is_built_in:
-            raise InvalidError(f"{whole} is built in; choose another name")
-        stem = whole.stem
-    return places.target(system, path, stem)
-
-
-def keys_of(names: Iterable[str]) -> list[str]:
-    """Paths below a folder, checked."""
-    keys = list(names)
-    for key in keys:
-        places.check_key(key)
-    return keys

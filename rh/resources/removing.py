@@ -7,7 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from rh.content import manifest
-from rh.errors import InvalidError, NotFoundError, RhError
+from rh.errors import InvalidError, NotFoundError, RhError, UnsupportedError
 from rh.observe import log
 from rh.resources import places
 from rh.systems.abilities import Sweeping
@@ -16,7 +16,7 @@ from rh.systems.base import System
 if TYPE_CHECKING:
     from rh.resources.folder import Folder
 
-__all__ = ["remove"]
+__all__ = ["remove", "sweep"]
 
 _BATCH = 1000
 
@@ -116,3 +116,15 @@ def _batches(keys: Iterable[str]) -> Iterator[list[str]]:
     iterator = iter(keys)
     while batch := list(islice(iterator, _BATCH)):
         yield batch
+
+
+def sweep(folder: Folder, older_than_s: float) -> int:
+    """`Folder.sweep`."""
+    from rh.transfer.journal import Journal
+
+    sweeping = folder.handle().ask(Sweeping)
+    if sweeping is None:
+        raise UnsupportedError("this place cannot be swept", where=folder.url)
+    count = sweeping.sweep(older_than_s=older_than_s)
+    Journal.sweep()
+    return count

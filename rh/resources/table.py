@@ -15,9 +15,10 @@ from rh.errors import ExistsError, InvalidError, NotFoundError
 from rh.plugins import need
 from rh.registry.names import Name
 from rh.resources import places
+from rh.resources.arguments import load_only, place_for
 from rh.resources.base import Located
 from rh.resources.blob import NOTHING
-from rh.resources.folder import Folder, load_only, place_for
+from rh.resources.folder import Folder
 from rh.resources.places import Place
 from rh.resources.rows import Facts, Rows
 from rh.systems.base import System

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rh.errors import ExistsError, InvalidError, NotFoundError
 from rh.resources import places
-from rh.resources.folder import split_options
+from rh.resources.arguments import split_options
 from rh.tables import store
 from rh.tables.base import DataFile, Snapshot
 from rh.types import Location

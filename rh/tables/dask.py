@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 
 from rh.errors import InvalidError, RemoteError, RhError
 from rh.plugins import need
-from rh.tables import frames, workers
+from rh.tables import frames, reading, workers
 from rh.tables.base import DataFile, Snapshot
 from rh.types import Location
 
@@ -28,10 +28,7 @@ class Dask:
     @staticmethod
     def owns(value: Any) -> bool:
         """Whether it is a DataFrame of Dask."""
-        return any(
-            kind.__name__ == "DataFrame" and kind.__module__.partition(".")[0] in ("dask", "dask_expr")
-            for kind in type(value).__mro__
-        )
+        return reading.comes_from(value, ("dask", "dask_expr"), ("DataFrame",))
 
     @staticmethod
     def schema(value: Any) -> Any:

@@ -27,10 +27,7 @@ class HuggingFace:
     @staticmethod
     def owns(value: Any) -> bool:
         """Whether it is one of the library's datasets, or its dict of several."""
-        return any(
-            kind.__name__ in ("Dataset", "IterableDataset", *_MANY) and kind.__module__.partition(".")[0] == "datasets"
-            for kind in type(value).__mro__
-        )
+        return reading.comes_from(value, ("datasets",), ("Dataset", "IterableDataset", *_MANY))
 
     @staticmethod
     def reader(value: Any) -> Any:

@@ -19,9 +19,7 @@ class Pandas:
     @staticmethod
     def owns(value: Any) -> bool:
         """Whether it is a DataFrame of pandas, or of a subclass."""
-        return any(
-            k.__name__ == "DataFrame" and k.__module__.partition(".")[0] == "pandas" for k in type(value).__mro__
-        )
+        return reading.comes_from(value, ("pandas",), ("DataFrame",))
 
     @staticmethod
     def reader(value: Any) -> Any:

@@ -26,10 +26,7 @@ class Polars:
     @staticmethod
     def owns(value: Any) -> bool:
         """Whether it is a frame of polars."""
-        return any(
-            kind.__name__ in ("DataFrame", "LazyFrame") and kind.__module__.partition(".")[0] == "polars"
-            for kind in type(value).__mro__
-        )
+        return reading.comes_from(value, ("polars",), ("DataFrame", "LazyFrame"))
 
     @staticmethod
     def reader(value: Any) -> Any:

@@ -22,9 +22,7 @@ class Ray:
     @staticmethod
     def owns(value: Any) -> bool:
         """Whether it is a Dataset of Ray."""
-        return any(
-            kind.__name__ == "Dataset" and kind.__module__.partition(".")[0] == "ray" for kind in type(value).__mro__
-        )
+        return reading.comes_from(value, ("ray",), ("Dataset",))
 
     @staticmethod
     def schema(value: Any) -> Any:

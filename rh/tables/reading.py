@@ -12,7 +12,12 @@ from rh.tables import access
 from rh.tables.base import Snapshot
 from rh.types import Location
 
-__all__ = ["chosen", "fitted", "nothing", "table"]
+__all__ = ["chosen", "comes_from", "fitted", "nothing", "table"]
+
+
+def comes_from(value: Any, packages: tuple[str, ...], names: tuple[str, ...]) -> bool:
+    """Whether a value, or what it is a kind of, is one of these classes of a package. Imports nothing."""
+    return any(kind.__name__ in names and kind.__module__.partition(".")[0] in packages for kind in type(value).__mro__)
 
 
 def nothing(_schema: Any) -> list[str]:

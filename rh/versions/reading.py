@@ -19,6 +19,7 @@ from rh.digest import CHUNK, Digest, Hasher, parse
 from rh.errors import ConflictError, IntegrityError, InvalidError, NotFoundError
 from rh.systems import open_system
 from rh.systems.base import Body, Bytes
+from rh.systems.memory import MemoryBody
 from rh.types import ANY, Entry, Location, Match, Span
 from rh.versions import cache
 from rh.versions.layout import chunks_key, object_key, pack_key
@@ -28,7 +29,7 @@ from rh.versions.nodes import Child, Where, link_target
 if TYPE_CHECKING:
     from rh.versions.store import Store
 
-__all__ = ["Held", "chunks_of", "entry_of", "keep_chunks", "kept_whole", "opened", "place_of_file", "raw", "whole"]
+__all__ = ["chunks_of", "entry_of", "keep_chunks", "kept_whole", "opened", "place_of_file", "raw", "whole"]
 
 _PIECE = 1 << 20
 _IN_MEMORY = 1 << 20
@@ -53,9 +54,9 @@ def opened(store: Store, child: Child, span: Span | None, key: str | None) -> Bo
         raise InvalidError(f"not a byte range: {span}", where=where)
     start, stop = (0, child.size) if span is None else (min(span[0], child.size), min(span[1], child.size))
     if start == stop:
-        return Held(entry, memoryview(b""))
+        return MemoryBody(entry, memoryview(b""))
     if child.size <= _IN_MEMORY:
-        return Held(entry, memoryview(whole(store, child))[start:stop])
+        return MemoryBody(entry, memoryview(whole(store, child))[start:stop])
     path = store.contents.sound(child.digest, child.size)
     if path is not None:
         return _Pieces(entry, _from_file(path, start, stop))
@@ -64,7 +65,7 @@ def opened(store: Store, child: Child, span: Span | None, key: str | None) -> Bo
     if (start, stop) == (0, child.size):
         return _Pieces(entry, _streamed(store, child))
     if child.size <= CHUNK and _here(store, child) is None:
-        return Held(entry, memoryview(whole(store, child))[start:stop])
+        return MemoryBody(entry, memoryview(whole(store, child))[start:stop])
     return _Pieces(entry, _range(store, child, start, stop))
 
 
@@ -118,22 +119,6 @@ def place_of_file(store: Store, child: Child) -> str:
     if where[0] == "r":
         return f"{where[1]}: {where[2]}"
     return store.system.url(object_key(child.digest))
-
-
-class Held(Body):
-    """Bytes that are in memory and right."""
-
-    def __init__(self, entry: Entry, view: memoryview) -> None:
-        self.entry = entry
-        self._view = view
-
-    def __iter__(self) -> Iterator[Bytes]:
-        for at in range(0, len(self._view), _PIECE):
-            yield self._view[at : at + _PIECE]
-
-    def read(self) -> bytes:
-        held = self._view.obj
-        return held if isinstance(held, bytes) and len(held) == len(self._view) else bytes(self._view)
 
 
 class _Pieces(Body):

@@ -17,7 +17,8 @@ import threading
 from urllib.parse import urlsplit
 
 from rh.digest import CHUNK, Hasher, chunk_size, combine
-from rh.systems.far.files import Root, Writer, digest_field, write_all
+from rh.systems.far.files import Root, Writer, digest_field
+from rh.systems.far.flush import write_all
 from rh.systems.far.program import batches, stat_fields
 from rh.systems.far.wire import (
     BIG,

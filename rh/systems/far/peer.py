@@ -15,7 +15,8 @@ import subprocess
 import threading
 import time
 
-from rh.systems.far.files import Root, Writer, write_all
+from rh.systems.far.files import Root, Writer
+from rh.systems.far.flush import write_all
 from rh.systems.far.program import batches, pack, unpack
 from rh.systems.far.wire import (
     BOOTSTRAP,

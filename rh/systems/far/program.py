@@ -19,7 +19,8 @@ import sys
 import threading
 import time
 
-from rh.systems.far.files import Root, Writer, digest_field, flags_of, write_all
+from rh.systems.far.files import Root, Writer, digest_field, flags_of
+from rh.systems.far.flush import write_all
 from rh.systems.far.wire import (
     BEGIN,
     BIG,

@@ -11,7 +11,8 @@ import signal
 import stat
 import time
 
-from rh.systems.far.files import TEMP, Root, Writer, clash, digest_field, flags_of, record, write_all
+from rh.systems.far.files import TEMP, Root, Writer, clash, digest_field, flags_of, record
+from rh.systems.far.flush import write_all
 from rh.systems.far.program import batches, pieces
 from rh.systems.far.wire import CANCEL, DATA, FAILED, OUT, OUTCOME, PIECE, Cancelled, Failure, Garbled, Wire, failure
 

@@ -55,6 +55,7 @@ _MODULES = {
     "rh.systems": None,
     "rh.systems.far": None,
     "rh.systems.far.wire": ("rh.systems.far", "wire.py"),
+    "rh.systems.far.flush": ("rh.systems.far", "flush.py"),
     "rh.systems.far.files": ("rh.systems.far", "files.py"),
     "rh.systems.far.work": ("rh.systems.far", "work.py"),
     "rh.systems.far.net": ("rh.systems.far", "net.py"),

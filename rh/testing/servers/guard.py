@@ -100,7 +100,8 @@ def main(arguments: list[str]) -> int:
         cwd=directory,
         preexec_fn=_die_with_the_guard,  # noqa: PLW1509 - this process has one thread
     )
-    print(program.pid, flush=True)  # noqa: T201 - the line our owner reads
+    sys.stdout.write(f"{program.pid}\n")  # the line our owner reads
+    sys.stdout.flush()
     signal.signal(signal.SIGTERM, lambda *_: os.close(0))
     watched: list[int] = [0]
     if hasattr(os, "pidfd_open"):
