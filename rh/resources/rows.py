@@ -77,7 +77,10 @@ class Rows(Versioned):
                     raise InvalidError("this reader has been read, and gives its rows only once", hint="make it anew")
                 self.__dict__["_used_up"] = True
             return adapters.owner_of(self.value).reader(self.value)
-        return access.dataset(*self.files()).scanner().to_reader()
+        system, snapshot = self.files()
+        dataset = access.dataset(system, snapshot)
+        access.check_files(system, snapshot, dataset)
+        return dataset.scanner().to_reader()
 
     # What is in it.
 

@@ -29,6 +29,8 @@ __all__ = [
     "Where",
     "check_columns",
     "check_file_schema",
+    "check_files",
+    "check_no_more",
     "dataset",
     "expression",
     "file_schema",
@@ -146,6 +148,46 @@ def check_file_schema(where: str, found: pa.Schema, wanted: pa.Schema, *, column
             raise InvalidError(
                 f"column {name!r} is {have.type} in this file and {want.type} in the table", where=where, hint=hint
             )
+
+
+def check_no_more(where: str, found: pa.Schema, whole: pa.Schema) -> None:
+    """Raise `InvalidError` if a file that was adopted has a column that the first one has not."""
+    for name in found.names:
+        if name not in whole.names:
+            raise InvalidError(
+                f"column {name!r} is in this file and not in the first one, whose columns are those of the table",
+                where=where,
+                hint="name the columns that are wanted, or make a table of their own of such files",
+            )
+
+
+def check_files(system: System, snapshot: Snapshot, files: ds.Dataset, where: Any = None) -> None:
+    """Before all columns of adopted files are read: see that none of the files has more of them.
+
+    Of a table that `rh` wrote nothing is looked at. What is learnt of Parquet files is kept by the dataset, which
+    would ask for it anyway.
+
+    Args:
+        system: opened at the table's directory.
+        snapshot: of the table.
+        files: `dataset` of both.
+        where: the filter; files that it excludes are not looked at.
+
+    Raises:
+        InvalidError: a file has a column that the first one has not.
+    """
+    if snapshot.owned or len(snapshot.files) < 2:
+        return
+
+    def check(one: ds.Fragment) -> None:
+        at = system.url(one.path)
+        with translated(at):
+            found = one.physical_schema
+        check_no_more(at, found, files.schema)
+
+    with ThreadPoolExecutor(AT_ONCE, "rh-columns") as threads:
+        for _ in threads.map(check, files.get_fragments(filter=where)):
+            pass
 
 
 # Datasets

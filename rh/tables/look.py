@@ -136,10 +136,11 @@ def profile(
 
 def _batches(system: System, snapshot: Snapshot, columns: Sequence[str]) -> Iterator[Any]:
     """The rows in batches, read ahead no further than a row group."""
+    dataset = access.dataset(system, snapshot)
+    if set(columns) == set(dataset.schema.names):
+        access.check_files(system, snapshot, dataset)
     with access.translated(system.url()):
-        scanner = access.dataset(system, snapshot).scanner(
-            columns=list(columns), batch_size=BATCH_ROWS, batch_readahead=2, fragment_readahead=1
-        )
+        scanner = dataset.scanner(columns=list(columns), batch_size=BATCH_ROWS, batch_readahead=2, fragment_readahead=1)
         yield from scanner.to_batches()
 
 
@@ -483,6 +484,8 @@ def _pieces(
     Files in which no picked row lies are left out, and so is what comes after the last one.
     """
     dataset, start = access.dataset(system, snapshot), 0
+    if set(names) == set(schema.names):
+        access.check_files(system, snapshot, dataset)
     if snapshot.format != "parquet":
         table = need("pyarrow").Table
         for batch in dataset.scanner(columns=list(names), batch_size=BATCH_ROWS, fragment_readahead=1).to_batches():

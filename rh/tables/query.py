@@ -186,7 +186,7 @@ class _Run:
             system, snapshot = table
             self.where = self.where or system.url()
             with access.translated(system.url()):
-                table = _watched()(access.dataset(system, snapshot), system.url(), self.failures)
+                table = _watched()(system, snapshot, self.failures)
         elif not isinstance(table, (pa.Table, pa.RecordBatch, pa.RecordBatchReader, ds.Dataset)):
             if not hasattr(table, "__arrow_c_stream__"):
                 raise InvalidError(
@@ -306,16 +306,17 @@ def _watched() -> type[ds.Dataset]:
     base: Any = need("pyarrow.dataset").InMemoryDataset
 
     class Watched(base):  # type: ignore[misc]
-        def __init__(self, files: ds.Dataset, where: str, failures: list[RhError]) -> None:
-            super().__init__(files.schema.empty_table())
-            self.files, self.where, self.failures = files, where, failures
+        def __init__(self, system: System, snapshot: Snapshot, failures: list[RhError]) -> None:
+            self.system, self.snapshot, self.failures = system, snapshot, failures
+            self.files = access.dataset(system, snapshot)
+            super().__init__(self.files.schema.empty_table())
 
         def scanner(self, columns: list[str] | None = None, filter: Any = None, **_options: Any) -> Any:  # noqa: A002
             return Scan(self, columns, filter)
 
     class Scan:
         def __init__(self, dataset: Watched, columns: list[str] | None, where: Any) -> None:
-            self.dataset = dataset
+            self.dataset, self.columns, self.where = dataset, columns, where
             self.scanner = dataset.files.scanner(
                 columns=columns, filter=where, batch_size=ROWS, batch_readahead=AHEAD, fragment_readahead=AHEAD
             )
@@ -326,7 +327,10 @@ def _watched() -> type[ds.Dataset]:
 
         def batches(self) -> Iterator[pa.RecordBatch]:
             try:
-                with access.translated(self.dataset.where):
+                system, snapshot, files = self.dataset.system, self.dataset.snapshot, self.dataset.files
+                if set(files.schema.names) - set(snapshot.partition_cols) <= set(self.columns or files.schema.names):
+                    access.check_files(system, snapshot, files, self.where)  # `select *` names the columns it knows of
+                with access.translated(system.url()):
                     yield from self.scanner.to_batches()
             except RhError as error:
                 self.dataset.failures.append(error)

@@ -61,6 +61,8 @@ def table(
         dataset = access.dataset(system, snapshot)
         names = chosen(columns, dataset.schema, beside)
         wanted = access.expression(where, dataset.schema)
+        if columns is None:
+            access.check_files(system, snapshot, dataset, wanted)
         with access.translated(system.url()):
             found = dataset.to_table(columns=names, filter=wanted)
     return found.replace_schema_metadata(dataset.schema.metadata)

@@ -61,6 +61,7 @@ class Scan:
         self.snapshot = snapshot
         self.whole = access.schema(system, snapshot)
         self.columns = access.check_columns(columns, self.whole)
+        self._all = columns is None and not snapshot.owned
         self.where = access.expression(where, self.whole)
         self.schema = pa.schema([self.whole.field(name) for name in self.columns], self.whole.metadata)
         more = [] if self.where is None else _columns_of(self.where, self.whole)
@@ -129,12 +130,18 @@ class Scan:
         with translated(where):
             found = metadata.schema.to_arrow_schema()
         try:
-            access.check_file_schema(where, found, self._read, columns=self._stored)
+            self._check(where, found)
         except InvalidError as error:
             if not self.snapshot.owned:
                 raise
             raise IntegrityError(f"the file is not as it was written: {error.message}", where=where) from error
         return _Footer(metadata, tail, self._keep(number, tail))
+
+    def _check(self, where: str, found: pa.Schema) -> None:
+        """Hold a file's columns against the table's."""
+        access.check_file_schema(where, found, self._read, columns=self._stored)
+        if self._all:
+            access.check_no_more(where, found, self.whole)
 
     def _keep(self, number: int, tail: tuple[int, memoryview] | None) -> frozenset[int] | None:
         """The row groups of a file that its statistics and its directories do not exclude."""
@@ -288,7 +295,7 @@ class Scan:
                 found = (reader.get_batch(number) for number in range(reader.num_record_batches))
             else:
                 reader = found = pa.ipc.open_stream(source)
-            access.check_file_schema(self.system.url(file.key), reader.schema, self._read, columns=self._stored)
+            self._check(self.system.url(file.key), reader.schema)
             for batch in found:
                 opened.check()
                 narrow = batch.select(self._stored)
@@ -301,6 +308,8 @@ class Scan:
         where = self.system.url(file.key)
         with translated(where, lambda: check_now(self.system, file)):
             fragment = access.fragment(self.system, self.snapshot, file, self.whole)
+            if self._all and run[0].file:
+                access.check_no_more(where, fragment.physical_schema, self.whole)
             if not self._stored:
                 yield _rows_alone(fragment.count_rows())
                 return

@@ -157,6 +157,8 @@ class Source:
             dataset = access.dataset(system, replace(self.snapshot, files=(part.file,)))
             with access.translated(system.url(part.file.key)):
                 (fragment,) = dataset.get_fragments()
+                if self.columns is None and not self.snapshot.owned and part.file != self.snapshot.files[0]:
+                    access.check_no_more(system.url(part.file.key), fragment.physical_schema, dataset.schema)
                 if part.of > 1:
                     groups = fragment.num_row_groups
                     first, last = (groups * at // part.of for at in (part.number, part.number + 1))

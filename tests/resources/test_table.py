@@ -1,12 +1,15 @@
 """`Table`: a value that says where rows are, written all or nothing, moved with nothing but its own files."""
 
 import copy
+import io
+import json
 import os
 import pickle
 import shutil
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
@@ -284,3 +287,44 @@ def test_a_table_that_other_tools_copied_can_be_read_and_written(here):
     assert table.num_rows == 4
     os.rename(table.path, here.path + "/moved")
     assert rh.table(path=here.path + "/moved").verify()
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl", "arrow"])
+@pytest.mark.parametrize("system", ["file", "s3"])
+def test_columns_that_only_later_files_have_are_never_left_out_silently(kind, system, world, here):
+    """Whoever wants all columns is told of them; whoever names columns gets those."""
+    place = rh.folder(path={**world, "file": here.url}[system] + f"/later-{kind}")
+    first, second = pa.table({"a": [1, 2]}), pa.table({"a": [3], "b": ["x"]})
+    place.put({f"1.{kind}": encoded(first, kind), f"2.{kind}": encoded(second, kind)})
+    table = rh.table(path=place.url)
+    reads = [
+        lambda: list(table.stream(10)),
+        lambda: list(table.stream(10, shuffle_seed=1)),
+        lambda: table.to_reader().read_all(),
+        table.to_arrow,
+        lambda: table.to_dask().compute(scheduler="synchronous"),
+        lambda: table.sql("select * from t"),
+        table.profile,
+        lambda: table.sample(3),
+    ]
+    for read in reads:
+        with pytest.raises(errors.InvalidError, match="column 'b' is in this file") as caught:
+            read()
+        assert f"2.{kind}" in str(caught.value)
+    assert sorted(table.to_arrow(columns=["a"])["a"].to_pylist()) == [1, 2, 3]
+    assert sum(batch.num_rows for batch in table.stream(10, columns=["a"])) == 3
+    assert table.num_rows == 3
+
+
+def encoded(rows, kind):
+    out = io.BytesIO()
+    if kind == "parquet":
+        pq.write_table(rows, out)
+    elif kind == "csv":
+        pyarrow.csv.write_csv(rows, out)
+    elif kind == "arrow":
+        with pa.ipc.new_file(out, rows.schema) as writer:
+            writer.write(rows)
+    else:
+        out.write("".join(json.dumps(row) + "\n" for row in rows.to_pylist()).encode())
+    return out.getvalue()
