@@ -21,19 +21,25 @@ The promises (the suite in `rh.testing.registry` cites them by number):
    error.
 9. A handle may be used from many threads and processes at once, and after `fork`.
 10. A registry that a newer schema wrote is refused with `UnsupportedError` and left as it is.
-11. Every error is an `RhError` with place and cause. Every call returns or raises within the deadline.
+11. `search` gives exactly those records of `list` for which the filter holds, in the same order. With `as_of`, those
+    that stood at that moment, by the time that the registry recorded with each change.
+12. `changes` tells every change ever made, in an order in which `replay` takes them, and `replay` into another registry
+    makes its records, histories and used tokens equal. It never changes what is there: other changes under the same
+    revision are `ConflictError`.
+13. Every error is an `RhError` with place and cause. Every call returns or raises within the deadline.
 """
 
 from __future__ import annotations
 
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, Self, TypeAlias
 
 from rh import config
 from rh.errors import ConflictError, InvalidError, NotFoundError
 from rh.registry.documents import Document, check_document, encode
+from rh.registry.filters import Filter
 from rh.types import ABSENT, ANY, Condition, Match
 
 __all__ = [
@@ -111,7 +117,7 @@ Step: TypeAlias = Put | Delete | Rename
 
 
 class Registry(ABC):
-    """One registry. Three methods and `close` are required; the others are made of them."""
+    """One registry. What is abstract is required; the others are made of it."""
 
     url: str
     """What `open_registry` opened; holds no secret."""
@@ -141,6 +147,42 @@ class Registry(ABC):
     @abstractmethod
     def close(self) -> None:
         """Let go of connections. The handle may be used again afterwards."""
+
+    @abstractmethod
+    def changes(self, prefix: str = "") -> Iterator[Change]:
+        """Every change ever made under keys with this prefix. Those of one commit come together."""
+
+    @abstractmethod
+    def replay(self, changes: Iterable[Change]) -> int:
+        """Take over changes that `changes` of another registry told, as they are; return how many were new.
+
+        Those that are here already are skipped, so that it can be repeated. Each commit is all or nothing.
+
+        Raises:
+            ConflictError: another change is here under that key and revision, or an earlier one is missing.
+        """
+
+    def search(
+        self, where: Filter, prefix: str = "", *, after: str = "", as_of: float | None = None
+    ) -> Iterator[Record]:
+        """Records that a filter holds for, as `list` gives them. Back-ends that can keep an index of properties.
+
+        Args:
+            where: on the properties of the records (`rh.registry.filters`).
+            prefix: of the keys.
+            after: only keys after this one.
+            as_of: seconds since the epoch: the records as they stood then.
+        """
+        records = self.list(prefix, after=after) if as_of is None else self._standing(prefix, after, as_of)
+        return (record for record in records if where.matches(record.document))
+
+    def _standing(self, prefix: str, after: str, as_of: float) -> Iterator[Record]:
+        """The records of a moment, in key order."""
+        last: dict[str, Change] = {}
+        for change in self.changes(prefix):
+            if change.time <= as_of and change.key > after:
+                last[change.key] = change
+        return (_record(last[key]) for key in sorted(last, key=lambda key: key.encode()) if last[key].action == "put")
 
     def find(self, key: str) -> Record | None:
         """What is under `key`, or `None`."""

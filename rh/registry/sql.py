@@ -9,10 +9,11 @@ for nobody. Each change is on disk when the call returns.
 from __future__ import annotations
 
 import builtins
+import itertools
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,8 @@ _HISTORY = """select key, revision, action, document, author, time, token, moved
               from changes where key = ? and revision > ? order by revision limit ?"""
 _SAME = """select key, revision, action, document, author, time, token, moved
                from changes where token = ? order by sequence"""
+_CHANGES = """select key, revision, action, document, author, time, token, moved, sequence
+              from changes where sequence > ? order by sequence limit ?"""
 _ADD = """insert into changes (key, revision, action, document, author, time, token, moved)
           values (?, ?, ?, ?, ?, ?, ?, ?)"""
 _PAGE = 1000
@@ -195,6 +198,26 @@ class SQLRegistry(Registry):
                 return
             after = rows[-1][1]
 
+    def changes(self, prefix: str = "") -> Iterator[Change]:
+        if not self._is_there():
+            return
+        last = 0
+        while True:
+            with self._open(write=False) as db:
+                rows = db.execute(_CHANGES, (last, _PAGE)).fetchall()
+            yield from (self._change(row[:8]) for row in rows if row[0].startswith(prefix))
+            if len(rows) < _PAGE:
+                return
+            last = rows[-1][8]
+
+    def replay(self, changes: Iterable[Change]) -> int:
+        new = 0
+        commits = (builtins.list(commit) for _, commit in itertools.groupby(changes, key=lambda change: change.token))
+        while batch := builtins.list(itertools.islice(commits, _PAGE)):
+            with self._open(write=True) as db:
+                new += sum(self._replay(db, change) for commit in batch for change in commit)
+        return new
+
     def commit(self, steps: Sequence[Step], *, by: str | None = None, token: str | None = None) -> Sequence[Change]:
         check_steps(steps, self.url)
         by = by or author()
@@ -203,7 +226,7 @@ class SQLRegistry(Registry):
             if token:
                 done = db.execute("select request from commits where token = ?", (token,)).fetchone()
                 if done is not None:
-                    if done[0] != request:
+                    if done[0] not in (request, ""):  # none is known of what was taken over
                         raise InvalidError("this token was used for other changes", where=self.url)
                     rows = db.execute(_SAME, (token,))
                     return [self._change(row) for row in rows]
@@ -246,16 +269,33 @@ class SQLRegistry(Registry):
             raise NotFoundError(f"nothing is registered as {key!r}", where=self.url)
 
     def _add(self, db: sqlite3.Connection, change: Change) -> Change:
+        change = change._replace(revision=_newest(db, change.key) + 1)
+        self._insert(db, change)
+        return change
+
+    def _replay(self, db: sqlite3.Connection, change: Change) -> bool:
+        """Take over a change unless it is here; whether it was new."""
+        there = db.execute(_HISTORY, (change.key, change.revision - 1, 1)).fetchone()
+        if there is not None:
+            if self._change(there) != change:
+                raise ConflictError(
+                    f"{change.key!r} has another change as revision {change.revision}, by {there[4]}", where=self.url
+                )
+            return False
+        if _newest(db, change.key) != change.revision - 1:
+            raise ConflictError(f"{change.key!r} has no revision {change.revision - 1}", where=self.url)
+        self._insert(db, change)
+        db.execute("insert or ignore into commits values (?, '')", (change.token,))
+        return True
+
+    def _insert(self, db: sqlite3.Connection, change: Change) -> None:
         key = change.key
-        (last,) = db.execute("select max(revision) from changes where key = ?", (key,)).fetchone()
-        change = change._replace(revision=(last or 0) + 1)
         document = None if change.document is None else encode(change.document).decode()
         cursor = db.execute(_ADD, (key, change.revision, change.action, document, *change[4:]))
         if change.action == "put":
             db.execute("insert or replace into records values (?, ?)", (key, cursor.lastrowid))
         else:
             db.execute("delete from records where key = ?", (key,))
-        return change
 
     # Rows.
 
@@ -286,6 +326,12 @@ class SQLRegistry(Registry):
 def _current(db: sqlite3.Connection, key: str) -> tuple[Any, ...] | None:
     row: tuple[Any, ...] | None = db.execute(_GET, (key,)).fetchone()
     return row
+
+
+def _newest(db: sqlite3.Connection, key: str) -> int:
+    """The last revision of a key; 0 for one never used."""
+    (last,) = db.execute("select max(revision) from changes where key = ?", (key,)).fetchone()
+    return last or 0
 
 
 def _journal(db: sqlite3.Connection, path: Path) -> None:
