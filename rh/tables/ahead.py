@@ -241,4 +241,5 @@ def _end() -> None:
         if shared is not None:
             shared.stop()
     for thread in threads:
-        thread.join(_PATIENCE_S)
+        if thread.is_alive():  # one that an interrupt kept from starting finds nothing to do if it ever does
+            thread.join(_PATIENCE_S)
