@@ -17,16 +17,24 @@ if TYPE_CHECKING:
     from rh.api import (
         blob,
         cluster,
+        create_dataset,
         current_folder,
         exists,
+        find,
         folder,
+        gc,
+        lineage,
         load,
+        load_run,
         register_system,
         resources,
+        run,
+        runs,
         set_folder,
         table,
         unset_folder,
     )
+    from rh.registry.filters import F as F
     from rh.resources.blob import Blob
     from rh.resources.cluster import Cluster
     from rh.resources.folder import Folder
@@ -39,6 +47,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Blob",
     "Cluster",
+    "F",
     "Folder",
     "Location",
     "Table",
@@ -46,14 +55,21 @@ __all__ = [
     "blob",
     "cluster",
     "config",
+    "create_dataset",
     "current_folder",
     "errors",
     "exists",
+    "find",
     "folder",
+    "gc",
     "here",
+    "lineage",
     "load",
+    "load_run",
     "register_system",
     "resources",
+    "run",
+    "runs",
     "set_folder",
     "table",
     "unset_folder",
@@ -62,6 +78,7 @@ __all__ = [
 _WHERE = {
     "Blob": "rh.resources.blob",
     "Cluster": "rh.resources.cluster",
+    "F": "rh.registry.filters",
     "Folder": "rh.resources.folder",
     "Location": "rh.types",
     "Table": "rh.resources.table",

@@ -2,30 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rh import config
 from rh.errors import InvalidError
 from rh.registry.documents import is_secret_field
+from rh.registry.filters import Filter
 from rh.registry.names import current_folder, set_folder, unset_folder
 from rh.resources import base
 from rh.resources.base import Resource
 from rh.resources.blob import blob
 from rh.resources.cluster import cluster
+from rh.resources.datasets import create_dataset
+from rh.resources.finding import Found
 from rh.resources.folder import folder
+from rh.resources.runs import load_run, runs
+from rh.resources.runs.running import run
+from rh.resources.runs.tracing import lineage
+from rh.resources.sweeping import gc
 from rh.resources.table import table
 from rh.systems import BUILT_IN, check_settings
 
 __all__ = [
     "blob",
     "cluster",
+    "create_dataset",
     "current_folder",
     "exists",
+    "find",
     "folder",
+    "gc",
+    "lineage",
     "load",
+    "load_run",
     "register_system",
     "resources",
+    "run",
+    "runs",
     "set_folder",
     "table",
     "unset_folder",
@@ -50,6 +64,53 @@ def load(name: str, *, dryrun: bool = False) -> Resource:
 def exists(name: str) -> bool:
     """Whether something is saved under a name. Says nothing about its data (`exists_in_system` does)."""
     return base.exists(name)
+
+
+def find(
+    *,
+    kind: str | Sequence[str] | None = None,
+    name: str | None = None,
+    tags: str | Sequence[str] = (),
+    where: Filter | str | Mapping[str, Any] | None = None,
+    produced_by: Any = None,
+    created_after: Any = None,
+    as_of: Any = None,
+    prefix: str | None = "/",
+    limit: int | None = None,
+) -> Found:
+    """Saved resources, and versions of them, of which all this holds; newest first.
+
+    Resources come as they are live, versions as handles on them. Versions are looked at where `tags`, `where`,
+    `produced_by` or `created_after` is given.
+
+    Args:
+        kind: `"folder"`, `"table"`, `"blob"`, `"cluster"`, `"view"`, or several.
+        name: a pattern of whole names: `"/org/*"`; a short one is meant in the current folder.
+        tags: all of them.
+        where: a condition on the metadata: `F.accuracy > 0.9`, the same as text, or `{"stage": "train"}`.
+        produced_by: a run, its id or its name.
+        created_after: an ISO date, a datetime, or seconds since the epoch.
+        as_of: the same: find what was recorded at that moment.
+        prefix: names in this folder of names only (`"~"`, `"@"`, `"/org/team"`); `None` is the current one.
+        limit: so many at most.
+
+    Raises:
+        InvalidError: `where` is no condition, or on a property that nothing has; the nearest are named.
+
+    Example:
+        >>> import rh, tempfile
+        >>> model = rh.folder(name="docs-model", path=tempfile.mkdtemp()).save()
+        >>> model.put({"weights": b"..."})
+        >>> version = model.commit(metadata={"accuracy": 0.93}, tags=["nightly"])
+        >>> rh.find(where=rh.F.accuracy > 0.9, tags=["nightly"])[0]
+        <Folder ~/docs-model:v1>
+    """
+    from rh.resources import finding
+
+    return finding.find(
+        kind=kind, name=name, tags=tags, where=where, produced_by=produced_by, created_after=created_after, as_of=as_of,
+        prefix=prefix, limit=limit,
+    )  # fmt: skip
 
 
 def resources(prefix: str | None = None) -> list[str]:

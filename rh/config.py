@@ -53,6 +53,7 @@ DEFAULTS: Mapping[str, Any] = {
     "retries": 10,
     "query_memory_mb": 1024,
     "cache_mb": 20_480,
+    "chunk_from_mb": 0,
     "systems": {
         "file": {"kind": "file"},
         "memory": {"kind": "memory"},
@@ -63,7 +64,9 @@ DEFAULTS: Mapping[str, Any] = {
     },
 }
 """What holds when nothing else is said. In MiB, `memory_mb` bounds the bytes in flight of one transfer,
-`query_memory_mb` what one query over tables may hold, `cache_mb` the contents of versions that are kept here."""
+`query_memory_mb` what one query over tables may hold, `cache_mb` the contents of versions that are kept here.
+Files of `chunk_from_mb` and more are stored in pieces that their contents decide, so that an appended one is not stored
+whole again; 0 cuts none."""
 
 ALIASES: Mapping[str, str] = {"here": "file", "local": "file", "gcs": "gs", "az": "azure"}
 """Other words for the built-in systems."""
@@ -73,6 +76,7 @@ _LISTED = {
     "memory_mb": int,
     "query_memory_mb": int,
     "cache_mb": int,
+    "chunk_from_mb": float,
     "timeout_s": float,
     "retries": int,
 }
@@ -129,7 +133,9 @@ def did_you_mean(word: str, known: tuple[str, ...], *, least: float = 0.6) -> st
 
 def _check_number(key: str, value: Any, where: str) -> None:
     """Refuse what is no number, or one below what makes sense."""
-    least = 0 if key.lower().endswith("retries") else 1 if key.lower().endswith(("workers", "memory_mb")) else 0.001
+    word = key.lower()
+    whole = word.endswith(("workers", "memory_mb"))
+    least = 0 if word.endswith(("retries", "chunk_from_mb")) else 1 if whole else 0.001
     if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
         raise InvalidError(f"{key} is not a number of at least {least}: {value!r}", where=where)
 

@@ -32,6 +32,7 @@ EXTRAS: Mapping[str, str] = {
     "fsspec": "fsspec",
     "numpy": "npy",
     "pyarrow": "arrow",
+    "pyfastcdc": "chunks",
     "safetensors": "safetensors",
     "pandas": "pandas",
     "polars": "polars",

@@ -19,7 +19,7 @@ from rh import config, transfer
 from rh.content import manifest
 from rh.errors import ConflictError, ExistsError, RhError, TransferError
 from rh.registry.base import Put
-from rh.registry.sql import SQLRegistry
+from rh.registry.sql.sqlite import SQLiteRegistry
 from rh.systems import locate, open_system
 from rh.testing import servers
 from rh.testing.faults import Duplicate, FaultProxy, Flip, Request, Truncate
@@ -184,7 +184,7 @@ def test_one_of_two_writers_wins(place: str, request: pytest.FixtureRequest, tmp
 
 def test_one_of_two_names_wins(request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """Promise 12: the loser learns the revision that won."""
-    registries = [SQLRegistry(tmp_path / "registry.db"), SQLRegistry(tmp_path / "registry.db")]
+    registries = [SQLiteRegistry(tmp_path / "registry.db"), SQLiteRegistry(tmp_path / "registry.db")]
     revision = registries[0].commit([Put("name", {"by": "nobody"})])[0].revision
     with ThreadPoolExecutor(2) as pool:
         for _ in range(request.config.getoption("--races")):

@@ -20,6 +20,7 @@ import sys
 import tomllib
 import traceback
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from sybil import Document, Example
@@ -44,6 +45,7 @@ NOT_RUN = {
     "docs/how-to/testing.md": ["rh playground"],
     "docs/how-to/databases.md": ["pip install"],
     "docs/how-to/tables.md": ["pip install"],
+    "docs/how-to/registry-server.md": ["pip install", "rh registry serve"],
     "docs/how-to/cli.md": ["rh sweep s3://my-bucket/cats", "rh --install-completion"],
 }
 """Blocks with the comment `skip: next`, by how they begin: they install, ask, or stay until Ctrl-C."""
@@ -225,12 +227,13 @@ def test_blocks_run(page, stage, monkeypatch):
     for parser in (SkipParser(), *(CodeBlockParser(language, getattr(runner, language)) for language in LANGUAGES)):
         for region in parser(document):
             document.add(region)
-    for example in document.examples():
-        try:
-            example.evaluate()
-        except Exception as error:
-            last = traceback.format_exc() if not isinstance(error, AssertionError) else str(error)
-            pytest.fail(f"{name_of(page)}, line {example.line}:\n{example.parsed}\n{last}", pytrace=False)
+    with mock.patch.dict(os.environ):  # what a page sets is gone after it
+        for example in document.examples():
+            try:
+                example.evaluate()
+            except Exception as error:
+                last = traceback.format_exc() if not isinstance(error, AssertionError) else str(error)
+                pytest.fail(f"{name_of(page)}, line {example.line}:\n{example.parsed}\n{last}", pytrace=False)
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from rh import config, forks, observe, plugins, sqlite
 from rh.errors import UnavailableError
 from rh.registry.base import Put
 from rh.registry.names import current_folder, set_folder
-from rh.registry.sql import SQLRegistry
+from rh.registry.sql.sqlite import SQLiteRegistry
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
@@ -86,7 +86,7 @@ def staying(work: forks.Work) -> Iterator[None]:
 
 def test_children_use_the_registry_while_the_parent_does(tmp_path: Path) -> None:
     """Promise 27. SQLite has locks of the whole process: without precaution one child in two never ends here."""
-    registry = SQLRegistry(tmp_path / "registry.db")
+    registry = SQLiteRegistry(tmp_path / "registry.db")
     registry.commit([Put("a", {"kind": "folder"})])
     with busy(lambda: registry.get("a")):
         for _ in range(100):
@@ -95,7 +95,7 @@ def test_children_use_the_registry_while_the_parent_does(tmp_path: Path) -> None
 
 def test_children_and_parent_write_the_same_registry(tmp_path: Path) -> None:
     """Promise 27. A child that inherits an open connection takes its locks for its own, and the file is damaged."""
-    registry = SQLRegistry(tmp_path / "registry.db")
+    registry = SQLiteRegistry(tmp_path / "registry.db")
     numbers = itertools.count()
 
     def work() -> None:
@@ -115,7 +115,7 @@ def test_children_and_parent_write_the_same_registry(tmp_path: Path) -> None:
 def test_a_child_forked_in_the_middle_all_the_same_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rather no registry than a damaged one."""
     monkeypatch.setattr(forks, "PATIENCE_S", 0.2)
-    registry = SQLRegistry(tmp_path / "registry.db")
+    registry = SQLiteRegistry(tmp_path / "registry.db")
     registry.commit([Put("a", {"kind": "folder"})])
 
     def use() -> None:

@@ -35,6 +35,7 @@ HOMES = {
     "paramiko": ("systems/ssh/by_paramiko.py",),
     "pathspec": ("content/patterns.py",),
     "polars": ("tables/polars.py",),
+    "psycopg": ("registry/sql/postgres.py",),
     "pyarrow": (
         "resources/codecs.py",
         "resources/rows.py",
@@ -43,6 +44,7 @@ HOMES = {
         "cli/table.py",
         "testing/",
     ),
+    "pyfastcdc": ("versions/pieces.py",),
     "ray": ("tables/ray.py", "compute/ray.py"),
     "requests": (),
     "s3fs": (),

@@ -89,6 +89,32 @@ PRINTED = {
         r"True True\nv4\n",
         r"True 4\n3 4\nfinished",
     ],
+    "06_team_registry.py": [
+        r"v1 True\nbob: /acme/facts\nbob: /acme/modules\nbob: /acme/sources\nbob: /acme/sources  folder  .*stage=train",
+        r"(?m)^bob: message.py\n(bob: .*\n)*bob: \{\"longest\":.*\}\nbob: \{\"many\": true\}$",
+        r"\['v1 by ada', 'v2 by bob'\]\nFalse\n<Folder /acme/sources:v2> b'read me first\\n'\nv2 \(latest, production\)",
+        r"bob: rh: the alias 'production' of /acme/sources stands on v2 by now, not on v1",
+        r"ada: \d+ changes taken over\nregistry is a server: True\n\{'production': 'v2'\}\nbob is in: True",
+        r"bob: rh: nothing is called /acme/sources",
+        r"\{'bob': 'read'\}\nbob: read me first\nbob: rh: bob may not write /acme/sources",
+        r"\{'bob': 'write'\}\n.*\n\{'production': 'v2', 'staging': 'v1'\}",
+        r"bob: /bob/charset .*\nTrue\nbob: everybody  read\n\{\}\nbob: rh: nothing is called /acme/sources",
+        r"gs://team/data/sources\nunavailable - names in ~/ .*\nStaleWarning\nTrue\nada: tags      candidate",
+        r"ada: \d+ changes written\nada: \d+ changes taken over\nada: registry  gs://team/second\n",
+        r"ada: names     4\nada: versions  3\n",
+        r"finished",
+    ],
+    "07_lineage.py": [
+        r"5 words\nmade by fit\ncount_words ",
+        r"  read  ~/sources:v1 \(as production\)\n  made  ~/words:v1\nfit ",
+        r"  read  ~/words:v1 \(as latest\)\n  made  ~/model:v1\n",
+        r"fit \{'most': 5\} done\n.*fit sha256: sha256:",
+        r"svg with 6 boxes and 5 arrows\ndigraph",
+        r"COMPLETE ~/sources → ~/words\nTrue\n\['count_words'\]\n\['~/sources:v1', '~/words:v1'\]\n5 0",
+        r"\[\]\n~/sources:v1 \(as production\): alias \(v2\)\n\[\] \['~/sources:v1'\]",
+        r"failed no baseline to compare with \['~/report:v1'\]",
+        r"finished",
+    ],
 }
 
 

@@ -6,7 +6,24 @@ from typing import Annotated
 
 import typer
 
-from rh.cli import doctor, files, keeping, listing, move, names, playground, settings, table, versions
+from rh.cli import (
+    doctor,
+    draft,
+    files,
+    find,
+    keeping,
+    lineage,
+    listing,
+    meta,
+    move,
+    names,
+    playground,
+    registry,
+    runs,
+    settings,
+    table,
+    versions,
+)
 from rh.cli import exit as codes
 
 __all__ = ["app"]
@@ -68,7 +85,7 @@ for command in (
     files.rm,
     files.sweep,
     listing.du,
-    listing.find,
+    find.find,
     move.plan,
     move.verify,
     files.info,
@@ -78,13 +95,23 @@ for command in (
     names.history,
     names.resources,
     versions.commit,
+    draft.upload,
+    lineage.lineage,
     keeping.gc,
+    registry.login,
+    registry.logout,
+    registry.share,
+    registry.revoke,
 ):
     app.command()(command)
 app.add_typer(settings.app, name="config")
 app.add_typer(table.app, name="table")
 app.add_typer(versions.version_app, name="version")
 app.add_typer(versions.alias_app, name="alias")
+app.add_typer(draft.app, name="draft")
+app.add_typer(meta.app, name="meta")
+app.add_typer(runs.app, name="run")
 app.add_typer(keeping.cache_app, name="cache")
+app.add_typer(registry.registry_app, name="registry")
 app.command()(doctor.doctor)
 app.command()(playground.playground)

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from rh.cli import show
 from rh.cli.complete import complete_place
 from rh.cli.options import AsJson, span_of
-
-if TYPE_CHECKING:
-    from rh.resources.versioned import Versioned
-    from rh.types import Location
 
 __all__ = ["cache_app", "gc"]
 
@@ -29,74 +24,41 @@ def gc(
         str | None, typer.Argument(metavar="[rh://NAME | PLACE]", autocompletion=complete_place, show_default=False)
     ] = None,
     keep: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Of rh://NAME, drop versions that are not the newest N.")
+        int | None,
+        typer.Option(metavar="N", min=1, help="Drop versions that are not of the newest N of a name."),
     ] = None,
     older_than: Annotated[
         str, typer.Option(metavar="SPAN", help="What was stored in this time stays in any case.")
     ] = "1d",
+    no_runs: Annotated[bool, typer.Option("--no-runs", help="Keep nothing for the sake of recorded runs.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Only say what would go.")] = False,
     json: AsJson = False,
 ) -> None:
     """Drop versions whose time is over, and take away the bytes that no version needs.
 
     Of rh://NAME, or of all names whose versions are in the same store as those of PLACE (by default, of this machine).
-    The newest version of a name stays, and every one that an alias stands on. With --dry-run, what is told of bytes
-    does not count versions that would be dropped.
+    The newest version of a name stays, and every one that an alias stands on or a recorded run needs. With --dry-run,
+    nothing is changed.
     """
-    from rh.errors import InvalidError
-    from rh.versions.gc import collect, prune
-    from rh.versions.store import Store
-
-    age = span_of(older_than, "--older-than") or 0.0
-    if keep is not None and not (what or "").startswith("rh://"):
-        raise InvalidError("--keep is about the versions of one name", hint="rh gc rh://NAME --keep 10")
-    for location in _stores(what):
-        store = Store.at(location)
-        dropped = []
-        for resource in _resources(what):
-            found = prune(resource.series_of(), store, keep=keep, dry_run=dry_run)
-            dropped += [(str(resource.name), version) for version in found]
-        done = collect(store, dry_run=dry_run, older_than_s=age)
-        if json:
-            versions = [{"name": name, **version.as_dict()} for name, version in dropped]
-            show.emit({"store": store.url, "dropped": versions, **done.as_dict()})
-            continue
-        for name, version in dropped:
-            show.line(f"{'would drop' if dry_run else 'dropped'} {name}:{version}")
-        show.line(f"{store.url}: {done}")
-
-
-def _stores(what: str | None) -> list[Location]:
-    """The stores that are meant."""
     from rh.cli.place import place_of
     from rh.cli.versions import versioned
     from rh.errors import InvalidError
     from rh.resources import base
-    from rh.versions.store import NAME
-    from rh.versions.store import place_of as store_of
+    from rh.resources.sweeping import gc as sweep
 
+    age = span_of(older_than, "--older-than") or 0.0
+    name = path = None
     if what is not None and what.startswith("rh://"):
-        resource, _ = versioned(what, bare=True)
-        return list(dict.fromkeys(version.store for version in resource.series_of()))
-    if what is not None and ":" not in what and "/" not in what and base.exists(what):
+        name = versioned(what, bare=True)[0].name
+    elif what is not None and ":" not in what and "/" not in what and base.exists(what):
         raise InvalidError(f"{what!r} is a path here, and a saved name", hint=f"rh gc rh://{what}, or rh gc ./{what}")
-    location = place_of(what or ".").location
-    return [location if location.name == NAME else store_of(location)]
-
-
-def _resources(what: str | None) -> Iterator[Versioned]:
-    """What has versions, of all that is meant."""
-    from rh.cli.versions import versioned
-    from rh.errors import InvalidError, NotFoundError, UnsupportedError
-    from rh.resources import base
-
-    for name in [what] if what is not None and what.startswith("rh://") else base.list_names("/"):
-        try:
-            resource, _ = versioned(name)
-            resource.series_of()
-        except (NotFoundError, InvalidError, UnsupportedError):  # it has no versions, or goes away right now
-            continue
-        yield resource
+    elif what is not None:
+        path = place_of(what).url
+    for swept in sweep(name, path, keep=keep, runs=not no_runs, dry_run=dry_run, older_than_s=age):
+        if json:
+            show.emit(swept.as_dict())
+        else:
+            show.line(str(swept))
 
 
 @cache_app.command()

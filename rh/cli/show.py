@@ -63,13 +63,25 @@ def table(rows: Iterable[Sequence[str]], *, right: Sequence[int] = ()) -> None:
         line("  ".join(cells).rstrip(" "))
 
 
+_WORDS = {
+    "--on_existing": "--on-existing",
+    ".commit()": "rh commit",
+    ".rebase()": "rh draft NAME rebase",
+    ".add_dir(…)": "rh draft NAME add DIRECTORY",
+    ".to(…)": "rh cp",
+}
+"""Calls of Python in the fixes of errors, and the commands that do the same."""
+
+
 def typed(hint: str | None) -> str | None:
     """A fix that names an argument of Python's, as it is typed here: `--links keep` for `links="keep"`."""
     if hint is None:
         return None
-    hint = re.sub(r"\b(overwrite|recursive|delete)=True\b", r"--\1", hint)
+    hint = re.sub(r"\b(overwrite|recursive|delete|update)=True\b", r"--\1", hint)
     hint = re.sub(r"\b(on_existing|links|names)=(['\"])(\w+)\2", r"--\1 \3", hint)
-    return hint.replace("--on_existing", "--on-existing")
+    for python, words in _WORDS.items():
+        hint = hint.replace(python, words)
+    return hint
 
 
 def fail(error: RhError, *, as_json: bool) -> None:

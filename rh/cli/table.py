@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from decimal import Decimal
+from json import loads
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
@@ -23,8 +25,9 @@ __all__ = ["app"]
 app = typer.Typer(
     help="""Look into tables: Parquet, CSV, JSON lines and Arrow files, tables that rh wrote, and databases.
 
-    TABLE is a directory or a file (a path or a URL), rh://NAME for a saved table, or the URL of a database
-    (postgresql://user@host/db, sqlite:///file.db, duckdb:///file.db) for `rh table sql`.
+    TABLE is a directory or a file (a path or a URL), rh://NAME for a saved table, rh://NAME:v1 (or NAME:v1) for one of
+    its versions, or the URL of a database (postgresql://user@host/db, sqlite:////path/file.db, duckdb:////path/file.db)
+    for `rh table sql`.
     """,
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -40,26 +43,46 @@ Where = Annotated[
     typer.Option(metavar="CONDITION", help="Only rows for which this holds, such as 'size > 100'; repeatable."),
 ]
 
+Format = Annotated[
+    str | None, typer.Option("--format", metavar="FORMAT", help="Of files whose names do not say it: parquet, csv, …")
+]
+Options = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option",
+        metavar="KEY=VALUE",
+        help="How to read them, such as 'delimiter=;' or 'column_types={\"zip\": \"string\"}'; repeatable.",
+    ),
+]
+
 _CONDITION = re.compile(r"\s*(.+?)\s*(==|!=|<=|>=|=|<|>)\s*(.*?)\s*", re.DOTALL)
 _DATABASE = re.compile(r"(postgres(ql)?|redshift|sqlite|duckdb|snowflake|bigquery)://")
+_VERSION = re.compile(r"((?:[~@]?/)?[A-Za-z0-9][\w./-]*)(?::[\w.-]+|@sha256:[0-9a-f]+)")
 _WIDEST = 48
 
 
 @app.command()
 def head(
-    table: TableArgument, limit: Limit = 10, columns: Columns = None, where: Where = None, json: AsJson = False
+    table: TableArgument,
+    limit: Limit = 10,
+    columns: Columns = None,
+    where: Where = None,
+    file_format: Format = None,
+    option: Options = None,
+    json: AsJson = False,
 ) -> None:
     """Show the first rows.
 
     With --json, one document per row.
     """
-    _print(_first(_table(table), 10 if limit is None else limit, columns, where), json=json)
+    opened = _table(table, file_format, option)
+    _print(_first(opened, 10 if limit is None else limit, columns, where), json=json)
 
 
 @app.command()
-def schema(table: TableArgument, json: AsJson = False) -> None:
+def schema(table: TableArgument, file_format: Format = None, option: Options = None, json: AsJson = False) -> None:
     """Show the columns and their types."""
-    fields = _table(table).schema
+    fields = _table(table, file_format, option).schema
     if json:
         for field in fields:
             show.emit({"column": field.name, "type": str(field.type), "nullable": field.nullable})
@@ -80,13 +103,15 @@ def stream(
     world_size: Annotated[int, typer.Option(min=1, help="How many shares.")] = 1,
     start: Annotated[int, typer.Option(min=0, metavar="ROW", help="Begin at this row.")] = 0,
     arrow: Annotated[bool, typer.Option("--arrow", help="Write an Arrow IPC stream instead of JSON.")] = False,
+    file_format: Format = None,
+    option: Options = None,
     json: AsJson = False,
 ) -> None:
     """Write rows to standard output, one JSON document per row.
 
     rh table stream s3://bucket/logs | jq .size
     """
-    opened = _table(table)
+    opened = _table(table, file_format, option)
     del json  # it is JSON anyway
     batches = opened.stream(
         columns=columns,
@@ -115,6 +140,8 @@ def sql(
     table: TableArgument,
     query: Annotated[str, typer.Argument(metavar="QUERY", help="The table is called t.", show_default=False)],
     limit: Limit = None,
+    file_format: Format = None,
+    option: Options = None,
     json: AsJson = False,
 ) -> None:
     """Run a query over a table's files with DuckDB, or in a database.
@@ -126,14 +153,14 @@ def sql(
 
         _print(_first(rh.table(query=query, system=table), limit, None, None), json=json)
     else:
-        result = _table(table).sql(query)
+        result = _table(table, file_format, option).sql(query)
         _print(result if limit is None else result.slice(0, limit), json=json)
 
 
 @app.command()
-def profile(table: TableArgument, json: AsJson = False) -> None:
+def profile(table: TableArgument, file_format: Format = None, option: Options = None, json: AsJson = False) -> None:
     """Say of each column what it holds: nulls, distinct values, least and greatest, the most frequent."""
-    found = _table(table).profile()
+    found = _table(table, file_format, option).profile()
     if json:
         show.emit(_plain(found.as_dict()))
     else:
@@ -148,6 +175,8 @@ def write(
     partition: Annotated[
         list[str] | None, typer.Option(metavar="COLUMN", help="Lay files by the values of this column; repeatable.")
     ] = None,
+    file_format: Format = None,
+    option: Options = None,
     json: AsJson = False,
 ) -> None:
     """Write a table's rows as another table, of Parquet files.
@@ -158,16 +187,37 @@ def write(
     from rh.cli.place import place_of
 
     to = rh.table(path=place_of(target).url, partition_cols=partition or ())
-    written = to.write(_table(source).to_reader(), mode=cast("Mode", mode))
-    rows, size = written.num_rows, written.size()
+    _written(to.write(_table(source, file_format, option).to_reader(), mode=cast("Mode", mode)), json=json)
+
+
+@app.command()
+def compact(
+    table: TableArgument,
+    target_mb: Annotated[int, typer.Option("--target-mb", metavar="MIB", min=1, help="In a file, about.")] = 256,
+    json: AsJson = False,
+) -> None:
+    """Rewrite the small files of a table as few large ones: the same rows, all or nothing.
+
+    rh table compact s3://bucket/table
+    """
+    opened = _table(table)
+    before = len(opened.files()[1].files)
+    _written(opened.compact(target_mb), json=json, before=before)
+
+
+def _written(table: Table, *, json: bool, before: int | None = None) -> None:
+    rows, size, files = table.num_rows, table.size(), len(table.files()[1].files)
     if json:
-        show.emit({"table": written.url, "rows": rows, "size": size})
+        told = {} if before is None else {"files_before": before, "files": files}
+        show.emit({"table": table.url, "rows": rows, "size": size, **told})
     else:
-        show.line(f"{written.url}: {rows:,} rows, {show.human(size)}")
+        told_files = "" if before is None else f", {before:,} → {files:,} files"
+        show.line(f"{table.url}: {rows:,} rows, {show.human(size)}{told_files}")
 
 
-def _table(text: str) -> Table:
+def _table(text: str, file_format: str | None = None, options: list[str] | None = None) -> Table:
     import rh
+    from rh import config
     from rh.cli.place import place_of
     from rh.errors import InvalidError
     from rh.resources import base
@@ -175,11 +225,34 @@ def _table(text: str) -> Table:
 
     if _DATABASE.match(text):
         raise InvalidError("a database needs a query", hint="rh table sql URL 'select …'")
+    given = _options(options)
+    version = _VERSION.fullmatch(text)
+    if version and version.group(1) not in config.system_names() and base.exists(version.group(1)):
+        text = f"rh://{text}"
     if (match := re.fullmatch(r"rh://(.*?)/?", text, re.DOTALL)) and base.exists(match.group(1)):
         found = base.load(match.group(1))
         if isinstance(found, Table):
-            return found
-    return rh.table(path=place_of(text).url)
+            return found if file_format is None and not given else replace(found, format=file_format, options=given)
+    place = place_of(text)
+    if place.name is not None:  # a directory in something saved, of a version perhaps, which no URL can say
+        return Table(location=place.location, format=file_format, options=given)
+    return rh.table(path=place.url, format=file_format, options=given)
+
+
+def _options(given: list[str] | None) -> dict[str, Any] | None:
+    """`key=value` as options of a reader: a value that is JSON for what it says, else for text."""
+    from rh.errors import InvalidError
+
+    found: dict[str, Any] = {}
+    for text in given or ():
+        key, mark, value = text.partition("=")
+        if not mark or not key:
+            raise InvalidError(f"--option {text!r} is not KEY=VALUE", hint="--option 'delimiter=;'")
+        try:
+            found[key] = loads(value)
+        except ValueError:
+            found[key] = "\t" if value == "\\t" else value
+    return found or None
 
 
 def _first(table: Table, limit: int | None, columns: list[str] | None, where: list[str] | None) -> Any:

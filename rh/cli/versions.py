@@ -13,6 +13,7 @@ from rh.cli.options import AsJson, PlaceArgument, SavedName, span_of
 
 if TYPE_CHECKING:
     from rh.resources.versioned import Versioned
+    from rh.transfer import Verification
     from rh.versions.series import Version
 
 __all__ = ["alias_app", "commit", "version_app", "versioned"]
@@ -131,13 +132,26 @@ def verify(name: VersionName, json: AsJson = False) -> None:
     Exits with 6 if something is damaged, lost, or, where the version only refers to it, another one by now.
     """
     resource, which = versioned(name)
-    found = resource.at(which or "latest").check_version()
-    if json:
-        show.emit(found.as_dict())
-    else:
-        show.line(str(found).rstrip())
-    if not found.ok:
-        raise typer.Exit(codes.INTEGRITY)
+    _tell_verified(resource.at(which or "latest").check_version(), json=json)
+
+
+@version_app.command()
+def repair(
+    name: VersionName,
+    source: Annotated[
+        str | None, typer.Option("--from", metavar="PLACE", help="Take the bytes from here, not from the live files.")
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Write again what the store has lost or damaged of a version, from files that have the bytes.
+
+    Then verify it; exits with 6 if something is still damaged or lost.
+    """
+    from rh.cli.place import place_of
+
+    resource, which = versioned(name)
+    found = resource.repair(which or "latest", None if source is None else place_of(source).url)
+    _tell_verified(found, json=json)
 
 
 @version_app.command("export")
@@ -288,6 +302,15 @@ def _tell(resource: Versioned, version: Version, *, json: bool) -> None:
         show.emit(_document(resource, version))
     else:
         show.line(f"{resource.name}:{version}")
+
+
+def _tell_verified(found: Verification, *, json: bool) -> None:
+    if json:
+        show.emit(found.as_dict())
+    else:
+        show.line(str(found).rstrip())
+    if not found.ok:
+        raise typer.Exit(codes.INTEGRITY)
 
 
 def _bare(name: str) -> str:

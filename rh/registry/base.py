@@ -34,7 +34,7 @@ from __future__ import annotations
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple, Self, TypeAlias
+from typing import Any, ClassVar, Literal, NamedTuple, Self, TypeAlias
 
 from rh import config
 from rh.errors import ConflictError, InvalidError, NotFoundError
@@ -49,12 +49,17 @@ __all__ = [
     "Record",
     "Registry",
     "Rename",
+    "StaleWarning",
     "Step",
     "author",
     "check_steps",
     "new_token",
     "request_digest",
 ]
+
+
+class StaleWarning(UserWarning):
+    """A registry cannot be reached, and what was read of it before was given instead."""
 
 
 class Record(NamedTuple):
@@ -121,6 +126,13 @@ class Registry(ABC):
 
     url: str
     """What `open_registry` opened; holds no secret."""
+    distant: ClassVar[bool] = False
+    """Whether it may be out of reach and keeps nothing here: what is read of it is then mirrored on this machine."""
+
+    @property
+    def direct(self) -> Registry:
+        """The registry itself, where this is one with a mirror."""
+        return self
 
     @abstractmethod
     def get(self, key: str) -> Record:

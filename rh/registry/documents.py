@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import re
@@ -49,6 +50,7 @@ _SECRET_VALUES = re.compile(
 )
 
 
+@functools.lru_cache(4096)
 def is_secret_field(name: str) -> bool:
     """Whether a field of that name would hold a credential: `password`, `aws_secret_access_key`; not `pad_token`."""
     words = [word.lower() for word in _WORDS.findall(name)]

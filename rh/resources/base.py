@@ -28,7 +28,10 @@ from rh.registry.base import Change, Delete, Record, Registry, Rename, Step
 from rh.registry.documents import check_document
 from rh.registry.names import Name
 from rh.resources import places
+from rh.resources.annotated import Annotated
+from rh.resources.parts import visible
 from rh.types import ABSENT, ANY, Condition, Location, Match
+from rh.versions.properties import check_tags, note_types, types_of_names
 
 __all__ = ["KINDS", "Located", "Resource", "exists", "forget", "list_names", "load"]
 
@@ -37,6 +40,7 @@ KINDS: dict[str, str] = {
     "blob": "rh.resources.blob",
     "table": "rh.resources.table",
     "cluster": "rh.resources.cluster",
+    "view": "rh.resources.view",
 }
 """Kinds of resources, and the module that registers each (`Resource.__init_subclass__`)."""
 
@@ -48,17 +52,19 @@ _NEAREST_OF = 10_000
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Resource:
+class Resource(Annotated):
     """A value that says what and where. Holds no connection and no secret; making one does no I/O.
 
     Attributes:
         name: the whole name (`~/x`, `/org/team/x`), or `None`. A short one is completed when the resource is made.
         metadata: what its owner wants to say about it: plain JSON values, no secrets.
+        tags: words to find it by.
     """
 
     kind: ClassVar[str] = ""
     name: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
     """Fields of the record that this version of `rh` does not know."""
     revision: int | None = field(default=None, compare=False)
@@ -81,6 +87,7 @@ class Resource:
         if not isinstance(self.metadata, Mapping):
             raise InvalidError(f"metadata= is a mapping, not {type(self.metadata).__name__}")
         object.__setattr__(self, "metadata", dict(self.metadata))
+        object.__setattr__(self, "tags", check_tags(self.tags))
         if self.metadata:
             check_document(self.metadata, where=f"metadata of {self.name or 'a ' + self.kind}")
 
@@ -114,6 +121,8 @@ class Resource:
             config["name"] = self.name
         if self.metadata:
             config["metadata"] = dict(self.metadata)
+        if self.tags:
+            config["tags"] = list(self.tags)
         return config | self.document()
 
     @classmethod
@@ -137,13 +146,14 @@ class Resource:
         if not issubclass(found, cls):
             raise InvalidError(f"this is a {kind}, not a {cls.kind}", hint=f"rh.load, or rh.{kind}")
         name, metadata = document.pop("name", None), document.pop("metadata", None) or {}
+        tags = document.pop("tags", None) or ()
         try:
             fields = found.of_document(document, local=local)
         except (KeyError, TypeError, AttributeError) as error:
             raise InvalidError(
                 f"the configuration of a {kind} lacks or garbles {error}", where=str(name or kind)
             ) from error
-        return found(name=name, metadata=metadata, extra=document, **fields)
+        return found(name=name, metadata=metadata, tags=tags, extra=document, **fields)
 
     # The record.
 
@@ -200,6 +210,7 @@ class Resource:
             when = value.condition(current, registry, overwrite=overwrite)
             try:
                 with _named(registry, whole):
+                    note_types(registry, types_of_names(whole.path), value.metadata, f"metadata of {whole}")
                     record = registry.put(whole.key, document, when=when)
             except (ConflictError, ExistsError):
                 if overwrite is False or value.revision is not None:
@@ -292,6 +303,8 @@ class Resource:
 
     # Python.
 
+    __dir__ = visible
+
     def __hash__(self) -> int:
         return hash((type(self), self.name))
 
@@ -299,6 +312,8 @@ class Resource:
         """What the notebook shows, as pairs of text. No I/O."""
         if self.name is not None:
             yield "name", self.name
+        if self.tags:
+            yield "tags", ", ".join(self.tags)
         for key, value in self.metadata.items():
             yield key, str(value)
 
@@ -408,7 +423,7 @@ def _merged(value: Resource, current: Record | None) -> dict[str, Any]:
     document.pop("name", None)
     if current is not None and current.document.get("kind") == value.kind:
         rest = dict(current.document)
-        for known in ("kind", "metadata"):
+        for known in ("kind", "metadata", "tags"):
             rest.pop(known, None)
         try:
             type(value).of_document(rest, local=True)

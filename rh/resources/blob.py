@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any, ClassVar, Self, Unpack
 from rh import config
 from rh import digest as digests
 from rh.errors import IntegrityError, InvalidError, NotFoundError, UnsupportedError
+from rh.registry.lineage import recording
 from rh.registry.names import Name
 from rh.resources import codecs, places
 from rh.resources.arguments import load_only, place_for, split_options
@@ -164,6 +165,7 @@ class Blob(Versioned):
             return codecs.encode(self.value, self._chosen(self.value))
         from rh.resources.files import reading
 
+        recording.read(self)
         system, key = self.handle()
         with reading(system, key), system.read(key) as body:
             data = body.read()
@@ -192,6 +194,7 @@ class Blob(Versioned):
                 raise InvalidError("this blob holds an object that is still to be written", hint=".write() first")
             raw = io.BytesIO(self.read())
             return raw if "b" in mode else io.TextIOWrapper(raw, encoding or "utf-8", errors, newline)
+        recording.opened(self, mode)
         system, key = self.handle()
 
         def known(entry: Entry) -> Expected | None:
@@ -224,6 +227,7 @@ class Blob(Versioned):
         """A file of this machine with the bytes: the blob itself if it is here, else a copy in the cache."""
         if self.value is not NOTHING:
             raise InvalidError("this blob is not written yet", hint=".write() or .save() first")
+        recording.read(self)
         location = self.placed()
         if places.is_here(location):
             if not self.exists_in_system():
@@ -282,6 +286,7 @@ class Blob(Versioned):
         )
         system, key = blob.handle()
         entry = system.write(key, encoded, size=len(encoded))
+        recording.wrote(blob)
         return replace(blob, stamp=Stamp(digest, len(encoded), entry.etag))
 
     def _chosen(self, value: Any) -> str:
@@ -308,8 +313,10 @@ class Blob(Versioned):
             return replace(self, location=target, host=places.portable(target), revision=self.revision).write()
         if target == self.location:
             return self
+        recording.read(self)
         receipt = transfer.copy_file(self.placed(), target, chosen, **watch)
         moved = replace(self, location=target, host=places.portable(target), stamp=None, receipt=receipt, version=None)
+        recording.wrote(moved)
         if receipt.digest is None:
             return moved
         there, key = moved.handle()
@@ -363,6 +370,7 @@ class Blob(Versioned):
             NotFoundError: they are not there.
         """
         self.check_live()
+        recording.wrote(self)
         system, key = self.handle()
         system.head(key)
         system.delete([key])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from rh.errors import InvalidError, NotFoundError
+from rh.registry.lineage import recording
 from rh.resources import places
 from rh.resources.base import load
 from rh.systems import locate
@@ -82,6 +83,7 @@ class Draft:
         store = Store.at(location)
         if self._base is not None and (self._base != "latest" or self._series.latest() is not None):
             self._from = self._series.get(self._base)
+            recording.read(self.folder.pinned(self._from, self._base))
         lease = self._stack.enter_context(store.lease())
         elsewhere = self._from is not None and self._from.store != location
         digest = None if self._from is None or elsewhere else self._from.digest
@@ -104,6 +106,8 @@ class Draft:
         Raises:
             ConflictError: another version was committed meanwhile, or a file changed since it was added.
         """
+        from rh.versions import sidecars
+
         edit, series = self._begun(), self._series
         assert series is not None
         tree = edit.finish()
@@ -112,6 +116,9 @@ class Draft:
         latest = series.latest()
         on_newest = self._base == "latest" and self._from is not None
         said = self._said if message is None else {**self._said, "message": message}
+        if not on_newest or self._from is None or self._from.number == latest:
+            known = self._from.digest if self._from is not None and store.has_tree(self._from.digest) else None
+            said = {**said, "aliases": [*said["aliases"], *sidecars.taken(series, store, tree, known)]}
         self.version, _ = series.add(
             tree.digest,
             store.system.location,
@@ -126,6 +133,11 @@ class Draft:
         if self._edit is None:
             raise InvalidError("the draft is not begun, or over", hint="with folder.draft() as draft: …")
         return self._edit
+
+    @contextmanager
+    def _changing(self) -> Iterator[Edit]:
+        """What one call changes."""
+        yield self._begun()
 
     # Changes.
 
@@ -142,28 +154,8 @@ class Draft:
             InvalidError: a file object or bytes without `path=`, or a directory (`add_dir`).
             ExistsError: there is one, and it may not be replaced.
         """
-        from rh.resources.blob import Blob
-
-        edit = self._begun()
-        if isinstance(file, Blob):
-            if not file.written:
-                edit.add(_needed(path, file), file.read(), update=update)
-                return
-            system, key = file.handle()
-            edit.add(path or key, (system, system.head(key)), update=update)
-        elif isinstance(file, bytes | bytearray | memoryview):
-            edit.add(_needed(path, file), bytes(file), executable=bool(executable), update=update)
-        elif isinstance(file, str | os.PathLike):
-            place = locate(os.fspath(file))
-            above = places.at(place.parent)
-            if place.system == "file" and os.path.isdir(place.path):
-                raise InvalidError("that is a directory", where=place.path, hint=".add_dir(…)")
-            entry = above.head(place.name)
-            edit.add(path or place.name, (above, entry), update=update)
-        elif hasattr(file, "read"):
-            edit.add(_needed(path, file), _binary(file), executable=bool(executable), update=update)
-        else:
-            raise InvalidError(f"a {type(file).__name__} is no file", hint="bytes, a file object, a path, or a blob")
+        with self._changing() as edit:
+            _add(edit, file, path, update=update, executable=executable)
 
     def add_dir(
         self,
@@ -184,10 +176,13 @@ class Draft:
         from rh import transfer
         from rh.resources.folder import Folder
 
+        if isinstance(directory, Folder):
+            recording.read(directory)
         source = directory.handle() if isinstance(directory, Folder) else places.at(locate(os.fspath(directory)))
         exclude = [glob_exclude] if isinstance(glob_exclude, str) else list(glob_exclude)
         to = path if not path or path.endswith("/") else f"{path}/"
-        self._begun().add_tree(source, to, options=transfer.Options(exclude=exclude), update=update)
+        with self._changing() as edit:
+            edit.add_tree(source, to, options=transfer.Options(exclude=exclude), update=update)
 
     def add_reference(self, url: str | os.PathLike[str], path: str | None = None) -> None:
         """Put a file, or a directory (both end with `/`), that stays where it is: nothing is copied.
@@ -195,15 +190,18 @@ class Draft:
         It can be read as long as it is what it is now; `verify` tells when it is not.
         """
         place = places.resolve(url, None)
-        self._begun().add_reference(place, _needed(path, url) if path is not None else place.name)
+        with self._changing() as edit:
+            edit.add_reference(place, _needed(path, url) if path is not None else place.name)
 
     def remove(self, path: str) -> None:
         """Take away a file, or a directory with all in it (`old/`)."""
-        self._begun().remove(path)
+        with self._changing() as edit:
+            edit.remove(path)
 
     def move(self, old: str, new: str) -> None:
         """Give a file, or a directory (both end with `/`), another path."""
-        self._begun().move(old, new)
+        with self._changing() as edit:
+            edit.move(old, new)
 
     def copy_from(self, name: str, sub: str = "", to: str | None = None) -> None:
         """Take over a file or a directory of another version; where that is in the same store, nothing is read.
@@ -220,7 +218,33 @@ class Draft:
         if not isinstance(found, Versioned):
             raise InvalidError(f"{name} is a {found.kind}, which has no versions")
         version = found.committed_version()
-        self._begun().copy_from(Store.at(version.store), version.digest, sub, to)
+        recording.read(found.pinned(version, found.pin and found.pin.asked))
+        with self._changing() as edit:
+            edit.copy_from(Store.at(version.store), version.digest, sub, to)
+
+
+def _add(edit: Edit, file: Any, path: str | None, *, update: bool, executable: bool | None) -> None:
+    from rh.resources.blob import Blob
+
+    if isinstance(file, Blob):
+        if not file.written:
+            edit.add(_needed(path, file), file.read(), update=update)
+            return
+        recording.read(file)
+        system, key = file.handle()
+        edit.add(path or key, (system, system.head(key)), update=update)
+    elif isinstance(file, bytes | bytearray | memoryview):
+        edit.add(_needed(path, file), bytes(file), executable=bool(executable), update=update)
+    elif isinstance(file, str | os.PathLike):
+        place = locate(os.fspath(file))
+        if place.system == "file" and os.path.isdir(place.path):
+            raise InvalidError("that is a directory", where=place.path, hint=".add_dir(…)")
+        above = places.at(place.parent)
+        edit.add(path or place.name, (above, above.head(place.name)), executable=bool(executable), update=update)
+    elif hasattr(file, "read"):
+        edit.add(_needed(path, file), _binary(file), executable=bool(executable), update=update)
+    else:
+        raise InvalidError(f"a {type(file).__name__} is no file", hint="bytes, a file object, a path, or a blob")
 
 
 def _needed(path: str | None, what: object) -> str:

@@ -11,20 +11,20 @@ from typing import IO, TYPE_CHECKING, Any, ClassVar, Self, Unpack
 from rh import config
 from rh import digest as digests
 from rh.errors import IntegrityError, InvalidError, NotFoundError, UnsupportedError
+from rh.registry.lineage import recording
 from rh.registry.names import Name
 from rh.resources import places
+from rh.resources.annotated import Queried
 from rh.resources.arguments import load_only, place_for, split_options
 from rh.resources.base import list_records
+from rh.resources.folder_versions import FolderVersions
 from rh.resources.places import Place
-from rh.resources.versioned import Versioned
 from rh.systems.base import System
 from rh.types import Entry, Location
 
 if TYPE_CHECKING:
     from rh.resources.cluster import Cluster
-    from rh.resources.draft import Draft
     from rh.transfer import Keywords, Plan, Receipt, Verification
-    from rh.versions.diff import Diff
     from rh.versions.lease import Lease
     from rh.versions.series import Version
     from rh.versions.store import Store, Tree
@@ -33,7 +33,7 @@ __all__ = ["Folder"]
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Folder(Versioned):
+class Folder(Queried, FolderVersions):
     """A directory on some system: a frozen value that says which, and the verbs that work on it.
 
     Attributes:
@@ -55,7 +55,7 @@ class Folder(Versioned):
     receipt: Receipt | None = field(default=None, compare=False)
     tree: Location | None = field(default=None, compare=False)
 
-    __hash__ = Versioned.__hash__
+    __hash__ = FolderVersions.__hash__
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -64,57 +64,6 @@ class Folder(Versioned):
 
     def placed(self) -> Location:
         return self.location
-
-    def draft(
-        self,
-        base: str | None = "latest",
-        *,
-        message: str = "",
-        aliases: Sequence[str] = (),
-        tags: Sequence[str] = (),
-        metadata: Mapping[str, Any] | None = None,
-    ) -> Draft:
-        """Put a version together piece by piece, in a `with` block; its end makes one version, or none if it fails.
-
-        The folder's own files are neither read nor changed.
-
-        Args:
-            base: the version that is changed; `None` begins with nothing.
-            message: as for `commit`.
-            aliases: as for `commit`.
-            tags: as for `commit`.
-            metadata: as for `commit`.
-        """
-        from rh.resources.draft import Draft
-
-        return Draft(self, base=base, message=message, aliases=aliases, tags=tags, metadata=metadata)
-
-    def upload(
-        self,
-        local: str | os.PathLike[str],
-        path: str | None = None,
-        *,
-        message: str = "",
-        update: bool = False,
-        aliases: Sequence[str] = (),
-        tags: Sequence[str] = (),
-    ) -> Version:
-        """Add a file or directory of this machine to the newest version, and return the new one.
-
-        Args:
-            local: the file or directory.
-            path: where to; a file keeps its name by default, what is in a directory comes to the root.
-            message: as for `commit`.
-            update: whether files that are there may be replaced.
-            aliases: as for `commit`.
-            tags: as for `commit`.
-
-        Raises:
-            ExistsError: a file is there already, and `update` is false; no version is made.
-        """
-        from rh.resources.draft import upload
-
-        return upload(self, local, path, message=message, update=update, aliases=aliases, tags=tags)
 
     def adopt(self, name: str | None = None, message: str = "", *, aliases: Sequence[str] = ()) -> Version:
         """Make a version of what is there by reference: it is read once, for its digests, and nothing is copied.
@@ -135,21 +84,6 @@ class Folder(Versioned):
             return adopt_tree(saved.handle(), store, lease=lease)
 
         return saved.made(adopted, message, aliases=aliases, tags=(), metadata=None)
-
-    def diff(self, old: str, new: str = "latest") -> Diff:
-        """What differs from one version to another: added, removed, modified, renamed. No file is read.
-
-        Args:
-            old: `"v1"`, an alias, or a digest.
-            new: the same.
-        """
-        from rh.versions.diff import diff
-        from rh.versions.store import Store
-
-        series = self.series_of()
-        a, b = series.get(old), series.get(new)
-        stores = Store.at(a.store), Store.at(b.store)
-        return diff(stores[0].tree(a.digest), stores[1].tree(b.digest), *stores)
 
     def restore(self, which: str, **options: Unpack[Keywords]) -> Folder:
         """Make the folder's own files what they were in a version; what came since is deleted. Versions stay.
@@ -286,7 +220,7 @@ class Folder(Versioned):
         """A folder in this folder, unnamed."""
         inner = path.rstrip("/") if isinstance(path, str) else path
         places.check_key(inner)
-        return Folder(location=self.location / inner, host=self.host, tree=self.tree or self.location)
+        return Folder(location=self.location / inner, host=self.host, tree=self.tree or self.location, pin=self.pin)
 
     # Bytes.
 
@@ -326,6 +260,7 @@ class Folder(Versioned):
         from rh.resources.known import expected
 
         places.check_file(path)
+        recording.opened(self, mode)
         root, prefix = self._tree()
         return open_file(
             self.handle(),
@@ -350,6 +285,7 @@ class Folder(Versioned):
         from rh.resources.known import expected
 
         places.check_file(path)
+        recording.read(self)
         root, prefix = self._tree()
         system = self.handle()
         with reading(system, path), system.read(path) as body:
@@ -375,6 +311,7 @@ class Folder(Versioned):
 
         self.check_live()
         put(self, contents, overwrite=overwrite)
+        recording.wrote(self)
 
     def mkdir(self) -> Self:
         """Make the folder if it is not there. A bucket has no directories; an empty manifest stands for one."""
@@ -405,6 +342,7 @@ class Folder(Versioned):
         from rh.resources.removing import remove
 
         self.check_live()
+        recording.wrote(self)
         if isinstance(contents, str):
             raise InvalidError("contents= takes a list", hint=f"contents=[{contents!r}]")
         remove(self, [*names, *(contents or ())], whole=not names and contents is None, recursive=recursive)
@@ -430,6 +368,7 @@ class Folder(Versioned):
 
         The copy is brought up to date by each call, and is not to be written to.
         """
+        recording.read(self)
         if places.is_here(self.location):
             if not self.exists_in_system():
                 raise NotFoundError("there is no such folder", where=self.url)
@@ -480,8 +419,11 @@ class Folder(Versioned):
         target = self._target(system, path)
         if target == self.location:
             return self
+        recording.read(self)
         receipt = transfer.copy_tree(self.location, target, chosen, **watch)
-        return replace(self, location=target, host=places.portable(target), receipt=receipt, tree=None, version=None)
+        copy = replace(self, location=target, host=places.portable(target), receipt=receipt, tree=None, version=None)
+        recording.wrote(copy)
+        return copy
 
     def plan(
         self, system: Place = None, path: str | os.PathLike[str] | None = None, **options: Unpack[Keywords]

@@ -193,6 +193,8 @@ def url_of(location: Location) -> str:
     system, path = location.system, location.path
     if system == "file":
         return "file://" + path
+    if system.startswith("tree://"):
+        return f"{unquote(system.removeprefix('tree://'), errors='surrogateescape')}@sha256:{path}"
     if system.startswith(("http://", "https://")):
         site, mark, query = system.partition("?")
         return site + quote(path, errors="surrogateescape") + mark + query

@@ -12,6 +12,7 @@ from rh import config
 from rh.content.names import check_all
 from rh.errors import ExistsError, InvalidError, NameClashError, NotFoundError, UnsupportedError
 from rh.observe import log
+from rh.registry.lineage import recording
 from rh.resources import places
 from rh.systems import locate, unwritable
 from rh.systems.base import Bytes, System
@@ -79,11 +80,13 @@ def _item(key: str, value: Any) -> _Item:
     plain = key.rstrip("/")
     if isinstance(value, Folder):
         value.check_reachable()
+        recording.read(value)
         return _Item(plain, source=value.location, tree=True)
     if isinstance(value, Blob) and value.location is None:
         value = value.read()
     if isinstance(value, Located):
         value.check_reachable()
+        recording.read(value)
         item = _Item(plain, source=value.placed())
     elif isinstance(value, bytes | bytearray | memoryview):
         item = _Item(plain, value)

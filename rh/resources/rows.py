@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rh.errors import InvalidError
 from rh.plugins import need
+from rh.registry.lineage import recording
 from rh.resources.blob import NOTHING
 from rh.resources.versioned import Versioned
 from rh.systems.base import System
@@ -68,6 +69,7 @@ class Rows(Versioned):
         """All rows as a `pyarrow.RecordBatchReader`: batch by batch, never all at once."""
         from rh.tables import access, adapters
 
+        recording.read(self)
         if self.is_query:
             assert self.source is not None
             return self.source.reader()
@@ -80,7 +82,12 @@ class Rows(Versioned):
         system, snapshot = self.files()
         dataset = access.dataset(system, snapshot)
         access.check_files(system, snapshot, dataset)
-        return dataset.scanner().to_reader()
+
+        def batches() -> Iterator[pyarrow.RecordBatch]:
+            with access.reading(system, snapshot, dataset.schema):
+                yield from access.scanner(system, snapshot, dataset, strict=True).to_batches()
+
+        return need("pyarrow").RecordBatchReader.from_batches(dataset.schema, batches())
 
     # What is in it.
 
@@ -124,8 +131,8 @@ class Rows(Versioned):
     def head(self, n: int = 5, *, columns: Sequence[str] | None = None) -> Any:
         """The first `n` rows, as the table's own type."""
         pa = need("pyarrow")
-        if n < 0:
-            raise InvalidError(f"head({n}): the number of rows cannot be negative")
+        if isinstance(n, bool) or not isinstance(n, int) or n < 0:
+            raise InvalidError(f"head({n!r}): the number of rows is 0 or more")
         with self.stream(n or 1, columns=columns) as stream:
             batch = next(iter(stream), None) if n else None
             return self._as_native(pa.Table.from_batches([] if batch is None else [batch], schema=stream.schema))
@@ -134,8 +141,7 @@ class Rows(Versioned):
         """`n` rows picked by `seed` from the whole table (all if there are fewer), as the table's own type."""
         from rh.tables import look
 
-        picked = look.sample(*self.files(), n, seed)
-        return self._as_native(picked if columns is None else picked.select(list(columns)))
+        return self._as_native(look.sample(*_opened(self), n, seed, columns=_names(columns)))
 
     def _as_native(self, rows: pyarrow.Table) -> Any:
         from rh.tables import adapters
@@ -147,18 +153,24 @@ class Rows(Versioned):
         """What each column holds: type, nulls, distinct values, least, greatest, mean, the most frequent values."""
         from rh.tables import look
 
-        return look.profile(*self.files())
+        return look.profile(*_opened(self))
 
-    def diff(self, other: Rows, *, keys: Sequence[str] = ()) -> Diff:
+    def diff(self, other: Any, *, keys: Sequence[str] = ()) -> Diff:
         """What `other` has that this table has not, and the reverse.
 
         Args:
-            other: the newer one.
+            other: the newer one: a table, or rows as `rh.table` takes them.
             keys: columns that tell which rows are the same row; then changed rows are told as changed.
-        """
-        from rh.tables import look
 
-        return look.diff(self.files(), other.files(), keys=tuple(keys))
+        Raises:
+            InvalidError: there is no such column, two rows have one key, or `other` cannot be a table.
+        """
+        from rh.resources.table import Table
+        from rh.tables import access, adapters, look
+
+        if not isinstance(other, Rows):
+            other = Table(value=other, native=adapters.owner_of(other).name)
+        return look.diff(_opened(self), _opened(other), keys=tuple(access.names_in("keys", keys)))
 
     # Getting.
 
@@ -179,10 +191,10 @@ class Rows(Versioned):
         if self.value is not NOTHING and as_ in (None, self.native) and columns is None and where is None:
             return self.value
         adapter = adapters.named(as_ or self.native or "arrow")
-        chosen = None if columns is None else list(columns)
+        chosen = _names(columns)
         if self.is_query:
             return adapter.of_arrow(_chosen(self.to_reader().read_all(), chosen, where))
-        system, snapshot = self.files()
+        system, snapshot = _opened(self)
         return adapter.fetch(system.location, snapshot, columns=chosen, where=where)
 
     @property
@@ -221,7 +233,7 @@ class Rows(Versioned):
         """
         from rh.tables.torch import TorchRows
 
-        return TorchRows(*self.files(), batch_size, **options)
+        return TorchRows(*_opened(self), batch_size, **options)
 
     def stream(
         self,
@@ -267,7 +279,7 @@ class Rows(Versioned):
         from rh.tables.passing import Passing
         from rh.tables.stream import Stream
 
-        chosen = None if columns is None else list(columns)
+        chosen = _names(columns)
         if self.is_query:
             if shuffle_seed is not None or world_size != 1 or rank or start:
                 raise InvalidError(
@@ -275,10 +287,11 @@ class Rows(Versioned):
                     hint='.snapshot("name") writes it as a table, which can',
                 )
             assert self.source is not None
+            recording.read(self)
             rows = self.source.reader(batch_size)
             return Passing(rows, batch_size, format=format, columns=chosen, where=where, drop_last=drop_last)
         return Stream(
-            *self.files(),
+            *_opened(self),
             batch_size,
             format=format,
             columns=chosen,
@@ -314,8 +327,20 @@ class Rows(Versioned):
         """
         from rh.tables import query as queries
 
-        others = {name: other.files() if isinstance(other, Rows) else other for name, other in tables.items()}
-        return queries.sql(*self.files(), query, parameters=parameters, tables=others)
+        others = {name: _opened(other) if isinstance(other, Rows) else other for name, other in tables.items()}
+        return queries.sql(*_opened(self), query, parameters=parameters, tables=others)
+
+
+def _names(columns: Sequence[str] | None) -> list[str] | None:
+    from rh.tables import access
+
+    return None if columns is None else access.names_in("columns", columns)
+
+
+def _opened(table: Rows) -> tuple[System, Snapshot]:
+    """The files of a table whose rows are read now."""
+    recording.read(table)
+    return table.files()
 
 
 def _chosen(rows: pyarrow.Table, columns: list[str] | None, where: Any) -> pyarrow.Table:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import os
-import re
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,6 +12,7 @@ from uuid import uuid4
 
 from rh.errors import ExistsError, InvalidError, NotFoundError
 from rh.plugins import need
+from rh.registry.lineage import recording
 from rh.registry.names import Name
 from rh.resources import places
 from rh.resources.arguments import load_only, place_for
@@ -22,7 +22,7 @@ from rh.resources.folder import Folder
 from rh.resources.places import Place
 from rh.resources.rows import Facts, Rows
 from rh.systems.base import System
-from rh.tables.base import FORMATS, INDEX, Mode, Parallel, Snapshot
+from rh.tables.base import FORMATS, INDEX, ONE_FILE, Mode, Parallel, Snapshot
 from rh.types import Location
 
 if TYPE_CHECKING:
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["Facts", "Table"]
 
 BatchFormat = Literal["arrow", "pandas", "polars", "numpy", "torch", "dict"]
-_ONE_FILE = re.compile(
-    r"\.(parquet|pq|arrow|feather|ipc|(csv|tsv|jsonl|ndjson|json)(\.(gz|bz2|zst|lz4))?)$", re.IGNORECASE
-)
 _ROWS = 10_000
 """Rows of a batch where the caller does not say."""
 
@@ -144,7 +141,7 @@ class Table(Rows):
         if not self.written:
             raise InvalidError("this table is not written yet", hint=".save() first")
         system, snapshot = self.files()
-        if self.is_file:
+        if system.location != self.placed():
             return commit_file(system, self.placed().name, store, base=base, lease=lease)
         keys = frozenset(file.key for file in snapshot.files)
         extra = {INDEX: index.without_etags(system)} if snapshot.owned else {}
@@ -169,7 +166,7 @@ class Table(Rows):
     @property
     def is_file(self) -> bool:
         """Whether its place is named as one file is, not as a directory."""
-        return self.location is not None and _ONE_FILE.search(self.placed().path) is not None
+        return self.location is not None and ONE_FILE.search(self.placed().path) is not None
 
     def files(self) -> tuple[System, Snapshot]:
         """The files whose rows are the table now, and the system opened at their root."""
@@ -244,13 +241,14 @@ class Table(Rows):
         from rh.tables import adapters, writing
 
         self.check_live()
+        partitions = self.partition_cols if partition_cols is None else _partitions(partition_cols)
         value = self.value if data is None else data
         if isinstance(value, Table):
             value = value.to_reader() if value.written or value.is_query else value.value
         if value is NOTHING and not self.is_query:
             raise InvalidError("there is nothing to write", hint=".write(data)")
         location = self.location or places.default_place("file", self._stem())
-        if _ONE_FILE.search(location.path):
+        if ONE_FILE.search(location.path):
             raise InvalidError(
                 "a table is written as a directory of files, and this path names one file",
                 where=places.url_of(location),
@@ -258,7 +256,6 @@ class Table(Rows):
             )
         if not self.mkdir and not Folder(location=location, host=self.host).exists_in_system():
             raise NotFoundError("there is no such directory", where=places.url_of(location), hint="mkdir=True makes it")
-        partitions = self.partition_cols if partition_cols is None else tuple(partition_cols)
         host = self.host or places.portable(location)
         system = places.at(location, host)
         if value is NOTHING:
@@ -274,7 +271,7 @@ class Table(Rows):
             else:
                 rows = self.to_reader() if data is None else adapter.reader(value)
                 snapshot = writing.write(system, rows, mode=mode, partition_cols=partitions)
-        return replace(
+        written = replace(
             self,
             location=location,
             host=host,
@@ -284,6 +281,8 @@ class Table(Rows):
             receipt=None,
             value=NOTHING,
         )
+        recording.wrote(written)
+        return written
 
     def _stem(self) -> str:
         return f"table-{uuid4().hex}" if self.name is None else Name(self.name).stem
@@ -309,6 +308,7 @@ class Table(Rows):
         if self.source is None:
             raise InvalidError("this table is not the result of a query", hint=".to() copies it")
         place = place_for(name, path, system if system is not None or path is not None else "here")
+        recording.read(self)
         target = Table(name=name, location=place, metadata=self.metadata, native=self.native)
         began = datetime.now(UTC).isoformat(timespec="seconds")
         written = target.write(self.source.reader(), mode=mode)
@@ -350,6 +350,35 @@ class Table(Rows):
         self.files()
         return self
 
+    def compact(self, target_mb: int = 256) -> Table:
+        """Rewrite neighbouring small files as files of about `target_mb` MiB, and return the table that has them.
+
+        All or nothing, and the rows keep their order (of a table with partition columns, within each partition).
+        The old files are removed then: streams of the old table that are under way end with `ConflictError`.
+
+        Args:
+            target_mb: MiB in a file, about; files that are larger stay as they are.
+
+        Raises:
+            ConflictError: somebody overwrote or removed the table meanwhile. What others append meanwhile stays.
+            UnsupportedError: the files are others' (an adopted table).
+
+        Example:
+            >>> import rh
+            >>> table = rh.table({"x": [1]}, name="docs-compact").save()
+            >>> table.write({"x": [2]}, mode="append").compact().fetch()
+            {'x': [1, 2]}
+        """
+        from rh.tables import compaction
+
+        self.check_live()
+        if isinstance(target_mb, bool) or not isinstance(target_mb, int) or target_mb < 1:
+            raise InvalidError(f"target_mb is {target_mb!r}", hint="a whole number of MiB, 1 or more")
+        if not self.written:
+            raise InvalidError("this table is not written yet, so there is nothing to compact", hint=".write() first")
+        snapshot = compaction.compact(*self.files(), file_bytes=target_mb << 20)
+        return replace(self, facts_known=_facts(snapshot), receipt=None)
+
     def rm(self) -> None:
         """Remove the table's own files, and nothing beside them. The record stays (`delete_configs`).
 
@@ -359,6 +388,7 @@ class Table(Rows):
         from rh.tables import store
 
         self.check_live()
+        recording.wrote(self)
         store.remove(*self.files())
 
     def verify(self) -> Verification:
@@ -396,6 +426,12 @@ class Table(Rows):
             assert self.source is not None
             return f"<Table {self.name + ' ' if self.name else ''}of a query on {self.source.system}>"
         return super().__repr__()
+
+
+def _partitions(columns: Sequence[str] | None) -> tuple[str, ...]:
+    from rh.tables import access
+
+    return () if columns is None else tuple(access.names_in("partition_cols", columns))
 
 
 def _facts(snapshot: Snapshot) -> Facts | None:
@@ -449,9 +485,9 @@ def table(
         >>> rh.table([{"x": 1}, {"x": 2}]).write().num_rows
         2
     """
-    kept: dict[str, Any] = {"metadata": metadata or {}, "partition_cols": tuple(partition_cols or ()), "mkdir": mkdir}
-    if isinstance(partition_cols, str):
-        raise InvalidError("partition_cols= takes a list", hint=f"partition_cols=[{partition_cols!r}]")
+    kept: dict[str, Any] = {"metadata": metadata or {}, "partition_cols": _partitions(partition_cols), "mkdir": mkdir}
+    if options is not None and not isinstance(options, Mapping):
+        raise InvalidError(f"options= is a dict, not {options!r}", hint='options={"delimiter": ";"}')
     if query is not None:
         if data is not None or path is not None:
             raise InvalidError("query= makes a table of a database, without data= or path=", hint="system= is its URL")

@@ -7,10 +7,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rh.errors import ExistsError, InvalidError, NotFoundError
+from rh.registry.lineage import recording
 from rh.resources import places
 from rh.resources.arguments import split_options
 from rh.tables import store
-from rh.tables.base import DataFile, Snapshot
+from rh.tables.base import ONE_FILE, DataFile, Snapshot
 from rh.types import Location
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def move(table: Table, system: Any, path: Any, options: Mapping[str, Any]) -> Ta
 
     target = _target(table, system, path)
     if not table.written:
+        recording.read(table)
         chosen, _ = _options(options, ())
         assert chosen.delete is False
         return replace(table, location=target, host=places.portable(target), source=None, name=table.name).write(
@@ -36,9 +38,13 @@ def move(table: Table, system: Any, path: Any, options: Mapping[str, Any]) -> Ta
         )
     if target == table.location:
         return table
+    recording.read(table)
     place, snapshot = table.files()
+    single = place.location != table.placed()
+    if not single:
+        _check_directory(table, target)
     chosen, watch = _options(options, (file.key for file in snapshot.files))
-    if table.is_file:
+    if single:
         target = _beside(target, table.placed().name)
         receipt = transfer.copy_file(table.placed(), target, replace(chosen, keys=None), **watch)
     else:
@@ -57,8 +63,11 @@ def move(table: Table, system: Any, path: Any, options: Mapping[str, Any]) -> Ta
                     mode="overwrite",
                     schema=access.schema(place, snapshot),
                     partition_cols=snapshot.partition_cols,
+                    sort=False,
                 )
-    return replace(table, location=target, host=places.portable(target), receipt=receipt, version=None)
+    copy = replace(table, location=target, host=places.portable(target), receipt=receipt, version=None)
+    recording.wrote(copy)
+    return copy
 
 
 def plan(table: Table, system: Any, path: Any, options: Mapping[str, Any]) -> Plan:
@@ -70,9 +79,11 @@ def plan(table: Table, system: Any, path: Any, options: Mapping[str, Any]) -> Pl
             "this table is not written yet, so there is nothing to move", hint=".write() or .save() first"
         )
     target = _target(table, system, path)
-    chosen, _ = _options(options, (file.key for file in table.files()[1].files))
-    if table.is_file:
+    place, snapshot = table.files()
+    chosen, _ = _options(options, (file.key for file in snapshot.files))
+    if place.location != table.placed():
         return transfer.plan_file(table.placed(), _beside(target, table.placed().name), replace(chosen, keys=None))
+    _check_directory(table, target)
     return transfer.plan_tree(table.placed(), target, chosen)
 
 
@@ -134,9 +145,31 @@ def _target(table: Table, system: Any, path: Any) -> Location:
 
 
 def _beside(target: Location, name: str) -> Location:
-    """The file that a table of one file becomes: the target itself if its name says so, else one in that directory."""
-    same = target.name.rpartition(".")[2] == name.rpartition(".")[2]
-    return target if same else target / name
+    """The file that a table of one file becomes: the target itself if its name says so, else one in that directory.
+
+    Raises:
+        InvalidError: the target's name is that of a file of another format.
+    """
+    named, own = ONE_FILE.search(target.path), ONE_FILE.search(name)
+    if named is None:
+        return target / name
+    if own is not None and own.group(0).lower() != named.group(0).lower():
+        raise InvalidError(
+            f"the path names a file that ends with {named.group(0)}, and what is copied is {name!r}",
+            where=places.url_of(target),
+            hint="give a directory, or the same ending; rh.table(path=directory).write(table) writes it as Parquet",
+        )
+    return target
+
+
+def _check_directory(table: Table, target: Location) -> None:
+    """Raise `InvalidError` if a table of several files is to become what looks like one file."""
+    if ONE_FILE.search(target.path) and not ONE_FILE.search(table.placed().path):
+        raise InvalidError(
+            "a table is copied as a directory of files, and this path names one file",
+            where=places.url_of(target),
+            hint="leave out the ending",
+        )
 
 
 def _occupant(target: Location, snapshot: Snapshot) -> Snapshot | None:

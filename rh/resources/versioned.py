@@ -5,18 +5,22 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Self
 
 from rh.errors import ExistsError, ImmutableVersionError, InvalidError, NotFoundError
 from rh.registry import holding
+from rh.registry.lineage import recording
+from rh.registry.lineage.recording import Pin, RunRef
 from rh.registry.names import Name
 from rh.resources import places
 from rh.resources.base import Located, series_key
+from rh.resources.sharing import Shared
 from rh.types import ABSENT, Location
 
 if TYPE_CHECKING:
+    from rh.registry.lineage.graph import Graph
     from rh.transfer import Verification
     from rh.versions.lease import Lease
     from rh.versions.series import AliasMove, Series, Version
@@ -26,15 +30,17 @@ __all__ = ["Versioned"]
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class Versioned(Located):
+class Versioned(Shared, Located):
     """A resource whose data can be committed.
 
     Attributes:
         version: `"v3"`: this is that version, for ever the same; reading is verified and writing refused. `None`: it is
             live, and anybody may change it.
+        pin: which version that is, and what was asked for.
     """
 
     version: str | None = None
+    pin: Pin | None = field(default=None, compare=False)
 
     # What each kind has to say.
 
@@ -104,11 +110,30 @@ class Versioned(Located):
 
         def read(store: Store, _base: str | None, lease: Lease) -> Tree:
             tree = read_file(location, store, lease=lease)
-            if self.kind == "blob" and tree.entries != 1:
-                raise InvalidError(f"{self.name} is a blob, and the version has {tree.entries:,} files")
+            self._check_kind(store, tree)
             return tree
 
         return self.made(read, message, aliases=aliases, tags=tags, metadata=metadata)
+
+    def _check_kind(self, store: Store, tree: Tree) -> None:
+        """Refuse what is no version of a resource of this kind."""
+        from rh.content.tree import key_text
+        from rh.tables.adoption import format_of
+        from rh.tables.base import INDEX
+
+        if self.kind == "blob" and (tree.entries != 1 or tree.files != 1):
+            raise InvalidError(f"{self.name} is a blob, and the version has {tree.entries:,} files")
+        children = store.root(tree).children
+        names = {key_text(child.name) for child in children}
+        if self.kind == "folder" and INDEX in names:
+            raise InvalidError(
+                f"{self.name} is a folder, and the version is one of a table", hint="import it to a saved table"
+            )
+        rows = INDEX in names or any(child.kind == "dir" or format_of(key_text(child.name)) for child in children)
+        if self.kind == "table" and not rows:
+            raise InvalidError(
+                f"{self.name} is a table, and the version has no files with rows", hint="import it to a saved folder"
+            )
 
     def made(
         self,
@@ -122,6 +147,8 @@ class Versioned(Located):
         ttl: float | None = None,
     ) -> Version:
         """Have a tree made in the store, and record it as the newest version."""
+        from rh.versions import sidecars
+        from rh.versions.properties import Said
         from rh.versions.series import check_alias
         from rh.versions.store import Store, place_of
 
@@ -143,8 +170,10 @@ class Versioned(Located):
         known = base.digest if base is not None and base.store == location else None
         with store.lease() as lease:
             tree = make(store, known, lease)
+            if self.kind == "folder" and made_from in (None, newest):
+                aliases = [*aliases, *sidecars.taken(series, store, tree, known)]
             store.ref(series.series, tree.digest)
-            version, _ = series.add(
+            version, is_new = series.add(
                 tree.digest,
                 location,
                 files=tree.files,
@@ -156,6 +185,8 @@ class Versioned(Located):
                 aliases=aliases,
                 expires=None if ttl is None else time.time() + ttl,
             )
+        if not is_new and (tags or metadata):
+            return series.revise(version, Said.of(metadata, tags, where=f"{self.name}:{version.label}"))
         return version
 
     def begun(self) -> Series:
@@ -214,11 +245,16 @@ class Versioned(Located):
         Raises:
             NotFoundError: there is no such version; the nearest are in the message.
         """
+        return self.pinned(self.series_of().get(which), which)
+
+    def pinned(self, version: Version, asked: str | None = None) -> Self:
+        """A handle on a version of this resource. Nothing is asked."""
         from rh.versions.system import location_of
 
-        version = self.series_of().get(which)
         location = location_of(version.store, version.digest)
-        return replace(self, version=version.label, host=places.portable(version.store), **self.at_version(location))
+        pin = Pin(version.name, version.series, version.number, version.digest, asked or version.label)
+        host = places.portable(version.store)
+        return replace(self, version=version.label, pin=pin, host=host, **self.at_version(location))
 
     def committed_version(self) -> Version:
         """The version this is a handle on; the newest one of a live resource."""
@@ -231,6 +267,23 @@ class Versioned(Located):
 
         version = self.committed_version()
         return verify_version(Store.at(version.store), version.digest, f"{self.name}:{version.label}")
+
+    def repair(self, which: str = "latest", source: str | os.PathLike[str] | None = None) -> Verification:
+        """Write again what the store has lost or damaged of a version, and say what is sound then.
+
+        The bytes come from files that have them: those of the live data, or of any other copy. A version that is a
+        reference (`adopt`) is not changed.
+
+        Args:
+            which: `"v3"`, an alias, or a digest.
+            source: a directory or file to take the bytes from; by default the live data.
+
+        Raises:
+            IntegrityError: the version's directories are lost, and the live data is not what it holds.
+        """
+        from rh.resources.repairing import repair
+
+        return repair(self, self.version or which, source)
 
     def restore(self, which: str) -> Self:
         """Make what is live what it was in a version. Versions stay.
@@ -254,8 +307,32 @@ class Versioned(Located):
         from rh.versions.store import Store
 
         version = self.series_of().get(self.version or which)
+        recording.read(self.pinned(version, which if self.version is None else None))
         store = Store.at(version.store)
         return write_file(store.tree(version.digest), store, places.resolve(path, None), overwrite=overwrite)
+
+    # Where it came from.
+
+    @property
+    def produced_by(self) -> RunRef | None:
+        """The run that made this version (the newest one, if it is live); `None` if no run did."""
+        return self.committed_version().produced_by
+
+    def used_by(self) -> list[RunRef]:
+        """The runs that read this version (the newest one, if it is live), in the order they began."""
+        return self.committed_version().used_by()
+
+    def upstream(self, depth: int | None = None) -> Graph:
+        """What it was made from, `depth` runs back (by default all). A live one is its newest version and its data."""
+        from rh.resources.runs.tracing import lineage
+
+        return lineage(self, up=depth, down=0)
+
+    def downstream(self, depth: int | None = None) -> Graph:
+        """What was made from it, `depth` runs on (by default all). A live one is its newest version and its data."""
+        from rh.resources.runs.tracing import lineage
+
+        return lineage(self, up=0, down=depth)
 
     # Aliases.
 

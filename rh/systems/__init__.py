@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from rh import config, plugins
 from rh.errors import ImmutableVersionError, InvalidError, RhError, UnsupportedError
@@ -50,6 +50,8 @@ BUCKETS = frozenset({"s3", "gs", "azure"})
 HOSTS = frozenset({"ssh"})
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+._-]*)://(.*)", re.DOTALL)
+_VERSION = re.compile(r"(?!rh://)(.+[^/:])@sha256:([0-9a-f]{64})(/.*)?", re.DOTALL)
+"""What is in a version: the URL of its store, the tree's digest, and a path."""
 _NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]+):([/~].*)", re.DOTALL)
 _AUTHORITY_KINDS = {
     "ssh": "ssh",
@@ -197,6 +199,10 @@ def locate(path: str | os.PathLike[str] | None, system: str | None = None) -> Lo
     system = config.ALIASES.get(system, system) if system else None
     if system and "://" in system and not text:
         text, system = system, None
+    match = _VERSION.fullmatch(text)
+    if match and system is None:
+        store = quote(match.group(1), safe="", errors="surrogateescape")
+        return Location(f"tree://{store}", (match.group(2) + (match.group(3) or "")).rstrip("/"))
     match = _URL.match(text)
     if match:
         return _from_url(match.group(1).lower(), match.group(2), text, system)

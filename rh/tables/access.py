@@ -8,189 +8,76 @@ files of other tools without checksums, in CSV and in JSON lines, a changed byte
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from difflib import get_close_matches
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from rh.config import did_you_mean
-from rh.errors import InvalidError
+from rh.errors import IntegrityError, InvalidError
 from rh.plugins import need
 from rh.systems.base import System
+from rh.tables import lines
 from rh.tables.base import DataFile, Snapshot
-from rh.tables.ranges import BLOCK, first_line, open_file, translated
-from rh.types import Location
+from rh.tables.fragments import (
+    TEXT,
+    file_format,
+    file_system,
+    fragment,
+    given_types,
+    partition_scalars,
+    repeated,
+    with_rows,
+)
+from rh.tables.ranges import first_line, open_file, translated
+from rh.tables.schemas import (
+    AT_ONCE,
+    check_columns,
+    check_file_schema,
+    check_files,
+    check_fragment,
+    check_no_more,
+    file_schema,
+    has_footer,
+    misfit,
+    names_in,
+    no_column,
+    schema,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.dataset as ds
 
 __all__ = [
+    "TEXT",
     "Where",
     "check_columns",
     "check_file_schema",
     "check_files",
+    "check_fragment",
     "check_no_more",
     "dataset",
     "expression",
     "file_schema",
     "fragment",
+    "given_types",
     "has_footer",
+    "names_in",
     "num_rows",
     "open_file",
     "partition_scalars",
+    "reading",
+    "reading_file",
+    "repeated",
     "rows_of_files",
+    "scanner",
     "schema",
     "translated",
+    "with_rows",
 ]
 
 Where = Any
 """A `pyarrow.compute.Expression`, or pyarrow's lists: `[("a", ">", 3), …]`; or lists of such, any of which may hold."""
-
-AT_ONCE = 16
-"""Files looked into at the same time."""
-
-
-# Schemas
-
-
-def schema(system: System, snapshot: Snapshot) -> pa.Schema:
-    """The schema of the whole table, partition columns last: as recorded, else that of the first file.
-
-    Raises:
-        InvalidError: no schema is recorded, and no file is there to tell it.
-    """
-    pa = need("pyarrow")
-    if snapshot.schema is not None:
-        return pa.ipc.read_schema(pa.py_buffer(snapshot.schema))
-    if not snapshot.files:
-        raise InvalidError("the table has no files, so nothing tells its columns", where=system.url())
-    found = file_schema(system, snapshot, snapshot.files[0])
-    for number, name in enumerate(snapshot.partition_cols):
-        if name in found.names:
-            raise InvalidError(
-                f"column {name!r} is in the files and in the names of their directories", where=system.url()
-            )
-        found = found.append(pa.field(name, _partition_type(snapshot, number)))
-    return found
-
-
-def file_schema(system: System, snapshot: Snapshot, file: DataFile) -> pa.Schema:
-    """The schema of one file, as far as its format tells it (of CSV and JSON lines, its first block)."""
-    pa = need("pyarrow")
-    where = system.url(file.key)
-    with translated(where), open_file(system, file) as source:
-        if snapshot.format == "parquet":
-            found = need("pyarrow.parquet").read_schema(source)
-        elif snapshot.format == "arrow":
-            found = pa.ipc.open_file(source).schema if has_footer(source) else pa.ipc.open_stream(source).schema
-        else:
-            found = fragment(system, snapshot, file, None).physical_schema
-    return found
-
-
-def has_footer(source: pa.NativeFile) -> bool:
-    """Whether an Arrow file has the form with a footer (else it is a stream of batches). It is at its begin again."""
-    begin = source.read(6)
-    source.seek(0)
-    return bool(begin == b"ARROW1")
-
-
-def _partition_type(snapshot: Snapshot, number: int) -> pa.DataType:
-    """Whole numbers where all values are, else text."""
-    pa = need("pyarrow")
-    values = {file.values[number] for file in snapshot.files} - {None}
-    whole = values and all(re.fullmatch(r"-?(0|[1-9]\d{0,17})", value or "") for value in values)
-    return pa.int64() if whole else pa.string()
-
-
-def partition_scalars(snapshot: Snapshot, file: DataFile, schema: pa.Schema) -> dict[str, pa.Scalar]:
-    """The values that a file's directories give to its partition columns.
-
-    Raises:
-        InvalidError: a value is not of its column's type.
-    """
-    pa = need("pyarrow")
-    found = {}
-    for name, text in zip(snapshot.partition_cols, file.values, strict=True):
-        kind = schema.field(name).type
-        try:
-            plain = pa.array([text], pa.string())
-            found[name] = (plain if kind == pa.string() else plain.cast(_plain(kind)).cast(kind))[0]
-        except pa.ArrowException as error:
-            raise InvalidError(f"{text!r} is no {kind}, as partition column {name!r} is", where=file.key) from error
-    return found
-
-
-def _plain(kind: pa.DataType) -> pa.DataType:
-    pa = need("pyarrow")
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
-
-
-def check_file_schema(where: str, found: pa.Schema, wanted: pa.Schema, *, columns: Sequence[str]) -> None:
-    """Raise `InvalidError` unless a file's columns are those of the table, or narrower ones of the same kind."""
-    pa = need("pyarrow")
-    hint = 'the first file decides; for CSV, options={"column_types": {"column": "type"}} does'
-    for name in columns:
-        if name not in found.names:
-            raise InvalidError(f"column {name!r} of the table is not in this file", where=where, hint=hint)
-        have, want = found.field(name), wanted.field(name)
-        if have.type == want.type:
-            continue
-        try:
-            widest = pa.unify_schemas(
-                [pa.schema([want.with_nullable(True)]), pa.schema([have.with_nullable(True)])],  # noqa: FBT003
-                promote_options="permissive",
-            )[0].type
-        except pa.ArrowException:
-            widest = None
-        if widest != want.type and _plain(have.type) != want.type:
-            raise InvalidError(
-                f"column {name!r} is {have.type} in this file and {want.type} in the table", where=where, hint=hint
-            )
-
-
-def check_no_more(where: str, found: pa.Schema, whole: pa.Schema) -> None:
-    """Raise `InvalidError` if a file that was adopted has a column that the first one has not."""
-    for name in found.names:
-        if name not in whole.names:
-            raise InvalidError(
-                f"column {name!r} is in this file and not in the first one, whose columns are those of the table",
-                where=where,
-                hint="name the columns that are wanted, or make a table of their own of such files",
-            )
-
-
-def check_files(system: System, snapshot: Snapshot, files: ds.Dataset, where: Any = None) -> None:
-    """Before all columns of adopted files are read: see that none of the files has more of them.
-
-    Of a table that `rh` wrote nothing is looked at. What is learnt of Parquet files is kept by the dataset, which
-    would ask for it anyway.
-
-    Args:
-        system: opened at the table's directory.
-        snapshot: of the table.
-        files: `dataset` of both.
-        where: the filter; files that it excludes are not looked at.
-
-    Raises:
-        InvalidError: a file has a column that the first one has not.
-    """
-    if snapshot.owned or len(snapshot.files) < 2:
-        return
-
-    def check(one: ds.Fragment) -> None:
-        at = system.url(one.path)
-        with translated(at):
-            found = one.physical_schema
-        check_no_more(at, found, files.schema)
-
-    with ThreadPoolExecutor(AT_ONCE, "rh-columns") as threads:
-        for _ in threads.map(check, files.get_fragments(filter=where)):
-            pass
-
-
-# Datasets
 
 
 def dataset(system: System, snapshot: Snapshot) -> ds.Dataset:
@@ -200,163 +87,84 @@ def dataset(system: System, snapshot: Snapshot) -> ds.Dataset:
     inside `translated` where they are to be ours.
     """
     whole = schema(system, snapshot)
-    files = need("pyarrow.fs").PyFileSystem(_handler()(system, snapshot))
-    form = _format(snapshot)
-    fragments = [fragment(system, snapshot, file, whole, form=form, files=files) for file in snapshot.files]
+    files = file_system(system, snapshot)
+    form = file_format(snapshot)
+    fragments = [fragment(system, snapshot, file, whole, form=form, files=files) for file in with_rows(snapshot)]
     return need("pyarrow.dataset").FileSystemDataset(fragments, whole, form, files)
 
 
-def fragment(
+def scanner(
     system: System,
     snapshot: Snapshot,
-    file: DataFile,
-    whole: pa.Schema | None,
+    files: ds.Dataset,
     *,
-    form: ds.FileFormat | None = None,
-    files: Any = None,
-    source: pa.NativeFile | None = None,
-) -> ds.Fragment:
-    """One file for a dataset, with what its directories say of its rows; of `source` if the file is open already."""
-    files = files if files is not None else need("pyarrow.fs").PyFileSystem(_handler()(system, snapshot))
-    known = None
-    if whole is not None:
-        field = need("pyarrow.compute").field
-        for name, value in partition_scalars(snapshot, file, whole).items():
-            one = field(name) == value if value.is_valid else field(name).is_null()
-            known = one if known is None else known & one
-    form = form or _format(snapshot)
-    if source is not None:
-        return form.make_fragment(source, partition_expression=known)
-    return form.make_fragment(file.key, files, partition_expression=known)
+    columns: Sequence[str] | None = None,
+    where: Any = None,
+    strict: bool = False,
+    **options: Any,
+) -> ds.Scanner:
+    """How rows are read from `files`, the `dataset` of a snapshot: as `pyarrow.dataset.Dataset.scanner` does.
+
+    Where all columns are wanted (`strict`), a key of JSON lines that the schema does not have is an error.
+    """
+    if snapshot.format != "jsonl":
+        return files.scanner(columns=columns, filter=where, **options)
+    rows = _line_batches(system, snapshot, files.schema, strict=strict)
+    size = options.get("batch_size", 1 << 17)
+    scanner = need("pyarrow.dataset").Scanner
+    return scanner.from_batches(rows, schema=files.schema, columns=columns, filter=where, batch_size=size)
 
 
-def _format(snapshot: Snapshot) -> ds.FileFormat:
-    """How Arrow reads the files of a table."""
-    options: Mapping[str, Any] = snapshot.options or {}
+def _line_batches(system: System, snapshot: Snapshot, whole: pa.Schema, *, strict: bool) -> Iterator[pa.RecordBatch]:
+    pa = need("pyarrow")
+    inner = pa.schema([field for field in whole if field.name not in snapshot.partition_cols])
+    for file in with_rows(snapshot):
+        values = partition_scalars(snapshot, file, whole)
+        for batch in lines.batches(system, snapshot, file, inner, strict=strict and not snapshot.owned):
+            more = [repeated(value, batch.num_rows) for value in values.values()]
+            yield pa.RecordBatch.from_arrays([*batch.columns, *more], schema=whole)
+
+
+@contextmanager
+def reading(system: System, snapshot: Snapshot, whole: pa.Schema) -> Iterator[None]:
+    """`translated` while a table is read; what is wrong in one of its files of text is told with its name."""
     try:
-        return _format_of(snapshot, options)
-    except (TypeError, ValueError, KeyError) as error:
-        raise InvalidError(f"options= cannot be: {error}", hint="those of pyarrow.csv or pyarrow.json") from error
+        with translated(system.url()):
+            yield
+    except (InvalidError, IntegrityError) as error:
+        if snapshot.format == "csv" and error.where == system.url():
+            for file in with_rows(snapshot):
+                with reading_file(system, snapshot, file, whole):
+                    for _ in fragment(system, snapshot, file, whole).to_batches(schema=whole):
+                        pass
+        raise
 
 
-def _format_of(snapshot: Snapshot, options: Mapping[str, Any]) -> ds.FileFormat:
-    ds = need("pyarrow.dataset")
-    if snapshot.format in ("parquet", "arrow") and options:
-        raise InvalidError(f"options= is for CSV and JSON lines, and these files are {snapshot.format}")
-    if snapshot.format == "parquet":
-        scan = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
-        return ds.ParquetFileFormat(default_fragment_scan_options=scan)
-    if snapshot.format == "arrow":
-        return ds.IpcFileFormat()
-    if snapshot.format == "csv":
-        csv = need("pyarrow.csv")
-        _known(options, csv.ParseOptions, csv.ConvertOptions, csv.ReadOptions)
-        first = snapshot.files[0].key if snapshot.files else ""
-        parse = {"delimiter": "\t"} if ".tsv" in first.lower().rpartition("/")[2] else {}
-        parse |= _only(options, csv.ParseOptions)
-        return ds.CsvFileFormat(
-            parse_options=csv.ParseOptions(**parse),
-            default_fragment_scan_options=ds.CsvFragmentScanOptions(
-                convert_options=csv.ConvertOptions(**_only(options, csv.ConvertOptions)),
-                read_options=csv.ReadOptions(**_only(options, csv.ReadOptions)),
-            ),
-        )
-    json = need("pyarrow.json")
-    _known(options, json.ParseOptions, json.ReadOptions)
-    return ds.JsonFileFormat(
-        parse_options=json.ParseOptions(**_only(options, json.ParseOptions)),
-        read_options=json.ReadOptions(**_only(options, json.ReadOptions)),
-    )
+@contextmanager
+def reading_file(
+    system: System, snapshot: Snapshot, file: DataFile, whole: pa.Schema, unchanged: Callable[[], None] | None = None
+) -> Iterator[None]:
+    """`translated` while one file of text is read; a value that does not fit is told with its column and both types."""
+    where = system.url(file.key)
+    try:
+        with translated(where, unchanged):
+            yield
+    except InvalidError as error:
+        told = _VALUE.search(error.message)
+        if told is None:
+            raise
+        field = file_schema(system, snapshot, file).field(int(told.group(1)))
+        want = whole.field(field.name).type
+        if field.type != want:
+            raise misfit(where, field.name, field.type, want, f": {told.group(2)}") from error
+        raise InvalidError(
+            f"a value of column {field.name!r} is no {want}, as those before it are: {told.group(2)}",
+            where=where,
+            hint=f'options={{"column_types": {{"{field.name}": "string"}}}} reads it as text',
+        ) from error
 
 
-def _known(options: Mapping[str, Any], *kinds: type) -> None:
-    """Raise `InvalidError` for an option that none of pyarrow's classes of options has."""
-    known = sorted({name for kind in kinds for name in dir(kind) if name.islower() and name[0] != "_"} - _NOT_OPTIONS)
-    for name in options:
-        if name not in known:
-            raise InvalidError(
-                f"there is no option {name!r}{did_you_mean(name, tuple(known))}", hint=f"options: {', '.join(known)}"
-            )
-
-
-def _only(options: Mapping[str, Any], kind: type) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if hasattr(kind, name)}
-
-
-_NOT_OPTIONS = frozenset({"equals", "validate"})
-_handlers: list[type] = []
-
-
-def _handler() -> type:
-    """The class by which Arrow opens the files of a snapshot; made when Arrow is there."""
-    if not _handlers:
-        _handlers.append(_make_handler())
-    return _handlers[0]
-
-
-def _opened(location: Location, snapshot: Snapshot) -> Any:
-    from rh.systems import open_system
-
-    return _handler()(open_system(location), snapshot)
-
-
-def _make_handler() -> type:
-    fs = need("pyarrow.fs")
-    base: Any = fs.FileSystemHandler
-
-    class Files(base):  # type: ignore[misc]
-        """The files of one snapshot, and nothing else of the system."""
-
-        def __init__(self, system: System, snapshot: Snapshot) -> None:
-            self.system = system
-            self.snapshot = snapshot
-            self.files = {file.key: file for file in snapshot.files}
-
-        def __reduce__(self) -> tuple[Any, ...]:
-            return _opened, (self.system.location, self.snapshot)
-
-        def __eq__(self, other: object) -> bool:
-            return isinstance(other, Files) and (self.system.location, self.snapshot.files) == (
-                other.system.location,
-                other.snapshot.files,
-            )
-
-        def __hash__(self) -> int:
-            return hash((self.system.location, self.snapshot.files))
-
-        def get_type_name(self) -> str:
-            return "rh"
-
-        def normalize_path(self, path: str) -> str:
-            return path
-
-        def get_file_info(self, paths: list[str]) -> list[Any]:
-            return [self._info(path) for path in paths]
-
-        def _info(self, path: str) -> Any:
-            file = self.files.get(path)
-            if file is None:
-                return fs.FileInfo(path, fs.FileType.NotFound)
-            return fs.FileInfo(path, fs.FileType.File, size=file.size)
-
-        def get_file_info_selector(self, selector: Any) -> list[Any]:
-            return [self._info(path) for path in self.files if path.startswith(selector.base_dir)]
-
-        def open_input_file(self, path: str) -> Any:
-            return open_file(self.system, self.files[path], block=0 if self.snapshot.format == "parquet" else BLOCK)
-
-        open_input_stream = open_input_file
-
-        def _refuse(self, *_arguments: Any, **_more: Any) -> Any:
-            raise NotImplementedError("a snapshot of a table is read only")
-
-        create_dir = delete_dir = delete_dir_contents = delete_root_dir_contents = _refuse
-        delete_file = move = copy_file = open_output_stream = open_append_stream = _refuse
-
-    return Files
-
-
-# Rows and columns
+_VALUE = re.compile(r"In CSV column #(\d+): ((?:Row #\d+: )?CSV conversion error to .*)", re.DOTALL)
 
 
 def num_rows(system: System, snapshot: Snapshot) -> int:
@@ -389,32 +197,6 @@ def _file_rows(system: System, snapshot: Snapshot, file: DataFile) -> int:
         return int(fragment(system, snapshot, file, None).count_rows())
 
 
-def check_columns(columns: Sequence[str] | None, schema: pa.Schema) -> list[str]:
-    """The names of columns, all of them if `None`.
-
-    Raises:
-        InvalidError: one is not in the schema, or is asked for twice, or none is asked for.
-    """
-    if columns is None:
-        return list(schema.names)
-    if isinstance(columns, str):
-        raise InvalidError(f"columns are a list of names, not {columns!r}", hint=f"columns=[{columns!r}]")
-    wanted = list(columns)
-    if not wanted:
-        raise InvalidError("no column is asked for", hint="leave columns= out for all of them")
-    for name in wanted:
-        if name not in schema.names:
-            raise _no_column(name, schema)
-        if wanted.count(name) > 1:
-            raise InvalidError(f"column {name!r} is asked for twice")
-    return wanted
-
-
-def _no_column(name: Any, schema: pa.Schema) -> InvalidError:
-    near = get_close_matches(str(name), schema.names, n=3, cutoff=0.5) or schema.names[:10]
-    return InvalidError(f"there is no column {name!r}", hint=f"there is {', '.join(map(repr, near))}")
-
-
 def expression(where: Where, schema: pa.Schema) -> Any:
     """A filter as a `pyarrow.compute.Expression` that fits the schema; `None` stays `None`.
 
@@ -430,13 +212,13 @@ def expression(where: Where, schema: pa.Schema) -> Any:
             raise InvalidError(f"a filter is an expression or a list of (column, operator, value), not {where!r}")
         try:
             found = need("pyarrow.parquet").filters_to_expression(where)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, LookupError, pa.ArrowException) as error:
             raise InvalidError(f"not a filter: {error}", hint='[("column", ">", 3), …]') from error
     try:
         ds.dataset(schema.empty_table()).head(1, filter=found)
     except (pa.ArrowException, TypeError) as error:
         missing = re.search(r"No match for FieldRef\.Name\((.*?)\) in ", str(error))
         if missing:
-            raise _no_column(missing.group(1), schema) from error
+            raise no_column(missing.group(1), schema) from error
         raise InvalidError(f"the filter does not fit the table: {first_line(error)}") from error
     return found

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
+import gzip
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -16,6 +19,9 @@ __all__ = ["EXTENSIONS", "adopted", "format_of", "hive_text", "listed", "plain",
 
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 """The directory that stands for null."""
+
+BLANK = 64
+"""Bytes up to which a file of text may be nothing but an empty line, or a compressed one nothing at all."""
 
 EXTENSIONS: Mapping[str, str] = {
     ".parquet": "parquet",
@@ -62,8 +68,22 @@ def adopted(system: System, kind: str, entries: Sequence[Entry], options: Mappin
                 where=system.url(),
                 hint="give the directory of one of them",
             )
-        files.append(DataFile(entry.key, entry.size, etag=entry.etag, values=tuple(value for _, value in pairs)))
+        values = tuple(value for _, value in pairs)
+        files.append(DataFile(entry.key, entry.size, _none_at_all(system, kind, entry), entry.etag, values=values))
     return Snapshot(plain(kind), tuple(files), columns, options=_options(kind, options))
+
+
+def _none_at_all(system: System, kind: str, entry: Entry) -> int | None:
+    """0 for a file of text without any, not even a header: it has no rows. A small one is read to see that."""
+    if plain(kind) not in ("csv", "jsonl") or entry.size > BLANK:
+        return None
+    if not entry.size:
+        return 0
+    with system.read(entry.key) as body:
+        data = body.read()
+    with suppress(OSError, EOFError):
+        data = gzip.decompress(data) if entry.key.lower().endswith(".gz") else data
+    return None if data.removeprefix(codecs.BOM_UTF8).strip() else 0
 
 
 def _options(kind: str, options: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
@@ -98,7 +118,7 @@ def hive_text(value: str | None) -> str:
 
 def single(system: System, key: str, wanted: str | None, options: Mapping[str, Any] | None) -> Snapshot:
     """One file as a table, whatever lies beside it."""
-    kind = format_of(key)
+    kind = format_of(key) or ("jsonl" if key.lower().endswith(".json") else None)
     if wanted is not None and (kind is None or plain(kind) != wanted):
         kind = wanted
     if kind is None:
@@ -106,4 +126,5 @@ def single(system: System, key: str, wanted: str | None, options: Mapping[str, A
             "the name does not tell the format", where=system.url(key), hint=f"format= one of {', '.join(FORMATS)}"
         )
     entry = system.head(key)
-    return Snapshot(plain(kind), (DataFile(key, entry.size, etag=entry.etag),), options=_options(kind, options))
+    file = DataFile(key, entry.size, _none_at_all(system, kind, entry), entry.etag)
+    return Snapshot(plain(kind), (file,), options=_options(kind, options))

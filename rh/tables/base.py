@@ -7,6 +7,7 @@ directory or file that others wrote is *adopted*: its data files, as they are li
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, get_args, runtime_checkable
@@ -17,6 +18,7 @@ __all__ = [
     "ADAPTERS",
     "FORMATS",
     "INDEX",
+    "ONE_FILE",
     "Adapter",
     "DataFile",
     "FileFormat",
@@ -30,6 +32,11 @@ INDEX = ".rh-table.json"
 
 FileFormat = Literal["parquet", "csv", "jsonl", "arrow"]
 FORMATS: tuple[str, ...] = get_args(FileFormat)
+
+ONE_FILE = re.compile(
+    r"\.(parquet|pq|arrow|feather|ipc|(csv|tsv|jsonl|ndjson|json)(\.(gz|bz2|zst|lz4))?)$", re.IGNORECASE
+)
+"""What ends the name of a table that is one file."""
 
 Mode = Literal["error", "append", "overwrite"]
 

@@ -34,6 +34,8 @@ from rh.plugins import need
 __all__ = ["COPY", "DRIVERS", "Address", "Driver", "Errors", "parse", "public"]
 
 COPY = "adbc.postgresql.use_copy"
+FILES = ("sqlite", "duckdb")
+"""Schemes of databases that are a file here."""
 BATCH_BYTES = 4 << 20
 """What the PostgreSQL driver puts into one batch."""
 
@@ -48,6 +50,8 @@ class Address:
 
     def __init__(self, scheme: str, user: str | None, host: str, path: str, query: list[tuple[str, str]]) -> None:
         name, colon, password = (user or "").partition(":")
+        if scheme in FILES and not host and path.startswith("//"):
+            path = path[1:]  # SQLAlchemy writes a whole path behind four slashes
         self.scheme, self.host, self.path = scheme, host, unquote(path)
         self.user = unquote(name)
         self.options = {key: value for key, value in query if not is_secret(key)}

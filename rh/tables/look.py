@@ -19,6 +19,7 @@ from rh.plugins import need
 from rh.systems.base import System
 from rh.tables import access, hashes
 from rh.tables.base import Snapshot
+from rh.tables.promotion import alike
 
 __all__ = ["ColumnProfile", "Diff", "Profile", "diff", "profile", "sample"]
 
@@ -137,11 +138,19 @@ def profile(
 def _batches(system: System, snapshot: Snapshot, columns: Sequence[str]) -> Iterator[Any]:
     """The rows in batches, read ahead no further than a row group."""
     dataset = access.dataset(system, snapshot)
-    if set(columns) == set(dataset.schema.names):
-        access.check_files(system, snapshot, dataset)
-    with access.translated(system.url()):
-        scanner = dataset.scanner(columns=list(columns), batch_size=BATCH_ROWS, batch_readahead=2, fragment_readahead=1)
-        yield from scanner.to_batches()
+    everything = set(columns) == set(dataset.schema.names)
+    access.check_files(system, snapshot, dataset, None, None if everything else columns)
+    with access.reading(system, snapshot, dataset.schema):
+        yield from access.scanner(
+            system,
+            snapshot,
+            dataset,
+            columns=list(columns),
+            strict=everything,
+            batch_size=BATCH_ROWS,
+            batch_readahead=2,
+            fragment_readahead=1,
+        ).to_batches()
 
 
 def _from_footers(system: System, snapshot: Snapshot, names: Sequence[str]) -> Profile:
@@ -387,11 +396,12 @@ def diff(old: tuple[System, Snapshot], new: tuple[System, Snapshot], *, keys: Se
         if keys:
             access.check_columns(list(keys), schema)
     rest = [name for name in both if name not in keys]
-    changes = [(name, str(before.field(name).type), str(after.field(name).type)) for name in both]
+    types = [(name, before.field(name).type, after.field(name).type) for name in both]
+    changes = [(name, str(one), str(other)) for name, one, other in types if not alike(one, other)]
     schemas = (
         tuple(name for name in after.names if name not in both),
         tuple(name for name in before.names if name not in both),
-        tuple(change for change in changes if change[1] != change[2]),
+        tuple(changes),
     )
     if not both:
         return Diff(*schemas, access.num_rows(*new), access.num_rows(*old), None, 0)
@@ -457,8 +467,9 @@ def sample(system: System, snapshot: Snapshot, n: int, seed: int = 0, *, columns
         ConflictError: the table changed meanwhile.
     """
     pa = need("pyarrow")
-    if n < 0:
-        raise InvalidError(f"a sample has 0 rows or more, not {n}")
+    for what, value, least in (("a sample has 0 rows or more", n, 0), ("a seed is a whole number", seed, None)):
+        if isinstance(value, bool) or not isinstance(value, int) or (least is not None and value < least):
+            raise InvalidError(f"{what}, not {value!r}")
     schema = access.schema(system, snapshot)
     names = access.check_columns(columns, schema)
     wanted = pa.schema([schema.field(name) for name in names], schema.metadata)
@@ -468,7 +479,7 @@ def sample(system: System, snapshot: Snapshot, n: int, seed: int = 0, *, columns
     if not picked:
         return wanted.empty_table()
     parts: list[Any] = []
-    with access.translated(system.url()):
+    with access.reading(system, snapshot, schema):
         for start, size, read in _pieces(system, snapshot, schema, names, picked):
             mine = picked[bisect_left(picked, start) : bisect_left(picked, start + size)]
             if mine:
@@ -484,11 +495,20 @@ def _pieces(
     Files in which no picked row lies are left out, and so is what comes after the last one.
     """
     dataset, start = access.dataset(system, snapshot), 0
-    if set(names) == set(schema.names):
-        access.check_files(system, snapshot, dataset)
+    everything = set(names) == set(schema.names)
+    access.check_files(system, snapshot, dataset, None, None if everything else names)
     if snapshot.format != "parquet":
         table = need("pyarrow").Table
-        for batch in dataset.scanner(columns=list(names), batch_size=BATCH_ROWS, fragment_readahead=1).to_batches():
+        rows = access.scanner(
+            system,
+            snapshot,
+            dataset,
+            columns=list(names),
+            strict=everything,
+            batch_size=BATCH_ROWS,
+            fragment_readahead=1,
+        )
+        for batch in rows.to_batches():
             yield start, batch.num_rows, partial(table.from_batches, [batch])
             start += batch.num_rows
             if start > picked[-1]:

@@ -182,7 +182,7 @@ class _Run:
 
     def _register(self, name: str, table: Queried) -> None:
         pa, ds = need("pyarrow"), need("pyarrow.dataset")
-        if isinstance(table, tuple):
+        if isinstance(table, tuple) and len(table) == 2 and isinstance(table[1], Snapshot):
             system, snapshot = table
             self.where = self.where or system.url()
             with access.translated(system.url()):
@@ -202,6 +202,13 @@ class _Run:
         try:
             with self._translated():
                 self._check(query)
+                if parameters is not None and (
+                    isinstance(parameters, str | bytes) or not isinstance(parameters, Sequence | Mapping)
+                ):
+                    raise InvalidError(
+                        f"parameters are a list of values, or a dict of them by name, not {parameters!r}",
+                        hint=f"parameters=[{parameters!r}]",
+                    )
                 if not isinstance(parameters, Mapping):
                     parameters = list(parameters or ())
                 rows = self._call(lambda: self.connection.sql(query, params=parameters).to_arrow_reader(batch_size))
@@ -317,8 +324,18 @@ def _watched() -> type[ds.Dataset]:
     class Scan:
         def __init__(self, dataset: Watched, columns: list[str] | None, where: Any) -> None:
             self.dataset, self.columns, self.where = dataset, columns, where
-            self.scanner = dataset.files.scanner(
-                columns=columns, filter=where, batch_size=ROWS, batch_readahead=AHEAD, fragment_readahead=AHEAD
+            stored = set(dataset.files.schema.names) - set(dataset.snapshot.partition_cols)
+            self.everything = stored <= set(columns or stored)  # `select *` names the columns it knows of
+            self.scanner = access.scanner(
+                dataset.system,
+                dataset.snapshot,
+                dataset.files,
+                columns=columns,
+                where=where,
+                strict=self.everything,
+                batch_size=ROWS,
+                batch_readahead=AHEAD,
+                fragment_readahead=AHEAD,
             )
             self.projected_schema = self.scanner.projected_schema
 
@@ -328,9 +345,9 @@ def _watched() -> type[ds.Dataset]:
         def batches(self) -> Iterator[pa.RecordBatch]:
             try:
                 system, snapshot, files = self.dataset.system, self.dataset.snapshot, self.dataset.files
-                if set(files.schema.names) - set(snapshot.partition_cols) <= set(self.columns or files.schema.names):
-                    access.check_files(system, snapshot, files, self.where)  # `select *` names the columns it knows of
-                with access.translated(system.url()):
+                names = None if self.everything else self.columns
+                access.check_files(system, snapshot, files, self.where, names)
+                with access.reading(system, snapshot, files.schema):
                     yield from self.scanner.to_batches()
             except RhError as error:
                 self.dataset.failures.append(error)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import hashlib
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -323,13 +324,20 @@ def translated(where: str, unchanged: Callable[[], None] | None = None) -> Itera
         if isinstance(error, (pa.ArrowMemoryError, pa.ArrowNotImplementedError)):
             raise RhError(f"Arrow cannot read this: {first_line(error)}", where=where) from error
         text = first_line(error)
-        if "conversion error" in text or "JSON parse error: Column" in text:
+        if _MISFIT.search(text):
             raise InvalidError(
                 f"a value does not fit its column: {text}",
                 where=where,
-                hint='the first rows decide; for CSV, options={"column_types": {"column": "string"}} does',
+                hint='options={"column_types": {"column": "string"}} says which type a column has',
             ) from error
         raise IntegrityError(f"the file is damaged, or not what its name says: {text}", where=where) from error
+
+
+_MISFIT = re.compile(
+    "conversion error|JSON parse error: Column|not in range|outside of the range|lose data|truncated:|was truncated"
+    "|Failed to parse string|Failed to convert JSON"
+)
+"""What Arrow says of a value that cannot become the type of its column; the bytes are as they should be."""
 
 
 def _cause(error: BaseException | None) -> RhError | None:

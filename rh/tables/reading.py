@@ -61,10 +61,10 @@ def table(
         dataset = access.dataset(system, snapshot)
         names = chosen(columns, dataset.schema, beside)
         wanted = access.expression(where, dataset.schema)
-        if columns is None:
-            access.check_files(system, snapshot, dataset, wanted)
-        with access.translated(system.url()):
-            found = dataset.to_table(columns=names, filter=wanted)
+        access.check_files(system, snapshot, dataset, wanted, None if columns is None else names)
+        with access.reading(system, snapshot, dataset.schema):
+            rows = access.scanner(system, snapshot, dataset, columns=names, where=wanted, strict=columns is None)
+            found = rows.to_table()
     return found.replace_schema_metadata(dataset.schema.metadata)
 
 

@@ -14,7 +14,7 @@ from rh.errors import IntegrityError, InvalidError
 from rh.forks import Lock
 from rh.plugins import need
 from rh.systems.base import System
-from rh.tables import access
+from rh.tables import access, lines
 from rh.tables.base import Snapshot
 from rh.tables.order import Group
 from rh.tables.ranges import BLOCK, TAIL, Ranges, Source, check_footer, check_now, translated
@@ -83,7 +83,8 @@ class Scan:
         """The row groups of a file. Those of a format without any are one, with as many rows as the snapshot knows."""
         file = self.snapshot.files[number]
         if self.snapshot.format != "parquet":
-            return [Group(number, 0, file.rows, file.size)]
+            blank = file.rows == 0 and self.snapshot.format in access.TEXT
+            return [] if blank else [Group(number, 0, file.rows, file.size)]
         metadata = self.footer(number).metadata
         found = []
         for at in range(metadata.num_row_groups):
@@ -139,7 +140,8 @@ class Scan:
 
     def _check(self, where: str, found: pa.Schema) -> None:
         """Hold a file's columns against the table's."""
-        access.check_file_schema(where, found, self._read, columns=self._stored)
+        free = access.given_types(self.snapshot)
+        access.check_file_schema(where, found, self._read, columns=[name for name in self._stored if name not in free])
         if self._all:
             access.check_no_more(where, found, self.whole)
 
@@ -190,7 +192,7 @@ class Scan:
                 if left is not None:
                     left -= batch.num_rows
                 if batch.num_rows:
-                    yield self._shaped(batch, values)
+                    yield self._shaped(batch, values, self.snapshot.files[first.file].key)
                 if left == 0:
                     return
         if left:
@@ -211,7 +213,7 @@ class Scan:
         found = plan.to_table(use_threads=False)  # threads of Arrow do not survive a fork
         return one_batch(found.select(self.columns).to_batches(), self.schema)
 
-    def _shaped(self, batch: pa.RecordBatch, values: dict[str, pa.Scalar]) -> pa.RecordBatch:
+    def _shaped(self, batch: pa.RecordBatch, values: dict[str, pa.Scalar], key: str) -> pa.RecordBatch:
         """A batch of a file with the columns and types of the table."""
         wanted = self._read
         if not values and batch.schema.equals(wanted, check_metadata=True):
@@ -220,10 +222,13 @@ class Scan:
         columns = []
         for field in wanted:
             if field.name in values:
-                columns.append(_repeated(values[field.name], batch.num_rows))
+                columns.append(access.repeated(values[field.name], batch.num_rows))
                 continue
             column = batch.column(field.name)
-            columns.append(column if column.type == field.type else column.cast(field.type))
+            if column.type != field.type:
+                with translated(self.system.url(key)):
+                    column = column.cast(field.type)
+            columns.append(column)
         return pa.RecordBatch.from_arrays(columns, schema=wanted)
 
     def _leaves(self, metadata: Any) -> list[int]:
@@ -306,19 +311,31 @@ class Scan:
         """CSV and JSON lines, parsed as they come."""
         file = self.snapshot.files[run[0].file]
         where = self.system.url(file.key)
-        with translated(where, lambda: check_now(self.system, file)):
+        with access.reading_file(self.system, self.snapshot, file, self.whole, lambda: check_now(self.system, file)):
             fragment = access.fragment(self.system, self.snapshot, file, self.whole)
             if self._all and run[0].file:
                 access.check_no_more(where, fragment.physical_schema, self.whole)
             if not self._stored:
                 yield _rows_alone(fragment.count_rows())
                 return
-            threads = not _forked
-            for batch in fragment.to_batches(
-                schema=self.whole, columns=self._stored, batch_size=size, use_threads=threads, batch_readahead=4
+            for batch in (
+                self._lines(run, size)
+                if self.snapshot.format == "jsonl"
+                else fragment.to_batches(
+                    schema=self.whole, columns=self._stored, batch_size=size, use_threads=not _forked, batch_readahead=4
+                )
             ):
                 check_now(self.system, file)
                 yield batch
+
+    def _lines(self, run: Sequence[Group], size: int) -> Generator[pa.RecordBatch, None, None]:
+        """JSON lines; a key that no column has is an error where all are wanted."""
+        file = self.snapshot.files[run[0].file]
+        wanted = need("pyarrow").schema([self.whole.field(name) for name in self._stored])
+        threads = not _forked
+        for batch in lines.batches(self.system, self.snapshot, file, wanted, strict=self._all, threads=threads):
+            for at in range(0, batch.num_rows, size):
+                yield batch.slice(at, size)
 
 
 def one_batch(batches: Sequence[pa.RecordBatch], schema: pa.Schema) -> pa.RecordBatch:
@@ -348,13 +365,6 @@ def _rows_alone(count: int) -> pa.RecordBatch:
     """So many rows without any column but one that nobody asked for."""
     pa = need("pyarrow")
     return pa.RecordBatch.from_arrays([pa.nulls(count)], names=[""])
-
-
-def _repeated(value: pa.Scalar, count: int) -> pa.Array:
-    pa = need("pyarrow")
-    if pa.types.is_dictionary(value.type):
-        return pa.repeat(value.cast(value.type.value_type), count).cast(value.type)
-    return pa.repeat(value, count)
 
 
 def _coalesced(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -6,7 +6,7 @@ import os
 import re
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -21,13 +21,13 @@ from rh.errors import (
     UnsupportedError,
 )
 from rh.observe import log
-from rh.plugins import need
 from rh.systems.base import System
 from rh.tables import access, adoption, index
 from rh.tables.base import FORMATS, INDEX, DataFile, Mode, Snapshot
+from rh.tables.promotion import fits
 from rh.types import ABSENT, Entry, Match
 
-__all__ = ["PART", "agreed", "debris", "find", "look", "publish", "remove"]
+__all__ = ["PART", "agreed", "debris", "exchange", "find", "look", "publish", "remove"]
 
 PART = re.compile(r"part-([0-9a-f]{20})-\d{5}(?:-\d{5})?\.parquet")
 """The name of a file that `rh.tables.writing` wrote; the group is the write's id."""
@@ -75,13 +75,18 @@ def look(
             f"there are parts of a table, such as {ours!r}, and no index {INDEX} that says which of them are whole:"
             " a first write is under way or was cut off, or they were copied without it",
             where=system.url(),
-            hint='copy the index as well, or take the files as they are with format="parquet"',
+            hint='format="parquet" (rh table … --format parquet) takes the files as they are; the copies that Table.to'
+            " and rh table write make are whole",
         )
     if not entries and not system.keeps_directories:
         raise NotFoundError("nothing is here", where=system.url())
     what = f"there are no data files, only others such as {entries[0]!r}" if entries else "the directory is empty"
+    lines = bool(entries) and all(key.lower().endswith(".json") for key in entries)
+    hint = 'format="jsonl" takes .json files with one object a line' if lines else None
     raise InvalidError(
-        f"{what}: no table is here", where=system.url(), hint=f"names end with {', '.join(adoption.EXTENSIONS)}"
+        f"{what}: no table is here",
+        where=system.url(),
+        hint=hint or f"names end with {', '.join(adoption.EXTENSIONS)}; format= takes files of any name",
     )
 
 
@@ -147,7 +152,8 @@ def _find(
 def agreed(table: Any, rows: Any, where: str) -> Any:
     """The schema of a table after rows with another `pyarrow.Schema` were added: the table's, with more nulls perhaps.
 
-    The order of columns may differ, and so may the widths of offsets (`string`, `large_string`, `string_view`; lists).
+    The order of columns may differ, and types whose values are all among those of the table's type: narrower numbers,
+    null, dictionaries of text, other widths of offsets (`string`, `large_string`).
 
     Raises:
         InvalidError: a column is missing, is new, or has another type; it names the column and both types.
@@ -162,7 +168,7 @@ def agreed(table: Any, rows: Any, where: str) -> Any:
             )
     for at, field in enumerate(table):
         given = rows.field(field.name)
-        if not _alike(field.type, given.type):
+        if not fits(given.type, field.type):
             raise InvalidError(
                 f"the column {field.name!r} is {field.type} in the table and {given.type} in the rows",
                 where=where,
@@ -170,25 +176,6 @@ def agreed(table: Any, rows: Any, where: str) -> Any:
             )
         table = table.set(at, field.with_nullable(field.nullable or given.nullable))
     return table
-
-
-def _alike(one: Any, other: Any) -> bool:
-    return bool(one.equals(other)) or bool(_narrow(one).equals(_narrow(other)))
-
-
-def _narrow(kind: Any) -> Any:
-    """A type with the plainest of the layouts that mean the same."""
-    pa = need("pyarrow")
-    types = pa.types
-    if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
-        return pa.string()
-    if types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind):
-        return pa.binary()
-    if types.is_list(kind) or types.is_large_list(kind) or types.is_list_view(kind) or types.is_large_list_view(kind):
-        return pa.list_(_narrow(kind.value_type))
-    if types.is_struct(kind):
-        return pa.struct([(field.name, _narrow(field.type)) for field in kind])
-    return kind
 
 
 # Changing
@@ -202,6 +189,7 @@ def publish(
     mode: Mode,
     schema: Any,
     partition_cols: Sequence[str] = (),
+    sort: bool = True,
 ) -> Snapshot:
     """Make `new` the table (`error`, `overwrite`) or a part of it (`append`), in one step: the index is written last.
 
@@ -217,16 +205,58 @@ def publish(
         mode: what becomes of the base.
         schema: `pyarrow.Schema` of the whole table, partition columns last.
         partition_cols: those of the table.
+        sort: put `new` in the order of the keys; else they are in that of the rows already.
 
     Raises:
         ExistsError: `error`, and there is a table now.
         ConflictError: `overwrite`, and the table is not `base` any more; `append`, and it was removed.
         InvalidError: `append`, and the table has another schema now.
     """
+    new = index.ordered(new) if sort else list(new)
+    snapshot = _replaced(system, new, lambda current: _next(system, base, current, new, mode, schema, partition_cols))
+    if mode == "overwrite" and base is not None:
+        _clean(system, {file.key for file in base.files} - {file.key for file in snapshot.files})
+    return snapshot
+
+
+def exchange(system: System, pieces: Sequence[tuple[Sequence[DataFile], Sequence[DataFile]]]) -> Snapshot:
+    """Let files that hold the same rows take the place of others, in one step; the others are removed after it.
+
+    What somebody appended meanwhile stays.
+
+    Args:
+        system: opened at the table's directory.
+        pieces: files of the table, and those that take the place of the first of them.
+
+    Raises:
+        ConflictError: one of the files is not in the table any more.
+    """
+    where = system.url(INDEX)
+    old = {file.key for before, _ in pieces for file in before}
+
+    def following(current: index.Index | None) -> dict[str, Any]:
+        if current is None or not old <= current.keys:
+            raise ConflictError("somebody changed the table while it was rewritten", where=where, hint="do it again")
+        first = {before[0].key: after for before, after in pieces}
+        files: list[DataFile] = []
+        for file in current.snapshot.files:
+            files += first.get(file.key, ()) if file.key in old else [file]
+        assert current.snapshot.schema is not None
+        return index.document_of(current, files, current.snapshot.partition_cols, current.snapshot.schema, where)
+
+    snapshot = _replaced(system, [file for _, after in pieces for file in after], following)
+    _clean(system, old - {file.key for file in snapshot.files})
+    return snapshot
+
+
+def _replaced(
+    system: System, new: Sequence[DataFile], following: Callable[[index.Index | None], dict[str, Any]]
+) -> Snapshot:
+    """The index that `following` makes of the one that is there, put in its place; again if another came before it."""
     where = system.url(INDEX)
     current = index.read(system)
     for _ in range(_TRIES):
-        document = _next(system, base, current, new, mode, schema, partition_cols)
+        document = following(current)
         data = index.encoded(document)
         try:
             entry = _put(system, data, current)
@@ -238,11 +268,7 @@ def publish(
                 raise ConflictError("the index cannot be replaced", where=where) from error
             current = now
             continue
-        etag = index.etag_of(entry, data)
-        snapshot = index.snapshot_of(document, etag, where)
-        if mode == "overwrite" and base is not None:
-            _clean(system, {file.key for file in base.files} - {file.key for file in snapshot.files})
-        return snapshot
+        return index.snapshot_of(document, index.etag_of(entry, data), where)
     raise ConflictError("the table is being changed all the time", where=where)
 
 
@@ -262,7 +288,7 @@ def _next(
     if mode == "overwrite" and (current and current.etag) != (base and base.etag):
         raise ConflictError("somebody changed the table while it was written", where=where, hint="write it again")
     if mode != "append" or (base is None and current is None):
-        return index.document_of(current, index.ordered(new), partition_cols, schema.serialize().to_pybytes(), where)
+        return index.document_of(current, new, partition_cols, schema.serialize().to_pybytes(), where)
     if current is None:
         assert base is not None
         if base.owned:
@@ -278,7 +304,7 @@ def _next(
     after = agreed(before, schema, where)
     if after.names != schema.names or after.types != schema.types:
         raise InvalidError("somebody changed the table's schema while it was written", where=where, hint="append again")
-    return index.document_of(current, [*files, *index.ordered(new)], columns, after.serialize().to_pybytes(), where)
+    return index.document_of(current, [*files, *new], columns, after.serialize().to_pybytes(), where)
 
 
 def _put(system: System, data: bytes, current: index.Index | None) -> Entry:

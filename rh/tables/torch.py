@@ -11,6 +11,7 @@ from rh.errors import InvalidError
 from rh.plugins import need
 from rh.systems import open_system
 from rh.systems.base import System
+from rh.tables import access
 from rh.tables.base import Snapshot
 from rh.tables.formats import BatchFormat, array
 from rh.tables.order import check_rank
@@ -116,7 +117,7 @@ class TorchRows(_Dataset):  # type: ignore[misc]
         self._options: dict[str, Any] = {
             "batch_size": batch_size,
             "format": format,
-            "columns": None if columns is None else list(columns),
+            "columns": None if columns is None else access.names_in("columns", columns),
             "where": where,
             "shuffle_buffer": shuffle_buffer,
             "drop_last": drop_last,

@@ -138,7 +138,7 @@ class Source:
     def parts(self) -> list[Part | None]:
         """Shares of the table for one task each, in the order of the rows. `None` stands for a table without files."""
         shares: list[Part | None] = []
-        for file in self.snapshot.files:
+        for file in access.with_rows(self.snapshot):
             of = max(1, round(file.size / _PART)) if self.snapshot.format == "parquet" else 1
             shares += [Part(file, number, of) for number in range(of)]
         return shares or [None]
@@ -154,16 +154,22 @@ class Source:
         if part is None:
             return self.schema.empty_table()
         with open_system(self.reach.here()) as system:
-            dataset = access.dataset(system, replace(self.snapshot, files=(part.file,)))
-            with access.translated(system.url(part.file.key)):
+            alone = replace(self.snapshot, files=(part.file,))
+            dataset = access.dataset(system, alone)
+            with access.reading_file(system, self.snapshot, part.file, dataset.schema):
                 (fragment,) = dataset.get_fragments()
-                if self.columns is None and not self.snapshot.owned and part.file != self.snapshot.files[0]:
-                    access.check_no_more(system.url(part.file.key), fragment.physical_schema, dataset.schema)
+                if not self.snapshot.owned and part.file != self.snapshot.files[0]:
+                    access.check_fragment(system, self.snapshot, fragment, whole=dataset.schema, columns=self.columns)
                 if part.of > 1:
                     groups = fragment.num_row_groups
                     first, last = (groups * at // part.of for at in (part.number, part.number + 1))
                     fragment = fragment.subset(row_group_ids=list(range(first, last)))
-                found = fragment.to_table(schema=dataset.schema, columns=self.columns, filter=self.where)
+                if alone.format == "jsonl":
+                    strict = self.columns is None
+                    rows = access.scanner(system, alone, dataset, columns=self.columns, where=self.where, strict=strict)
+                    found = rows.to_table()
+                else:
+                    found = fragment.to_table(schema=dataset.schema, columns=self.columns, filter=self.where)
         return found.replace_schema_metadata(dataset.schema.metadata)
 
 

@@ -11,7 +11,7 @@ import re
 import secrets
 import time
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 from typing import Any, NamedTuple, get_args
@@ -27,7 +27,20 @@ from rh.tables.base import DataFile, Mode, Snapshot
 from rh.tables.encoding import EncodedFile, stored_fields
 from rh.types import Location
 
-__all__ = ["Begun", "abandon", "begin", "finish", "stored", "write", "write_part"]
+__all__ = [
+    "FILE_BYTES",
+    "Begun",
+    "abandon",
+    "begin",
+    "finish",
+    "forget",
+    "next_id",
+    "settled",
+    "store_files",
+    "stored",
+    "write",
+    "write_part",
+]
 
 GROUP_ROWS = 128 << 10
 GROUP_BYTES = 64 << 20
@@ -91,10 +104,10 @@ def begin(system: System, schema: Any, *, mode: Mode = "error", partition_cols: 
             )
         columns = base.partition_cols
         schema = store.agreed(access.schema(system, base), schema, where)
-    return Begun(base, schema, columns, _new_id(base), mode)
+    return Begun(base, schema, columns, next_id(base), mode)
 
 
-def _new_id(base: Snapshot | None) -> str:
+def next_id(base: Snapshot | None) -> str:
     """An id that sorts after those of the base, whatever the clock says: key order is row order."""
     now = time.time_ns() // 1_000_000
     for file in base.files if base is not None else ():
@@ -221,14 +234,36 @@ def write_part(
 
 def finish(system: System, begun: Begun, files: Sequence[DataFile]) -> Snapshot:
     """Publish files that were stored; what certainly was not published is removed."""
-    try:
-        return store.publish(
+    return settled(
+        system,
+        files,
+        lambda: store.publish(
             system, begun.base, files, mode=begun.mode, schema=begun.schema, partition_cols=begun.partition_cols
-        )
+        ),
+    )
+
+
+def settled(system: System, files: Sequence[DataFile], publish: Callable[[], Snapshot]) -> Snapshot:
+    """What `publish` returns; if it fails, these files are removed, unless they may have been published."""
+    try:
+        return publish()
     except RhError as error:
         if not isinstance(error, (DeadlineError, UnavailableError)):
-            _forget(system, [file.key for file in files])
+            forget(system, [file.key for file in files])
         raise
+
+
+def store_files(
+    system: System,
+    rows: Iterable[Any],
+    named: str,
+    schema: Any,
+    partition_cols: Sequence[str],
+    *,
+    file_bytes: int = FILE_BYTES,
+) -> list[DataFile]:
+    """Store batches as files whose names begin with `named`, one at least; nothing is published."""
+    return _Writer(system, named, schema, partition_cols, GROUP_ROWS, file_bytes).run(rows, empty=True)
 
 
 def abandon(system: System, write_id: str) -> None:
@@ -238,7 +273,8 @@ def abandon(system: System, write_id: str) -> None:
         store.delete(system, [entry.key for entry in system.list() if name.fullmatch(entry.key)])
 
 
-def _forget(system: System, keys: Sequence[str]) -> None:
+def forget(system: System, keys: Sequence[str]) -> None:
+    """Remove files of a write that failed; if that fails as well, it is logged."""
     try:
         store.delete(system, keys)
     except RhError as error:  # what went wrong before is what has to be told
@@ -287,7 +323,7 @@ class _Writer:
             for file in self._files:
                 with suppress(Exception):
                     file.wait()
-            _forget(self._system, [file.key for file in self._files])
+            forget(self._system, [file.key for file in self._files])
             raise
 
     def _put(self, values: tuple[str | None, ...], table: Any) -> None:

@@ -23,6 +23,8 @@ import pytest
 from rh.errors import ConflictError, ExistsError, InvalidError, NotFoundError, RhError
 from rh.registry import open_registry
 from rh.registry.base import Delete, Put, Registry, Rename
+from rh.testing._suite_histories import HistorySuite
+from rh.testing._suite_search import SearchSuite
 from rh.types import ABSENT, Match
 
 __all__ = ["RegistrySuite"]
@@ -67,7 +69,7 @@ def finished(process: subprocess.Popen[str], timeout_s: float = 90) -> str:
     return out
 
 
-class RegistrySuite:
+class RegistrySuite(SearchSuite, HistorySuite):
     """The promises of `rh.registry.base`, one by one."""
 
     processes = 8
@@ -296,6 +298,7 @@ class RegistrySuite:
         assert registry.get(key).document == {"n": 1}
         assert [record.key for record in registry.list(key)] == [key]
 
+    @pytest.mark.slow
     def test_increments_from_many_processes_are_all_there(self, registry: Registry, url: str) -> None:
         """Promises 1, 2 and 9: no increment is lost, and each had its own revision."""
         for process in [python(_ADD, url, str(self.increments)) for _ in range(self.processes)]:
@@ -357,7 +360,7 @@ class RegistrySuite:
         assert registry.get("a").document == {"n": 1}
 
     def test_every_error_names_the_place(self, registry: Registry) -> None:
-        """Promise 11."""
+        """Promise 13."""
         with pytest.raises(RhError) as caught:
             registry.get("nobody")
         assert caught.value.where == registry.url

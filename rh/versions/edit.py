@@ -6,12 +6,13 @@ not touch is neither read nor written.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
 from rh.content.tree import key_bytes, key_text
 from rh.digest import Digest
-from rh.errors import ConflictError, InvalidError, NameClashError, NotFoundError
+from rh.errors import ConflictError, IntegrityError, InvalidError, NameClashError, NotFoundError
 from rh.systems import open_system
 from rh.systems.base import System
 from rh.transfer.options import Options
@@ -19,6 +20,7 @@ from rh.types import Entry, Location
 from rh.versions.changes import Change
 from rh.versions.incoming import Data, Incoming
 from rh.versions.index import identity
+from rh.versions.layout import tree_key
 from rh.versions.lease import Lease
 from rh.versions.levels import Past, link
 from rh.versions.nodes import Child, Node
@@ -26,9 +28,10 @@ from rh.versions.overlay import Overlay
 from rh.versions.source import digested, is_path, reference, selected, surveyed
 from rh.versions.store import Store, Tree
 
-__all__ = ["Edit"]
+__all__ = ["Edit", "kept"]
 
 _DEFAULT = Options()
+_CHANGES = b"changes.json"
 
 
 class Edit:
@@ -267,18 +270,41 @@ class Edit:
 
     # What becomes of it
 
+    @property
+    def made(self) -> int:
+        """How many changes were made."""
+        return len(self._log)
+
     def changes(self) -> list[dict[str, Any]]:
         """All changes as plain JSON values, for `replay`.
 
         What they put is in the store afterwards, held by the tree `held`: who keeps the changes gives it a reference.
         """
-        incoming = self._incoming
-        incoming.store(change.child for change in self._log if change.child is not None)
-        changes = [one if one.child is None else one._replace(child=incoming.settled(one.child)) for one in self._log]
-        put = {one.child.digest: one.child for one in changes if one.child is not None and one.child.kind != "link"}
-        root = Node.of(child._replace(name=key_bytes(digest)) for digest, child in put.items())
-        self.held = incoming.writer.finish(root, references=self._references)
+        changes, put = self._settled(0)
+        self.held = self._incoming.writer.finish(Node.of(put), references=self._references)
         return [Change("hold", self.held.digest).as_dict(), *(change.as_dict() for change in changes)]
+
+    def keep(self, since: int = 0) -> Tree:
+        """Store the changes as a tree that nobody lists, with all that they put; `kept` gives them back.
+
+        With a reference to the tree nothing of that is swept.
+
+        Args:
+            since: only those after so many.
+        """
+        changes, put = self._settled(since)
+        writer = self._incoming.writer
+        entry, digest, where = writer.put(json.dumps([change.as_dict() for change in changes]).encode())
+        put.append(Child("file", _CHANGES, entry.size, digest, executable=False, where=where))
+        return writer.finish(Node.of(put), references=self._references)
+
+    def _settled(self, since: int) -> tuple[list[Change], list[Child]]:
+        """Changes whose contents are in the store, and those contents, named after their digests."""
+        incoming, log = self._incoming, self._log[since:]
+        incoming.store(change.child for change in log if change.child is not None)
+        changes = [one if one.child is None else one._replace(child=incoming.settled(one.child)) for one in log]
+        put = {one.child.digest: one.child for one in changes if one.child is not None and one.child.kind != "link"}
+        return changes, [child._replace(name=key_bytes(digest)) for digest, child in put.items()]
 
     @classmethod
     def replay(
@@ -372,6 +398,19 @@ class Edit:
         return (
             f"{path!r} in {'a new version' if self._base is None else self._base.digest[:19] + '…'}, {self.store.url}"
         )
+
+
+def kept(store: Store, digest: str) -> list[dict[str, Any]]:
+    """The changes that `Edit.keep` stored as the tree of this digest, for `Edit.replay`.
+
+    Raises:
+        NotFoundError: the store has no such tree. IntegrityError: it holds no changes.
+    """
+    for child in store.root(store.tree(digest)).children:
+        if child.name == _CHANGES and child.kind == "file":
+            with store.open(child) as body:
+                return [Change("hold", digest).as_dict(), *json.loads(body.read())]
+    raise IntegrityError("these are no changes of a version", where=store.system.url(tree_key(digest)))
 
 
 def _parts(path: str) -> list[bytes]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -22,10 +23,10 @@ from rh.systems.base import System
 from rh.transfer.receipt import human
 from rh.versions.marks import KINDS, Marker, Marks
 from rh.versions.series import Series, Version
-from rh.versions.store import Store
+from rh.versions.store import Ref, Store
 from rh.versions.sweep import PATIENCE_S, Sweep
 
-__all__ = ["Collected", "Sparse", "collect", "drop", "prune"]
+__all__ = ["Collected", "Sparse", "collect", "drop", "prune", "unneeded"]
 
 _DAY_S = 86_400.0
 _KEYS = 1_000
@@ -83,13 +84,19 @@ class Collected:
 
 
 def collect(
-    store: Store, *, dry_run: bool = False, older_than_s: float = _DAY_S, patience_s: float = PATIENCE_S
+    store: Store,
+    *,
+    dry_run: bool = False,
+    without: Collection[Ref] = (),
+    older_than_s: float = _DAY_S,
+    patience_s: float = PATIENCE_S,
 ) -> Collected:
     """Delete what no reference of a store needs.
 
     Args:
         store: where.
         dry_run: only say what would go.
+        without: with `dry_run`, references that do not count, as if they had been taken back before.
         older_than_s: seconds; what was written later stays.
         patience_s: seconds to wait for those who write to the store.
 
@@ -105,7 +112,7 @@ def collect(
     store.check_format()
     with tempfile.TemporaryDirectory(prefix="rh-gc-") as folder:
         marks = Marks(Path(folder, "marks.db"))
-        marker = Marker(store, marks)
+        marker = Marker(store, marks, without if dry_run else ())
         marker.mark()
         for kind in KINDS:
             _weigh(store, marks, kind, time.time() - older_than_s)
@@ -182,18 +189,21 @@ def prune(
     *,
     keep: int | None = None,
     now: float | None = None,
+    runs: bool = True,
     dry_run: bool = False,
     patience_s: float = PATIENCE_S,
 ) -> list[Version]:
     """Drop those versions of a series whose time is over, and those that are not among the newest. Returns them.
 
-    The newest version stays, and so does every one that an alias stands on. The bytes go with the next `collect`.
+    The newest version stays, and so does every one that an alias stands on or a recorded run needs (`Series.kept_for`).
+    The bytes go with the next `collect`.
 
     Args:
         series: whose.
         store: only versions that are in this store.
         keep: how many of the newest stay; `None` for all whose time is not over.
         now: seconds since the epoch, for what is over.
+        runs: whether what runs need stays.
         dry_run: only say which would go.
         patience_s: seconds to wait for those who write to the store.
 
@@ -203,15 +213,15 @@ def prune(
     if keep is not None and keep < 1:
         raise InvalidError(f"keep={keep}: the newest version always stays", hint="keep=1 or more")
     now = time.time() if now is None else now
-    found = _over(series, store, keep, now)
+    found = _over(series, store, keep, now, runs=runs)
     if dry_run or not found:
         return found
     # Nobody commits meanwhile: a tree that is let go of here cannot become a version again in this moment.
     with Sweep(store.system, patience_s):
         dropped = []
-        for version in _over(series, store, keep, now):
+        for version in _over(series, store, keep, now, runs=runs):
             try:
-                series.drop(version)
+                series.drop(version, runs=runs)
             except (ConflictError, NotFoundError) as error:
                 log.debug("%s of %s stays: %s", version.label, series.name, error)
                 continue
@@ -220,23 +230,31 @@ def prune(
     return dropped
 
 
-def _over(series: Series, store: Store, keep: int | None, now: float) -> list[Version]:
+def _over(series: Series, store: Store, keep: int | None, now: float, *, runs: bool) -> list[Version]:
     every = series.all()
     newest = {version.number for version in (every if keep is None else every[-keep:])}
-    return [
+    found = [
         version
         for version in every
         if not version.aliases
         and (version.number not in newest or (version.expires is not None and version.expires <= now))
         and _is_in(store, version)
     ]
+    needed = series.kept_for(found) if runs and found else {}
+    return [version for version in found if version.number not in needed]
+
+
+def unneeded(series: Series, dropped: Iterable[Version]) -> set[Ref]:
+    """The references of trees that no version of a series has when these are dropped."""
+    gone = {version.number: version.digest for version in dropped}
+    needed = {version.digest for version in series.all() if version.number not in gone}
+    return {Ref(series.series, digest) for digest in gone.values() if digest not in needed}
 
 
 def _let_go(series: Series, store: Store, dropped: list[Version]) -> None:
     """Take back the references of trees that no version of the series has any more."""
-    needed = {version.digest for version in series.all()}
-    for digest in {version.digest for version in dropped} - needed:
-        store.unref(series.series, digest)
+    for ref in unneeded(series, dropped):
+        store.unref(*ref)
 
 
 def _is_in(store: Store, version: Version) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from rh.versions import cache
 from rh.versions.layout import node_key, object_key, pack_key, tree_key
 from rh.versions.moving import twice
 from rh.versions.nodes import Node, Where
-from rh.versions.store import Store, Tree
+from rh.versions.store import Ref, Store, Tree
 
 __all__ = ["KINDS", "Marker", "Marks"]
 
@@ -115,14 +115,16 @@ class Marks:
 class Marker:
     """Marks what references need: each record of a directory once, wherever several trees have it."""
 
-    def __init__(self, store: Store, marks: Marks) -> None:
+    def __init__(self, store: Store, marks: Marks, without: Collection[Ref] = ()) -> None:
         self._store = store
         self._marks = marks
+        self._without = frozenset(without)
         self._done: set[str] = set()
 
     def mark(self) -> None:
         """Mark what all references need that are there now."""
-        for digest in sorted({ref.tree for ref in self._store.refs()} - self._done):
+        wanted = {ref.tree for ref in self._store.refs() if ref not in self._without}
+        for digest in sorted(wanted - self._done):
             self._mark_tree(digest)
             self._done.add(digest)
 
@@ -196,5 +198,6 @@ def _needs(digest: str, size: int, where: Where, keys: list[str], members: list[
         keys.append(pack_key(where[1]))
         members.append((pack_key(where[1]), where[2], size))
     elif where[0] == "c":
+        keys.append(object_key(digest))  # for its chunk digests
         for piece, length, place in where[1]:
             _needs(piece, length, tuple(place), keys, members)

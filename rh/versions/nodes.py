@@ -16,7 +16,7 @@ Where a child is has no part in the digest: what is found there is compared with
     ["l", base64]                               a link's target
     ["n", pack, offset, length, files, entries] a directory's record in a node pack; files and entries below it
     ["r", system, path, etag]                   by reference, at a place that is not ours
-    ["c", [[digest, where], …]]                 pieces of a large file
+    ["c", [[digest, size, where], …]]           pieces of a large file
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from rh import digest as digests
 from rh.content.tree import key_text
 from rh.errors import IntegrityError, NameClashError
 
-__all__ = ["EMPTY", "Child", "Node", "Where", "in_pack", "link_target", "link_where"]
+__all__ = ["EMPTY", "Child", "Node", "Where", "in_pack", "link_target", "link_where", "pieces_of"]
 
 Where: TypeAlias = tuple[Any, ...]
 """Where a child is: one of the forms above."""
@@ -243,7 +243,7 @@ def _check(child: Child, packs: set[str]) -> None:
     elif form == "r":
         right = len(where) == 4 and type(where[1]) is type(where[2]) is str and type(where[3]) in (str, type(None))
     elif form == "c":
-        right = len(where) == 2 and type(where[1]) is list
+        right = len(where) == 2 and type(where[1]) is list and sum(_piece(one, packs) for one in where[1]) == size
     elif form == "e":
         right = len(where) == 1 and not size and child.digest == EMPTY
     else:
@@ -254,6 +254,26 @@ def _check(child: Child, packs: set[str]) -> None:
         if type(where[1]) is not str or _PACK.fullmatch(where[1]) is None:
             raise ValueError(f"no pack is called {where[1]!r}")
         packs.add(where[1])
+
+
+def _piece(told: list[Any], packs: set[str]) -> int:
+    """The bytes of a piece of a file. ValueError if it cannot be where it is said to be."""
+    digest, size, where = told
+    if type(size) is not int or size <= 0 or where[0] not in ("o", "p"):
+        raise ValueError(f"a piece of {size} bytes at {where!r}")
+    digests.parse(digest)
+    _check(Child("file", b"piece", size, digest, executable=False, where=tuple(where)), packs)
+    return size
+
+
+def pieces_of(child: Child) -> list[Child]:
+    """What a file is stored as: itself, or its pieces in order."""
+    if child.where[0] != "c":
+        return [child]
+    return [
+        Child("file", child.name, size, digest, executable=False, where=tuple(where))
+        for digest, size, where in child.where[1]
+    ]
 
 
 def link_where(target: bytes) -> Where:

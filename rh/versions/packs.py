@@ -10,7 +10,7 @@ import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from rh import config
 from rh import digest as digests
@@ -24,7 +24,7 @@ from rh.transfer.compare import Action, Step
 from rh.transfer.mover import as_rh
 from rh.transfer.verify import digest_entries
 from rh.types import Entry
-from rh.versions import cache
+from rh.versions import cache, pieces
 from rh.versions.layout import chunks_key, node_key, object_key, pack_key
 from rh.versions.lease import Lease
 from rh.versions.moving import each, move, read_small
@@ -152,6 +152,7 @@ class Writer:
         limit = min(PACK, max(int(config.get("memory_mb")) << 19, LARGE))
         self._pack = _Pack(self._system, pack_key, limit, self._packed)
         self._node_pack = _Pack(self._system, node_key, _NODES, self._nodes_packed)
+        self._cut_from = pieces.least()
         self._placed: dict[str, Where] = {EMPTY: ("e",)}
         self._in_packs: dict[str, dict[str, Where]] = {}
         self._packs: dict[str, bool] = {}
@@ -213,6 +214,7 @@ class Writer:
         have = self._known({digest.text: entries[key].size for key, digest in told.items()})
         to_read: list[Entry] = []
         to_move: list[tuple[Entry, Digest]] = []
+        to_cut: list[tuple[Entry, Digest]] = []
         for key, entry in entries.items():
             found = told.get(key)
             where = have.get(found.text) if found is not None else None
@@ -221,10 +223,14 @@ class Writer:
                 yield Stored(entry, found.text, where)
             elif found is None or self._is_small(entry):
                 to_read.append(entry)
+            elif self._cut_from is not None and entry.size >= self._cut_from:
+                to_cut.append((entry, found))
             else:
                 to_move.append((entry, found))
         yield from self._read(source, to_read, told)
         yield from self._move(source, to_move)
+        for entry, found in to_cut:
+            yield Stored(entry, found.text, self._cut(source, entry, found))
 
     def _is_small(self, entry: Entry) -> bool:
         """Whether a file goes into a pack."""
@@ -273,6 +279,21 @@ class Writer:
         self.store.index.add(places)
         for entry, digest in files:
             yield Stored(entry, digest.text, self._placed[digest.text])
+
+    def _cut(self, source: System, entry: Entry, digest: Digest) -> Where:
+        """A large file in pieces, of which those are stored that the store has not."""
+        where = self._placed.get(digest.text)
+        if where is None:
+            places: list[list[Any]] = []
+            self._write_chunks(digest)
+            for group in pieces.cut(source, entry, digest):
+                have = self._known({piece.text: len(data) for piece, data in group})
+                for piece, data in group:
+                    place = have.get(piece.text) or self._placed.get(piece.text) or self._store(piece, data)
+                    places.append([piece.text, len(data), list(place)])
+            where = self._placed[digest.text] = ("c", places)
+        self.progress.advance(1, entry.size)
+        return where
 
     def _store(self, digest: Digest, data: Bytes) -> Where:
         """Bytes that the store has not."""

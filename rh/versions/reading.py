@@ -24,7 +24,7 @@ from rh.types import ANY, Entry, Location, Match, Span
 from rh.versions import cache
 from rh.versions.layout import chunks_key, object_key, pack_key
 from rh.versions.moving import twice
-from rh.versions.nodes import Child, Where, link_target
+from rh.versions.nodes import Child, Where, link_target, pieces_of
 
 if TYPE_CHECKING:
     from rh.versions.store import Store
@@ -33,6 +33,7 @@ __all__ = ["chunks_of", "entry_of", "keep_chunks", "kept_whole", "opened", "plac
 
 _PIECE = 1 << 20
 _IN_MEMORY = 1 << 20
+_GROUP = 8 << 20
 
 
 def entry_of(child: Child, key: str) -> Entry:
@@ -60,8 +61,6 @@ def opened(store: Store, child: Child, span: Span | None, key: str | None) -> Bo
     path = store.contents.sound(child.digest, child.size)
     if path is not None:
         return _Pieces(entry, _from_file(path, start, stop))
-    if child.where[0] == "c":
-        return _Pieces(entry, _chunked(store, child, start, stop))
     if (start, stop) == (0, child.size):
         return _Pieces(entry, _streamed(store, child))
     if child.size <= CHUNK and _here(store, child) is None:
@@ -90,11 +89,8 @@ def kept_whole(store: Store, child: Child, stretches: cache.Stretches) -> bytes 
 
 
 def _fetched(store: Store, child: Child) -> bytes:
-    if child.where[0] == "c":
-        data = b"".join(_chunked(store, child, 0, child.size))
-    else:
-        with raw(store, child, 0, child.size) as body:
-            data = body.read()
+    with raw(store, child, 0, child.size) as body:
+        data = body.read()
     check(data, child, store)
     return data
 
@@ -140,6 +136,8 @@ class _Pieces(Body):
 def raw(store: Store, child: Child, start: int, stop: int) -> Body:
     """The bytes from where they are, not compared with anything."""
     where: Where = child.where
+    if where[0] == "c":
+        return _Pieces(entry_of(child, ""), _chunked(store, child, start, stop))
     try:
         if where[0] == "p":
             return store.system.read(pack_key(where[1]), (where[2] + start, where[2] + stop))
@@ -218,7 +216,7 @@ def _chunk(store: Store, child: Child, digest: str, span: Span) -> bytes:
 def chunks_of(store: Store, child: Child) -> bytes | None:
     """The chunk digests of a file of many chunks, where they are known. They hash to its digest, which proves them."""
     _, chunk, value = parse(child.digest)
-    if not chunk or child.where[0] != "o":
+    if not chunk or child.where[0] not in ("o", "c"):
         return None
     data = cache.kept("nodes", f"{value}.chunks")
     if data is not None and hashlib.sha256(data).hexdigest() == value:
@@ -288,16 +286,24 @@ def _from_file(path: Path, start: int, stop: int) -> Iterator[Bytes]:
 
 
 def _chunked(store: Store, child: Child, start: int, stop: int) -> Iterator[Bytes]:
-    """A file that is stored in pieces: `[digest, size, where]` each."""
-    at = 0
-    for digest, size, where in child.where[1]:
-        if at < stop and at + size > start:
-            piece = Child("file", child.name, size, digest, executable=False, where=tuple(where))
-            with opened(store, piece, (max(start - at, 0), min(stop - at, size)), None) as body:
-                yield from body
-        at += size
-    if at != child.size:
-        raise IntegrityError(
-            "the pieces of a file are not as long as it is", where=place_of_file(store, child),
-            expected=str(child.size), got=str(at),
-        )  # fmt: skip
+    """A file that is stored in pieces; neighbours in a pack are read together."""
+    from rh.versions.bulk import read_children
+
+    at, group, size = 0, list[tuple[Entry, Child]](), 0
+    wanted: list[tuple[int, Child]] = []
+    for piece in pieces_of(child):
+        if at < stop and at + piece.size > start:
+            wanted.append((at, piece))
+        at += piece.size
+    for number, (at, piece) in enumerate(wanted, 1):
+        group.append((Entry(str(at), piece.size), piece))
+        size += piece.size
+        if size < _GROUP and number < len(wanted):
+            continue
+        found = {entry.key: data for entry, data in read_children(store, group)}
+        for entry, one in group:
+            data, begin = found[entry.key], int(entry.key)
+            if isinstance(data, Exception):
+                raise data
+            yield memoryview(data)[max(start - begin, 0) : min(stop - begin, one.size)]
+        group, size = [], 0

@@ -20,9 +20,14 @@ from typing import Any, NamedTuple
 
 from rh.config import did_you_mean
 from rh.errors import ConflictError, ExistsError, IntegrityError, InvalidError, NotFoundError
+from rh.registry import lineage
 from rh.registry.base import Put, Record, Registry, Step, author
 from rh.registry.documents import check_document
+from rh.registry.lineage import recording
+from rh.registry.lineage.graph import Graph
+from rh.registry.lineage.recording import Pin, RunRef
 from rh.types import ABSENT, Location, Match
+from rh.versions.properties import Said, check_tags, note_types, types_key
 
 __all__ = ["LATEST", "AliasMove", "Series", "Version", "check_alias", "new_series"]
 
@@ -47,6 +52,9 @@ class Version:
         author, time: who, and when (seconds since the epoch, for people).
         expires: seconds since the epoch after which `rh gc` may drop it; `None` for never.
         aliases: those that stood on it when it was looked up.
+        produced_by: the run that made it, if one did.
+        name: of the resource.
+        series, registry: of which series it is, and the URL of the registry that has it.
     """
 
     number: int
@@ -62,6 +70,27 @@ class Version:
     time: float = 0.0
     expires: float | None = None
     aliases: tuple[str, ...] = ()
+    produced_by: RunRef | None = None
+    name: str = field(default="", compare=False)
+    series: str = field(default="", compare=False, repr=False)
+    registry: str = field(default="", compare=False, repr=False)
+
+    def used_by(self) -> list[RunRef]:
+        """The runs that read it, in the order they began."""
+        return lineage.used_by(lineage.registries(self.registry), lineage.version_node(self.series, self.number))
+
+    def upstream(self, depth: int | None = None) -> Graph:
+        """What it was made from, `depth` runs back (by default all)."""
+        return self._around(up=depth, down=0)
+
+    def downstream(self, depth: int | None = None) -> Graph:
+        """What was made from it, `depth` runs on (by default all)."""
+        return self._around(up=0, down=depth)
+
+    def _around(self, *, up: int | None, down: int | None) -> Graph:
+        entry = lineage.version_entry(self.name, self.series, self.number, self.digest)
+        found = lineage.Lineage(lineage.registries(self.registry))
+        return found.around([lineage.entry_node(entry)], up=up, down=down)
 
     @property
     def label(self) -> str:
@@ -83,6 +112,7 @@ class Version:
             "time": self.time,
             "expires": self.expires,
             "aliases": list(self.aliases),
+            "produced_by": None if self.produced_by is None else self.produced_by._asdict(),
         }
 
     def __str__(self) -> str:
@@ -133,13 +163,23 @@ class Series:
 
     # Reading.
 
-    def get(self, which: str | None) -> Version:
+    def get(self, which: str | Version | None) -> Version:
         """The version that a label (`v3`, `production`, `latest`) or a digest (`sha256:…`, any beginning of it) means.
 
         Raises:
             NotFoundError: there is none; the nearest are in the message.
-            InvalidError: the beginning of a digest that several versions have.
+            InvalidError: the beginning of a digest that several versions have, or no text.
         """
+        if isinstance(which, Version):
+            found = self._numbered(which.number, which.label)
+            if found.digest != which.digest:
+                raise InvalidError(f"{which.label} of another resource is none of {self.name}")
+            return found
+        if which is not None and not isinstance(which, str):
+            raise InvalidError(
+                f"a version of {self.name} is named by text, not by a {type(which).__name__}",
+                hint="'v3', an alias, 'latest' or 'sha256:…'",
+            )
         if which is None or which == LATEST:
             head = self.latest()
             if head is None:
@@ -155,7 +195,7 @@ class Series:
             raise NotFoundError(
                 f"{self.name} has no alias {which!r}" + did_you_mean(which, known),
                 where=self.registry.url,
-                hint=f"aliases: {', '.join(known)}",
+                hint=f"a version is v{which}" if which.isdigit() else f"aliases: {', '.join(known)}",
             )
         return self._numbered(int(record.document["version"]), which)
 
@@ -202,6 +242,7 @@ class Series:
         parent: int | None = None,
         aliases: Sequence[str] = (),
         expires: float | None = None,
+        also: Sequence[Step] = (),
     ) -> tuple[Version, bool]:
         """Record a tree that is in the store as the newest version, and say whether it is a new one.
 
@@ -218,13 +259,15 @@ class Series:
             parent: the version it was made from. If another one is the newest by now, nothing is recorded.
             aliases: to be moved onto it in the same step.
             expires: seconds since the epoch.
+            also: what is changed in the registry in the same step.
 
         Raises:
-            ConflictError: `parent` is not the newest version.
+            ConflictError: `parent` is not the newest version, or what a change of `also` asks for does not hold.
         """
         for alias in aliases:
             check_alias(alias)
         check_document(dict(metadata or {}), where=f"metadata of {self.name}")
+        tags = check_tags(tags)
         for _ in range(_TRIES):
             head = self.registry.find(self._head_key)
             latest = None if head is None else int(head.document["latest"])
@@ -239,8 +282,12 @@ class Series:
                 if newest.digest == digest:
                     for alias in aliases:
                         self.alias(alias, newest)
+                    if also:
+                        self.registry.commit(also)
+                    recording.committed(self._pin(latest, digest), new=False)
                     return (self._numbered(latest, f"v{latest}") if aliases else newest), False
             number = (latest or 0) + 1
+            note_types(self.registry, types_key(self.series), metadata, f"metadata of {self.name}:v{number}")
             document: dict[str, Any] = {
                 "tree": digest,
                 "store": store.as_dict(),
@@ -254,15 +301,21 @@ class Series:
                 "author": author(),
                 "time": time.time(),
             }
+            if (made_by := recording.producer()) is not None:
+                document["produced_by"] = made_by
             steps: list[Step] = [
                 Put(self._version_key(number), document, ABSENT),
                 Put(self._head_key, {"latest": number}, ABSENT if head is None else Match(head.etag)),
                 *(Put(self._alias_key(alias), {"version": number}) for alias in dict.fromkeys(aliases)),
+                *also,
             ]
             try:
                 self.registry.commit(steps)
             except (ConflictError, ExistsError):
+                if also and self.latest() == latest:
+                    raise
                 continue  # somebody committed in this moment; look again
+            recording.committed(self._pin(number, digest), new=True)
             return self._numbered(number, f"v{number}"), True
         raise ConflictError(f"{self.name} is being changed all the time", where=self.registry.url)
 
@@ -304,6 +357,27 @@ class Series:
             return
         raise ConflictError(f"the alias {alias!r} is being moved all the time", where=self.registry.url)
 
+    def revise(self, version: Version, said: Said) -> Version:
+        """Change the tags and the metadata of a version. What it holds, and its number, never change.
+
+        Raises:
+            InvalidError: a property has another type since its first use.
+            NotFoundError: what is to be taken away is not there, or the version was dropped.
+        """
+        where = f"{self.name}:{version.label}"
+        for _ in range(_TRIES):
+            record = self._record(version.number, version.label)
+            document = record.document | said.on(record.document, where)
+            if document == record.document:
+                return self._numbered(version.number, version.label)
+            note_types(self.registry, types_key(self.series), said.metadata, where)
+            try:
+                self.registry.put(record.key, document, when=Match(record.etag))
+            except (ConflictError, ExistsError):
+                continue
+            return self._numbered(version.number, version.label)
+        raise ConflictError(f"{where} is being changed all the time", where=self.registry.url)
+
     def unalias(self, alias: str) -> None:
         """Take an alias away. The version stays.
 
@@ -316,11 +390,15 @@ class Series:
             raise NotFoundError(f"{self.name} has no alias {alias!r}" + did_you_mean(alias, known))
         self.registry.delete(self._alias_key(alias))
 
-    def drop(self, version: Version) -> None:
+    def drop(self, version: Version, *, runs: bool = True) -> None:
         """Forget a version. Its number is not used again; the bytes go with the next `gc`.
 
+        Args:
+            version: of this series.
+            runs: whether what a recorded run read or made is kept (see `kept_for`).
+
         Raises:
-            ConflictError: an alias stands on it, or it is the newest.
+            ConflictError: an alias stands on it, a run needs it, or it is the newest.
         """
         record = self._record(version.number, version.label)
         standing = [alias for alias, number in self.aliases().items() if number == version.number]
@@ -330,9 +408,31 @@ class Series:
             )
         if version.number == self.latest():
             raise ConflictError(f"{self.name}:{version.label} is the newest version")
+        run = self.kept_for([version]).get(version.number) if runs else None
+        if run is not None:
+            raise ConflictError(
+                f"{self.name}:{version.label} is needed by the run {run}", hint=f"rh run rm {run.id} forgets the run"
+            )
         self.registry.delete(record.key, when=Match(record.etag))
 
+    def kept_for(self, versions: Sequence[Version]) -> dict[int, RunRef]:
+        """The numbers of those versions that recorded runs need, and one of the runs.
+
+        A run needs what it read, and what it made unless that was to go after a time.
+        """
+        expiring = {version.number for version in versions if version.expires is not None}
+        wanted = {version.number for version in versions}
+        found = lineage.needed(lineage.registries(self.registry.url), self.series)
+        return {
+            number: run
+            for number, (read, run) in found.items()
+            if number in wanted and (read or number not in expiring)
+        }
+
     # Records.
+
+    def _pin(self, number: int, digest: str) -> Pin:
+        return Pin(self.name, self.series, number, digest, f"v{number}")
 
     @property
     def _prefix(self) -> str:
@@ -382,6 +482,10 @@ class Series:
             )
         return found[-1]
 
+    def of_record(self, record: Record) -> Version:
+        """The version that a record of the registry tells of; which aliases stand on it is not looked up."""
+        return self._version(record, {})
+
     def _version(self, record: Record, standing: Mapping[int, tuple[str, ...]]) -> Version:
         number = int(record.key.rpartition("/")[2])
         document = record.document
@@ -400,6 +504,10 @@ class Series:
                 time=float(document.get("time") or record.time),
                 expires=document.get("expires"),
                 aliases=standing.get(number, ()),
+                produced_by=_producer(document.get("produced_by")),
+                name=self.name,
+                series=self.series,
+                registry=self.registry.url,
             )
         except (KeyError, TypeError, ValueError) as error:
             raise IntegrityError(
@@ -408,6 +516,10 @@ class Series:
 
     def __iter__(self) -> Iterator[Version]:
         return iter(self.all())
+
+
+def _producer(told: Any) -> RunRef | None:
+    return RunRef(str(told["run"]), str(told.get("name", ""))) if isinstance(told, dict) and "run" in told else None
 
 
 def _label(number: object) -> str:

@@ -28,7 +28,7 @@ from rh.versions.index import Index, identity
 from rh.versions.layout import FORMAT, NAME, hex_of, node_key, object_key, pack_key, place_of, quoted, ref_key, tree_key
 from rh.versions.lease import GC, Lease, create
 from rh.versions.moving import twice
-from rh.versions.nodes import Child, Node, Where
+from rh.versions.nodes import Child, Node, Where, pieces_of
 
 if TYPE_CHECKING:
     from rh.versions.packs import Writer
@@ -272,7 +272,8 @@ class Store:
         node = self._cached_node(digest, where, place)
         if node is None:
             node = twice(lambda: Node.decode(self._fetch_node(where, place), digest, place))
-            self.index.add({child.digest: child.where for child in node.children if child.kind == "file"})
+            files = (piece for child in node.children if child.kind == "file" for piece in pieces_of(child))
+            self.index.add({piece.digest: piece.where for piece in files})
         with self._lock:
             if key not in self._nodes:
                 self._nodes[key] = node

@@ -76,6 +76,11 @@ class TreeSystem(System):
         # Whatever passes, the store's own handle tries again; what is damaged there stays so.
         return cls(location, {**settings, "retries": 0}, Store.shared(url))
 
+    def url(self, key: str = "") -> str:
+        """The store, the version's digest and the key, for people and errors; `locate` takes it back."""
+        path = "/".join(part for part in (self._root, key) if part)
+        return f"{self.store.url}@{self.digest}" + (f"/{path}" if path else "")
+
     def at(self, path: str) -> TreeSystem:
         """The same version further down."""
         path = path.strip("/")

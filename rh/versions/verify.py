@@ -11,11 +11,11 @@ from rh.digest import Hasher
 from rh.errors import ConflictError, IntegrityError, NotFoundError, RhError
 from rh.transfer import Verification
 from rh.versions.layout import pack_key
-from rh.versions.nodes import Child, Node
+from rh.versions.nodes import Child, Node, pieces_of
 from rh.versions.reading import raw
 from rh.versions.store import Store
 
-__all__ = ["verify_version"]
+__all__ = ["files_of", "verify_version"]
 
 
 def verify_version(store: Store, digest: str, url: str) -> Verification:
@@ -31,7 +31,7 @@ def verify_version(store: Store, digest: str, url: str) -> Verification:
     unreadable: list[tuple[str, str]] = []
     packed: dict[str, list[tuple[str, Child]]] = defaultdict(list)
     files = size = 0
-    for key, child in _files(store, store.root(tree)):
+    for key, child in files_of(store, store.root(tree)):
         files += 1
         size += child.size
         if not child.size:
@@ -77,7 +77,8 @@ def verify_version(store: Store, digest: str, url: str) -> Verification:
     )
 
 
-def _files(store: Store, root: Node) -> Iterator[tuple[str, Child]]:
+def files_of(store: Store, root: Node) -> Iterator[tuple[str, Child]]:
+    """Every file below a directory, with its path."""
     waiting = [("", root)]
     while waiting:
         above, node = waiting.pop()
@@ -90,15 +91,10 @@ def _files(store: Store, root: Node) -> Iterator[tuple[str, Child]]:
 
 
 def _compare(store: Store, child: Child) -> None:
-    hasher = Hasher(child.size)
-    if child.where[0] == "c":
-        # Chunks are compared one by one as they are put together.
-        with store.open(child) as body:
-            for piece in body:
-                hasher.update(piece)
-    else:
-        with raw(store, child, 0, child.size) as body:
-            for piece in body:
-                hasher.update(piece)
-    if hasher.finish().text != child.digest:
+    whole = Hasher(child.size)
+    for piece in pieces_of(child):
+        with raw(store, piece, 0, piece.size) as body:
+            for some in body:
+                whole.update(some)
+    if whole.finish().text != child.digest:
         raise IntegrityError("the bytes are not those of the version", expected=child.digest)

@@ -73,6 +73,50 @@ def test_write(rh, rows, tmp_path):
     rh("table", "write", "in.csv", "out", "--mode", "upsert", expect=2)
 
 
+def test_files_that_need_to_be_told_about(rh, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "1.txt").write_text("zip;n\n01;2\n")
+    words = ["--format", "csv", "--option", "delimiter=;", "--option", 'column_types={"zip": "string"}', "--json"]
+    assert rh("table", "head", "data", *words).json == {"zip": "01", "n": 2}
+    assert rh("table", "stream", "data", *words).json == {"zip": "01", "n": 2}
+    assert rh("table", "schema", "data", *words).lines[0]["type"] == "string"
+    assert rh("table", "sql", "data", "select n + 1 as m from t", *words).json == {"m": 3}
+    assert rh("table", "profile", "data", *words).json["rows"] == 1
+    assert rh("table", "write", "data", "out", *words).json["rows"] == 1
+    assert rh("table", "head", "out", "--json").json == {"zip": "01", "n": 2}
+
+
+def test_versions_by_name(rh, rows):
+    rows.commit("rows")
+    library.table(path=rows.url).write(pa.table(ROWS), mode="append")
+    for name in ("rows:v1", "rh://rows:v1", "rh://rows:v1/", "rh://rows:latest"):
+        assert len(rh("table", "head", name, "--json").lines) == 4
+        assert len(rh("table", "stream", name).lines) == 4
+        assert len(rh("table", "schema", name, "--json").lines) == 5
+        assert rh("table", "sql", name, "select count(*) as n from t", "--json").json == {"n": 4}
+        assert rh("table", "profile", name, "--json").json["rows"] == 4
+        assert rh("table", "write", name, "again", "--mode", "overwrite", "--json").json["rows"] == 4
+        assert rh("table", "compact", name, "--json", expect=None).error["kind"] == "immutable_version"
+    assert "v9" in rh("table", "head", "rows:v9", "--json", expect=3).error["message"]
+    assert len(rh("table", "stream", "rh://rows").lines) == 8
+
+
+def test_compact(rh, rows):
+    rows.write(pa.table(ROWS), mode="append")
+    found = rh("table", "compact", "rh://rows", "--target-mb", "8", "--json").json
+    assert (found["rows"], found["files_before"], found["files"]) == (8, 2, 1)
+    assert "1 → 1" in rh("table", "compact", "rows").out
+
+
+def test_a_copy_without_its_index(rh, rows):
+    rh("cp", "rows", "copy")
+    error = rh("table", "head", "copy", "--json", expect=3).error
+    assert "--format parquet" in error["hint"]
+    assert len(rh("table", "head", "copy", "--format", "parquet", "--json").lines) == 4
+    rh("table", "write", "rows", "whole")
+    assert len(rh("table", "head", "whole", "--json").lines) == 4
+
+
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
@@ -81,6 +125,8 @@ def test_write(rh, rows, tmp_path):
         (("stream", "rows", "--where", "size"), 2, "condition"),
         (("stream", "rows", "--where", "size > many"), 2, "int64"),
         (("stream", "rows", "--rank", "2", "--world-size", "2"), 2, "rank"),
+        (("head", "rows", "--option", "x"), 2, "KEY=VALUE"),
+        (("head", "rows", "--format", "xml"), 2, "parquet"),
         (("head", "postgresql://u@127.0.0.1/db"), 2, "rh table sql"),
     ],
 )

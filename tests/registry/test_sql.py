@@ -1,16 +1,23 @@
 """SQLite as the registry: the shipped suite, and what is its own."""
 
+import contextlib
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from pathlib import Path
 
 import pytest
 
 from rh import errors
-from rh.registry import default, local, open_registry, sql
-from rh.registry.sql import SQLRegistry
+from rh.registry import default, local, open_registry
+from rh.registry.base import Put
+from rh.registry.filters import F
+from rh.registry.sql import sqlite
+from rh.registry.sql.sqlite import SQLiteRegistry
 from rh.testing.registry import RegistrySuite
 
 
@@ -22,7 +29,7 @@ class TestSQLite(RegistrySuite):
 
 @pytest.fixture
 def registry(tmp_path):
-    return SQLRegistry(tmp_path / "registry.db")
+    return SQLiteRegistry(tmp_path / "registry.db")
 
 
 def test_reading_creates_nothing(registry):
@@ -41,7 +48,7 @@ def test_the_default_is_below_home(tmp_path, monkeypatch):
     assert default().url == "sqlite://" + os.path.expanduser("~/team.db")
 
 
-@pytest.mark.parametrize("url", ["postgresql://h/db", "https://registry.example.org", "s3://b/registry", "odd://x"])
+@pytest.mark.parametrize("url", ["mysql://h/db", "odd://x"])
 def test_other_schemes_say_what_there_is(url):
     with pytest.raises(errors.UnsupportedError, match=r"there is: sqlite:///path"):
         open_registry(url)
@@ -55,14 +62,14 @@ def test_a_bad_url_is_refused(url):
 
 def test_a_secret_in_the_url_of_a_registry_is_not_repeated():
     with pytest.raises(errors.UnsupportedError) as caught:
-        open_registry("postgresql://me:hunter2@host/db")
+        open_registry("mysql://me:hunter2@host/db")
     assert "hunter2" not in str(caught.value)
 
 
 def test_a_newer_schema_is_refused_and_left_alone(registry):
     registry.put("a", {"n": 1})
     with closing(sqlite3.connect(registry.path)) as db:
-        db.execute(f"pragma user_version = {len(sql.MIGRATIONS) + 1}")
+        db.execute(f"pragma user_version = {len(sqlite.MIGRATIONS) + 1}")
         db.execute("pragma wal_checkpoint(truncate)")
     before = registry.path.read_bytes()
     for call in (
@@ -72,7 +79,7 @@ def test_a_newer_schema_is_refused_and_left_alone(registry):
         lambda: list(registry.history("a")),
         lambda: registry.delete("a"),
     ):
-        with pytest.raises(errors.UnsupportedError, match=r"schema 2; .*up to 1") as caught:
+        with pytest.raises(errors.UnsupportedError, match=r"schema 3; .*up to 2") as caught:
             call()
         assert caught.value.hint == "upgrade rh-data"
     assert registry.path.read_bytes() == before
@@ -82,19 +89,21 @@ def test_an_older_schema_is_brought_up_in_place(registry, monkeypatch):
     registry.put("a", {"n": 1})
     registry.put("a", {"n": 2})
     step = ("alter table changes add column note text", "update changes set note = 'seen'")
-    monkeypatch.setattr(sql, "MIGRATIONS", (*sql.MIGRATIONS, step))
+    monkeypatch.setattr(sqlite, "MIGRATIONS", (*sqlite.MIGRATIONS, step))
     assert registry.get("a").document == {"n": 2}
     registry.put("a", {"n": 3})
     assert [change.document for change in registry.history("a")] == [{"n": 1}, {"n": 2}, {"n": 3}]
     with closing(sqlite3.connect(registry.path)) as db:
-        assert db.execute("pragma user_version").fetchone() == (2,)
+        assert db.execute("pragma user_version").fetchone() == (3,)
         assert db.execute("select count(*) from changes where note = 'seen'").fetchone() == (2,)
 
 
 def test_a_migration_that_fails_changes_nothing(registry, monkeypatch):
     registry.put("a", {"n": 1})
     with monkeypatch.context() as patch:
-        patch.setattr(sql, "MIGRATIONS", (*sql.MIGRATIONS, ("create table extra (x)", "select no_such_function()")))
+        patch.setattr(
+            sqlite, "MIGRATIONS", (*sqlite.MIGRATIONS, ("create table extra (x)", "select no_such_function()"))
+        )
         with pytest.raises(errors.UnavailableError, match=r"no_such_function"):
             registry.get("a")
     assert registry.get("a").document == {"n": 1}
@@ -108,7 +117,7 @@ def test_another_programs_database_is_refused(tmp_path):
         db.execute("create table bookmarks (url)")
     before = path.read_bytes()
     with pytest.raises(errors.InvalidError, match="something else"):
-        SQLRegistry(path).put("a", {})
+        SQLiteRegistry(path).put("a", {})
     assert path.read_bytes() == before
 
 
@@ -123,6 +132,7 @@ def test_a_damaged_file_is_an_integrity_error(registry):
 
 def test_a_damaged_page_is_an_integrity_error(registry):
     registry.put("a", {"x": "y" * 60000})
+    registry.close()
     data = bytearray(registry.path.read_bytes())
     data[4096:8192] = b"\xa5" * 4096
     data[4096 * 2 :] = b"\xa5" * (len(data) - 4096 * 2)
@@ -141,25 +151,25 @@ def test_a_damaged_record_is_an_integrity_error(registry):
 
 def test_a_place_that_is_no_directory(tmp_path):
     (tmp_path / "file").write_text("")
-    registry = SQLRegistry(tmp_path / "file" / "registry.db")
+    registry = SQLiteRegistry(tmp_path / "file" / "registry.db")
     for call in (lambda: registry.get("a"), lambda: registry.put("a", {})):
         with pytest.raises(errors.AccessError, match="Not a directory") as caught:
             call()
         assert "RH_HOME" in caught.value.hint
     with pytest.raises(errors.AccessError):
-        SQLRegistry(tmp_path).put("a", {})
+        SQLiteRegistry(tmp_path).put("a", {})
 
 
 def test_a_place_somebody_else_owns(tmp_path, tmp_path_factory):
     """As a user without rights there: reading works where reading is allowed, writing is an `AccessError`."""
-    registry, warm = SQLRegistry(tmp_path / "registry.db"), tmp_path_factory.mktemp("warm")
+    registry, warm = SQLiteRegistry(tmp_path / "registry.db"), tmp_path_factory.mktemp("warm")
     registry.put("a", {"n": 1})
     code = (
-        "import os, sys\nfrom rh import errors\nfrom rh.registry.sql import SQLRegistry\n"
-        "SQLRegistry(sys.argv[3]).put('warm', {})\n"  # imports what it needs while it may
+        "import os, sys\nfrom rh import errors\nfrom rh.registry.sql.sqlite import SQLiteRegistry\n"
+        "SQLiteRegistry(sys.argv[3]).put('warm', {})\n"  # imports what it needs while it may
         "if os.geteuid() == 0: os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
-        "registry = SQLRegistry(sys.argv[1])\n"
-        "for call in (lambda: registry.put('a', {'n': 2}), lambda: SQLRegistry(sys.argv[2]).put('a', {})):\n"
+        "registry = SQLiteRegistry(sys.argv[1])\n"
+        "for call in (lambda: registry.put('a', {'n': 2}), lambda: SQLiteRegistry(sys.argv[2]).put('a', {})):\n"
         "    try: call()\n    except errors.AccessError as error: print('refused', error.hint is not None)\n"
     )
     for directory in (tmp_path, *tmp_path.parents):
@@ -188,7 +198,7 @@ def test_a_place_somebody_else_owns(tmp_path, tmp_path_factory):
 
 def test_a_lock_that_is_never_given_up_ends_at_the_deadline(registry):
     registry.put("a", {"n": 1})
-    waiting = SQLRegistry(registry.path, timeout_s=0.3)
+    waiting = SQLiteRegistry(registry.path, timeout_s=0.3)
     with closing(sqlite3.connect(registry.path, isolation_level=None)) as db:
         db.execute("begin immediate")
         assert waiting.get("a").document == {"n": 1}
@@ -200,15 +210,15 @@ def test_a_lock_that_is_never_given_up_ends_at_the_deadline(registry):
 
 def test_a_full_disk_is_a_full_error(registry, monkeypatch):
     registry.put("a", {"n": 1})
-    connected = SQLRegistry._connected
+    connected = SQLiteRegistry._connected
 
     @contextmanager
-    def small(self, timeout_s, *, write):
-        with connected(self, timeout_s, write=write) as db:
+    def small(self, deadline, *, write):
+        with connected(self, deadline, write=write) as db:
             db.execute("pragma max_page_count = 1")
             yield db
 
-    monkeypatch.setattr(SQLRegistry, "_connected", small)
+    monkeypatch.setattr(SQLiteRegistry, "_connected", small)
     with pytest.raises(errors.FullError):
         registry.put("b", {"x": "y" * 500_000})
     monkeypatch.undo()
@@ -225,18 +235,101 @@ def test_write_ahead_logging_unless_the_disk_is_a_networks(registry, monkeypatch
     registry.put("a", {})
     with closing(sqlite3.connect(registry.path)) as db:
         assert db.execute("pragma journal_mode").fetchone() == ("wal",)
-    monkeypatch.setattr(sql, "_is_shared", lambda path: True)
-    other = SQLRegistry(registry.path.with_name("shared.db"))
+    monkeypatch.setattr(sqlite, "_is_shared", lambda path: True)
+    other = SQLiteRegistry(registry.path.with_name("shared.db"))
     other.put("a", {})
     with closing(sqlite3.connect(other.path)) as db:
         assert db.execute("pragma journal_mode").fetchone() == ("delete",)
 
 
-def test_no_descriptor_stays_open(registry):
+def descriptors(path):
+    """How many descriptors of this process are open on a file or what SQLite puts beside it."""
+    found = []
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found.append(os.readlink(f"/proc/self/fd/{number}"))
+    return sum(one.startswith(str(path)) for one in found)
+
+
+def test_few_descriptors_stay_open_and_none_after_close(registry, tmp_path):
     registry.put("a", {})
-    before = len(os.listdir("/proc/self/fd"))
+    few = descriptors(tmp_path)
     for n in range(20):
         registry.put("a", {"n": n})
         registry.get("a")
         next(registry.list())
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert 0 < descriptors(tmp_path) <= few + 3
+    for n in range(30):
+        SQLiteRegistry(tmp_path / f"{n}.db").put("a", {})
+    assert descriptors(tmp_path) <= 9 * 3
+    for path in tmp_path.glob("*.db"):
+        SQLiteRegistry(path).close()
+    assert descriptors(tmp_path) == 0
+
+
+def test_a_file_that_was_replaced_is_noticed(registry, tmp_path):
+    registry.put("a", {"n": 1})
+    other = SQLiteRegistry(tmp_path / "other.db")
+    other.put("a", {"n": 2})
+    other.close()
+    os.replace(other.path, registry.path)
+    for left in ("-wal", "-shm"):
+        registry.path.with_name(registry.path.name + left).unlink()
+    assert registry.get("a").document == {"n": 2}
+    registry.put("a", {"n": 3})
+    registry.close()
+    assert [change.document for change in registry.history("a")] == [{"n": 2}, {"n": 3}]
+    registry.path.unlink()
+    assert list(registry.list()) == []
+
+
+def test_an_idle_connection_crosses_no_fork(registry, tmp_path):
+    registry.put("a", {"n": 1})
+    assert descriptors(tmp_path) > 0
+    child = os.fork()
+    if child == 0:
+        os._exit(descriptors(tmp_path))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert registry.get("a").document == {"n": 1}
+
+
+@pytest.fixture
+def released(tmp_path):
+    """A registry as schema 1 wrote it."""
+    path = tmp_path / "released.db"
+    shutil.copy(Path(__file__).parents[1] / "compat" / "registry-schema-1.db", path)
+    return SQLiteRegistry(path)
+
+
+def test_the_first_schema_is_read_and_brought_up(released):
+    """Promise 37."""
+    with closing(sqlite3.connect(released.path)) as db:
+        assert db.execute("pragma user_version").fetchone() == (1,)
+    assert [record.key for record in released.list()] == ["resources/~/probe", "resources/~/train", "resources/é"]
+    train = released.get("resources/~/train")
+    assert (train.revision, train.author, train.time) == (2, "bob", 1780000001.25)
+    assert train.document["metadata"]["big"] == 2**64 - 1
+    assert [(c.revision, c.author, c.action) for c in released.history("gone")] == [
+        (1, "ada", "put"),
+        (2, "bob", "delete"),
+    ]
+    assert [record.key for record in released.search(F.stage == "train")] == ["resources/~/train"]
+    assert [record.key for record in released.search((F.ids == 7) & (F.big > 2**64 - 2))] == ["resources/~/train"]
+    assert list(released.search(F.ids == 5)) == []
+    assert [record.key for record in released.search(~F.stage.exists())] == ["resources/é"]
+    released.put("resources/~/train", {"metadata": {"stage": "test"}})
+    assert [r.key for r in released.search(F.stage == "test")] == ["resources/~/probe", "resources/~/train"]
+    again = released.commit([Put("resources/~/train", {})], token="new")
+    assert again[0].revision == 4
+    with pytest.raises(errors.InvalidError, match="token"):
+        released.put("resources/~/train", {}, token="t1")
+    with closing(sqlite3.connect(released.path)) as db:
+        assert db.execute("pragma user_version").fetchone() == (2,)
+
+
+def test_two_bring_it_up_at_once(released, python):
+    code = "import sys; from rh.registry import open_registry; print(len(list(open_registry(sys.argv[1]).list())))"
+    with ThreadPoolExecutor(4) as pool:
+        told = list(pool.map(lambda _: python(code, released.url), range(4)))
+    assert told == ["3\n"] * 4
+    assert [record.key for record in released.search(F.stage == "train")] == ["resources/~/train"]

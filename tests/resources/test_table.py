@@ -123,6 +123,12 @@ def test_one_file_is_a_table_too(here, world):
     assert rh.table(path=here.path, format="csv", options={"delimiter": ";"}).num_rows == 1
     with pytest.raises(errors.InvalidError, match="one file"):
         rh.table(ROWS, path=here.path + "/new.parquet").write()
+    copy = table.to(path=here.path + "/deep/copy.parquet")
+    assert os.path.isfile(here.path + "/deep/copy.parquet")
+    assert copy.to_arrow().to_pydict() == ROWS
+    with pytest.raises(errors.InvalidError, match=r"names a file that ends with \.csv"):
+        table.to(path=here.path + "/deep/copy.csv")
+    shutil.rmtree(here.path + "/deep")
     table.rm()
     assert here.ls(full_paths=False) == ["y.csv", "z.jsonl"]
 
@@ -209,7 +215,8 @@ def test_a_flipped_bit_is_found(here):
         ({"data": {"a": [1], "b": [1, 2]}}, None),
         ({"name": "s3://bucket/x", "data": ROWS}, "path="),
         ({}, "needs a name or a place"),
-        ({"data": ROWS, "partition_cols": "x"}, "takes a list"),
+        ({"data": ROWS, "partition_cols": "x"}, "is a list of names"),
+        ({"data": ROWS, "partition_cols": 5}, "is a list of names"),
         ({"path": "x", "format": "xml"}, "parquet"),
         ({"query": "select 1"}, "system="),
         ({"query": "select 1", "data": ROWS, "system": "sqlite:///x"}, "without data="),
@@ -250,6 +257,95 @@ def test_a_copy_without_its_index_is_taken_as_it_is_only_when_asked(here):
         rh.table(path=copy.path).fetch()
     assert "format=" in caught.value.hint
     assert rh.table(path=copy.path, format="parquet").to_arrow().to_pydict() == ROWS
+
+
+def test_a_directory_does_not_become_what_looks_like_one_file(here):
+    table = rh.table(ROWS, path=here.path + "/t").write()
+    for call in (table.to, table.plan):
+        with pytest.raises(errors.InvalidError, match="this path names one file") as caught:
+            call(path=here.path + "/x.parquet")
+        assert "leave out the ending" in caught.value.hint
+    assert not os.path.exists(here.path + "/x.parquet")
+
+
+def test_a_directory_that_others_named_like_a_file(here):
+    """Spark writes such."""
+    here.put({"y.parquet/1.parquet": encoded(pa.table({"n": [1]}), "parquet")})
+    table = rh.table(path=here.path + "/y.parquet")
+    for moved in (table.to(path=here.path + "/z.parquet"), table.to(path=here.path + "/z")):
+        assert moved.to_arrow().to_pydict() == {"n": [1]}
+    assert os.path.isdir(here.path + "/z.parquet")
+
+
+def test_parts_appended_with_partitions_are_moved_in_the_order_of_the_rows(here):
+    table = rh.table({"n": [1, 2], "k": ["a", "b"]}, path=here.path + "/t", partition_cols=["k"]).write()
+    table = table.write({"n": [3, 4], "k": ["b", "a"]}, mode="append")
+    assert table.to(path=here.path + "/copy").to_arrow() == table.to_arrow()
+
+
+WRONG = [5, -1, "x", None, 1.5, [1], {"a": 1}, object(), b"x", [["a"]], ("a",), [None], True]
+CALLS = {
+    "head": lambda table, wrong: table.head(wrong),
+    "head columns": lambda table, wrong: table.head(2, columns=wrong),
+    "sample": lambda table, wrong: table.sample(wrong),
+    "sample seed": lambda table, wrong: table.sample(1, seed=wrong),
+    "sample columns": lambda table, wrong: table.sample(1, columns=wrong),
+    "diff": lambda table, wrong: table.diff(wrong),
+    "diff keys": lambda table, wrong: table.diff(table, keys=wrong),
+    "fetch": lambda table, wrong: table.fetch(wrong),
+    "fetch columns": lambda table, wrong: table.fetch(columns=wrong),
+    "where": lambda table, wrong: table.fetch(where=wrong),
+    "where of one": lambda table, wrong: table.fetch(where=[wrong]),
+    "where value": lambda table, wrong: table.fetch(where=[("x", "in", wrong)]),
+    "where operator": lambda table, wrong: table.fetch(where=[("x", wrong, 1)]),
+    "where column": lambda table, wrong: table.fetch(where=[(wrong, "==", 1)]),
+    "sql": lambda table, wrong: table.sql(wrong),
+    "sql parameters": lambda table, wrong: table.sql("select * from t where x = ?", parameters=wrong),
+    "sql tables": lambda table, wrong: table.sql("select * from t", other=wrong),
+    "write": lambda table, wrong: table.write(wrong),
+    "write mode": lambda table, wrong: table.write(ROWS, mode=wrong),
+    "write partition_cols": lambda table, wrong: table.write(ROWS, mode="overwrite", partition_cols=wrong or 5),
+    "compact": lambda table, wrong: table.compact(wrong),
+    "torch": lambda table, wrong: table.to_torch(wrong),
+    "load_state_dict": lambda table, wrong: table.stream(1).load_state_dict(wrong),
+    "query": lambda _table, wrong: rh.table(query=wrong or 5, system="sqlite:///nix.db"),
+    "query parameters": lambda _table, wrong: rh.table(
+        query="select ?", parameters=wrong, system="duckdb:///no"
+    ).fetch(),
+    "format": lambda table, wrong: rh.table(path=table.url, format=wrong or "x").fetch(),
+    "options": lambda table, wrong: rh.table(path=table.url, format="parquet", options=wrong or 5).fetch(),
+    **{
+        f"stream {name}": lambda table, wrong, name=name: list(table.stream(**{name: wrong}))
+        for name in ("batch_size", "format", "columns", "shuffle_seed", "shuffle_buffer", "prefetch", "rank", "start")
+    },
+}
+
+
+@pytest.mark.parametrize("call", CALLS, ids=lambda name: name.replace(" ", "-"))
+def test_arguments_of_a_wrong_kind_are_never_a_bare_error_of_python(here, call):
+    """Each is an error of ours, or means something after all."""
+    pytest.importorskip("torch")
+    table = rh.table(ROWS, path=here.path + "/t").write()
+    refused = 0
+    for wrong in WRONG:
+        try:
+            CALLS[call](table, wrong)
+        except errors.RhError:
+            refused += 1
+    assert refused
+    assert table.fetch() == ROWS
+
+
+def test_two_tables_of_any_kind_are_compared(here):
+    import pandas as pd
+    import polars as pl
+
+    table = rh.table({"x": [1, 2], "y": ["a", "b"]}, path=here.path + "/t").write()
+    newer = {"x": [2, 3], "y": ["b", "c"]}
+    for other in (newer, pd.DataFrame(newer), pl.DataFrame(newer), pa.table(newer), rh.table(newer)):
+        found = table.diff(other)
+        assert (found.added, found.removed, found.same, found.columns_changed) == (1, 1, 1, ())
+    assert not table.diff(pd.DataFrame({"x": [1, 2], "y": ["a", "b"]}))
 
 
 def test_rows_that_are_appended_come_last(here):

@@ -315,3 +315,66 @@ def test_what_is_committed_is_kept_whatever_becomes_of_what_was_adopted(folder, 
     grown.commit()
     grown.put({"sub/more.txt": b"gone"}, overwrite=True)
     assert rh.folder("by-reference:latest").verify()
+
+
+def test_a_version_of_another_kind_is_not_taken_over(here, tmp_path):
+    """A folder takes no table, a table no files without rows, and neither gets a version by it."""
+    table = rh.table({"x": [1]}, name="rows", path=tmp_path / "rows").save()
+    table.commit()
+    table.export(tmp_path / "rows.rh")
+    here.put(FILES)
+    cats = here.save("cats")
+    cats.commit()
+    cats.export(tmp_path / "cats.rh")
+    blob = rh.blob(b"1", name="one", path=tmp_path / "one.bin").save()
+    blob.commit()
+    blob.export(tmp_path / "one.rh")
+    with pytest.raises(errors.InvalidError, match="one of a table"):
+        cats.import_(tmp_path / "rows.rh")
+    with pytest.raises(errors.InvalidError, match="no files with rows"):
+        table.import_(tmp_path / "one.rh")
+    with pytest.raises(errors.InvalidError, match="is a blob"):
+        blob.import_(tmp_path / "cats.rh")
+    assert [len(one.versions()) for one in (table, cats, blob)] == [1, 1, 1]
+    assert cats.import_(tmp_path / "one.rh").files == 1
+
+
+def test_a_version_is_named_by_text_or_by_itself(here):
+    here.put(FILES)
+    cats = here.save("cats")
+    first = cats.commit()
+    cats.rm("a.txt")
+    second = cats.commit()
+    assert cats.at(first).get("a.txt") == b"one"
+    assert [change.path for change in cats.diff(first, second)] == ["a.txt"]
+    for wrong in (1, b"v1", object()):
+        with pytest.raises(errors.InvalidError, match="named by text"):
+            cats.at(wrong)
+        with pytest.raises(errors.InvalidError, match="named by text"):
+            cats.diff("v1", wrong)
+    with pytest.raises(errors.NotFoundError, match="v1"):
+        rh.folder("cats", version=1)
+
+
+def test_the_place_of_a_version_is_readable(folder):
+    """What people see is the store and the digest, and that is a place that can be read."""
+    folder.put(FILES)
+    cats = folder.save("cats")
+    version = cats.commit()
+    pinned = rh.folder("cats:v1")
+    told = [pinned.url, (pinned / "sub").url, *pinned.ls(), repr(pinned / "sub"), str(pinned.plan(path="somewhere"))]
+    with pytest.raises(errors.NotFoundError) as caught:
+        pinned.get("nothing")
+    assert not any("tree://" in text or "%" in text for text in [*told, str(caught.value)])
+    assert pinned.url.endswith(f"@{version.digest}")
+    assert rh.folder(path=pinned.url).get("a.txt") == b"one"
+    assert rh.folder(path=(pinned / "sub").url).get("b.txt") == FILES["sub/b.txt"]
+    with pytest.raises(errors.ImmutableVersionError):
+        rh.folder(path=pinned.url).put({"x": b""})
+
+
+def test_only_what_users_call_is_shown(here):
+    """`dir` tells the API, not what modules ask of each other."""
+    shown = {name for name in dir(here) if not name.startswith("_")}
+    assert {"commit", "draft", "drafts", "upload", "repair", "diff", "to", "ls"} <= shown
+    assert not shown & {"made", "begun", "check_live", "committed", "at_version", "series_of", "placed", "facts"}

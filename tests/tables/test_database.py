@@ -546,6 +546,15 @@ def test_a_wrong_query_of_a_file(request, kind, text, error, told):
         Source(url, text).reader().read_all()
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "duckdb"])
+def test_a_whole_path_behind_four_slashes(kind, request):
+    """As SQLAlchemy writes it."""
+    url = request.getfixturevalue(f"{kind}_url")
+    four = url.replace(":///", ":////")
+    assert Source(four, "select 1 as n").system == url
+    assert Source(four, "select 1 as n").reader().read_all()["n"].to_pylist() == [1]
+
+
 def test_no_rows_of_sqlite_have_the_columns(sqlite_url):
     found = Source(sqlite_url, "select i, t from a where i < 0").reader().read_all()
     assert found.column_names == ["i", "t"]

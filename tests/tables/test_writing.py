@@ -240,6 +240,56 @@ def test_what_may_differ_in_appended_rows(memory) -> None:
     assert rows_of(memory).slice(1000).to_pylist() == [{"n": None, "word": "x"}]
 
 
+@pytest.mark.parametrize(
+    ("table", "rows"),
+    [
+        (pa.array([1], pa.int64()), pa.array([2], pa.int32())),
+        (pa.array([1], pa.int64()), pa.array([None], pa.null())),
+        (pa.array([1.5], pa.float64()), pa.array([2.5], pa.float32())),
+        (pa.array([1.5], pa.float64()), pa.array([2], pa.int32())),
+        (pa.array(["a"]), pa.array(["b"]).dictionary_encode()),
+        (pa.array(["a"]).dictionary_encode(), pa.array(["b"])),
+        (pa.array([1], pa.timestamp("us", "UTC")), pa.array([2], pa.timestamp("ms", "UTC"))),
+        (pa.array([[1]], pa.list_(pa.int64())), pa.array([[2]], pa.list_(pa.int16()))),
+        (pa.array([{"a": 1}]), pa.array([{"a": 2}], pa.struct([("a", pa.int8())]))),
+    ],
+    ids=str,
+)
+def test_appended_rows_become_the_wider_type_of_the_table(memory, table, rows) -> None:
+    writing.write(memory, pa.table({"v": table}).to_reader())
+    before = access.schema(memory, store.look(memory))
+    snapshot = writing.write(memory, pa.table({"v": rows}).to_reader(), mode="append")
+    assert access.schema(memory, snapshot) == before
+    assert rows_of(memory)["v"].to_pylist() == [*table.to_pylist(), *rows.cast(table.type).to_pylist()]
+
+
+@pytest.mark.parametrize(
+    ("table", "rows"),
+    [
+        (pa.int32(), pa.int64()),
+        (pa.int64(), pa.uint64()),
+        (pa.float64(), pa.int64()),
+        (pa.float32(), pa.float64()),
+        (pa.string(), pa.int64()),
+        (pa.int64(), pa.string()),
+        (pa.timestamp("ms"), pa.timestamp("us")),
+        (pa.timestamp("us", "UTC"), pa.timestamp("us")),
+        (pa.null(), pa.int64()),
+        (pa.date32(), pa.timestamp("s")),
+        (pa.binary(), pa.string()),
+    ],
+    ids=str,
+)
+def test_appended_rows_of_which_a_value_might_be_lost_are_refused(memory, table, rows) -> None:
+    """Whatever their values are: what the table takes does not hang on them."""
+    writing.write(memory, pa.table({"v": pa.array([None], table)}).to_reader())
+    stored = access.schema(memory, store.look(memory)).field("v").type
+    with pytest.raises(InvalidError) as caught:
+        writing.write(memory, pa.table({"v": pa.array([None], rows)}).to_reader(), mode="append")
+    kept = writing.stored(pa.schema({"v": rows})).field("v").type
+    assert f"the column 'v' is {stored} in the table and {kept} in the rows" in caught.value.message
+
+
 def test_a_null_where_none_may_be(memory) -> None:
     """It is found while writing, and nothing stays."""
     schema = pa.schema([pa.field("n", pa.int64(), nullable=False)])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from rh import transfer
 from rh.errors import ConflictError, IntegrityError, InvalidError, NotFoundError
-from rh.registry.sql import SQLRegistry
+from rh.registry.sql.sqlite import SQLiteRegistry
 from rh.systems import locate
 from rh.versions.gc import collect, prune
 from rh.versions.layout import tree_key
@@ -228,7 +228,7 @@ def test_safe_while_others_commit(store):
 
 @pytest.fixture
 def series(tmp_path):
-    with SQLRegistry(tmp_path / "registry.db") as registry:
+    with SQLiteRegistry(tmp_path / "registry.db") as registry:
         yield Series(registry, "a1", "~/cats")
 
 

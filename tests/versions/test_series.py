@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from rh.errors import ConflictError, InvalidError, NotFoundError
-from rh.registry.sql import SQLRegistry
+from rh.registry.sql.sqlite import SQLiteRegistry
 from rh.types import Location
 from rh.versions.series import Series, check_alias
 
@@ -19,7 +19,7 @@ def tree(number):
 
 @pytest.fixture
 def series(tmp_path):
-    with SQLRegistry(tmp_path / "registry.db") as registry:
+    with SQLiteRegistry(tmp_path / "registry.db") as registry:
         yield Series(registry, "a1", "~/cats")
 
 
@@ -130,7 +130,7 @@ def test_nothing_is_dropped_while_an_alias_moves_onto_it(series):
 
 
 def _commit(path, start):
-    with SQLRegistry(path) as registry:
+    with SQLiteRegistry(path) as registry:
         for number in range(start, start + 25):
             add(Series(registry, "a1", "~/cats"), number)
 
@@ -143,7 +143,7 @@ def test_processes_that_commit_at_once_lose_nothing(tmp_path):
     for worker in workers:
         worker.join()
         assert worker.exitcode == 0
-    with SQLRegistry(tmp_path / "r.db") as registry:
+    with SQLiteRegistry(tmp_path / "r.db") as registry:
         found = Series(registry, "a1", "~/cats").all()
     assert [version.number for version in found] == list(range(1, 101))
     assert len({version.digest for version in found}) == 100

@@ -1,0 +1,184 @@
+"""`rh upload`, `rh draft …`: new versions from old ones, without the live files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from rh.cli import show
+from rh.cli.options import AsJson, SavedName
+from rh.cli.versions import Aliases, Message, Tags, versioned
+
+if TYPE_CHECKING:
+    from rh.resources.folder import Folder
+    from rh.resources.named_draft import NamedDraft
+    from rh.versions.series import Version
+
+__all__ = ["app", "upload"]
+
+app = typer.Typer(
+    help="""Put the next version of NAME together piece by piece: rh draft NAME add FILE, then rh draft NAME commit.
+
+    What is added is kept until commit or discard, and others can add to the same draft from other machines. The live
+    files are neither read nor changed. Without a command, what was changed so far is listed.
+    """,
+    rich_markup_mode=None,
+)
+
+Local = Annotated[str, typer.Argument(metavar="LOCAL", help="A file or directory here.", show_default=False)]
+PathArgument = Annotated[
+    str | None, typer.Argument(metavar="[PATH]", help="Where to, in the version.", show_default=False)
+]
+Update = Annotated[bool, typer.Option("--update", help="Replace files that are there already.")]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(metavar="PATTERN", help="Leave out what matches, as in .gitignore; repeatable."),
+]
+
+
+def upload(
+    name: SavedName,
+    local: Local,
+    path: PathArgument = None,
+    message: Message = "",
+    update: Update = False,
+    alias: Aliases = None,
+    tag: Tags = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say what is new in the version.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Add a file or directory to the newest version of a saved folder, as a new version.
+
+    A file keeps its name unless PATH says otherwise; what is in a directory comes to PATH, by default the root.
+    """
+    folder = _folder(name)
+    before = folder.versions()
+    made = folder.upload(local, path, message=message, update=update, aliases=alias or (), tags=tag or ())
+    if verbose and not json:
+        if not before:
+            show.line(f"{made.files:,} files, {show.human(made.size)}")
+        elif before[-1].number != made.number:
+            for change in folder.diff(before[-1].label, made.label):
+                show.line(str(change))
+    _tell(folder, made, json=json)
+
+
+@app.callback(invoke_without_command=True)
+def top(
+    context: typer.Context,
+    name: SavedName,
+    draft: Annotated[
+        str, typer.Option("--draft", "-d", metavar="DRAFT", help="Which one, if NAME has several.")
+    ] = "draft",
+    base: Annotated[
+        str, typer.Option(metavar="VERSION", help="What a new draft begins with; 'none' for nothing.")
+    ] = "latest",
+) -> None:
+    context.obj = lambda: _folder(name).draft(draft, base=None if base == "none" else base)
+    if context.invoked_subcommand is None:
+        ls(context)
+
+
+def _draft(context: typer.Context) -> NamedDraft:
+    """The draft that the words before the command name."""
+    return cast("NamedDraft", context.obj())
+
+
+@app.command()
+def ls(context: typer.Context, json: AsJson = False) -> None:
+    """List what was changed so far, and by whom."""
+    for change in _draft(context).changes():
+        if json:
+            show.emit(change._asdict())
+        else:
+            show.line(f"{change}  ({show.when(change.time)} {change.author})")
+
+
+@app.command()
+def add(
+    context: typer.Context,
+    local: Local,
+    path: PathArgument = None,
+    update: Update = False,
+    exclude: Exclude = None,
+    json: AsJson = False,
+) -> None:
+    """Add a file or directory."""
+    from rh.errors import NotFoundError
+
+    if "://" not in local and not Path(local).exists():
+        raise NotFoundError("there is no such file or directory", where=local)
+    draft = _draft(context)
+    if Path(local).is_dir():
+        draft.add_dir(local, path or "", glob_exclude=exclude or (), update=update)
+    else:
+        draft.add(local, path, update=update)
+    _changed(draft, f"{local} is added", json=json)
+
+
+@app.command()
+def rm(context: typer.Context, path: str, json: AsJson = False) -> None:
+    """Take away a file, or a directory with all in it (PATH/)."""
+    draft = _draft(context)
+    draft.remove(path)
+    _changed(draft, f"{path} is taken away", json=json)
+
+
+@app.command()
+def mv(context: typer.Context, old: str, new: str, json: AsJson = False) -> None:
+    """Give a file, or a directory (both end with /), another path."""
+    draft = _draft(context)
+    draft.move(old, new)
+    _changed(draft, f"{old} → {new}", json=json)
+
+
+@app.command()
+def commit(context: typer.Context, message: Message = "", json: AsJson = False) -> None:
+    """Make the version. The draft is over."""
+    draft = _draft(context)
+    _tell(draft.folder, draft.commit(message or None), json=json)
+
+
+@app.command()
+def rebase(context: typer.Context, json: AsJson = False) -> None:
+    """Let the draft begin with the version that is the newest by now, if the two change different paths."""
+    draft = _draft(context)
+    number = draft.rebase()
+    _changed(draft, f"begins with v{number}", json=json)
+
+
+@app.command()
+def discard(context: typer.Context, json: AsJson = False) -> None:
+    """Give the draft up, with all that everybody added."""
+    draft = _draft(context)
+    draft.discard()
+    if json:
+        show.emit({"name": draft.folder.name, "draft": draft.name, "discarded": True})
+    else:
+        show.line(f"the draft {draft.name} of {draft.folder.name} is discarded")
+
+
+def _folder(name: str) -> Folder:
+    from rh.errors import InvalidError
+    from rh.resources.folder import Folder
+
+    resource, _ = versioned(name, bare=True)
+    if not isinstance(resource, Folder):
+        raise InvalidError(f"{resource.name} is a {resource.kind}; drafts are of folders")
+    return resource
+
+
+def _changed(draft: NamedDraft, text: str, *, json: bool) -> None:
+    if json:
+        show.emit({"name": draft.folder.name, "draft": draft.name, "changes": len(draft.changes())})
+    else:
+        show.line(f"{draft.folder.name}, draft {draft.name}: {text}")
+
+
+def _tell(folder: Folder, version: Version, *, json: bool) -> None:
+    if json:
+        show.emit({"name": folder.name, **version.as_dict()})
+    else:
+        show.line(f"{folder.name}:{version}")

@@ -1,0 +1,127 @@
+"""`rh find`: what is saved, by what is said of it; or files at a place."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from rh.cli import listing, show
+from rh.cli.complete import complete_name, complete_place, one_of
+from rh.cli.options import AsJson
+
+__all__ = ["find"]
+
+_OF_FILES = ("--type", "--larger", "--smaller", "--newer", "--null")
+
+
+def find(
+    place: Annotated[
+        str | None, typer.Argument(metavar="[PLACE]", autocompletion=complete_place, show_default=False)
+    ] = None,
+    pattern: Annotated[
+        str, typer.Argument(metavar="[PATTERN]", help="*, ? and [] stay in one name, ** goes through directories.")
+    ] = "**",
+    where: Annotated[
+        str | None, typer.Option(metavar="CONDITION", help="On properties: 'accuracy > 0.9 and stage == \"train\"'.")
+    ] = None,
+    tag: Annotated[list[str] | None, typer.Option("--tag", metavar="WORD", help="With this tag; repeatable.")] = None,
+    sort: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--kind",
+            metavar="KIND",
+            autocompletion=one_of("folder", "table", "blob", "cluster", "view"),
+            help="Saved: a folder, table, blob, cluster or view; repeatable.",
+        ),
+    ] = None,
+    name: Annotated[str | None, typer.Option(metavar="PATTERN", help="Saved under such a name: '/org/*'.")] = None,
+    prefix: Annotated[
+        str, typer.Option(metavar="PREFIX", autocompletion=complete_name, help="Saved below ~, @ or /org/team.")
+    ] = "/",
+    produced_by: Annotated[str | None, typer.Option(metavar="RUN", help="Versions that this run made.")] = None,
+    created_after: Annotated[str | None, typer.Option(metavar="DATE", help="Saved later: 2026-11-21.")] = None,
+    as_of: Annotated[str | None, typer.Option(metavar="DATE", help="As it was recorded then.")] = None,
+    limit: Annotated[int | None, typer.Option(metavar="N", help="So many saved ones at most.")] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            "--type",
+            "-t",
+            metavar="f|d|l",
+            autocompletion=one_of("f", "d", "l"),
+            help="At PLACE: only f (files), d (directories), l (links).",
+        ),
+    ] = None,
+    larger: Annotated[str | None, typer.Option(metavar="SIZE", help="At PLACE: files of at least this size.")] = None,
+    smaller: Annotated[str | None, typer.Option(metavar="SIZE", help="At PLACE: files of at most this size.")] = None,
+    newer: Annotated[str | None, typer.Option(metavar="SPAN", help="At PLACE: changed in the last 2d, 3h, …")] = None,
+    null: Annotated[bool, typer.Option("--null", "-0", help="End each name with NUL (for xargs -0).")] = False,
+    json: AsJson = False,
+) -> None:
+    """Find what is saved, and versions of it, by tags and properties; newest first.
+
+    With PLACE, files there by name, size and age; names are below PLACE. With a saved PLACE (rh://NAME, rh://NAME:v3)
+    also by tags and properties.
+    """
+    from rh.errors import InvalidError
+
+    of_files = dict(zip(_OF_FILES, (kind, larger, smaller, newer, null or None), strict=True))
+    of_saved = {
+        "--kind": sort, "--name": name, "--produced-by": produced_by, "--created-after": created_after,
+        "--as-of": as_of, "--limit": limit, "--prefix": None if prefix == "/" else prefix,
+    }  # fmt: skip
+    wrong = [option for option, value in (of_files if place is None else of_saved).items() if value is not None]
+    if wrong:
+        raise InvalidError(
+            f"{wrong[0]} is about {'files at a place' if place is None else 'what is saved, without a place'}",
+            hint="rh find PLACE …" if place is None else "rh find … without PLACE",
+        )
+    if place is None:
+        _saved(
+            kind=sort, name=name, tags=tag or (), where=where, produced_by=produced_by, created_after=created_after,
+            as_of=as_of, prefix=prefix, limit=limit, json=json,
+        )  # fmt: skip
+    elif where is None and not tag:
+        listing.find(place, pattern, kind, larger, smaller, newer, null, json)
+    else:
+        wrong = [option for option, value in of_files.items() if value is not None and option != "--null"]
+        if wrong or pattern != "**":
+            raise InvalidError(f"{wrong[0] if wrong else pattern} does not go with --where and --tag")
+        _files(place, where, tag or [], null=null, json=json)
+
+
+def _saved(*, json: bool, **asked: object) -> None:
+    import rh
+
+    found = rh.find(**asked)  # type: ignore[arg-type]
+    if json:
+        for document in found.as_dicts():
+            show.emit(document)
+    else:
+        show.table(found.rows())
+
+
+def _files(place: str, where: str | None, tags: list[str], *, null: bool, json: bool) -> None:
+    import sys
+
+    from rh.cli.place import saved
+    from rh.errors import InvalidError
+    from rh.registry.filters import All, Compare
+    from rh.resources.folder import Folder
+    from rh.versions.properties import condition
+
+    if not place.startswith("rh://"):
+        raise InvalidError("--where and --tag are about files of what is saved", hint="rh find rh://NAME --where …")
+    folder, rest = saved(place.removeprefix("rh://").rstrip("/"))
+    if not isinstance(folder, Folder) or rest:
+        raise InvalidError("--where and --tag need a saved folder, whole", hint="rh find rh://NAME --where …")
+    wanted = (*(Compare("tags", "==", (tag,)) for tag in tags), *(() if where is None else (condition(where),)))
+    view = folder.query(All(wanted))
+    for row in view.properties():
+        if json:
+            show.emit(row)
+        elif null:
+            sys.stdout.write(row["file"] + "\0")
+        else:
+            show.line(row["file"])

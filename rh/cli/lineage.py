@@ -1,0 +1,71 @@
+"""`rh lineage`: where data came from, and what came of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rh.cli import show
+from rh.cli.complete import complete_name, one_of
+
+__all__ = ["lineage"]
+
+FORMATS = ("text", "json", "dot", "svg", "openlineage")
+
+
+def lineage(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME[:VERSION]",
+            help="A saved name, the id of a run, or the URL of data without a version.",
+            autocompletion=complete_name,
+            show_default=False,
+        ),
+    ],
+    other: Annotated[
+        str | None, typer.Argument(metavar="[OTHER]", help="Only what lies between the two.", show_default=False)
+    ] = None,
+    up: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help="How many runs to go back; by default all.")
+    ] = None,
+    down: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help="How many runs to go on; by default all.")
+    ] = None,
+    format: Annotated[  # noqa: A002 - the word of the field
+        str,
+        typer.Option("--format", "-f", metavar="FORMAT", help=", ".join(FORMATS), autocompletion=one_of(*FORMATS)),
+    ] = "text",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write it there.", show_default=False)
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+) -> None:
+    """Show which runs made something and from what, and what was made from it.
+
+    svg is a drawing, openlineage one run event of that standard per line.
+    """
+    import json as codec
+
+    from rh.config import did_you_mean
+    from rh.errors import InvalidError
+    from rh.resources.runs.tracing import lineage as trace
+
+    wanted = "json" if json else format
+    if wanted not in FORMATS:
+        raise InvalidError(
+            f"there is no format {wanted!r}" + did_you_mean(wanted, FORMATS), hint=f"--format {'|'.join(FORMATS)}"
+        )
+    graph = trace(name, other, up=up, down=down)
+    if wanted == "json":
+        text = codec.dumps(graph.as_dict()) + "\n"
+    elif wanted == "openlineage":
+        text = "".join(codec.dumps(event) + "\n" for event in graph.openlineage())
+    else:
+        text = {"dot": graph.dot, "svg": graph.svg, "text": graph.__str__}[wanted]()
+    if output is not None:
+        output.write_text(text, "utf-8")
+    else:
+        show.line(text.rstrip("\n"))

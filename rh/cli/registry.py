@@ -1,0 +1,380 @@
+"""`rh registry …`, `rh login`, `rh logout`, `rh share`, `rh revoke`: a registry that a team shares."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rh.cli import show
+from rh.cli.options import AsJson, SavedName, span_of
+
+if TYPE_CHECKING:
+    from rh.registry.accounts import Accounts, Share
+
+__all__ = ["login", "logout", "registry_app", "revoke", "share"]
+
+registry_app = typer.Typer(
+    help="Serve a registry to a team, and say who may use it.", no_args_is_help=True, rich_markup_mode=None
+)
+user_app = typer.Typer(help="The users of a registry.", no_args_is_help=True, rich_markup_mode=None)
+token_app = typer.Typer(help="The tokens of users.", no_args_is_help=True, rich_markup_mode=None)
+registry_app.add_typer(user_app, name="user")
+registry_app.add_typer(token_app, name="token")
+
+_COUNTED = {"names": "resources", "versions": "versions", "runs": "runs"}
+
+At = Annotated[
+    str | None,
+    typer.Option("--registry", metavar="URL", help="Of this registry; by default of the one that is configured."),
+]
+FileName = Annotated[str, typer.Argument(metavar="FILE", show_default=False, help="JSON lines.")]
+UserName = Annotated[str, typer.Argument(metavar="USER", show_default=False)]
+Lifetime = Annotated[
+    str | None, typer.Option("--expires", metavar="SPAN", help="The token ends after this time: 12h, 90d, 4w.")
+]
+
+
+@registry_app.command("serve")
+def _serve(
+    registry: At = None,
+    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Where to listen; 0 takes a free port.")] = 8080,
+    tls_cert: Annotated[
+        str | None, typer.Option("--tls-cert", metavar="FILE", help="PEM file of the certificate and its chain.")
+    ] = None,
+    tls_key: Annotated[str | None, typer.Option("--tls-key", metavar="FILE", help="PEM file of its key.")] = None,
+    public_url: Annotated[
+        str | None, typer.Option("--public-url", metavar="URL", help="Where clients reach it, if behind a proxy.")
+    ] = None,
+    audit: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Where changes and refusals are noted; by default standard output."),
+    ] = None,
+    rate: Annotated[float, typer.Option(metavar="N", min=1, help="Requests a second of one token.")] = 1000.0,
+    body_mb: Annotated[int, typer.Option("--body-mb", metavar="MIB", min=1, help="Largest request.")] = 4,
+) -> None:
+    """Serve a registry over HTTP until Ctrl-C or SIGTERM.
+
+    Nobody gets in without a token: first make an admin with `rh registry user add NAME --admin` on the same registry.
+    """
+    import logging
+
+    from rh.observe import log
+    from rh.registry.server.audit import Audit
+    from rh.registry.server.limits import Limits
+    from rh.registry.server.run import serve
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setLevel(logging.WARNING)
+    log.addHandler(handler)
+    served = _registry(registry)
+    limits = Limits(body_bytes=body_mb << 20, rate=rate, burst=2 * rate)
+
+    def ready(url: str) -> None:
+        show.tell(f"serving {served.url} at {url}")
+
+    try:
+        serve(
+            served,
+            host=host,
+            port=port,
+            tls_cert=tls_cert,
+            tls_key=tls_key,
+            public_url=public_url,
+            audit=Audit(audit),
+            limits=limits,
+            ready=ready,
+        )
+    finally:
+        log.removeHandler(handler)
+
+
+@registry_app.command("grant")
+def _grant(
+    prefix: Annotated[str, typer.Argument(metavar="PREFIX", show_default=False, help="/org, /org/team, /org/name")],
+    user: UserName,
+    role: Annotated[str, typer.Argument(metavar="ROLE", show_default=False, help="read, write, admin or none")],
+    registry: At = None,
+    json: AsJson = False,
+) -> None:
+    """Give a user a role on a prefix of names.
+
+    Who has the role admin on /org says who may do what there.
+    """
+    from rh.errors import InvalidError
+    from rh.registry.accounts import ROLES
+
+    if role not in (*ROLES, "none"):
+        raise InvalidError(f"there is no role {role!r}", hint=", ".join((*ROLES, "none")))
+    given: Any = None if role == "none" else role
+    _tell_share(_accounts(registry).put_share(prefix, {user: given}), json=json)
+
+
+# The registry as a whole.
+
+
+@registry_app.command("show")
+def _show(registry: At = None, json: AsJson = False) -> None:
+    """Tell which registry is in use, and how many names, versions and runs it has."""
+    from rh.registry.base import author
+
+    used = _registry(registry)
+    counts: dict[str, int] = {}
+    for record in used.list():
+        space = record.key.partition("/")[0]
+        counts[space] = counts.get(space, 0) + 1
+    told = {"registry": used.url, "user": author()}
+    told |= {what: counts.get(space, 0) for what, space in _COUNTED.items()}
+    if json:
+        show.emit(told)
+    else:
+        show.table([[what, f"{value:,}" if isinstance(value, int) else value] for what, value in told.items()])
+
+
+@registry_app.command("export")
+def _export(
+    file: FileName,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+    registry: At = None,
+    json: AsJson = False,
+) -> None:
+    """Write all of a registry, its history included, to one file."""
+    from rh.registry.archive import export
+
+    _moved("written", export(_registry(registry).direct, file, overwrite=overwrite), json=json)
+
+
+@registry_app.command("import")
+def _import(file: FileName, registry: At = None, json: AsJson = False) -> None:
+    """Take over all of a file that `rh registry export` wrote. What is there already stays, so it can be repeated."""
+    from rh.registry.archive import import_
+
+    _moved("taken over", import_(_registry(registry).direct, file), json=json)
+
+
+@registry_app.command("migrate")
+def _migrate(
+    source: Annotated[str, typer.Argument(metavar="FROM", show_default=False, help="sqlite:///…, postgresql://…, …")],
+    target: Annotated[str, typer.Argument(metavar="TO", show_default=False, help="Another one, of any kind.")],
+    json: AsJson = False,
+) -> None:
+    """Take over all of one registry into another. The first one stays; it can be repeated until nothing is new."""
+    from rh.registry.archive import migrate
+
+    _moved("taken over", migrate(_registry(source), _registry(target)), json=json)
+
+
+def _moved(what: str, changes: int, *, json: bool) -> None:
+    if json:
+        show.emit({"changes": changes})
+    else:
+        show.line(f"{changes:,} {'change' if changes == 1 else 'changes'} {what}")
+
+
+# Users and tokens.
+
+
+@user_app.command("add")
+def _add(
+    user: UserName,
+    admin: Annotated[bool, typer.Option("--admin", help="May do everything, on every name.")] = False,
+    expires: Lifetime = None,
+    registry: At = None,
+    json: AsJson = False,
+) -> None:
+    """Let somebody in, and print a token for them, which is not shown again."""
+    accounts = _accounts(registry)
+    ttl_s = span_of(expires, "--expires")
+    made = accounts.put_user(user, admin=admin)
+    _tell_token(accounts.new_token(user=made.name, name="first", ttl_s=ttl_s), made.name, json=json)
+
+
+@user_app.command("rm")
+def _remove(user: UserName, registry: At = None, json: AsJson = False) -> None:
+    """Let somebody in no more. What they saved stays."""
+    _accounts(registry).remove_user(user)
+    if json:
+        show.emit({"removed": user})
+
+
+@user_app.command("ls")
+def _users(registry: At = None, json: AsJson = False) -> None:
+    """List who may use the registry."""
+    found = _accounts(registry).users()
+    for user in found:
+        if json:
+            show.emit(user._asdict())
+    if not json:
+        show.table([[user.name, "admin" if user.admin else ""] for user in found])
+
+
+@token_app.command("new")
+def _new_token(
+    user: Annotated[
+        str | None, typer.Argument(metavar="[USER]", show_default=False, help="Whose; by default yours.")
+    ] = None,
+    name: Annotated[str, typer.Option(metavar="TEXT", help="What it is for.")] = "",
+    expires: Lifetime = None,
+    registry: At = None,
+    json: AsJson = False,
+) -> None:
+    """Make a token and print it. It is not shown again."""
+    token = _accounts(registry).new_token(user=user, name=name, ttl_s=span_of(expires, "--expires"))
+    _tell_token(token, user, json=json)
+
+
+@token_app.command("ls")
+def _tokens(
+    user: Annotated[str | None, typer.Argument(metavar="[USER]", show_default=False)] = None,
+    registry: At = None,
+    json: AsJson = False,
+) -> None:
+    """List tokens by id: whose, what for, until when, last used."""
+    found = _accounts(registry).credentials(user)
+    rows = []
+    for one in found:
+        if json:
+            show.emit(one._asdict())
+        state = "revoked" if one.revoked else "" if one.expires is None else f"until {show.when(one.expires)}"
+        rows.append([one.id, one.user, one.name, show.when(one.created), show.when(one.used), state])
+    if not json:
+        show.table(rows)
+
+
+@token_app.command("revoke")
+def _revoke_token(
+    identity: Annotated[str, typer.Argument(metavar="ID", show_default=False, help="As `rh registry token ls` tells.")],
+    registry: At = None,
+    json: AsJson = False,
+) -> None:
+    """Accept a token no more."""
+    _accounts(registry).revoke_credential(identity)
+    if json:
+        show.emit({"revoked": identity})
+
+
+# Logging in.
+
+
+def login(
+    url: Annotated[str, typer.Argument(metavar="URL", show_default=False, help="https://registry.example.org")],
+    json: AsJson = False,
+) -> None:
+    """Use a registry server from now on.
+
+    The token is asked for, or read from standard input, or taken from RH_REGISTRY_TOKEN. It is kept in a private file
+    of its own; the settings get the URL and who you are there.
+    """
+    from rh.errors import InvalidError
+    from rh.registry import open_registry
+    from rh.registry.http import HTTPRegistry, logins
+
+    registry = open_registry(url)
+    if not isinstance(registry, HTTPRegistry):
+        raise InvalidError(f"{registry.url} needs no login", hint="rh login https://host, or set RH_REGISTRY")
+    token = os.environ.get(logins.VARIABLE, "").strip()
+    if not token and sys.stdin.isatty():
+        token = str(typer.prompt("Token", hide_input=True, err=True)).strip()
+    elif not token:
+        token = sys.stdin.readline(1000).strip()
+    if not token:
+        raise InvalidError("there is no token", hint=f"rh login {registry.url} < file-with-the-token")
+    user = str(registry.whoami(token)["user"])
+    logins.remember(registry.url, token)
+    file = logins.set_registry(registry.url, user)
+    if json:
+        show.emit({"registry": registry.url, "user": user, "settings": str(file)})
+    else:
+        show.line(f"{user} at {registry.url}; {file} says so")
+
+
+def logout(
+    url: Annotated[
+        str | None, typer.Argument(metavar="[URL]", show_default=False, help="By default the one configured.")
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Forget the token of a registry server. To make it useless, `rh registry token revoke` it first."""
+    from rh.errors import InvalidError, NotFoundError
+    from rh.registry import default, open_registry
+    from rh.registry.http import logins
+
+    registry = open_registry(url) if url else default()
+    if not registry.url.startswith(("http://", "https://")):
+        raise InvalidError(f"{registry.url} needs no login")
+    if not logins.forget(registry.url):
+        raise NotFoundError("there is no token for it here", where=registry.url)
+    if json:
+        show.emit({"registry": registry.url})
+    else:
+        show.line(f"the token for {registry.url} is forgotten")
+
+
+# Sharing.
+
+
+def share(
+    name: SavedName,
+    users: Annotated[list[str] | None, typer.Argument(metavar="[USER]...", show_default=False)] = None,
+    access: Annotated[str, typer.Option(metavar="read|write", help="What they may do.")] = "read",
+    public: Annotated[
+        bool | None, typer.Option("--public/--private", help="Whether everybody may read it.", show_default=False)
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Let others at a name on a registry server. Without USER, tell who may do what."""
+    from rh.resources import sharing
+
+    visibility = None if public is None else "public" if public else "private"
+    _tell_share(sharing.share(_bare(name), users or [], access, visibility=visibility), json=json)
+
+
+def revoke(
+    name: SavedName,
+    users: Annotated[list[str], typer.Argument(metavar="USER...", show_default=False)],
+    json: AsJson = False,
+) -> None:
+    """Let users at a name no more."""
+    from rh.resources import sharing
+
+    _tell_share(sharing.revoke(_bare(name), users), json=json)
+
+
+def _bare(name: str) -> str:
+    return name.removeprefix("rh://")
+
+
+def _registry(url: str | None) -> Any:
+    from rh.registry import default, open_registry
+
+    return open_registry(url) if url else default()
+
+
+def _accounts(url: str | None) -> Accounts:
+    from rh.registry.accounts import accounts_of
+
+    return accounts_of(_registry(url))
+
+
+def _tell_token(token: str, user: str | None, *, json: bool) -> None:
+    if json:
+        show.emit({"user": user, "token": token})
+    else:
+        show.line(token)
+        show.tell("keep it: it is not shown again")
+
+
+def _tell_share(told: Share, *, json: bool) -> None:
+    if json:
+        show.emit({"name": f"/{told.path}", "public": told.public, "roles": dict(told.roles)})
+        return
+    rows = [["everybody", "read"]] if told.public else []
+    rows += [[user, role] for user, role in told.roles.items()]
+    if rows:
+        show.table(rows)
+    else:
+        show.line(f"/{told.path} is shared with nobody")

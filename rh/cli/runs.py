@@ -1,0 +1,126 @@
+"""`rh run …`: what was done with which data, as runs recorded it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from rh.cli import show
+from rh.cli.complete import one_of
+from rh.cli.options import AsJson
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="Look at runs: Python code in `with rh.run(…)` records what it reads and makes.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+RunId = Annotated[
+    str, typer.Argument(metavar="ID", help="Its id, or the beginning that only it has.", show_default=False)
+]
+
+
+@app.command()
+def ls(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Only runs of this name.")] = None,
+    status: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STATUS",
+            help="Only running, done, failed or cancelled ones.",
+            autocompletion=one_of("running", "done", "failed", "cancelled"),
+        ),
+    ] = None,
+    where: Annotated[
+        str | None, typer.Option(metavar="FILTER", help="Only those whose parameters fit: 'rate > 0.1'.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", "-n", metavar="N", min=1, help="Up to so many.")] = None,
+    json: AsJson = False,
+) -> None:
+    """List runs, the newest first."""
+    from rh.resources.runs import runs
+
+    found = runs(name, status=status, where=where, limit=limit)
+    if json:
+        for run in found:
+            show.emit(run.as_dict())
+        return
+    show.table(
+        [
+            [run.id, run.name, run.status, show.when(run.started), _seconds(run.seconds), run.user, _params(run.params)]
+            for run in found
+        ],
+        right=(4,),
+    )
+
+
+@app.command("show")
+def show_one(run: RunId, json: AsJson = False) -> None:
+    """Show all that is known of a run: code, parameters, what it read and what it made."""
+    from rh.resources.runs import load_run
+
+    found = load_run(run)
+    if json:
+        show.emit(found.as_dict())
+        return
+    git: dict[str, Any] = found.code.get("git") or {}
+    rows: list[tuple[str, str | None]] = [
+        ("run", found.id),
+        ("name", found.name),
+        ("status", found.status),
+        ("error", None if found.error is None else f"{found.error['type']}: {found.error['message']}"),
+        ("parameters", _params(found.params)),
+        ("who", f"{found.user} on {found.host}, process {found.pid}"),
+        ("started", show.when(found.started)),
+        ("took", _seconds(found.seconds)),
+        ("inside", found.parent),
+        ("code", found.code.get("function")),
+        ("file", found.code.get("file")),
+        ("source", found.code.get("digest")),
+        ("commit", git.get("commit")),
+        ("changed", git.get("dirty")),
+        ("python", f"{found.environment.get('python')}, rh {found.environment.get('rh')}"),
+        ("packages", found.environment.get("digest")),
+        *(("read", str(item)) for item in found.inputs),
+        *(("made", str(item)) for item in found.outputs),
+    ]
+    show.table([key, value] for key, value in rows if value)
+
+
+@app.command()
+def changed(run: RunId, json: AsJson = False) -> None:
+    """Say which inputs of a run would be others by now."""
+    from rh.resources.runs import load_run
+
+    for one in load_run(run).changed_inputs():
+        if json:
+            show.emit({"input": one.input._asdict(), "why": one.why, "now": one.now})
+        else:
+            show.line(str(one))
+
+
+@app.command()
+def rm(run: RunId, json: AsJson = False) -> None:
+    """Forget a run.
+
+    What it read and made stays, and rh gc no longer keeps it for the run's sake.
+    """
+    from rh.resources.runs import load_run
+
+    found = load_run(run)
+    found.forget()
+    if json:
+        show.emit({"run": found.id, "forgotten": True})
+    else:
+        show.line(f"run {found.ref} is forgotten")
+
+
+def _seconds(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds:,.1f} s"
+
+
+def _params(params: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in params.items())

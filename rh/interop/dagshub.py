@@ -1,0 +1,187 @@
+"""The spellings of DagsHub's client for what `rh` does, for programs that were written for it.
+
+    from rh.interop.dagshub import Repo
+
+    repo = Repo("ada", "cats")
+    images = repo.directory("images")
+    images.add("0.jpg")
+    images.commit("more images")
+
+A repository is the saved folder `/ada/cats`, and every commit one version of it. There is no Git and no DVC below:
+`versioning=` is taken and makes no difference.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import IO, TYPE_CHECKING
+
+from rh.api import create_dataset as _create_dataset
+from rh.api import folder
+from rh.errors import InvalidError, NotFoundError
+
+if TYPE_CHECKING:
+    from rh.resources.draft import Draft
+    from rh.resources.folder import Folder
+    from rh.versions.series import Version
+
+__all__ = ["DataSet", "Repo", "create_dataset", "upload_files"]
+
+_VERSIONING = ("auto", "dvc", "git")
+
+
+class Repo:
+    """A saved folder, as a repository of DagsHub.
+
+    Args:
+        owner: `/owner/name` is the folder's name; `""` for a name of this machine.
+        name: the other half.
+        branch: taken and not used: a version has no branches. Drafts with names are the nearest thing.
+
+    Raises:
+        NotFoundError: nothing of that name is saved.
+    """
+
+    def __init__(self, owner: str, name: str, branch: str | None = None) -> None:
+        self.owner = owner
+        self.name = name
+        self.branch = branch
+        self.folder: Folder = folder(f"/{owner}/{name}" if owner else name)
+
+    def directory(self, path: str = "") -> DataSet:
+        """A directory of the repository, to be changed."""
+        return DataSet(self, path)
+
+    def upload(
+        self,
+        local_path: str | os.PathLike[str] | IO[bytes],
+        commit_message: str = "",
+        remote_path: str | None = None,
+        *,
+        glob_exclude: str | Sequence[str] = (),
+        versioning: str = "auto",
+        force: bool = True,
+    ) -> Version:
+        """Make a version with a file or directory more.
+
+        Args:
+            local_path: of the file or directory.
+            commit_message: of the version.
+            remote_path: where it is to be; by default a file keeps its name, and what is in a directory comes to the
+                root.
+            glob_exclude: patterns of what to leave out of a directory.
+            versioning: makes no difference.
+            force: whether files that are there may be replaced.
+        """
+        found = self.directory()
+        if isinstance(local_path, str | os.PathLike) and os.path.isdir(local_path):
+            found.add_dir(local_path, remote_path or "", glob_exclude=glob_exclude, update=force)
+        else:
+            found.add(local_path, remote_path, update=force)
+        return found.commit(commit_message or "upload", versioning=versioning)
+
+    upload_files = upload
+
+
+class DataSet:
+    """A directory of a repository, and what shall be added to it with the next `commit`."""
+
+    def __init__(self, repo: Repo, directory: str = "") -> None:
+        self.repo = repo
+        self.directory = directory.strip("/")
+        self._waiting: list[Callable[[Draft], None]] = []
+
+    def add(
+        self, file: str | os.PathLike[str] | IO[bytes] | bytes, path: str | None = None, *, update: bool = True
+    ) -> None:
+        """Add a file with the next commit.
+
+        Args:
+            file: a path, a file object, or bytes.
+            path: below this directory; by default the name of a file that has one.
+            update: whether a file that is there may be replaced.
+
+        Raises:
+            InvalidError: a directory (`add_dir`), or something that has no name without `path=`.
+            NotFoundError: there is no such file.
+        """
+        if isinstance(file, str | os.PathLike):
+            text = os.fspath(file)
+            if "://" not in text and not os.path.exists(text):
+                raise NotFoundError("there is no such file", where=text)
+            if os.path.isdir(text):
+                raise InvalidError("that is a directory", where=text, hint=".add_dir(…)")
+            path = path or os.path.basename(text)
+        if not path:
+            raise InvalidError(f"a {type(file).__name__} has no name of its own", hint='path="where/to.bin"')
+        where = self._below(path)
+        self._waiting.append(lambda draft: draft.add(file, path=where, update=update))
+
+    def add_dir(
+        self,
+        local_path: str | os.PathLike[str],
+        remote_path: str = "",
+        *,
+        glob_exclude: str | Sequence[str] = (),
+        commit_message: str | None = None,
+        update: bool = True,
+    ) -> None:
+        """Add all that is in a directory with the next commit.
+
+        Args:
+            local_path: of the directory.
+            remote_path: below this directory.
+            glob_exclude: patterns of what to leave out.
+            commit_message: commits at once, if it is given.
+            update: whether files that are there may be replaced.
+
+        Raises:
+            NotFoundError: there is no such directory.
+        """
+        if not os.path.isdir(local_path):
+            raise NotFoundError("there is no such directory", where=os.fspath(local_path))
+        where, patterns = self._below(remote_path), [glob_exclude] if isinstance(glob_exclude, str) else glob_exclude
+        chosen = [pattern for pattern in patterns if pattern]
+        self._waiting.append(lambda draft: draft.add_dir(local_path, where, glob_exclude=chosen, update=update))
+        if commit_message is not None:
+            self.commit(commit_message)
+
+    def commit(self, commit_message: str = "", versioning: str = "auto") -> Version:
+        """Make one version with all that was added. If that fails, it can be tried again.
+
+        Args:
+            commit_message: of the version.
+            versioning: `"auto"`, `"dvc"` or `"git"`; makes no difference.
+        """
+        if versioning not in _VERSIONING:
+            raise InvalidError(f"versioning={versioning!r}", hint=f"one of {', '.join(_VERSIONING)}; all do the same")
+        with self.repo.folder.draft(message=commit_message) as draft:
+            for add in self._waiting:
+                add(draft)
+            version = draft.commit()
+        self._waiting.clear()
+        return version
+
+    def _below(self, path: str) -> str:
+        return "/".join(part for part in (self.directory, path.strip("/")) if part)
+
+
+def create_dataset(
+    repo_name: str,
+    local_path: str | os.PathLike[str],
+    glob_exclude: str | Sequence[str] = (),
+    org: str = "",
+    private: bool = False,  # noqa: FBT001, FBT002 - as DagsHub has it
+) -> Repo:
+    """`rh.create_dataset`, and what it made as a repository."""
+    _create_dataset(repo_name, local_path, glob_exclude=glob_exclude, org=org or None, private=private)
+    return Repo(org, f"~/{repo_name}" if private else repo_name)
+
+
+def upload_files(
+    repo: str, local_path: str | os.PathLike[str], commit_message: str = "", remote_path: str | None = None
+) -> Version:
+    """Make a version of the repository `"owner/name"` with a file or directory more."""
+    owner, _, name = repo.rpartition("/")
+    return Repo(owner, name).upload(local_path, commit_message, remote_path)

@@ -1,0 +1,404 @@
+"""A registry behind a server (`rh registry serve`), over HTTP.
+
+One set of connections per server and process, whatever the number of handles; a forked child makes its own. Everything
+that is asked may be asked twice (commits carry a token), so what fails for the moment is asked again until the
+deadline. The token is looked up for each request and goes to that server only: redirects are not followed.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, ClassVar, TypeVar
+from urllib.parse import urlencode
+
+from rh import config
+from rh.errors import (
+    AccessError,
+    DeadlineError,
+    IntegrityError,
+    InvalidError,
+    RhError,
+    UnauthenticatedError,
+    UnavailableError,
+    UnsupportedError,
+)
+from rh.forks import Lock
+from rh.observe import count, log
+from rh.registry.accounts import Accounts, Credential, Role, Share, User, check_user
+from rh.registry.base import Change, Record, Registry, Step, check_steps, new_token
+from rh.registry.filters import Filter
+from rh.registry.http import logins
+from rh.registry.http.wire import (
+    PROTOCOL,
+    PROTOCOL_HEADER,
+    change_of,
+    encode,
+    error_of,
+    plain_step,
+    read_json,
+    record_of,
+)
+from rh.systems.objects.http import Answer, Endpoint, Pool, parse_endpoint
+
+__all__ = ["ALLOW_HTTP", "HTTPRegistry", "RemoteAccounts"]
+
+T = TypeVar("T")
+
+ALLOW_HTTP = "RH_REGISTRY_ALLOW_HTTP"
+CA_BUNDLE = "RH_CA_BUNDLE"
+_STILL = "names in ~/ are on this machine and work without it"
+_WAIT_S = 0.05
+_LONGEST_WAIT_S = 2.0
+_BATCH = 2 << 20
+"""Bytes of one request of `replay`, unless one commit has more."""
+
+_lock = Lock()
+_pools: dict[tuple[str, float, str | None], Pool] = {}
+
+
+class _Direct(Pool):
+    """To this machine itself no proxy leads."""
+
+    def __init__(self, endpoint: Endpoint, timeout_s: float, *, ca_bundle: str | None = None) -> None:
+        super().__init__(endpoint, timeout_s, ca_bundle=ca_bundle)
+        if _is_loopback(endpoint.host):
+            self._proxy, self._target = None, endpoint.base
+            self._lines = f"Host: {endpoint.authority}\r\n"
+
+
+class HTTPRegistry(Registry):
+    """The registry at `url`, as far as our token goes there.
+
+    Args:
+        url: `https://host[:port][/base]`; `http://` for this machine itself.
+        timeout_s: deadline of every call, in seconds; by default the setting.
+
+    Raises:
+        InvalidError: it is no such URL, or plain HTTP to another machine.
+    """
+
+    distant: ClassVar[bool] = True
+
+    def __init__(self, url: str, *, timeout_s: float | None = None) -> None:
+        self._endpoint = parse_endpoint(url)
+        self.url = self._endpoint.url
+        self._timeout_s = timeout_s
+        if (
+            self._endpoint.scheme == "http"
+            and not _is_loopback(self._endpoint.host)
+            and os.environ.get(ALLOW_HTTP, "").lower() not in ("1", "true", "yes")
+        ):
+            raise InvalidError(
+                "over plain http everybody on the way can read the token",
+                where=self.url,
+                hint=f"https://{self._endpoint.authority}; in a network you trust: export {ALLOW_HTTP}=1",
+            )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.url,)
+
+    # The contract.
+
+    def get(self, key: str) -> Record:
+        return record_of(self.ask("get", "GET", "/v1/record", {"key": key}))
+
+    def list(self, prefix: str = "", *, after: str = "") -> Iterator[Record]:
+        while True:
+            page = self.ask("list", "GET", "/v1/records", {"prefix": prefix, "after": after})
+            yield from map(record_of, page["records"])
+            if page["next"] is None:
+                return
+            after = page["next"]
+
+    def search(
+        self, where: Filter, prefix: str = "", *, after: str = "", as_of: float | None = None
+    ) -> Iterator[Record]:
+        asked: dict[str, Any] = {"where": where.as_dict(), "prefix": prefix, "as_of": as_of}
+        while True:
+            page = self.ask("search", "POST", "/v1/search", body=asked | {"after": after})
+            yield from map(record_of, page["records"])
+            if page["next"] is None:
+                return
+            after = page["next"]
+
+    def history(self, key: str, *, after: int = 0) -> Iterator[Change]:
+        while True:
+            page = self.ask("history", "GET", "/v1/history", {"key": key, "after": str(after)})
+            changes = [change_of(told) for told in page["changes"]]
+            yield from changes
+            if not page["more"]:
+                return
+            after = changes[-1].revision
+
+    def commit(
+        self,
+        steps: Sequence[Step],
+        *,
+        by: str | None = None,  # noqa: ARG002 - as in the contract
+        token: str | None = None,
+    ) -> Sequence[Change]:
+        """As in the contract; but the author is whose token we have, whatever `by` says."""
+        check_steps(steps, self.url)
+        body = {"steps": [plain_step(step) for step in steps], "token": token or new_token()}
+        return [change_of(told) for told in self.ask("commit", "POST", "/v1/commit", body=body)["changes"]]
+
+    def changes(self, prefix: str = "") -> Iterator[Change]:
+        for number, line in enumerate(self._lines("changes", "/v1/changes", {"prefix": prefix})):
+            told = self._json(line)
+            if "end" in told:
+                if told["end"] == number:
+                    return
+                break
+            if "error" in told:
+                raise error_of(told["error"], 500, self.url)
+            yield change_of(told)
+        raise IntegrityError("the answer of the registry is not whole", where=self.url)
+
+    def replay(self, changes: Iterable[Change]) -> int:
+        new, size = 0, 0
+        batch: list[bytes] = []
+        token: str | None = None
+        for change in changes:
+            if size >= _BATCH and change.token != token:
+                new += self._replay(batch)
+                batch, size = [], 0
+            batch.append(encode(change._asdict()))
+            size += len(batch[-1])
+            token = change.token
+        return new + (self._replay(batch) if batch else 0)
+
+    def _replay(self, batch: Sequence[bytes]) -> int:
+        body = b'{"changes":[' + b",".join(batch) + b"]}"
+        return int(self.ask("replay", "POST", "/v1/replay", body=body)["new"])
+
+    def close(self) -> None:
+        with _lock:
+            pools = [pool for (url, _, _), pool in _pools.items() if url == self.url]
+        for pool in pools:
+            pool.close()
+
+    # Requests.
+
+    def whoami(self, token: str | None = None) -> dict[str, Any]:
+        """`user` and `admin` of a token; by default of ours."""
+        return self.ask("me", "GET", "/v1/me", token=token)
+
+    def ask(
+        self,
+        verb: str,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        *,
+        body: Any = None,
+        token: str | None = None,
+    ) -> dict[str, Any]:
+        """The JSON that one endpoint answers.
+
+        Args:
+            verb: what is asked, for counts.
+            method: of the endpoint.
+            path: of the endpoint.
+            query: its parameters.
+            body: JSON to send, or its bytes.
+            token: to use instead of the one we have.
+        """
+        sent = b"" if body is None else body if isinstance(body, bytes) else encode(body)
+        timeout_s = self._deadline_s()
+        until = time.monotonic() + timeout_s
+
+        def once(left: float) -> dict[str, Any]:
+            answer = self._send(verb, method, path, query, sent, token, left)
+            text = bytearray()
+            for piece in answer:
+                text += piece
+                if time.monotonic() > until:
+                    answer.close()
+                    raise DeadlineError(f"no whole answer within {timeout_s:g} s", where=self.url)
+            return self._json(bytes(text))
+
+        return self._persist(once, until)
+
+    def _lines(self, verb: str, path: str, query: Mapping[str, str]) -> Iterator[bytes]:
+        """The lines of a long answer. It may take longer than the deadline, each wait for more of it may not."""
+        until = time.monotonic() + self._deadline_s()
+        answer = self._persist(lambda left: self._send(verb, "GET", path, query, b"", None, left), until)
+        rest = b""
+        try:
+            for piece in answer:
+                *lines, rest = (rest + piece).split(b"\n")
+                yield from lines
+        finally:
+            answer.close()
+        if rest:
+            yield rest
+
+    def _persist(self, once: Callable[[float], T], until: float) -> T:
+        """Ask until there is an answer, or an error that stays, or no time."""
+        wait = _WAIT_S
+        while True:
+            try:
+                return once(max(until - time.monotonic(), 0.1))
+            except RhError as error:
+                left = until - time.monotonic()
+                pause = max(getattr(error, "wait_s", 0.0), wait * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
+                if not error.retryable or isinstance(error, DeadlineError) or pause >= left:
+                    if isinstance(error, UnavailableError | DeadlineError):
+                        error.hint = f"{error.hint}; {_STILL}" if error.hint else _STILL
+                    raise
+                log.debug("%s: %s; trying again", self.url, error.message)
+            time.sleep(pause)
+            wait = min(wait * 2, _LONGEST_WAIT_S)
+
+    def _send(
+        self,
+        verb: str,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None,
+        body: bytes,
+        token: str | None,
+        left: float,
+    ) -> Answer:
+        """One request; its answer if that is a good one."""
+        if query:
+            try:
+                path = f"{path}?{urlencode({key: value for key, value in query.items() if value})}"
+            except UnicodeEncodeError as error:
+                raise InvalidError("a key is valid Unicode", where=self.url) from error
+        headers = {"User-Agent": "rh", "Accept": "application/json"}
+        if body:
+            headers["Content-Type"] = "application/json"
+        token = token or logins.token_of(self.url)
+        if token is not None:
+            if not token.isascii() or not token.isprintable() or " " in token:
+                raise UnauthenticatedError("what is stored as the token is none", where=self.url, hint=self._login())
+            headers["Authorization"] = f"Bearer {token}"
+        count("registry", verb, sent=len(body))
+        try:
+            answer = self._pool(left).request(method, path, headers, [body] if body else (), where=self.url)
+        except AccessError as error:  # the certificate
+            error.hint = f"name the authority's certificates in {CA_BUNDLE} or SSL_CERT_FILE"
+            raise
+        except UnavailableError as error:
+            raise UnavailableError(
+                f"the registry cannot be reached: {error.message}", where=self.url, hint="check that its server runs"
+            ) from None
+        self._check(answer)
+        return answer
+
+    def _check(self, answer: Answer) -> None:
+        """Raise the error that an answer tells."""
+        protocol = answer.headers.get(PROTOCOL_HEADER, "")
+        if 300 <= answer.status < 400:
+            answer.close()
+            raise InvalidError(
+                "the registry is elsewhere now, and tokens do not follow redirects",
+                where=self.url,
+                hint="ask who runs it for its new URL, then: rh login URL",
+            )
+        if not protocol.isascii() or not protocol.isdigit():
+            answer.close()
+            if answer.status >= 500:
+                raise UnavailableError(f"the registry answered {answer.status}", where=self.url)
+            raise InvalidError(
+                f"what answers ({answer.status}) is no registry of rh", where=self.url, hint="check the URL"
+            )
+        if int(protocol) > PROTOCOL:
+            answer.close()
+            raise UnsupportedError(
+                f"the registry speaks protocol {protocol}; this version of rh knows those up to {PROTOCOL}",
+                where=self.url,
+                hint="upgrade rh-data",
+            )
+        if answer.status < 300:
+            return
+        told = self._json(answer.read(1 << 20)).get("error")
+        error = error_of(told if isinstance(told, dict) else {}, answer.status, self.url)
+        if isinstance(error, UnauthenticatedError):
+            error.hint = self._login()
+        with suppress(ValueError):
+            error.wait_s = float(answer.headers.get("retry-after", "0"))  # type: ignore[attr-defined]
+        raise error
+
+    def _login(self) -> str:
+        return f"rh login {self.url}"
+
+    def _json(self, text: bytes) -> dict[str, Any]:
+        try:
+            return read_json(text)
+        except ValueError as error:
+            raise IntegrityError(f"the answer of the registry is damaged: {error}", where=self.url) from error
+
+    def _deadline_s(self) -> float:
+        return self._timeout_s if self._timeout_s is not None else float(config.get("timeout_s"))
+
+    def _pool(self, left: float) -> Pool:
+        bundle = os.environ.get(CA_BUNDLE) or None
+        timeout_s = self._deadline_s()
+        if left < timeout_s * 0.9:  # a last try must not take longer than there is time
+            return _Direct(self._endpoint, left, ca_bundle=bundle)
+        key = (self.url, timeout_s, bundle)
+        with _lock:
+            pool = _pools.get(key)
+            if pool is None:
+                pool = _pools[key] = _Direct(self._endpoint, timeout_s, ca_bundle=bundle)
+        return pool
+
+
+class RemoteAccounts(Accounts):
+    """The accounts of a server, as far as our token goes there."""
+
+    def __init__(self, registry: HTTPRegistry) -> None:
+        self.registry = registry
+
+    def users(self) -> list[User]:
+        return [User(**told) for told in self.registry.ask("users", "GET", "/v1/users")["users"]]
+
+    def put_user(self, name: str, *, admin: bool = False) -> User:
+        return User(**self.registry.ask("put_user", "PUT", _path("users", check_user(name)), body={"admin": admin}))
+
+    def remove_user(self, name: str) -> None:
+        self.registry.ask("remove_user", "DELETE", _path("users", check_user(name)))
+
+    def credentials(self, user: str | None = None) -> list[Credential]:
+        found = self.registry.ask("tokens", "GET", "/v1/tokens", {"user": user} if user else None)
+        return [Credential(**told) for told in found["credentials"]]
+
+    def put_credential(
+        self, identity: str, sha256: str, *, user: str | None = None, name: str = "", ttl_s: float | None = None
+    ) -> Credential:
+        body = {"sha256": sha256, "user": user, "name": name, "ttl_s": ttl_s}
+        return Credential(**self.registry.ask("put_token", "PUT", _path("tokens", identity), body=body))
+
+    def revoke_credential(self, identity: str) -> None:
+        self.registry.ask("revoke_token", "DELETE", _path("tokens", identity))
+
+    def share(self, path: str) -> Share:
+        return Share(**self.registry.ask("share", "GET", "/v1/shares", {"path": path}))
+
+    def put_share(
+        self, path: str, roles: Mapping[str, Role | None] | None = None, *, public: bool | None = None
+    ) -> Share:
+        body = {"path": path, "roles": dict(roles or {}), "public": public}
+        return Share(**self.registry.ask("put_share", "PUT", "/v1/shares", body=body))
+
+
+def _path(*parts: str) -> str:
+    from urllib.parse import quote
+
+    return "/v1/" + "/".join(quote(part, safe="") for part in parts)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,127 @@
+"""Where reads and writes tell the run they happen in; without a run they tell nobody, and it costs nothing.
+
+A run holds for what its block calls, in this task or thread, and for threads and tasks that were given its context
+(`contextvars.copy_context().run`). One that was begun in the main thread, outside a task, also holds for every thread
+that has none of its own, so those of a pool need nothing.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import sys
+import threading
+from types import TracebackType
+from typing import Any, NamedTuple, Protocol
+
+__all__ = ["Active", "Pin", "Recorder", "RunRef", "active", "committed", "opened", "producer", "read", "wrote"]
+
+
+class RunRef(NamedTuple):
+    """Which run: its id, and the name it was given."""
+
+    id: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.id}"
+
+
+class Pin(NamedTuple):
+    """Which version a handle is on, and what was asked for when it was made: `"production"`, `"v3"`, a digest."""
+
+    name: str
+    series: str
+    number: int
+    digest: str
+    asked: str
+
+
+class Recorder(Protocol):
+    """What is told of reads and writes."""
+
+    ref: RunRef
+
+    def read(self, resource: Any, pin: Pin | None) -> None:
+        """The data of a resource were opened for reading."""
+
+    def wrote(self, resource: Any) -> None:
+        """The data of a resource were written, or are about to be."""
+
+    def committed(self, pin: Pin, *, new: bool) -> None:
+        """A version was made, or one that is equal was found."""
+
+
+_context: contextvars.ContextVar[Recorder | None] = contextvars.ContextVar("rh_run", default=None)
+
+
+class _Process:
+    run: Recorder | None = None
+
+
+def active() -> Recorder | None:
+    """The run that this code is in."""
+    return _context.get() or _Process.run
+
+
+class Active:
+    """Makes a run the active one, as a block."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    def __enter__(self) -> None:
+        self._before = _context.get()
+        self._for_all = threading.current_thread() is threading.main_thread() and not _in_task()
+        self._before_for_all = _Process.run
+        _context.set(self._recorder)
+        if self._for_all:
+            _Process.run = self._recorder
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _context.set(self._before)
+        if self._for_all:
+            _Process.run = self._before_for_all
+
+
+def _in_task() -> bool:
+    asyncio = sys.modules.get("asyncio")
+    return asyncio is not None and asyncio._get_running_loop() is not None  # noqa: SLF001
+
+
+def read(resource: Any, pin: Pin | None = None) -> None:
+    """Say that the data of `resource` (of the version `pin` of it) are read."""
+    run = _context.get() or _Process.run
+    if run is not None:
+        run.read(resource, pin)
+
+
+def wrote(resource: Any) -> None:
+    """Say that the data of `resource` are written."""
+    run = _context.get() or _Process.run
+    if run is not None:
+        run.wrote(resource)
+
+
+def opened(resource: Any, mode: str) -> None:
+    """Say that a file of `resource` is opened in this mode."""
+    run = _context.get() or _Process.run
+    if run is not None:
+        if "r" in mode:
+            run.read(resource, None)
+        else:
+            run.wrote(resource)
+
+
+def producer() -> dict[str, str] | None:
+    """What the record of a version made now says of who made it."""
+    run = active()
+    return None if run is None else {"run": run.ref.id, "name": run.ref.name}
+
+
+def committed(pin: Pin, *, new: bool) -> None:
+    """Say that a version was made (`new`), or that there was an equal one already."""
+    run = active()
+    if run is not None:
+        run.committed(pin, new=new)

@@ -1,0 +1,74 @@
+"""`repair`: what the store has lost or damaged of a version is written again, from the live data or another copy."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rh.errors import NotFoundError
+from rh.resources import places
+from rh.systems.base import System
+from rh.types import Entry, Location
+
+if TYPE_CHECKING:
+    from rh.resources.versioned import Versioned
+    from rh.transfer import Verification
+
+__all__ = ["repair"]
+
+
+def repair(resource: Versioned, which: str, source: str | os.PathLike[str] | None) -> Verification:
+    """`Versioned.repair`."""
+    from rh.versions.repair import mend_contents, mend_tree
+    from rh.versions.store import Store
+    from rh.versions.verify import verify_version
+
+    version = resource.series_of().get(which)
+    store = Store.at(version.store)
+    url = f"{resource.name}:{version.label}"
+    with store.lease() as lease:
+        mend_tree(store, version.digest, lambda: resource.committed(store, None, lease))
+        found = verify_version(store, version.digest, url)
+        bad = [*found.corrupt, *found.missing]
+        if not bad:
+            return found
+        location = resource.placed() if source is None else places.resolve(source, None)
+        with tempfile.TemporaryDirectory(prefix="rh-repair-") as made:
+            files = _files(location, resource.host if source is None else None)
+            mend_contents(store, version.digest, bad, chain(_made(resource, made), files))
+    return verify_version(store, version.digest, url)
+
+
+def _made(resource: Versioned, folder: str) -> Iterator[tuple[System, Entry]]:
+    """What a commit makes itself, beside the files that lie there: the index of a table."""
+    from rh.resources.table import Table
+
+    if isinstance(resource, Table) and resource.written and not resource.is_file:
+        from rh.tables import index
+
+        system, _ = resource.files()
+        Path(folder, "index").write_bytes(index.without_etags(system))
+        yield from _files(Location("file", folder), None)
+
+
+def _files(location: Location, host: Mapping[str, Any] | None) -> Iterator[tuple[System, Entry]]:
+    """All files at a place, or the one that it is."""
+    above = places.at(location.parent, host) if location.name else None
+    try:
+        if above is not None:
+            entry = above.head(location.name)
+            if entry.kind == "file":
+                yield above, entry
+                return
+    except NotFoundError:
+        pass
+    system = places.at(location, host)
+    try:
+        for entry in system.list():
+            yield system, entry
+    except NotFoundError:
+        return

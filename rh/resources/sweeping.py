@@ -1,0 +1,158 @@
+"""`rh.gc`: drop versions whose time is over, and take away the bytes that no version needs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rh.errors import InvalidError, NotFoundError, UnsupportedError
+from rh.resources import base, places
+from rh.resources.places import Place
+from rh.resources.versioned import Versioned
+from rh.types import Location
+
+if TYPE_CHECKING:
+    from rh.versions.gc import Collected
+    from rh.versions.series import Version
+
+__all__ = ["Pruned", "Swept", "gc"]
+
+_SHOWN = 10
+
+
+class Pruned(NamedTuple):
+    """What became of the versions of a name, or would become of them."""
+
+    name: str
+    kept: tuple[Version, ...]
+    dropped: tuple[Version, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Swept:
+    """What became of a store, or would become of it.
+
+    Attributes:
+        store: its URL.
+        names: of each name, the versions that stay and those that go.
+        collected: the bytes that no version needs.
+    """
+
+    store: str
+    names: tuple[Pruned, ...]
+    collected: Collected
+
+    @property
+    def dropped(self) -> list[str]:
+        """The versions that went, or would go: `["~/cats:v1"]`."""
+        return [f"{one.name}:{version.label}" for one in self.names for version in one.dropped]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for `--json`."""
+        told: dict[str, Any] = {"store": self.store}
+        for key in ("dropped", "kept"):
+            told[key] = [{"name": one.name, **version.as_dict()} for one in self.names for version in getattr(one, key)]
+        return told | self.collected.as_dict()
+
+    def __str__(self) -> str:
+        drop, keep = ("would drop", "would keep") if self.collected.dry_run else ("dropped", "kept")
+        lines = []
+        for one in self.names:
+            if one.dropped:
+                lines += [f"{drop} {one.name}:{version}" for version in one.dropped]
+                lines.append(f"{keep} {one.name}: {_labels(one.kept)}")
+        return "\n".join([*lines, f"{self.store}: {self.collected}"])
+
+
+def _labels(versions: tuple[Version, ...]) -> str:
+    shown = [
+        version.label + (f" ({', '.join(version.aliases)})" if version.aliases else "")
+        for version in versions[-_SHOWN:]
+    ]
+    older = len(versions) - len(shown)
+    return ", ".join(reversed(shown)) + (f" and {older:,} older" if older else "")
+
+
+def gc(
+    name: str | None = None,
+    path: str | os.PathLike[str] | None = None,
+    system: Place = None,
+    *,
+    keep: int | None = None,
+    runs: bool = True,
+    dry_run: bool = False,
+    older_than_s: float = 86_400.0,
+) -> list[Swept]:
+    """Drop versions whose time is over, then take away the bytes that no version needs any more.
+
+    The newest version of a name stays, and so does every one that an alias stands on, that a recorded run read, or that
+    one made without `ttl=`. Others may go on committing: while somebody writes to a store, nothing is deleted there.
+
+    Args:
+        name: only versions of this name are dropped, from all stores that have some.
+        path: all names whose versions are in the store of this place; without name and place, in that of this machine.
+        system: the place's system, if `path` is no URL.
+        keep: also drop those that are not among so many of the newest of their name.
+        runs: whether what runs need stays; `rh run rm` forgets a run.
+        dry_run: only say what would go.
+        older_than_s: seconds; bytes that were stored later stay.
+
+    Returns:
+        What became of each store. Print it.
+
+    Raises:
+        NotFoundError: the name is not saved, or has no versions.
+        ConflictError: somebody writes to the store, or sweeps it, and does not come to an end; nothing was deleted.
+
+    Example:
+        >>> import rh
+        >>> [swept.dropped for swept in rh.gc(dry_run=True)]
+        [[]]
+    """
+    from rh.versions.gc import collect, prune, unneeded
+    from rh.versions.store import NAME, Store, place_of
+
+    if name is not None and (path is not None or system is not None):
+        raise InvalidError("versions of a name, or of a place?", hint="rh.gc(name), or rh.gc(path=…)")
+    if keep is not None and (type(keep) is not int or keep < 1):
+        raise InvalidError(f"keep={keep!r}: the newest version always stays", hint="keep=1 or more")
+    if name is not None:
+        chosen = [_versioned(name)]
+        stores = list(dict.fromkeys(version.store for version in chosen[0].series_of()))
+    else:
+        location = Location("file", os.getcwd()) if path is None and system is None else places.resolve(path, system)
+        stores, chosen = [location if location.name == NAME else place_of(location)], list(_all())
+    found = []
+    for store in map(Store.at, stores):
+        names, without = [], set()
+        for resource in chosen:
+            series = resource.series_of()
+            every = {version.number: version for version in series.all()}
+            dropped = tuple(prune(series, store, keep=keep, runs=runs, dry_run=dry_run))
+            without |= unneeded(series, dropped)
+            for version in dropped:
+                every.pop(version.number, None)
+            names.append(Pruned(str(resource.name), tuple(every.values()), dropped))
+        done = collect(store, dry_run=dry_run, without=without, older_than_s=older_than_s)
+        found.append(Swept(store=store.url, names=tuple(names), collected=done))
+    return found
+
+
+def _versioned(name: str) -> Versioned:
+    found = base.load(name, dryrun=True)
+    if not isinstance(found, Versioned):
+        raise InvalidError(f"{found.name} is a {found.kind}, which has no versions")
+    return found
+
+
+def _all() -> Iterator[Versioned]:
+    """Whatever is saved and has versions."""
+    for name in base.list_names("/"):
+        try:
+            resource = _versioned(name)
+            resource.series_of()
+        except (NotFoundError, InvalidError, UnsupportedError):  # it has no versions, or goes away right now
+            continue
+        yield resource

@@ -1,0 +1,249 @@
+"""One file of a table for Arrow: how its format is read, and what its directories say of its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any
+
+from rh.config import did_you_mean
+from rh.errors import InvalidError
+from rh.plugins import need
+from rh.systems.base import System
+from rh.tables import lines
+from rh.tables.base import DataFile, Snapshot
+from rh.tables.ranges import BLOCK, open_file
+from rh.types import Location
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.dataset as ds
+
+__all__ = [
+    "TEXT",
+    "file_format",
+    "file_system",
+    "fragment",
+    "given_types",
+    "partition_scalars",
+    "repeated",
+    "with_rows",
+]
+
+TEXT = ("csv", "jsonl")
+"""Formats that have neither types nor numbers of rows."""
+_NOT_OPTIONS = frozenset({"equals", "validate", "explicit_schema", "unexpected_field_behavior"})
+
+
+def with_rows(snapshot: Snapshot) -> list[DataFile]:
+    """The files that may have columns and rows: files of text without any text are none."""
+    return [file for file in snapshot.files if file.rows != 0 or snapshot.format not in TEXT]
+
+
+def given_types(snapshot: Snapshot) -> dict[str, pa.DataType]:
+    """The types that `options["column_types"]` says.
+
+    Raises:
+        InvalidError: it is no dict of columns and types.
+    """
+    pa = need("pyarrow")
+    given = (snapshot.options or {}).get("column_types") or {}
+    if isinstance(given, pa.Schema):
+        given = dict(zip(given.names, given.types, strict=True))
+    hint = 'options={"column_types": {"column": "int64"}}, or a pyarrow type'
+    if not isinstance(given, Mapping):
+        raise InvalidError(f"column_types is a dict of columns and types, not {given!r}", hint=hint)
+    found = {}
+    for name, kind in given.items():
+        try:
+            found[name] = kind if isinstance(kind, pa.DataType) else pa.type_for_alias(kind)
+        except (ValueError, TypeError) as error:
+            raise InvalidError(f"column_types: {kind!r} is no type for column {name!r}", hint=hint) from error
+    return found
+
+
+def partition_scalars(snapshot: Snapshot, file: DataFile, schema: pa.Schema) -> dict[str, pa.Scalar]:
+    """The values that a file's directories give to its partition columns.
+
+    Raises:
+        InvalidError: a value is not of its column's type.
+    """
+    pa = need("pyarrow")
+    found = {}
+    for name, text in zip(snapshot.partition_cols, file.values, strict=True):
+        kind = schema.field(name).type
+        try:
+            plain = pa.array([text], pa.string())
+            found[name] = (plain if kind == pa.string() else plain.cast(_plain(kind)).cast(kind))[0]
+        except pa.ArrowException as error:
+            raise InvalidError(f"{text!r} is no {kind}, as partition column {name!r} is", where=file.key) from error
+    return found
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    pa = need("pyarrow")
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def repeated(value: pa.Scalar, count: int) -> pa.Array:
+    """An array of one value."""
+    pa = need("pyarrow")
+    if pa.types.is_dictionary(value.type):
+        return pa.repeat(value.cast(value.type.value_type), count).cast(value.type)
+    return pa.repeat(value, count)
+
+
+def fragment(
+    system: System,
+    snapshot: Snapshot,
+    file: DataFile,
+    whole: pa.Schema | None,
+    *,
+    form: ds.FileFormat | None = None,
+    files: Any = None,
+    source: pa.NativeFile | None = None,
+) -> ds.Fragment:
+    """One file for a dataset, with what its directories say of its rows; of `source` if the file is open already."""
+    files = files if files is not None else file_system(system, snapshot)
+    known = None
+    if whole is not None:
+        field = need("pyarrow.compute").field
+        for name, value in partition_scalars(snapshot, file, whole).items():
+            one = field(name) == value if value.is_valid else field(name).is_null()
+            known = one if known is None else known & one
+    form = form or file_format(snapshot)
+    if source is not None:
+        return form.make_fragment(source, partition_expression=known)
+    return form.make_fragment(file.key, files, partition_expression=known)
+
+
+def file_format(snapshot: Snapshot) -> ds.FileFormat:
+    """How Arrow reads the files of a table."""
+    options: Mapping[str, Any] = snapshot.options or {}
+    try:
+        return _format_of(snapshot, options)
+    except InvalidError:
+        raise
+    except (TypeError, ValueError, KeyError) as error:
+        raise InvalidError(f"options= cannot be: {error}", hint="those of pyarrow.csv or pyarrow.json") from error
+
+
+def _format_of(snapshot: Snapshot, options: Mapping[str, Any]) -> ds.FileFormat:
+    ds = need("pyarrow.dataset")
+    if snapshot.format in ("parquet", "arrow") and set(options) - {"column_types"}:
+        raise InvalidError(
+            f"options= is for CSV and JSON lines, and these files are {snapshot.format}", hint="column_types alone"
+        )
+    if snapshot.format == "parquet":
+        scan = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+        return ds.ParquetFileFormat(default_fragment_scan_options=scan)
+    if snapshot.format == "arrow":
+        return ds.IpcFileFormat()
+    if snapshot.format == "csv":
+        csv = need("pyarrow.csv")
+        _check_options(options, csv.ParseOptions, csv.ConvertOptions, csv.ReadOptions)
+        first = snapshot.files[0].key if snapshot.files else ""
+        parse = {"delimiter": "\t"} if ".tsv" in first.lower().rpartition("/")[2] else {}
+        parse |= _only(options, csv.ParseOptions)
+        return ds.CsvFileFormat(
+            parse_options=csv.ParseOptions(**parse),
+            default_fragment_scan_options=ds.CsvFragmentScanOptions(
+                convert_options=csv.ConvertOptions(**_only(options, csv.ConvertOptions)),
+                read_options=csv.ReadOptions(**_only(options, csv.ReadOptions)),
+            ),
+        )
+    json = need("pyarrow.json")
+    _check_options(options, json.ParseOptions, json.ReadOptions, more={"column_types"})
+    read, parse = lines.json_options(options)
+    return ds.JsonFileFormat(parse_options=parse, read_options=read)
+
+
+def _check_options(options: Mapping[str, Any], *kinds: type, more: Collection[str] = ()) -> None:
+    """Raise `InvalidError` for an option that none of pyarrow's classes of options has."""
+    names = {name for kind in kinds for name in dir(kind) if name.islower() and name[0] != "_"}
+    known = sorted({*names, *more} - _NOT_OPTIONS)
+    for name in options:
+        if name not in known:
+            raise InvalidError(
+                f"there is no option {name!r}{did_you_mean(name, tuple(known))}", hint=f"options: {', '.join(known)}"
+            )
+
+
+def _only(options: Mapping[str, Any], kind: type) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if hasattr(kind, name)}
+
+
+def file_system(system: System, snapshot: Snapshot) -> Any:
+    """The files of a snapshot, and nothing else of the system, as a `pyarrow.fs.FileSystem`."""
+    return need("pyarrow.fs").PyFileSystem(_handler()(system, snapshot))
+
+
+_handlers: list[type] = []
+
+
+def _handler() -> type:
+    """The class by which Arrow opens the files of a snapshot; made when Arrow is there."""
+    if not _handlers:
+        _handlers.append(_make_handler())
+    return _handlers[0]
+
+
+def _opened(location: Location, snapshot: Snapshot) -> Any:
+    from rh.systems import open_system
+
+    return _handler()(open_system(location), snapshot)
+
+
+def _make_handler() -> type:
+    fs = need("pyarrow.fs")
+    base: Any = fs.FileSystemHandler
+
+    class Files(base):  # type: ignore[misc]
+        """The files of one snapshot, and nothing else of the system."""
+
+        def __init__(self, system: System, snapshot: Snapshot) -> None:
+            self.system = system
+            self.snapshot = snapshot
+            self.files = {file.key: file for file in snapshot.files}
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            return _opened, (self.system.location, self.snapshot)
+
+        def __eq__(self, other: object) -> bool:
+            return isinstance(other, Files) and (self.system.location, self.snapshot.files) == (
+                other.system.location,
+                other.snapshot.files,
+            )
+
+        def __hash__(self) -> int:
+            return hash((self.system.location, self.snapshot.files))
+
+        def get_type_name(self) -> str:
+            return "rh"
+
+        def normalize_path(self, path: str) -> str:
+            return path
+
+        def get_file_info(self, paths: list[str]) -> list[Any]:
+            return [self._info(path) for path in paths]
+
+        def _info(self, path: str) -> Any:
+            file = self.files.get(path)
+            if file is None:
+                return fs.FileInfo(path, fs.FileType.NotFound)
+            return fs.FileInfo(path, fs.FileType.File, size=file.size)
+
+        def get_file_info_selector(self, selector: Any) -> list[Any]:
+            return [self._info(path) for path in self.files if path.startswith(selector.base_dir)]
+
+        def open_input_file(self, path: str) -> Any:
+            return open_file(self.system, self.files[path], block=0 if self.snapshot.format == "parquet" else BLOCK)
+
+        open_input_stream = open_input_file
+
+        def _refuse(self, *_arguments: Any, **_more: Any) -> Any:
+            raise NotImplementedError("a snapshot of a table is read only")
+
+        create_dir = delete_dir = delete_dir_contents = delete_root_dir_contents = _refuse
+        delete_file = move = copy_file = open_output_stream = open_append_stream = _refuse
+
+    return Files

@@ -1,0 +1,315 @@
+"""Which columns a table has: what its index says, or its files together; and what is wrong with one that differs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from difflib import get_close_matches
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from rh.errors import IntegrityError, InvalidError
+from rh.forks import Lock
+from rh.plugins import need
+from rh.systems.base import System
+from rh.tables import lines, promotion
+from rh.tables.base import DataFile, Snapshot
+from rh.tables.fragments import TEXT, fragment, given_types, with_rows
+from rh.tables.ranges import open_file, translated
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.dataset as ds
+
+__all__ = [
+    "AT_ONCE",
+    "check_columns",
+    "check_file_schema",
+    "check_files",
+    "check_fragment",
+    "check_no_more",
+    "file_schema",
+    "has_footer",
+    "misfit",
+    "names_in",
+    "no_column",
+    "schema",
+]
+
+AT_ONCE = 16
+"""Files looked into at the same time."""
+LOOKED_INTO = 512
+"""Adopted files that are asked for their types, at the most; of more, so many evenly spread, the first and the last."""
+KNOWN = 256
+"""Schemas of adopted tables that are remembered."""
+
+
+def schema(system: System, snapshot: Snapshot) -> pa.Schema:
+    """The schema of the whole table, partition columns last: as recorded, else what its files say together.
+
+    Of adopted files, the first says which columns there are, and each column has the type that holds the values of all
+    files (`int32` and `int64` are `int64`); where there is none, that of the first. `options["column_types"]` overrides
+    them. What was found is remembered as long as the files are the same.
+
+    Raises:
+        InvalidError: no schema is recorded, and no file is there to tell it.
+    """
+    pa = need("pyarrow")
+    if snapshot.schema is not None:
+        return pa.ipc.read_schema(pa.py_buffer(snapshot.schema))
+    if not snapshot.files:
+        raise InvalidError("the table has no files, so nothing tells its columns", where=system.url())
+    found = _together(system, snapshot)
+    for number, name in enumerate(snapshot.partition_cols):
+        if name in found.names:
+            raise InvalidError(
+                f"column {name!r} is in the files and in the names of their directories", where=system.url()
+            )
+        found = found.append(pa.field(name, _partition_type(snapshot, number)))
+    for name, kind in given_types(snapshot).items():
+        if name in found.names:
+            at = found.get_field_index(name)
+            found = found.set(at, found.field(at).with_type(kind))
+        elif snapshot.format == "jsonl":
+            found = found.insert(len(found) - len(snapshot.partition_cols), pa.field(name, kind))
+        elif snapshot.format != "csv":
+            raise no_column(name, found)
+    return found
+
+
+_known: dict[tuple[Any, ...], Any] = {}
+_known_lock = Lock()
+
+
+def _together(system: System, snapshot: Snapshot) -> pa.Schema:
+    """What the files say together, remembered as long as they are the same."""
+    mark = None
+    if len(snapshot.files) > 1 and None not in {file.etag for file in snapshot.files}:
+        mark = (system.location, snapshot.fingerprint, repr(snapshot.options))
+    with _known_lock:
+        found = None if mark is None else _known.get(mark)
+    if found is None:
+        found = _asked(system, snapshot)
+        with _known_lock:
+            if mark is not None:
+                _known[mark] = found
+            while len(_known) > KNOWN:
+                _known.pop(next(iter(_known)))
+    return found
+
+
+def _asked(system: System, snapshot: Snapshot) -> pa.Schema:
+    """The schema of the first file, with types that hold the values of the others."""
+    files = with_rows(snapshot)
+    if not files:
+        raise InvalidError("the files are empty, so nothing tells the table's columns", where=system.url())
+    found = file_schema(system, snapshot, files[0])
+    if len(files) > 1:
+        step = max(1.0, (len(files) - 1) / LOOKED_INTO)
+        others = [files[-1 - int(at * step)] for at in range(min(LOOKED_INTO, len(files) - 1))]
+        with ThreadPoolExecutor(min(AT_ONCE, len(others)), "rh-columns") as threads:
+            for other in threads.map(lambda file: _types_of(system, snapshot, file), others):
+                found = _promoted(snapshot, found, other)
+    return found
+
+
+def _types_of(system: System, snapshot: Snapshot, file: DataFile) -> pa.Schema | None:
+    """A file's schema; `None` if it cannot be read, which is told when its rows are wanted."""
+    try:
+        return file_schema(system, snapshot, file)
+    except (IntegrityError, InvalidError):
+        return None
+
+
+def _promoted(snapshot: Snapshot, found: pa.Schema, other: pa.Schema | None) -> pa.Schema:
+    """A schema with the types that hold the values of another one's columns as well, where there are such."""
+    pa = need("pyarrow")
+    for at, field in enumerate(found):
+        if other is None or other.get_field_index(field.name) < 0:
+            continue
+        more = other.field(field.name)
+        kind = promotion.wider(field.type, more.type)
+        if kind is None and snapshot.format in TEXT and {field.type, more.type} == {pa.int64(), pa.float64()}:
+            kind = pa.float64()  # as in one file of text in which some numbers have a fraction
+        if kind is not None:
+            found = found.set(at, field.with_type(kind).with_nullable(field.nullable or more.nullable))
+    return found
+
+
+def file_schema(system: System, snapshot: Snapshot, file: DataFile) -> pa.Schema:
+    """The schema of one file, as far as its format tells it (of CSV and JSON lines, its first block)."""
+    pa = need("pyarrow")
+    where = system.url(file.key)
+    with translated(where), open_file(system, file) as source:
+        if snapshot.format == "parquet":
+            found = need("pyarrow.parquet").read_schema(source)
+        elif snapshot.format == "arrow":
+            found = pa.ipc.open_file(source).schema if has_footer(source) else pa.ipc.open_stream(source).schema
+        else:
+            found = _text_schema(system, snapshot, file)
+    return found
+
+
+def _text_schema(system: System, snapshot: Snapshot, file: DataFile) -> pa.Schema:
+    try:
+        with translated(system.url(file.key)):
+            return fragment(system, snapshot, file, None).physical_schema
+    except (IntegrityError, InvalidError) as error:
+        if snapshot.format == "jsonl":
+            lines.explain(system, file, need("pyarrow").schema([]), error)
+        raise
+
+
+def has_footer(source: pa.NativeFile) -> bool:
+    """Whether an Arrow file has the form with a footer (else it is a stream of batches). It is at its begin again."""
+    begin = source.read(6)
+    source.seek(0)
+    return bool(begin == b"ARROW1")
+
+
+def _partition_type(snapshot: Snapshot, number: int) -> pa.DataType:
+    """Whole numbers where all values are, else text."""
+    pa = need("pyarrow")
+    values = {file.values[number] for file in snapshot.files} - {None}
+    whole = values and all(re.fullmatch(r"-?(0|[1-9]\d{0,17})", value or "") for value in values)
+    return pa.int64() if whole else pa.string()
+
+
+def check_file_schema(where: str, found: pa.Schema, wanted: pa.Schema, *, columns: Sequence[str]) -> None:
+    """Raise `InvalidError` unless a file's columns are those of the table, or narrower ones of the same kind."""
+    for name in columns:
+        if name not in found.names:
+            raise InvalidError(
+                f"column {name!r} of the table is not in this file",
+                where=where,
+                hint="the first file says which columns there are; columns= names those that all files have",
+            )
+        have, want = found.field(name).type, wanted.field(name).type
+        if not _becomes(have, want):
+            raise misfit(where, name, have, want)
+
+
+def _becomes(have: pa.DataType, want: pa.DataType) -> bool:
+    """Whether values of one type are read as another: of a wider one always, else if each of them fits."""
+    pa = need("pyarrow")
+    if have == want or promotion.fits(have, want):
+        return True
+    try:
+        both = pa.unify_schemas([pa.schema([("", want)]), pa.schema([("", have)])], promote_options="permissive")
+    except pa.ArrowException:
+        return False
+    return bool(both[0].type == want)
+
+
+def misfit(where: str, name: str, have: pa.DataType, want: pa.DataType, why: str = "") -> InvalidError:
+    """What to say of a column that has one type in a file and another in the table."""
+    return InvalidError(
+        f"column {name!r} is {have} in this file and {want} in the table{why}",
+        where=where,
+        hint=f'options={{"column_types": {{"{name}": "{_likely(have, want)}"}}}} reads it so from all files; '
+        "columns= can leave it out",
+    )
+
+
+def _likely(have: pa.DataType, want: pa.DataType) -> pa.DataType:
+    """A type that may suit values of both."""
+    pa = need("pyarrow")
+    numbers = {str(kind) for kind in (have, want)} <= {"int64", "double", "float", "uint64", "int32"}
+    return pa.float64() if numbers else pa.string()
+
+
+def check_no_more(where: str, found: pa.Schema, whole: pa.Schema) -> None:
+    """Raise `InvalidError` if a file that was adopted has a column that the first one has not."""
+    for name in found.names:
+        if name not in whole.names:
+            raise InvalidError(
+                f"column {name!r} is in this file and not in the first one, whose columns are those of the table",
+                where=where,
+                hint="name the columns that are wanted, or make a table of their own of such files",
+            )
+
+
+def check_files(
+    system: System, snapshot: Snapshot, files: ds.Dataset, where: Any = None, columns: Sequence[str] | None = None
+) -> None:
+    """Before adopted files are read: see that none has other types, or columns that the first one has not.
+
+    Of a table that `rh` wrote nothing is looked at. What is learnt of Parquet files is kept by the dataset, which
+    would ask for it anyway.
+
+    Args:
+        system: opened at the table's directory.
+        snapshot: of the table.
+        files: `dataset` of both.
+        where: the filter; files that it excludes are not looked at.
+        columns: those that are to be read; `None`: all, and then a file must not have more of them.
+
+    Raises:
+        InvalidError: a file has a column that the first one has not, or one of another type.
+    """
+    if snapshot.owned or len(snapshot.files) < 2:
+        return
+    check = partial(check_fragment, system, snapshot, whole=files.schema, columns=columns)
+    with ThreadPoolExecutor(AT_ONCE, "rh-columns") as threads:
+        for _ in threads.map(check, files.get_fragments(filter=where)):
+            pass
+
+
+def check_fragment(
+    system: System, snapshot: Snapshot, one: ds.Fragment, *, whole: pa.Schema, columns: Sequence[str] | None
+) -> None:
+    """`check_files` for one adopted file. Text is read as the types that are wanted, and told if it is none of them."""
+    if columns is not None and snapshot.format in TEXT:
+        return
+    where = system.url(one.path)
+    with translated(where):
+        found = one.physical_schema
+    if columns is None:
+        check_no_more(where, found, whole)
+    if snapshot.format not in TEXT:
+        free = {*given_types(snapshot), *snapshot.partition_cols}
+        names = [name for name in columns or whole.names if name not in free and name in found.names]
+        check_file_schema(where, found, whole, columns=names)
+
+
+def names_in(argument: str, value: Any) -> list[str]:
+    """An argument that is a list of columns' names, as one.
+
+    Raises:
+        InvalidError: it is anything else, such as one name.
+    """
+    if isinstance(value, str):
+        raise InvalidError(f"{argument} is a list of names, not {value!r}", hint=f"{argument}=[{value!r}]")
+    if isinstance(value, bytes | Mapping) or not isinstance(value, Iterable):
+        raise InvalidError(f"{argument} is a list of names, not {value!r}", hint=f'{argument}=["name"]')
+    found = list(value)
+    wrong = next((name for name in found if not isinstance(name, str)), None)
+    if any(not isinstance(name, str) for name in found):
+        raise InvalidError(f"the name of a column is text, not {wrong!r}", hint=f'{argument}=["name"]')
+    return found
+
+
+def check_columns(columns: Sequence[str] | None, schema: pa.Schema) -> list[str]:
+    """The names of columns, all of them if `None`.
+
+    Raises:
+        InvalidError: one is not in the schema, or is asked for twice, or none is asked for.
+    """
+    if columns is None:
+        return list(schema.names)
+    wanted = names_in("columns", columns)
+    if not wanted:
+        raise InvalidError("no column is asked for", hint="leave columns= out for all of them")
+    for name in wanted:
+        if name not in schema.names:
+            raise no_column(name, schema)
+        if wanted.count(name) > 1:
+            raise InvalidError(f"column {name!r} is asked for twice")
+    return wanted
+
+
+def no_column(name: Any, schema: pa.Schema) -> InvalidError:
+    """What to say of a column that is not there: the nearest ones."""
+    near = get_close_matches(str(name), schema.names, n=3, cutoff=0.5) or schema.names[:10]
+    return InvalidError(f"there is no column {name!r}", hint=f"there is {', '.join(map(repr, near))}")

@@ -1,0 +1,414 @@
+"""What is said about versions and files: tags, and properties whose types are fixed on first use.
+
+The records of a series are
+
+* `files/<series>/<path, percent-quoted>`: `{"tags": […], "metadata": {…}}` of a file, for all versions with the path,
+* `types/<series>`: `{"number": […], "text": […], "truth": […]}`: the names of properties, by their type.
+
+Versions have their tags and metadata in their own records. The properties of resources have their types under
+`types/resources/<owner>`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, NamedTuple, Self
+from urllib.parse import quote, unquote
+
+from rh.config import did_you_mean
+from rh.errors import AccessError, ConflictError, ExistsError, InvalidError, NotFoundError
+from rh.observe import log
+from rh.registry import filters
+from rh.registry.base import Put, Record, Registry, Step
+from rh.registry.documents import check_document, encode, is_secret_field
+from rh.registry.filters import Compare, Exists, Filter
+from rh.types import ABSENT, Match
+
+__all__ = [
+    "NOTHING",
+    "Said",
+    "Types",
+    "check_fields",
+    "check_tags",
+    "condition",
+    "file_key",
+    "files_prefix",
+    "names_in",
+    "note_types",
+    "of_file",
+    "path_of",
+    "types_key",
+    "types_of_names",
+    "write",
+]
+
+_SAFE = "/ !$'()*+,-.:;=@_~"
+_MAX_KEY = 1024
+_TRIES = 100
+_FEW = 20
+_BATCH = 2_000
+_BATCH_BYTES = 1 << 20
+"""A commit of so many bytes passes every registry."""
+_TAG = 200
+_KNOWN = 10_000
+
+
+def files_prefix(series: str) -> str:
+    """What the keys of the records of a series' files begin with."""
+    return f"files/{series}/"
+
+
+def file_key(series: str, path: str) -> str:
+    """The key of the record of a file."""
+    key = files_prefix(series) + quote(path, safe=_SAFE, errors="surrogateescape")
+    if len(key) > _MAX_KEY:
+        raise InvalidError(f"the path {path[:80]!r}… is too long to have properties", hint="a shorter path")
+    return key
+
+
+def path_of(key: str) -> str:
+    """The path of the file whose record is under a key."""
+    return unquote(key.split("/", 2)[2], errors="surrogateescape")
+
+
+def types_key(series: str) -> str:
+    """The key of the types of a series' properties."""
+    return f"types/{series}"
+
+
+def types_of_names(path: str) -> str:
+    """The key of the types of the properties of resources, for those of the owner of a whole name."""
+    return f"types/resources/{path.lstrip('/').partition('/')[0]}"
+
+
+def check_tags(tags: object, what: str = "tags=") -> tuple[str, ...]:
+    """Tags as a tuple, each once.
+
+    Raises:
+        InvalidError: they are no list of words.
+    """
+    if isinstance(tags, str) or not isinstance(tags, Sequence | set | frozenset):
+        raise InvalidError(f"{what} takes a list of words", hint=f"{what}[{tags!r}]" if isinstance(tags, str) else None)
+    for tag in tags:
+        if not isinstance(tag, str) or not tag.strip() or len(tag) > _TAG or not tag.isprintable():
+            raise InvalidError(f"not a tag: {tag!r:.80}", hint=f"one line of text of up to {_TAG} characters")
+    return tuple(dict.fromkeys(sorted(tags) if isinstance(tags, set | frozenset) else tags))
+
+
+class Said(NamedTuple):
+    """A change of tags and metadata: a value `None` takes the property away, and so does `remove`.
+
+    If it is `strict`, what `untag` and `remove` name has to be there.
+    """
+
+    tags: tuple[str, ...] = ()
+    metadata: Mapping[str, Any] = {}
+    untag: tuple[str, ...] = ()
+    remove: tuple[str, ...] = ()
+    strict: bool = True
+
+    @classmethod
+    def of(
+        cls,
+        metadata: Mapping[str, Any] | None,
+        tags: object = (),
+        untag: object = (),
+        remove: object = (),
+        *,
+        where: str,
+    ) -> Self:
+        """The change in these arguments.
+
+        Raises:
+            InvalidError: one of them is not what a record can hold; `where` is named.
+        """
+        if metadata is not None and not isinstance(metadata, Mapping):
+            raise InvalidError(f"metadata is a mapping, not {type(metadata).__name__}", where=where)
+        if metadata is not None and "tags" in metadata:
+            raise InvalidError("no property can be called 'tags'", where=where, hint="tags=[…] gives it tags")
+        if isinstance(remove, str):
+            raise InvalidError("remove= takes a list", where=where, hint=f"remove=[{remove!r}]")
+        metadata = {} if metadata is None else metadata
+        check_document(metadata, where=where)
+        try:
+            names = tuple(str(name) for name in remove)  # type: ignore[attr-defined]
+            return cls(check_tags(tags), metadata, check_tags(untag, "untag="), names)
+        except InvalidError as error:
+            error.where = error.where or where
+            raise
+        except TypeError as error:
+            raise InvalidError("remove= takes a list of names", where=where) from error
+
+    def on(self, document: Mapping[str, Any] | None, where: str) -> dict[str, Any]:
+        """The tags and the metadata of a record after the change.
+
+        Raises:
+            NotFoundError: a property or a tag to be taken away is not there.
+        """
+        there = document or {}
+        tags = dict.fromkeys(there.get("tags") or ())
+        metadata = dict(there.get("metadata") or {})
+        for tag in self.untag:
+            if tag not in tags and self.strict:
+                raise NotFoundError(f"there is no tag {tag!r}" + did_you_mean(tag, tuple(tags)), where=where)
+            tags.pop(tag, None)
+        for name in self.remove:
+            if not _removed(metadata, name) and self.strict:
+                known = tuple(dict.fromkeys(name for name, _ in filters.properties({"metadata": metadata})))
+                raise NotFoundError(f"there is no property {name!r}" + did_you_mean(name, known), where=where)
+        for name, value in self.metadata.items():
+            if value is None:
+                metadata.pop(name, None)
+            else:
+                metadata[name] = value
+        return {"tags": [*tags, *(tag for tag in self.tags if tag not in tags)], "metadata": metadata}
+
+
+NOTHING = Said()
+
+
+def _removed(metadata: dict[str, Any], name: str) -> bool:
+    """Take a property away, by its key or by its dotted name; whether it was there."""
+    if name in metadata:
+        del metadata[name]
+        return True
+    head, dot, rest = name.partition(".")
+    inner = metadata.get(head)
+    if not dot or not isinstance(inner, Mapping):
+        return False
+    inner = dict(inner)
+    found = _removed(inner, rest)
+    if inner:
+        metadata[head] = inner
+    else:
+        del metadata[head]
+    return found
+
+
+# Types.
+
+_NAMES = {"number": "a number", "text": "text", "truth": "true or false"}
+
+
+def _type_of(value: filters.Scalar) -> str:
+    return "truth" if isinstance(value, bool) else "text" if isinstance(value, str) else "number"
+
+
+@dataclass
+class Types:
+    """The types of properties that one record fixes."""
+
+    key: str
+    record: Record | None = None
+    known: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, registry: Registry, key: str) -> Self:
+        """Those that stand."""
+        record = registry.find(key)
+        return cls(key, record, {} if record is None else _by_name(record.document))
+
+    def learn(self, metadata: Mapping[str, Any], where: str) -> None:
+        """Take over the types of properties that are used for the first time.
+
+        Raises:
+            InvalidError: one has another type; `where` says whose.
+        """
+        for name, value in filters.properties({"metadata": metadata}):
+            kind = _type_of(value)
+            first = self.known.setdefault(name, kind)
+            if first == kind:
+                continue
+            raise InvalidError(
+                f"the property {name!r} is {_NAMES[kind]} here, and {_NAMES.get(first, first)} since its first use",
+                where=where,
+                hint=f"write it as {_NAMES.get(first, first)}, or give it another name",
+            )
+
+    def steps(self) -> list[Step]:
+        """What the registry has to learn; nothing if all was known."""
+        document = dict(self.record.document) if self.record is not None else {}
+        before = _by_name(document)
+        new = [(name, kind) for name, kind in self.known.items() if name not in before]
+        if not new:
+            return []
+        for name, kind in new:
+            document[kind] = [*document.get(kind, ()), name]
+        return [Put(self.key, document, ABSENT if self.record is None else Match(self.record.etag))]
+
+
+def _by_name(document: Mapping[str, Any]) -> dict[str, str]:
+    return {name: kind for kind, names in document.items() if isinstance(names, list) for name in names}
+
+
+def note_types(registry: Registry, key: str, metadata: Mapping[str, Any] | None, where: str) -> None:
+    """Take over the types of properties before a record with them is written.
+
+    Raises:
+        InvalidError: a property has another type since its first use.
+    """
+    for _ in range(_TRIES if metadata else 0):
+        types = Types.read(registry, key)
+        types.learn(metadata or {}, where)
+        steps = types.steps()
+        try:
+            if steps:
+                registry.commit(steps)
+            return
+        except (ConflictError, ExistsError):
+            continue  # somebody used a property for the first time in this moment; look again
+        except AccessError as error:  # who may write one name of an owner need not say what holds for all
+            log.debug("the types of new properties of %s are not noted: %s", where, error)
+            return
+
+
+# Files.
+
+
+def of_file(registry: Registry, series: str, path: str) -> dict[str, Any]:
+    """What is said about a file: `{"tags": […], "metadata": {…}}`."""
+    record = registry.find(file_key(series, path))
+    return NOTHING.on(None if record is None else record.document, path)
+
+
+def write(registry: Registry, series: str, said: Mapping[str, Said], where: Callable[[str], str] = str) -> int:
+    """Write what is said about files, and return how many records changed.
+
+    All is looked at before the first record is written. They are written in batches; the same call again writes what an
+    interrupted one did not.
+
+    Args:
+        registry: that of the series.
+        series: its id.
+        said: changes, by path.
+        where: what to call a path in errors.
+
+    Raises:
+        InvalidError: a property has another type since its first use.
+        NotFoundError: what is to be taken away is not there.
+    """
+    keys = {file_key(series, path): path for path in said}
+    for _ in range(_TRIES):
+        types = Types.read(registry, types_key(series))
+        found = _standing(registry, files_prefix(series), keys)
+        steps: list[Put] = []
+        for key, path in keys.items():
+            types.learn(said[path].metadata, where(path))
+            step = _step(key, found.get(key), said[path], where(path))
+            if step is not None:
+                steps.append(step)
+        try:
+            if first := types.steps():
+                registry.commit(first)
+        except (ConflictError, ExistsError):
+            continue  # somebody used a property for the first time in this moment; look again
+        for batch in _batches(steps):
+            _commit(registry, batch, lambda key: (said[keys[key]], where(keys[key])))
+        return len(steps)
+    raise ConflictError("the types of the properties are being changed all the time", where=registry.url)
+
+
+def _standing(registry: Registry, prefix: str, keys: Mapping[str, str]) -> dict[str, Record]:
+    if len(keys) <= _FEW:
+        return {key: record for key in keys if (record := registry.find(key)) is not None}
+    return {record.key: record for record in registry.list(prefix) if record.key in keys}
+
+
+def _step(key: str, record: Record | None, said: Said, where: str) -> Put | None:
+    before = None if record is None else record.document
+    after = said.on(before, where)
+    if before is not None:
+        after = {**before, **after}
+        if after == before:
+            return None
+    elif not after["tags"] and not after["metadata"]:
+        return None
+    return Put(key, after, ABSENT if record is None else Match(record.etag))
+
+
+def _batches(steps: Iterable[Put]) -> Iterator[list[Put]]:
+    left = iter(steps)
+    while batch := list(islice(left, _BATCH)):
+        size = 0
+        some: list[Put] = []
+        for step in batch:
+            length = len(encode(step.document)) + len(step.key)
+            if some and size + length > _BATCH_BYTES:
+                yield some
+                size, some = 0, []
+            size += length
+            some.append(step)
+        yield some
+
+
+def _commit(registry: Registry, batch: list[Put], again: Callable[[str], tuple[Said, str]]) -> None:
+    for _ in range(_TRIES):
+        if not batch:
+            return
+        try:
+            registry.commit(batch)
+            return
+        except (ConflictError, ExistsError):
+            made = (_step(step.key, registry.find(step.key), *again(step.key)) for step in batch)
+            batch = [step for step in made if step is not None]
+    raise ConflictError("the properties of these files are being changed all the time", where=registry.url)
+
+
+# Conditions.
+
+
+def condition(where: Filter | str | Mapping[str, Any] | None) -> Filter:
+    """A filter from what a caller gives: a filter, its text, its JSON form, or `{"label": "cat", "split": ["a", "b"]}`.
+
+    Raises:
+        InvalidError: it is none of these.
+    """
+    if where is None:
+        return filters.All(())
+    if isinstance(where, Filter):
+        return where
+    if isinstance(where, str):
+        return filters.parse(where)
+    if not isinstance(where, Mapping):
+        raise InvalidError(f"a {type(where).__name__} is no condition", hint='F.label == "cat", or \'label == "cat"\'')
+    match where:
+        case {"field": str(), "op": str(), "values": list()} | {"all": list()} | {"any": list()} | {"not": dict()}:
+            return filters.of_dict(where)
+        case {"exists": str()} if len(where) == 1:
+            return filters.of_dict(where)
+    parts = (Compare(name, "==", tuple(v) if isinstance(v, list | tuple) else (v,)) for name, v in where.items())
+    return filters.All(tuple(parts))
+
+
+def check_fields(where: Filter, known: Iterable[str], is_used: Callable[[Exists], bool], place: str) -> None:
+    """Refuse a condition on a property that nothing has.
+
+    Args:
+        where: the condition.
+        known: names of properties.
+        is_used: asked of a name that is not among them, for records from before types were noted.
+        place: for the error.
+
+    Raises:
+        InvalidError: with the nearest names.
+    """
+    names: tuple[str, ...] | None = None
+    for name in dict.fromkeys(where.fields()):
+        if name == "tags":
+            continue
+        if names is None:
+            names = tuple(dict.fromkeys(known))
+        if name not in names and not is_used(Exists(name)):
+            shown = ", ".join(sorted(n for n in names if not is_secret_field(n))[:20])
+            raise InvalidError(
+                f"nothing has a property {name!r}" + did_you_mean(name, names[:_KNOWN]),
+                where=place,
+                hint=f"there are: {shown or 'none yet'}, and tags",
+            )
+
+
+def names_in(record: Record | None) -> list[str]:
+    """The names of the properties whose types a record fixes."""
+    return [] if record is None else list(_by_name(record.document))

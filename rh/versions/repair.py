@@ -1,0 +1,176 @@
+"""Mending a version: what the store has lost or damaged is written again, from any files that have the bytes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+
+from rh import digest as digests
+from rh.digest import Digest, Hasher
+from rh.errors import ConflictError, IntegrityError, NotFoundError, RhError
+from rh.observe import log
+from rh.progress import Silent
+from rh.systems.base import System
+from rh.transfer.compare import Action, Step
+from rh.types import Entry
+from rh.versions.layout import chunks_key, object_key, pack_key, tree_key
+from rh.versions.moving import move
+from rh.versions.nodes import Child, pieces_of
+from rh.versions.packs import LARGE
+from rh.versions.reading import raw
+from rh.versions.store import Store, Tree
+from rh.versions.verify import files_of
+
+__all__ = ["mend_contents", "mend_tree"]
+
+
+def mend_tree(store: Store, digest: str, commit: Callable[[], Tree]) -> None:
+    """Have the marker and the directories of a version written again, if they cannot be read.
+
+    Args:
+        store: where.
+        digest: of the tree.
+        commit: makes a version of the data that there is, in the same store, under a lease.
+
+    Raises:
+        IntegrityError: they cannot be read, and the data is not that of the version. Nothing was changed.
+    """
+    try:
+        for _ in files_of(store, store.root(_marker(store, digest))):
+            pass
+        return
+    except (IntegrityError, NotFoundError) as error:
+        log.info("%s is written again: %s", digest, error)
+        broken = error
+    key = tree_key(digest)
+    before: bytes | None = None
+    with suppress(NotFoundError), store.system.read(key) as body:
+        before = body.read()
+    store.system.delete([key])  # else the commit would take the version for whole
+    made: str | None = None
+    try:
+        made = commit().digest
+    finally:
+        if made != digest and before is not None:
+            store.system.write(key, before)
+    if made != digest:
+        raise IntegrityError(
+            "the directories of the version are lost, and the data there is now is not that of the version",
+            where=store.system.url(key),
+            hint="restore the data to what it was then, and repair it again",
+            expected=digest,
+            got=made,
+        ) from broken
+
+
+def _marker(store: Store, digest: str) -> Tree:
+    """The marker that the store itself has."""
+    with store.system.read(tree_key(digest)) as body:
+        return Tree.decode(body.read(), digest, store.system.url(tree_key(digest)))
+
+
+def mend_contents(store: Store, digest: str, bad: Iterable[str], there: Iterable[tuple[System, Entry]]) -> set[str]:
+    """Write contents again. The caller holds a lease. Returns the paths whose bytes were found.
+
+    Args:
+        store: where.
+        digest: of the tree.
+        bad: paths of files whose contents are damaged or lost.
+        there: files that may have the bytes.
+    """
+    wanted: dict[str, Child] = {}
+    paths: dict[str, list[str]] = defaultdict(list)
+    names = set(bad)
+    for key, child in files_of(store, store.root(store.tree(digest))):
+        if key in names and child.where[0] in ("o", "p", "c"):
+            wanted[child.digest] = child
+            paths[child.digest].append(key)
+    sizes = {child.size for child in wanted.values()}
+    packed: dict[str, list[tuple[int, bytes]]] = defaultdict(list)
+    for system, entry in there:
+        if not wanted:
+            break
+        if entry.kind != "file" or entry.size not in sizes:
+            continue
+        try:
+            found = _digest(system, entry)
+        except RhError as error:
+            log.debug("%s cannot be read: %s", system.url(entry.key), error)
+            continue
+        if found.text not in wanted:
+            continue
+        child = wanted.pop(found.text)
+        if child.where[0] == "c":
+            _write_pieces(store, child, system, entry)
+        elif child.where[0] == "p":
+            with system.read(entry.key) as body:
+                data = body.read()
+            if digests.of_bytes(data).text != child.digest:
+                raise ConflictError("the file changed while it was read", where=system.url(entry.key))
+            packed[child.where[1]].append((child.where[2], data))
+        else:
+            _write(store, child, system, entry, found)
+    for pack, members in packed.items():
+        _patch(store, pack, members)
+    left = {key for one in wanted for key in paths[one]}
+    return {key for keys in paths.values() for key in keys} - left
+
+
+def _digest(system: System, entry: Entry) -> Digest:
+    hasher = Hasher(entry.size)
+    with system.read(entry.key) as body:
+        for piece in body:
+            hasher.update(piece)
+    return hasher.finish()
+
+
+def _write(store: Store, child: Child, system: System, entry: Entry, digest: Digest) -> None:
+    """An object in the place of what is there."""
+    key = object_key(child.digest)
+    if digest.chunks:
+        store.system.write(chunks_key(child.digest), digest.chunks)
+    if child.size < LARGE:
+        with system.read(entry.key) as body:
+            data = body.read()
+        if digests.of_bytes(data).text != child.digest:
+            raise ConflictError("the file changed while it was read", where=system.url(entry.key))
+        store.system.write(key, data, size=len(data))
+        return
+    store.system.delete([key])  # what is there has the size and the name that a transfer would believe
+    step = Step(Action.COPY, key, entry, digest.text, digest.chunks, executable=False)
+    move(system, store.system, [step], Silent())
+
+
+def _write_pieces(store: Store, child: Child, system: System, entry: Entry) -> None:
+    """The pieces of a file that the store has not."""
+    at = 0
+    for piece in pieces_of(child):
+        try:
+            with raw(store, piece, 0, piece.size) as body:
+                sound = digests.of_bytes(body.read()).text == piece.digest
+        except (IntegrityError, NotFoundError):
+            sound = False
+        if not sound:
+            with system.read(entry.key, (at, at + piece.size)) as body:
+                data = body.read()
+            if digests.of_bytes(data).text != piece.digest:
+                raise ConflictError("the file changed while it was read", where=system.url(entry.key))
+            if piece.where[0] == "p":
+                _patch(store, piece.where[1], [(piece.where[2], data)])
+            else:
+                store.system.write(object_key(piece.digest), data, size=len(data))
+        at += piece.size
+
+
+def _patch(store: Store, pack: str, members: list[tuple[int, bytes]]) -> None:
+    """Put members where they belong in a pack; the rest of it stays, or is empty where the pack is lost."""
+    data = bytearray()
+    with suppress(NotFoundError), store.system.read(pack_key(pack)) as body:
+        data += body.read()
+    for offset, member in members:
+        end = offset + len(member)
+        if len(data) < end:
+            data += bytes(end - len(data))
+        data[offset:end] = member
+    store.system.write(pack_key(pack), data, size=len(data))

@@ -1,0 +1,365 @@
+"""Sidecars: files of a version that tell tags and metadata of other files in it.
+
+====================================  ================================================================================
+`<file>.metadata.json`                beside `<file>`: a JSON object, its metadata; `tags` in it are its tags
+`rh.metadata.jsonl`                   one line per file: `{"file": "a.png", "metadata": {…}, "tags": […]}`, paths below
+                                      the directory it lies in
+`valohai.metadata.jsonl`              the same
+====================================  ================================================================================
+
+In metadata, the names that Valohai reserves mean what they mean there: `valohai.tags` are tags, `valohai.alias` is an
+alias of the version, and `valohai.dataset-versions` puts the file into versions of data sets: their URIs become tags,
+and where the data set is this folder the version's name and `targeting_aliases` become aliases of the version.
+
+Sidecars stay files of the version. They are read when a version is made, those that are not what they were in the one
+before: what such a one says no longer is taken away. Whatever is wrong with one is told with its line, and no version
+is made.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from rh.config import did_you_mean
+from rh.content.tree import key_bytes, key_text
+from rh.errors import InvalidError, NotFoundError
+from rh.versions import properties
+from rh.versions.bulk import read_children
+from rh.versions.levels import Past
+from rh.versions.nodes import Child, Node
+from rh.versions.properties import Said
+from rh.versions.reading import entry_of
+from rh.versions.series import Series, check_alias
+from rh.versions.store import Store, Tree
+
+__all__ = ["LINES", "SUFFIX", "taken"]
+
+SUFFIX = ".metadata.json"
+LINES = ("rh.metadata.jsonl", "valohai.metadata.jsonl")
+
+_SUFFIX = SUFFIX.encode()
+_LINES = tuple(name.encode() for name in LINES)
+_ENDS = (_SUFFIX, *_LINES)
+_LIMIT = 1 << 28
+"""Bytes of the largest sidecar."""
+_GROUP = 1_000
+_NEAREST_OF = 10_000
+_RESERVED = "valohai."
+_KEYS = ("valohai.tags", "valohai.alias", "valohai.dataset-versions")
+_FIELDS = ("file", "metadata", "tags")
+_DATASET = re.compile(r"dataset://([^/]+)/([^/]+)")
+_OF_DATASET = ("uri", "targeting_aliases", "packaging", "metadata")
+_REBUILDING = ("from", "start_fresh", "exclude")
+
+
+class _Sidecar(NamedTuple):
+    """One that is new or changed: its path, what errors call it, what it is, and what it was in the version before."""
+
+    path: str
+    where: str
+    child: Child
+    was: Child | None
+
+    @property
+    def of(self) -> str | None:
+        """The file it is about; `None` for one that has lines."""
+        return self.path.removesuffix(SUFFIX) if self.path.endswith(SUFFIX) else None
+
+
+@dataclass
+class _Told:
+    """What sidecars say."""
+
+    files: dict[str, Said] = field(default_factory=dict)
+    where: dict[str, str] = field(default_factory=dict)
+    aliases: dict[str, None] = field(default_factory=dict)
+
+    def add(self, path: str, said: Said, where: str) -> None:
+        """What a further sidecar says of a file: it has the last word."""
+        before = self.files.get(path, properties.NOTHING)
+        tags = (*before.tags, *(tag for tag in said.tags if tag not in before.tags))
+        self.files[path] = Said(tags, {**before.metadata, **said.metadata})
+        self.where[path] = where
+
+
+def taken(series: Series, store: Store, tree: Tree, base: str | None) -> Sequence[str]:
+    """Take over what the sidecars of a tree say of its files, and return the aliases they want for the version.
+
+    Args:
+        series: that the tree is going to be a version of.
+        store: of the tree.
+        tree: which.
+        base: the digest of the newest version, if that is in the same store: what is in it as well was read before.
+
+    Raises:
+        InvalidError: one is malformed, or a property changes its type; nothing was written.
+        NotFoundError: one tells of a file that is not in the tree; nothing was written.
+    """
+    if tree.digest == base:
+        return ()
+    past = store.tree(base) if base is not None and store.has_tree(base) else None
+    found = list(_found(store, tree, past, series.name))
+    if not found:
+        return ()
+    now = _read(store, ((one.path, one.child) for one in found))
+    before = _read(store, ((one.path, one.was) for one in found if one.was is not None))
+    folder = series.name.rpartition("/")[2]
+    told, last = _Told(), _Told()
+    # The sidecar beside a file knows best: it comes after those with lines.
+    for one in sorted(found, key=lambda one: (one.of is not None, one.path)):
+        _tell(told, one, now[one.path], folder)
+        if one.path in before:
+            try:
+                _tell(last, one, before[one.path], folder)
+            except InvalidError:
+                continue  # what it was did not come from here
+    _check_files(store, tree, told)
+    gone = {path: said for path, said in last.files.items() if _without(said, told.files.get(path))}
+    said = {path: _joined(gone.get(path), told.files.get(path)) for path in {**gone, **told.files}}
+    properties.write(series.registry, series.series, said, lambda path: told.where.get(path, path))
+    return tuple(told.aliases)
+
+
+def _without(was: Said, now: Said | None) -> bool:
+    """Whether something that was said is not said any more."""
+    now = properties.NOTHING if now is None else now
+    return not (set(was.tags) <= set(now.tags) and was.metadata.keys() <= now.metadata.keys())
+
+
+def _joined(was: Said | None, now: Said | None) -> Said:
+    now = properties.NOTHING if now is None else now
+    if was is None:
+        return now
+    untag = tuple(tag for tag in was.tags if tag not in now.tags)
+    metadata = {**dict.fromkeys(was.metadata), **now.metadata}  # `None` takes away what is there
+    return now._replace(metadata=metadata, untag=untag, strict=False)
+
+
+# Which there are.
+
+
+def _found(store: Store, tree: Tree, past: Tree | None, name_of: str) -> Iterator[_Sidecar]:
+    """The sidecars that are not what they were. Directories that are equal are not opened."""
+    waiting = [("", store.root(tree), Past.of(store, past))]
+    while waiting:
+        top, node, before = waiting.pop()
+        for child in node.children:
+            name = child.name
+            if child.kind == "dir":
+                below = before.below(name)
+                if below.child is None or below.child.digest != child.digest:
+                    waiting.append((f"{top}{key_text(name)}/", store.below(child), below))
+            elif child.kind == "file" and name.endswith(_ENDS) and _is_sidecar(name, node):
+                was = before.file(name)
+                if was is None or was.digest != child.digest:
+                    path = top + key_text(name)
+                    yield _Sidecar(path, f"{name_of}/{path}", child, was)
+
+
+def _is_sidecar(name: bytes, node: Node) -> bool:
+    """Whether a file is one: a file of that name with nothing beside it is like any other."""
+    if name.endswith(_SUFFIX):
+        beside = node.find(name[: -len(_SUFFIX)])
+        return beside is not None and beside.kind != "dir"
+    return name in _LINES
+
+
+def _read(store: Store, files: Iterator[tuple[str, Child]]) -> dict[str, bytes]:
+    group = [(entry_of(child, path), child) for path, child in files]
+    for entry, _ in group:
+        if entry.size > _LIMIT:
+            raise InvalidError(f"a sidecar has up to {_LIMIT:,} bytes", where=entry.key)
+    found: dict[str, bytes] = {}
+    for start in range(0, len(group), _GROUP):
+        for entry, data in read_children(store, group[start : start + _GROUP]):
+            if isinstance(data, Exception):
+                raise data
+            found[entry.key] = data
+    return found
+
+
+def _check_files(store: Store, tree: Tree, told: _Told) -> None:
+    """Refuse what is said of files that the tree has not."""
+    nodes: dict[str, Past] = {"": Past.of(store, tree)}
+
+    def directory(path: str) -> Past:
+        if path not in nodes:
+            above, _, name = path.rpartition("/")
+            nodes[path] = directory(above).below(key_bytes(name))
+        return nodes[path]
+
+    for path, where in told.where.items():
+        above, _, name = path.rpartition("/")
+        if directory(above).find(key_bytes(name)) is None:
+            known = _names(store, tree)
+            raise NotFoundError(
+                f"{path!r} is told of, and is not there" + did_you_mean(path, known),
+                where=where,
+                hint="paths are relative to the directory of the sidecar",
+            )
+
+
+def _names(store: Store, tree: Tree) -> tuple[str, ...]:
+    """Some paths of a tree, for suggestions."""
+    found: list[str] = []
+    waiting = [("", store.root(tree))]
+    while waiting and len(found) < _NEAREST_OF:
+        top, node = waiting.pop()
+        for child in node.children:
+            if child.kind == "dir":
+                waiting.append((f"{top}{key_text(child.name)}/", store.below(child)))
+            else:
+                found.append(top + key_text(child.name))
+    return tuple(found[:_NEAREST_OF])
+
+
+# What they say.
+
+
+def _tell(told: _Told, one: _Sidecar, data: bytes, folder: str) -> None:
+    text = _text(data, one.where)
+    if one.of is not None:
+        said = _object(text, one.where, None)
+        tags = said.pop("tags", ())
+        told.add(one.of, _said(told, said, tags, one.where, folder), one.where)
+        return
+    top = one.path.rpartition("/")[0]
+    lines: dict[str, int] = {}
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        where = f"{one.where}, line {number}"
+        found = _object(line, one.where, number)
+        for key in found:
+            if key not in _FIELDS:
+                raise InvalidError(
+                    f"a line has no field {key!r}" + did_you_mean(key, _FIELDS),
+                    where=where,
+                    hint='{"file": "a.png", "metadata": {"label": "cat"}, "tags": ["gold"]}',
+                )
+        file = found.get("file")
+        if not isinstance(file, str) or not file:
+            raise InvalidError("the line names no file", where=where, hint='{"file": "a.png", …}')
+        file = file.removeprefix("./")
+        if {"", ".", ".."}.intersection(file.split("/")) or "\0" in file:
+            raise InvalidError(
+                f"{file!r} is no path below the directory of the sidecar", where=where, hint="a relative path"
+            )
+        path = f"{top}/{file}" if top else file
+        if path in lines:
+            raise InvalidError(f"{file!r} has a line already: line {lines[path]}", where=where)
+        lines[path] = number
+        metadata = found.get("metadata")
+        if metadata is not None and not isinstance(metadata, dict):
+            raise InvalidError(f"metadata is an object, not {_json_type(metadata)}", where=where)
+        told.add(path, _said(told, metadata or {}, found.get("tags", ()), where, folder), where)
+
+
+def _text(data: bytes, place: str) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise InvalidError("the sidecar is not UTF-8", where=f"{place}, line {line}") from error
+
+
+def _object(text: str, place: str, line: int | None) -> dict[str, Any]:
+    try:
+        found = json.loads(text, object_pairs_hook=_pairs)
+    except json.JSONDecodeError as error:
+        where = f"{place}, line {line or error.lineno}"
+        raise InvalidError(f"the sidecar is not JSON: {error.msg} at column {error.colno}", where=where) from error
+    except (InvalidError, RecursionError) as error:
+        message = error.message if isinstance(error, InvalidError) else "the sidecar is nested too deeply"
+        raise InvalidError(message, where=f"{place}, line {line or 1}") from error
+    if not isinstance(found, dict):
+        raise InvalidError(f"the sidecar has {_json_type(found)}, not an object", where=f"{place}, line {line or 1}")
+    return found
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InvalidError(f"the field {twice!r} is there twice")
+    return found
+
+
+def _json_type(value: object) -> str:
+    kinds = {list: "an array", dict: "an object", str: "text", bool: "a truth value", type(None): "null"}
+    return kinds.get(type(value), "a number")
+
+
+def _said(told: _Told, metadata: dict[str, Any], tags: Any, where: str, folder: str) -> Said:
+    """What one sidecar, or one line of one, says of a file; aliases are noted."""
+    mine = {name: value for name, value in metadata.items() if not name.startswith(_RESERVED)}
+    words = list(_words(tags, "tags", where))
+    for name, value in metadata.items():
+        if name not in _KEYS and name.startswith(_RESERVED):
+            raise InvalidError(
+                f"{name!r} is a name that Valohai reserves, and means nothing here" + did_you_mean(name, _KEYS),
+                where=where,
+                hint=f"there are {', '.join(_KEYS)}",
+            )
+        if name == "valohai.tags":
+            words += _words(value, name, where)
+        elif name == "valohai.alias":
+            for alias in _words([value] if isinstance(value, str) else value, name, where):
+                _alias(told, alias, where)
+        elif name == "valohai.dataset-versions":
+            for uri, aliases in _dataset_versions(value, where, folder):
+                words.append(uri)
+                for alias in aliases:
+                    _alias(told, alias, where)
+    return Said.of({name: value for name, value in mine.items() if value is not None}, words, where=where)
+
+
+def _words(value: Any, name: str, where: str) -> Sequence[str]:
+    if not isinstance(value, list | tuple) or not all(isinstance(word, str) for word in value):
+        raise InvalidError(f"{name} is a list of words, not {_json_type(value)}", where=where)
+    return value
+
+
+def _alias(told: _Told, alias: str, where: str) -> None:
+    try:
+        check_alias(alias)
+    except InvalidError as error:
+        error.where = where
+        raise
+    told.aliases[alias] = None
+
+
+def _dataset_versions(value: Any, where: str, folder: str) -> Iterator[tuple[str, Sequence[str]]]:
+    """The URIs of data sets' versions, each with the aliases that this folder's version is to get by it."""
+    if not isinstance(value, list):
+        raise InvalidError(f"valohai.dataset-versions is a list, not {_json_type(value)}", where=where)
+    for one in value:
+        told = {"uri": one} if isinstance(one, str) else one
+        if not isinstance(told, dict) or not isinstance(told.get("uri"), str):
+            raise InvalidError(
+                "a data set's version is a URI, or an object with one",
+                where=where,
+                hint='"valohai.dataset-versions": ["dataset://cats/spring"]',
+            )
+        match = _DATASET.fullmatch(told["uri"])
+        if match is None:
+            raise InvalidError(f"not the URI of a data set's version: {told['uri']!r:.200}", where=where)
+        for key in told:
+            if key in _REBUILDING and told[key]:
+                raise InvalidError(
+                    f"{key!r} of valohai.dataset-versions builds another version, and this one is what is there",
+                    where=where,
+                    hint="folder.draft() with copy_from and remove does that",
+                )
+            if key not in _OF_DATASET and key not in _REBUILDING:
+                raise InvalidError(
+                    f"valohai.dataset-versions has no {key!r}" + did_you_mean(key, (*_OF_DATASET, *_REBUILDING)),
+                    where=where,
+                )
+        aliases = _words(told.get("targeting_aliases") or (), "targeting_aliases", where)
+        yield told["uri"], (match.group(2), *aliases) if match.group(1) == folder else ()

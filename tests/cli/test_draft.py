@@ -1,0 +1,74 @@
+"""upload and draft: new versions without the live files."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture
+def mine(rh, tree):
+    rh("save", "mine", "src")
+    rh("commit", "mine", "-m", "first")
+    return tree
+
+
+def test_upload(rh, mine, tmp_path):
+    """A file or directory comes to the newest version; what is there is replaced only with --update."""
+    (tmp_path / "n.txt").write_bytes(b"new\n")
+    shown = rh("upload", "mine", "n.txt", "in/n.txt", "-m", "one more", "-v").out.splitlines()
+    assert shown[0].split()[:2] == ["added", "in/n.txt"]
+    assert shown[1].startswith("~/mine:v2 (latest)")
+    assert shown[1].endswith("one more")
+    assert rh("upload", "mine", "n.txt", "in/n.txt", "--json", expect=4).error["kind"] == "exists"
+    (tmp_path / "n.txt").write_bytes(b"newer\n")
+    made = rh("upload", "mine", "n.txt", "in/n.txt", "--update", "--json", "-a", "good", "-t", "x").json
+    assert (made["version"], made["tags"]) == ("v3", ["x"])
+    assert rh("cat", "rh://mine:good/in/n.txt").out == "newer\n"
+    assert rh("upload", "mine", "src", "all", "--json").json["files"] == 7
+    assert rh("upload", "mine", "nothing", "--json", expect=3).error["kind"] == "not_found"
+    refused = rh("upload", "mine", "n.txt", "in/n.txt", expect=4).err
+    assert "--update" in refused
+    assert "update=" not in refused
+
+
+def test_a_draft(rh, mine, tmp_path):
+    """Added to, listed, changed, committed: one version."""
+    (tmp_path / "n.txt").write_bytes(b"new\n")
+    rh("draft", "mine", "add", "n.txt")
+    rh("draft", "mine", "add", "src", "copy", "--exclude", "z.*")
+    rh("draft", "mine", "rm", "z.bin")
+    assert rh("draft", "mine", "mv", "sub/", "moved/", "--json").json["draft"] == "draft"
+    listed = rh("draft", "mine", "ls").out.splitlines()
+    assert listed[0].startswith("put n.txt")
+    assert listed[-1].startswith("move sub/ → moved/")
+    assert rh("draft", "mine").out.splitlines() == listed
+    assert rh("draft", "mine", "ls", "--json").lines[0]["path"] == "n.txt"
+    assert [one["version"] for one in rh("version", "ls", "mine", "--json").lines] == ["v1"]
+    made = rh("draft", "mine", "commit", "-m", "all of it", "--json").json
+    assert (made["version"], made["message"]) == ("v2", "all of it")
+    assert rh("ls", "rh://mine:v2").out == "a.txt\ncopy/\nempty/\nmoved/\nn.txt\n"
+    assert rh("draft", "mine", "commit", "--json", expect=3).error["kind"] == "not_found"
+
+
+def test_several_drafts(rh, mine, tmp_path):
+    """Each with a name of its own; one that is behind is put upon the newest version."""
+    (tmp_path / "n.txt").write_bytes(b"new\n")
+    rh("draft", "-d", "one", "mine", "add", "n.txt", "one.txt")
+    rh("draft", "--draft", "two", "mine", "add", "n.txt", "two.txt")
+    rh("draft", "-d", "none", "--base", "none", "mine", "add", "n.txt", "none.txt")
+    rh("draft", "-d", "two", "mine", "commit")
+    behind = rh("draft", "-d", "one", "mine", "commit", expect=4).err
+    assert "rh draft NAME rebase" in behind
+    rh("draft", "-d", "one", "mine", "rebase")
+    rh("draft", "-d", "one", "mine", "commit")
+    assert rh("version", "show", "mine", "--json").json["version"] == "v3"
+    assert "discarded" in rh("draft", "-d", "none", "mine", "discard").out
+    assert rh("draft", "-d", "none", "mine", "ls", "--json", expect=3).error["kind"] == "not_found"
+
+
+def test_what_is_refused(rh, mine, tmp_path):
+    assert rh("draft", "mine", "add", "nothing", "--json", expect=3).error["kind"] == "not_found"
+    assert rh("draft", "mine", "rm", "nothing", "--json", expect=3).error["kind"] == "not_found"
+    assert rh("draft", "nobody", "ls", "--json", expect=3).error["kind"] == "not_found"
+    assert rh("draft", "mine:v1", "ls", "--json", expect=2).error["kind"] == "invalid"
+    assert rh("draft", "-d", "a/b", "mine", "add", "src", "--json", expect=2).error["kind"] == "invalid"

@@ -1,0 +1,97 @@
+"""rh run …, rh lineage: what runs recorded, as text, JSON and drawings."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ET
+
+import pytest
+
+import rh as library
+
+
+@pytest.fixture
+def work(rh, tree):
+    """`mine`, and two runs: one read its first version as `production` and made `model`, the other failed."""
+    rh("save", "mine", "src")
+    rh("commit", "mine", "--alias", "production")
+    with library.run("train", params={"rate": 0.1}) as done:
+        library.folder("mine:production").get("a.txt")
+        library.blob(b"weights", name="model").save().commit()
+    with pytest.raises(ValueError, match="bad"), library.run("test", params={"rate": 0.5}) as failed:
+        raise ValueError("bad")
+    return done, failed
+
+
+def test_run_ls(rh, work):
+    done, failed = work
+    lines = rh("run", "ls").out.splitlines()
+    assert [line.split()[:3] for line in lines] == [[failed.id, "test", "failed"], [done.id, "train", "done"]]
+    assert lines[1].endswith("rate=0.1")
+    assert [run["id"] for run in rh("run", "ls", "--json").lines] == [failed.id, done.id]
+    assert [run["id"] for run in rh("run", "ls", "train", "--json").lines] == [done.id]
+    assert [run["id"] for run in rh("run", "ls", "--where", "rate > 0.3", "--json").lines] == [failed.id]
+    assert [run["id"] for run in rh("run", "ls", "--status", "done", "-n", "1", "--json").lines] == [done.id]
+    assert "did you mean rate" in rh("run", "ls", "--where", "rat > 0", "--json", expect=2).error["message"]
+    assert rh("run", "ls", "--where", "rate >", "--json", expect=2).error["kind"] == "invalid"
+    assert "did you mean failed" in rh("run", "ls", "--status", "faild", "--json", expect=2).error["message"]
+
+
+def test_run_show(rh, work):
+    done, failed = work
+    out = rh("run", "show", done.id).out
+    assert "read        ~/mine:v1 (as production)\n" in out
+    assert "made        ~/model:v1\n" in out
+    assert "parameters  rate=0.1\n" in out
+    assert "error       ValueError: bad\n" in rh("run", "show", failed.id).out
+    told = rh("run", "show", done.id[:-1], "--json").json
+    assert told["inputs"][0]["asked"] == "production"
+    assert told["code"]["digest"].startswith("sha256:")
+    assert rh("run", "show", "20000101", "--json", expect=3).error["kind"] == "not_found"
+    assert rh("run", "show", "../x", "--json", expect=2).error["kind"] == "invalid"
+
+
+def test_run_changed_and_rm(rh, work, tree):
+    done, _ = work
+    assert rh("run", "changed", done.id).out == ""
+    (tree / "a.txt").write_bytes(b"changed\n")
+    rh("commit", "mine", "--alias", "production")
+    assert rh("run", "changed", done.id).out == "~/mine:v1 (as production): alias (v2)\n"
+    assert rh("run", "changed", done.id, "--json").json["why"] == "alias"
+    error = rh("version", "rm", "mine:v1", "--json", expect=4).error
+    assert error["kind"] == "conflict"
+    assert error["hint"] == f"rh run rm {done.id} forgets the run"
+    (tree / "a.txt").write_bytes(b"again\n")
+    rh("commit", "mine")
+    assert rh("gc", "rh://mine", "--keep", "1", "-n", "--json").json["dropped"] == []
+    dropped = rh("gc", "rh://mine", "--keep", "1", "-n", "--no-runs", "--json").json["dropped"]
+    assert [one["version"] for one in dropped] == ["v1"]
+    assert rh("run", "rm", done.id).out == f"run train {done.id} is forgotten\n"
+    rh("version", "rm", "mine:v1")
+    assert rh("run", "rm", done.id, "--json", expect=3).error["kind"] == "not_found"
+
+
+def test_lineage(rh, work, tmp_path):
+    done, _ = work
+    text = rh("lineage", "model").out
+    assert text == f"train {done.id} (done)\n  read  ~/mine:v1 (as production)\n  made  ~/model:v1\n"
+    assert rh("lineage", "mine:production").out == text
+    assert rh("lineage", "mine:v1", "model").out == text
+    assert rh("lineage", done.id, "--up", "1", "--down", "1").out == text
+    assert rh("lineage", "model", "--up", "0").out == "~/model:v1\n"
+    told = rh("lineage", "model", "--json").json
+    assert told == rh("lineage", "model", "--format", "json").json
+    assert len(told["edges"]) == 2
+    assert rh("lineage", "model", "-f", "dot").out.startswith("digraph")
+    (event,) = rh("lineage", "model", "-f", "openlineage").lines
+    assert event["eventType"] == "COMPLETE"
+    rh("lineage", "model", "-f", "svg", "-o", tmp_path / "graph.svg")
+    assert ET.parse(tmp_path / "graph.svg").getroot().tag.endswith("svg")
+    json.dumps(told)
+
+
+def test_lineage_of_what_is_not_there(rh, work):
+    assert "did you mean ~/model" in rh("lineage", "modle", "--json", expect=3).error["message"]
+    assert rh("lineage", "model:v7", "--json", expect=3).error["kind"] == "not_found"
+    assert "did you mean svg" in rh("lineage", "model", "-f", "svgg", expect=2).err
+    assert rh("lineage", "model", "mine", "--up", "1", "--json", expect=2).error["kind"] == "invalid"

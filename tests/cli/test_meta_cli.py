@@ -1,0 +1,86 @@
+"""meta and find."""
+
+from __future__ import annotations
+
+import pytest
+
+import rh as library
+
+
+@pytest.fixture
+def mine(rh, tree):
+    """`mine`, with one version."""
+    rh("save", "mine", "src")
+    rh("commit", "mine", "-m", "first", "--tag", "good")
+    return tree
+
+
+def test_a_resource_and_a_version(rh, mine):
+    """What is set is shown, found and taken away."""
+    rh("meta", "set", "mine", "stage=train", "--tag", "gold")
+    assert rh("meta", "set", "mine:v1", "accuracy=0.93", "final=true", "--json").json == {
+        "name": "~/mine", "version": "v1", "file": None, "tags": ["good"],
+        "metadata": {"accuracy": 0.93, "final": True},
+    }  # fmt: skip
+    assert rh("meta", "get", "rh://mine").out == "tags   gold\nstage  train\n"
+    assert rh("meta", "rm", "mine", "stage", "--tag", "gold", "--json").json["tags"] == []
+    assert "did you mean accuracy" in rh("meta", "rm", "mine:v1", "acuracy", "--json", expect=3).error["message"]
+    assert rh("meta", "set", "mine:v1", "accuracy=high", "--json", expect=2).error["where"] == "~/mine:v1"
+    assert rh("meta", "set", "mine", "--json", expect=2).error["kind"] == "invalid"
+    assert rh("meta", "rm", "mine", "--json", expect=2).error["kind"] == "invalid"
+    assert "~/mine" in rh("meta", "get", "mina", "--json", expect=3).error["message"]
+
+
+def test_a_file(rh, mine):
+    """Values are JSON or text; the first word without `=` is the path."""
+    rh("meta", "set", "mine", "sub/run.sh", "label=x=y", "n=5", 'text="5"', "none=null", "-t", "a")
+    found = rh("meta", "get", "mine", "sub/run.sh", "--json").json
+    assert found["metadata"] == {"label": "x=y", "n": 5, "text": "5", "none": "null"}
+    rh("meta", "rm", "mine", "n", "text", "--file", "sub/run.sh", "--tag", "a")
+    assert rh("meta", "get", "mine", "sub/run.sh").out == "label  x=y\nnone   null\n"
+    assert "a.txt" in rh("meta", "set", "mine", "b.txt", "n=5", "--json", expect=3).error["message"]
+    assert rh("meta", "set", "mine", "a.txt", "n", "--json", expect=2).error["kind"] == "invalid"
+
+
+def test_import(rh, mine, tmp_path):
+    """A table in a file, of any format that tables have."""
+    (tmp_path / "labels.csv").write_text("file,label,score\na.txt,cat,0.5\nz.bin,dog,0.7\n")
+    assert rh("meta", "import", "mine", "labels.csv").out == "~/mine: 2 files\n"
+    assert rh("meta", "get", "mine", "z.bin", "--json").json["metadata"] == {"label": "dog", "score": 0.7}
+    (tmp_path / "more.jsonl").write_text('{"file": "a.txt", "tags": ["gold"]}\n{"file": "b.txt", "tags": []}\n')
+    assert "'b.txt'" in rh("meta", "import", "mine", "more.jsonl", "--json", expect=3).error["message"]
+    assert rh("meta", "get", "mine", "a.txt", "--json").json["tags"] == []
+
+
+def test_find_what_is_saved(rh, mine):
+    """Without a place: resources and versions."""
+    rh("meta", "set", "mine:v1", "accuracy=0.93")
+    rh("meta", "set", "mine", "stage=train")
+    line = rh("find", "--where", "accuracy > 0.9").out
+    assert line.split()[:2] == ["~/mine:v1", "folder"]
+    assert line.rstrip().endswith("good  accuracy=0.93")
+    assert [one["name"] for one in rh("find", "--kind", "folder", "--name", "mi*", "--json").lines] == ["~/mine"]
+    assert rh("find", "--tag", "good", "--json").json["version"] == "v1"
+    assert rh("find", "--tag", "good", "--prefix", "/org").out == ""
+    assert rh("find", "--created-after", "2000-01-01", "--limit", "1", "--json").json["version"] is None
+    assert rh("find", "--tag", "good", "--as-of", "2000-01-01").out == ""
+    assert "did you mean accuracy" in rh("find", "--where", "acuracy > 1", "--json", expect=2).error["message"]
+    assert rh("find", "--larger", "1M", "--json", expect=2).error["hint"] == "rh find PLACE …"
+
+
+def test_find_files_by_properties(rh, mine):
+    """With a saved place: files in it. With any place: by name, as before."""
+    library.folder("mine").annotate({"a.txt": {"label": "cat", "tags": ["x"]}, "z.bin": {"label": "cat"}})
+    assert rh("find", "rh://mine", "--where", 'label == "cat"').out == "a.txt\nz.bin\n"
+    assert rh("find", "rh://mine:v1", "--tag", "x", "--json").json == {"file": "a.txt", "tags": ["x"], "label": "cat"}
+    assert rh("find", "rh://mine", "--tag", "x", "--null").out == "a.txt\0"
+    assert rh("find", "src", "*.txt").out == "a.txt\n"
+    assert rh("find", "rh://mine", "**/*.sh", "--type", "f").out == "sub/run.sh\n"
+    for wrong in (
+        ("src", "--where", "label == 1"),
+        ("rh://mine/sub", "--tag", "x"),
+        ("rh://mine", "--tag", "x", "--larger", "1"),
+        ("rh://mine", "*.txt", "--tag", "x"),
+        ("rh://mine", "--kind", "folder"),
+    ):
+        assert rh("find", *wrong, "--json", expect=2).error["kind"] == "invalid"

@@ -1,0 +1,86 @@
+"""A registry written to one file and taken over: whole, repeatable, and refused where the file is not as written."""
+
+from __future__ import annotations
+
+import pytest
+
+from rh.errors import ConflictError, ExistsError, IntegrityError, NotFoundError, UnsupportedError
+from rh.registry import open_registry
+from rh.registry.archive import export, import_, migrate
+from rh.registry.base import Registry
+
+
+@pytest.fixture
+def registry(tmp_path) -> Registry:
+    registry = open_registry(f"sqlite://{tmp_path}/one.db")
+    registry.put("a", {"n": 1, "é": "✓"}, by="ada", token="first")
+    registry.put("b", {"deep": {"list": [1, None, "x\n"]}})
+    registry.rename("a", "c")
+    registry.delete("b")
+    return registry
+
+
+@pytest.fixture
+def empty(tmp_path) -> Registry:
+    return open_registry(f"sqlite://{tmp_path}/two.db")
+
+
+def test_all_of_it_is_taken_over(registry, empty, tmp_path):
+    assert export(registry, tmp_path / "all.jsonl") == 5
+    assert import_(empty, tmp_path / "all.jsonl") == 5
+    assert list(empty.changes()) == list(registry.changes())
+    assert list(empty.list()) == list(registry.list())
+    assert import_(empty, tmp_path / "all.jsonl") == 0
+    assert empty.put("a", {"n": 1, "é": "✓"}, by="ada", token="first").revision == 1
+    assert empty.find("a") is None
+
+
+def test_one_registry_moves_into_another(registry, empty):
+    assert migrate(registry, empty) == 5
+    registry.put("d", {})
+    assert migrate(registry, empty) == 1
+    assert list(empty.changes()) == list(registry.changes())
+
+
+def test_what_is_there_is_never_changed(registry, empty, tmp_path):
+    empty.put("a", {"mine": True})
+    with pytest.raises(ConflictError, match="'a'"):
+        migrate(registry, empty)
+    assert empty.get("a").document == {"mine": True}
+    export(registry, tmp_path / "all.jsonl")
+    with pytest.raises(ExistsError):
+        export(registry, tmp_path / "all.jsonl")
+    export(registry, tmp_path / "all.jsonl", overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir() if "jsonl" in path.name) == ["all.jsonl"]
+    with pytest.raises(NotFoundError):
+        export(registry, tmp_path / "no" / "all.jsonl")
+    with pytest.raises(NotFoundError):
+        import_(registry, tmp_path / "no.jsonl")
+
+
+@pytest.mark.parametrize("damage", ["cut", "short", "flipped", "empty", "other", "garbage"])
+def test_a_damaged_file_changes_nothing(damage, registry, empty, tmp_path):
+    path = tmp_path / "all.jsonl"
+    export(registry, path)
+    data = path.read_bytes()
+    lines = data.splitlines(keepends=True)
+    path.write_bytes(
+        {
+            "cut": data[:-20],
+            "short": b"".join(lines[:-1]),
+            "flipped": data.replace(b'"n":1', b'"n":2', 1),
+            "empty": b"",
+            "other": b'{"a": 1}\n',
+            "garbage": b"\xff\xfe\n",
+        }[damage]
+    )
+    with pytest.raises(IntegrityError):
+        import_(empty, path)
+    assert list(empty.changes()) == []
+
+
+def test_a_newer_format_is_refused(registry, empty, tmp_path):
+    path = tmp_path / "all.jsonl"
+    path.write_text('{"format":"rh-registry","version":2}\n{}\n')
+    with pytest.raises(UnsupportedError, match="upgrade"):
+        import_(empty, path)

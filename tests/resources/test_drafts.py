@@ -1,0 +1,214 @@
+"""Drafts with names: put together by several, finished by one, and nothing is lost that was added."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+import rh
+from rh import errors
+from rh.versions.gc import collect
+from rh.versions.store import Store, place_of
+
+
+@pytest.fixture
+def cats(folder):
+    """A saved folder with a version of two files, on each system in turn."""
+    folder.put({"a.txt": b"one", "sub/b.txt": b"two"})
+    saved = folder.save("cats")
+    saved.commit("begin")
+    return saved
+
+
+@pytest.fixture
+def near(here):
+    """The same, on this disk."""
+    here.put({"a.txt": b"one", "sub/b.txt": b"two"})
+    saved = here.save("cats")
+    saved.commit("begin")
+    return saved
+
+
+def contents(name):
+    found = rh.folder(name)
+    return {key: found.get(key) for key in found.glob("**") if not key.endswith("/")}
+
+
+def referred(folder):
+    """The trees that the store keeps for a folder's versions and drafts."""
+    series = folder.series_of().series
+    return {ref.tree for ref in Store.at(place_of(folder.location)).refs() if ref.series.startswith(series)}
+
+
+def test_a_draft_that_several_join_makes_one_version(cats):
+    """Blocks and single calls add to it; nothing is a version before one of them commits."""
+    with cats.draft("spring", message="together", tags=["x"]) as mine:
+        mine.add(b"mine", path="mine.txt")
+        mine.remove("a.txt")
+        assert [one.name for one in rh.folder("cats").drafts()] == ["spring"]
+        rh.folder("cats").draft("spring").add(b"theirs" * 1000, path="theirs.bin")
+    rh.folder("cats").draft("spring").move("sub/", "moved/")
+    assert [version.label for version in cats.versions()] == ["v1"]
+    collect(Store.at(place_of(cats.location)), older_than_s=-60)
+    joined = rh.folder("cats").draft("spring")
+    assert [str(change) for change in joined.changes()] == [
+        "put theirs.bin",
+        "put mine.txt",
+        "remove a.txt",
+        "move sub/ → moved/",
+    ]
+    version = joined.commit("finished")
+    assert (version.label, version.message, version.tags, version.parent) == ("v2", "finished", ("x",), 1)
+    assert contents("cats:v2") == {"mine.txt": b"mine", "moved/b.txt": b"two", "theirs.bin": b"theirs" * 1000}
+    assert cats.get("a.txt") == b"one", "the folder's own files are not touched"
+    assert cats.drafts() == []
+    assert referred(cats) == {one.digest for one in cats.versions()}
+    with pytest.raises(errors.NotFoundError, match="no draft 'spring'"):
+        joined.commit()
+
+
+def test_a_block_is_added_as_a_whole_or_not_at_all(near):
+    with pytest.raises(ZeroDivisionError), near.draft("d") as draft:  # noqa: PT012
+        draft.add(b"kept", path="kept.txt")
+        draft.save()
+        draft.add(b"lost", path="lost.txt")
+        1 / 0  # noqa: B018
+    assert [change.path for change in near.draft("d").changes()] == ["kept.txt"]
+    near.draft("d").discard()
+    assert near.drafts() == []
+    assert len(near.versions()) == 1
+    assert referred(near) == {near.versions()[0].digest}
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs"),
+    [
+        (lambda d: d.add(b"1", path="x"), lambda d: d.add(b"2", path="x")),
+        (lambda d: d.add(b"1", path="x"), lambda d: d.add(b"2", path="x/y")),
+        (lambda d: d.add(b"1", path="sub/new"), lambda d: d.remove("sub/")),
+        (lambda d: d.move("sub/", "other/"), lambda d: d.add(b"2", path="sub/b.txt")),
+        (lambda d: d.remove("a.txt"), lambda d: d.remove("a.txt")),
+        (lambda d: d.move("a.txt", "c"), lambda d: d.move("a.txt", "d")),
+    ],
+)
+def test_what_two_do_to_one_path_clashes(near, mine, theirs):
+    """The second one is told, and what the first one added stays as it is."""
+    with pytest.raises(errors.ConflictError, match="meanwhile"), near.draft("d") as first:  # noqa: PT012
+        mine(first)
+        theirs(rh.folder("cats").draft("d"))
+    before = contents("cats:v1")
+    alone = near.draft("alone")
+    theirs(alone)
+    expected = alone.commit().digest
+    assert contents("cats:v1") == before
+    assert len(near.draft("d").changes()) == 1
+    near.draft("d").discard()
+    assert expected == near.versions()[-1].digest
+
+
+def test_the_same_file_from_two_is_no_clash(near):
+    with near.draft("d") as first:
+        first.add(b"same", path="x")
+        rh.folder("cats").draft("d").add(b"same", path="x")
+        rh.folder("cats").draft("d").add(b"other", path="y")
+    assert near.draft("d").commit().files == 4
+
+
+def test_a_draft_is_over_for_all(near):
+    for end in (lambda d: d.commit(), lambda d: d.discard()):
+        with pytest.raises(errors.ConflictError, match="finished or discarded"), near.draft("d") as draft:  # noqa: PT012
+            draft.add(os.urandom(8), path="late.txt")
+            other = rh.folder("cats").draft("d")
+            other.add(os.urandom(8), path="early.txt")
+            end(other)
+    assert not any("late.txt" in contents(f"cats:{version.label}") for version in near.versions())
+
+
+def test_another_version_meanwhile(near):
+    """A draft made from v1 is no version after v2, unless it is put upon that."""
+    near.draft("d").add(b"d", path="d.txt")
+    near.draft("clash").add(b"clash", path="new.txt")
+    near.put({"new.txt": b"new"})
+    near.commit()
+    with pytest.raises(errors.ConflictError, match="by now"):
+        near.draft("d").commit()
+    assert [one.name for one in near.drafts()] == ["clash", "d"], "nothing is lost by it"
+    with pytest.raises(errors.ConflictError, match=r"both change new\.txt"):
+        near.draft("clash").rebase()
+    assert near.draft("d").rebase() == 2
+    assert near.draft("d").commit().parent == 2
+    assert contents("cats:v3") == {"a.txt": b"one", "sub/b.txt": b"two", "new.txt": b"new", "d.txt": b"d"}
+
+
+def test_what_is_refused(near):
+    for name in ("", "a/b", "a:b", "../x", "-x", 7):
+        with pytest.raises(errors.InvalidError, match="name of a draft"):
+            near.draft(name).add(b"x", path="x")
+    near.draft("spring").add(b"x", path="x")
+    with pytest.raises(errors.NotFoundError, match="did you mean spring"):
+        near.draft("sprang").commit()
+    with pytest.raises(errors.ConflictError, match="already"):
+        near.draft("spring", base=None).add(b"y", path="y")
+    with pytest.raises(errors.ImmutableVersionError):
+        rh.folder("cats:v1").draft("d")
+    with pytest.raises(errors.ExistsError):
+        near.draft("spring").add(b"y", path="a.txt", update=False)
+    assert [change.path for change in near.draft("spring").changes()] == ["x"]
+
+
+ADD = """
+import os, signal, sys
+import rh
+draft = rh.folder("cats").draft("d")
+for number in range(int(sys.argv[2])):
+    draft.add(os.urandom(2000), path=f"{sys.argv[1]}/{number}.bin")
+    print(number, flush=True)
+with draft:
+    draft.add(b"never said", path=f"{sys.argv[1]}/never.bin")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_participant_that_is_killed_loses_nothing_that_was_added(near):
+    """Three processes add at once and are killed; a fourth one finishes what they said was added."""
+    running = [
+        subprocess.Popen([sys.executable, "-c", ADD, name, "4"], stdout=subprocess.PIPE, text=True)
+        for name in ("p", "q", "r")
+    ]
+    said = [process.communicate(timeout=120)[0].split() for process in running]
+    assert [process.returncode for process in running] == [-signal.SIGKILL] * 3
+    assert said == [["0", "1", "2", "3"]] * 3
+    near.draft("d").commit()
+    paths = {f"{name}/{number}.bin" for name in "pqr" for number in range(4)}
+    assert set(contents("cats:latest")) == {"a.txt", "sub/b.txt", *paths}
+    assert rh.folder("cats:latest").verify()
+
+
+def test_many_at_once(near):
+    """Threads that add and one that commits in between: each addition is in a version, or its block was refused."""
+    lost, kept = [], []
+
+    def add(number):
+        try:
+            with rh.folder("cats").draft("d") as draft:
+                draft.add(json.dumps(number).encode(), path=f"n/{number}")
+            kept.append(number)
+        except errors.ConflictError:
+            lost.append(number)
+
+    threads = [threading.Thread(target=add, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    near.draft("d").add(b"", path="begin")
+    near.draft("d").commit()
+    for thread in threads:
+        thread.join()
+    for one in near.drafts():
+        near.draft(one.name).rebase()
+        near.draft(one.name).commit()
+    assert {key for key in contents("cats:latest") if key.startswith("n/")} == {f"n/{number}" for number in kept}
+    assert len(kept) + len(lost) == 8

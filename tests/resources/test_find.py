@@ -1,0 +1,148 @@
+"""`rh.find`: saved resources and versions by what is said of them."""
+
+import datetime
+import time
+
+import pytest
+
+import rh
+from rh import F, errors
+from rh.registry import holding
+from rh.registry.base import Match
+from rh.registry.names import Name
+
+
+@pytest.fixture
+def models(tmp_path):
+    """Three folders (one of an organisation) with two versions each, a blob and a table."""
+    for number, name in enumerate(("cats", "dogs", "/org/birds")):
+        folder = rh.folder(name=name, path=tmp_path / str(number), metadata={"stage": "dev"}).save()
+        folder.put({"weights": b"1"})
+        folder.commit(tags=["nightly"], metadata={"accuracy": (5 + number) / 10})
+        folder.put({"weights": b"2"}, overwrite=True)
+        folder.commit(tags=["nightly", "good"], metadata={"accuracy": (7 + number) / 10})
+    rh.blob(b"x", name="notes").save().annotate(tags=["good"], stage="prod")
+    rh.table({"x": [1]}, name="rows").save()
+    return tmp_path
+
+
+def labels(found):
+    return [f"{one.name}:{one.version}" if getattr(one, "version", None) else one.name for one in found]
+
+
+def test_resources_and_versions_newest_first(models):
+    assert labels(rh.find(where=F.accuracy > 0.65)) == ["/org/birds:v2", "/org/birds:v1", "~/dogs:v2", "~/cats:v2"]
+    assert labels(rh.find(tags=["nightly", "good"])) == ["/org/birds:v2", "~/dogs:v2", "~/cats:v2"]
+    assert labels(rh.find(tags="good")) == ["~/notes", "/org/birds:v2", "~/dogs:v2", "~/cats:v2"]
+    assert labels(rh.find(where='stage == "dev"')) == ["/org/birds", "~/dogs", "~/cats"]
+    assert labels(rh.find(where={"stage": ["prod", "test"]})) == ["~/notes"]
+    assert labels(rh.find(where=(F.accuracy > 0.65) & F.accuracy.is_in([0.7]), tags="good")) == ["~/cats:v2"]
+    found = rh.find(where=F.accuracy == 0.9)
+    assert found[0] == rh.load("/org/birds:v2")
+    assert found[0].get("weights") == b"2"
+
+
+def test_kind_name_prefix_limit(models):
+    everything = ["~/rows", "~/notes", "/org/birds", "~/dogs", "~/cats"]
+    assert labels(rh.find()) == everything
+    assert labels(rh.find(limit=2)) == everything[:2]
+    assert labels(rh.find(kind=["blob", "table"])) == ["~/rows", "~/notes"]
+    assert labels(rh.find(kind="folder", name="*s", prefix="~")) == ["~/dogs", "~/cats"]
+    assert labels(rh.find(name="[cd]*s")) == []
+    assert labels(rh.find(name="cat*")) == ["~/cats"]
+    assert labels(rh.find(name="/org/*")) == ["/org/birds"]
+    assert labels(rh.find(prefix="/org", where=F.accuracy > 0.85)) == ["/org/birds:v2"]
+    assert labels(rh.find(name="/org/b*", where=F.accuracy > 0)) == ["/org/birds:v2", "/org/birds:v1"]
+    assert labels(rh.find(kind="table", where=F.accuracy > 0)) == []
+    with rh.set_folder("/org"):
+        assert labels(rh.find(name="birds")) == ["/org/birds"]
+        assert labels(rh.find(prefix=None)) == ["/org/birds"]
+
+
+def test_two_registries(models, tmp_path, monkeypatch):
+    """Names of this machine are looked up here, all others where the team has them; neither sees the other's."""
+    monkeypatch.setenv("RH_REGISTRY", f"sqlite://{tmp_path}/team.db")
+    folder = rh.folder(name="/team/x", path=tmp_path / "x", metadata={"stage": "dev"}).save()
+    folder.put({"a": b"1"})
+    folder.commit(metadata={"accuracy": 0.99})
+    assert labels(rh.find(where=F.stage == "dev")) == ["/team/x", "~/dogs", "~/cats"]
+    assert labels(rh.find(where=F.accuracy > 0.75)) == ["/team/x:v1", "~/dogs:v2"]
+
+
+def test_when(models, tmp_path):
+    moment = time.time()
+    rh.load("cats").annotate(stage="prod")
+    rh.folder("dogs:v1").annotate(tags=["late"])
+    late = rh.folder(name="late", path=tmp_path / "late").save()
+    late.put({"a": b""})
+    late.commit()
+    for told in (moment, datetime.datetime.fromtimestamp(moment).astimezone()):
+        assert labels(rh.find(created_after=told)) == ["~/late:v1", "~/late"]
+    assert labels(rh.find(created_after="2100-01-01")) == []
+    assert len(rh.find(created_after=datetime.date(2000, 1, 1))) == 6 + 8 - 1
+    assert labels(rh.find(where=F.stage == "prod")) == ["~/cats", "~/notes"]
+    assert labels(rh.find(where=F.stage == "prod", as_of=moment)) == ["~/notes"]
+    assert labels(rh.find(tags="late")) == ["~/dogs:v1"]
+    assert labels(rh.find(tags="late", as_of=moment)) == []
+    rh.load("cats").delete_configs()
+    assert "~/cats:v2" in labels(rh.find(where=F.accuracy == 0.7, as_of=moment))
+    assert "~/cats:v2" not in labels(rh.find(where=F.accuracy == 0.7))
+
+
+def test_produced_by(models):
+    folder = rh.load("cats")
+    series = folder.series_of()
+    record = series.registry.get(f"versions/{series.series}/00000002")
+    made = {**record.document, "produced_by": {"run": "r-123", "name": "train"}}
+    series.registry.put(record.key, made, when=Match(record.etag))
+    assert labels(rh.find(produced_by="r-123")) == labels(rh.find(produced_by="train")) == ["~/cats:v2"]
+    assert labels(rh.find(produced_by="train", where=F.accuracy > 0.9)) == []
+    assert labels(rh.find(produced_by="r-124")) == []
+
+
+def test_unknown_properties_show_the_nearest(models):
+    with pytest.raises(errors.InvalidError, match="nothing has a property 'acuracy'; did you mean accuracy"):
+        rh.find(where=(F.stage == "dev") & (F.acuracy > 0.5))
+    # A record from before types were noted is enough.
+    registry = holding(Name("~/cats"))
+    registry.put("resources/~/old", {**registry.get("resources/~/cats").document, "metadata": {"legacy": 1}})
+    assert labels(rh.find(where=F.legacy == 1)) == ["~/old"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"where": "accuracy >"},
+        {"where": 5},
+        {"tags": [5]},
+        {"name": ""},
+        {"name": 5},
+        {"limit": 0},
+        {"limit": True},
+        {"created_after": "yesterday"},
+        {"as_of": True},
+        {"prefix": "../x"},
+    ],
+)
+def test_what_cannot_be_asked(models, wrong):
+    with pytest.raises(errors.InvalidError):
+        rh.find(**wrong)
+
+
+def test_a_record_that_cannot_be_read_is_left_out(models, caplog):
+    holding(Name("~/x")).put("resources/~/newer", {"kind": "hologram", "metadata": {"stage": "dev"}})
+    assert "~/newer" not in labels(rh.find(where=F.stage == "dev"))
+    assert "~/newer cannot be read" in caplog.text
+
+
+def test_how_it_looks(models):
+    found = rh.find(tags="good")
+    assert repr(found).splitlines()[1].startswith("/org/birds:v2  folder")
+    assert "accuracy=0.9" in repr(found)
+    assert found._repr_html_().count("<tr>") == 5
+    assert repr(found[:0]) == "<nothing found>"
+    assert len(found[1:3]) == 2
+    assert found.as_dicts()[1] | {"author": "", "time": 0} == {
+        "name": "/org/birds", "kind": "folder", "version": "v2", "tags": ["nightly", "good"],
+        "metadata": {"accuracy": 0.9}, "author": "", "time": 0,
+    }  # fmt: skip

@@ -1,0 +1,108 @@
+"""Versions whose store was damaged: mended from the live data or another copy, and never believed to be whole."""
+
+import os
+
+import pytest
+
+import rh
+from rh import errors
+from rh.versions.layout import object_key, pack_key
+from rh.versions.store import Store, place_of
+from rh.versions.verify import files_of
+
+BIG = os.urandom(3_000_000)  # stores are shared by tests: what is damaged here must be nobody else's
+FILES = {"a.txt": os.urandom(300), "sub/b.txt": os.urandom(300), "sub/big.bin": BIG, "same.bin": BIG}
+
+
+@pytest.fixture
+def cats(folder):
+    """A saved folder with a version, on each system in turn, and an empty cache."""
+    folder.put(FILES)
+    saved = folder.save("cats")
+    saved.commit("begin")
+    return saved
+
+
+def contents_of(resource):
+    """Where the newest version's contents are in its store, as keys."""
+    version = resource.versions()[-1]
+    store = Store.at(version.store)
+    found = set()
+    for _, child in files_of(store, store.root(store.tree(version.digest))):
+        found.add(object_key(child.digest) if child.where[0] == "o" else pack_key(child.where[1]))
+    return store.system, found
+
+
+def below(resource, kind):
+    """All of a kind that is in the store."""
+    system = Store.at(place_of(resource.location)).system
+    return system, {entry.key for entry in system.list(f"{kind}/") if entry.kind == "file"}
+
+
+def damage(system, keys, *, lose=False):
+    """Flip a byte of each, or delete it."""
+    assert keys
+    for key in keys:
+        if lose:
+            system.delete([key])
+        else:
+            data = bytearray(system.read(key).read())
+            data[len(data) // 3] ^= 1
+            system.write(key, bytes(data))
+
+
+@pytest.mark.parametrize("lose", [False, True])
+def test_contents_are_mended_by_the_live_files(cats, lose, monkeypatch, tmp_path):
+    damage(*contents_of(cats), lose=lose)
+    assert not rh.folder("cats:v1").verify()
+    assert cats.commit().label == "v1"
+    assert cats.repair()
+    found = rh.folder("cats:v1")
+    assert found.verify()
+    assert {name: found.get(name) for name in FILES} == FILES
+    assert cats.repair("v1"), "a second time there is nothing to do"
+
+
+def test_what_no_copy_has_stays_damaged(here, tmp_path):
+    here.put(FILES)
+    cats = here.save("cats")
+    cats.commit()
+    damage(*contents_of(cats))
+    cats.put({"a.txt": b"another"}, overwrite=True)
+    cats.rm("sub/")
+    found = cats.repair("v1")
+    assert not found
+    assert [*found.corrupt, *found.missing] == ["a.txt", "sub/b.txt"]
+    other = rh.folder(path=tmp_path / "other").mkdir()
+    other.put({"x": FILES["a.txt"], "deep/y": FILES["sub/b.txt"]})
+    assert cats.repair("v1", source=other.path)
+    assert rh.folder("cats:v1").get("a.txt") == FILES["a.txt"]
+
+
+@pytest.mark.parametrize("kind", ["trees", "nodes"])
+@pytest.mark.parametrize("lose", [False, True])
+def test_directories_are_mended_by_the_same_data(here, kind, lose, monkeypatch, tmp_path):
+    here.put(FILES)
+    cats = here.save("cats")
+    version = cats.commit()
+    damage(*below(cats, kind), lose=lose)
+    cache = rh.config.home() / "cache"
+    cache.rename(tmp_path / "cache-gone")
+    cats.put({"more.txt": b"more"})
+    with pytest.raises(errors.IntegrityError, match="not that of the version"):
+        cats.repair()
+    cats.rm("more.txt")
+    assert cats.repair()
+    assert cats.versions()[-1].digest == version.digest
+    assert rh.folder("cats:v1").get("sub/big.bin") == BIG
+
+
+def test_a_blob_and_a_table(folder):
+    blob = rh.blob(os.urandom(800), name="one", path=(folder / "one.bin").url).save()
+    blob.commit()
+    table = rh.table({"x": [1, 2, 3], "y": [os.urandom(4).hex()] * 3}, name="rows", path=(folder / "rows").url).save()
+    table.commit()
+    for resource in (blob, table):
+        damage(*contents_of(resource), lose=True)
+        assert resource.repair()
+    assert rh.table(name="rows:v1").fetch()["x"] == [1, 2, 3]

@@ -1,0 +1,362 @@
+"""Files that others wrote and that do not quite agree: read together where nothing is lost, else told which and why."""
+
+from __future__ import annotations
+
+import gzip
+import io
+from decimal import Decimal
+from functools import partial
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import rh
+from rh import errors, observe
+from rh.tables import fragments, schemas
+
+BIG = 1 << 40
+
+
+def parquet(table) -> bytes:
+    out = io.BytesIO()
+    pq.write_table(table, out)
+    return out.getvalue()
+
+
+def arrow(table) -> bytes:
+    out = io.BytesIO()
+    with pa.ipc.new_file(out, table.schema) as writer:
+        writer.write(table)
+    return out.getvalue()
+
+
+def column(values, kind):
+    return pa.table({"n": pa.array(values, kind)})
+
+
+@pytest.fixture
+def place(tmp_path):
+    return rh.folder(path=tmp_path / "data")
+
+
+WAYS = (
+    lambda table: table.to_arrow()["n"].to_pylist(),
+    lambda table: table.to_arrow(columns=["n"])["n"].to_pylist(),
+    lambda table: table.to_reader().read_all()["n"].to_pylist(),
+    lambda table: [n for batch in table.stream(2) for n in batch["n"].to_pylist()],
+    lambda table: [n for batch in table.stream(2, columns=["n"]) for n in batch["n"].to_pylist()],
+    lambda table: table.sql("select n from t")["n"].to_pylist(),
+    lambda table: table.sample(100)["n"].to_pylist(),
+    lambda table: table.to_dask().compute(scheduler="synchronous")["n"].to_list(),
+)
+
+
+def ways(table):
+    """Each way to read all rows, as the values of the column `n`."""
+    return [partial(way, table) for way in WAYS]
+
+
+@pytest.mark.parametrize("encoded", [parquet, arrow], ids=["parquet", "arrow"])
+@pytest.mark.parametrize(
+    ("first", "second", "together"),
+    [
+        (pa.int32(), pa.int64(), pa.int64()),
+        (pa.int64(), pa.int8(), pa.int64()),
+        (pa.uint8(), pa.int8(), pa.int16()),
+        (pa.int16(), pa.float32(), pa.float32()),
+        (pa.float32(), pa.float64(), pa.float64()),
+        (pa.null(), pa.int32(), pa.int32()),
+        (pa.int32(), pa.null(), pa.int32()),
+        (pa.string(), pa.large_string(), pa.string()),
+        (pa.dictionary(pa.int32(), pa.string()), pa.string(), pa.string()),
+        (pa.timestamp("ms"), pa.timestamp("us"), pa.timestamp("us")),
+        (pa.decimal128(5, 2), pa.decimal128(9, 3), pa.decimal128(9, 3)),
+    ],
+    ids=str,
+)
+def test_types_that_hold_each_others_values_are_read_as_the_wider_one(place, encoded, first, second, together):
+    plain = {
+        pa.null(): [None],
+        pa.string(): ["a"],
+        pa.large_string(): ["b"],
+        pa.dictionary(pa.int32(), pa.string()): ["c"],
+    }
+    one = {pa.decimal128(5, 2): [Decimal("1.25")], pa.decimal128(9, 3): [Decimal("1.125")]}
+    values = [{**plain, **one}.get(kind) or pa.array([1]).cast(kind).to_pylist() for kind in (first, second)]
+    kind = encoded.__name__
+    place.put(
+        {
+            f"{n}.{kind}": encoded(column(some, type_))
+            for n, (some, type_) in enumerate(zip(values, (first, second), strict=True))
+        }
+    )
+    table = rh.table(path=place.url)
+    assert table.schema == pa.schema({"n": together})
+    assert table.to_arrow().schema == pa.schema({"n": together})
+    for way in ways(table)[:-1]:
+        assert way() == [*values[0], *values[1]]
+
+
+def test_a_later_value_that_only_the_wider_type_holds(place):
+    place.put({"1.parquet": parquet(column([1], pa.int32())), "2.parquet": parquet(column([BIG], pa.int64()))})
+    for way in ways(rh.table(path=place.url)):
+        assert way() == [1, BIG]
+
+
+def test_types_without_a_common_one_are_told_with_file_column_both_types_and_the_way_out(place):
+    place.put({"1.parquet": parquet(column([1], pa.int64())), "2.parquet": parquet(column(["x"], pa.string()))})
+    table = rh.table(path=place.url)
+    for way in ways(table):
+        with pytest.raises(
+            errors.InvalidError, match="column 'n' is string in this file and int64 in the table"
+        ) as caught:
+            way()
+        assert "2.parquet" in caught.value.where
+        assert 'options={"column_types": {"n": "string"}}' in caught.value.hint
+    for way in ways(rh.table(path=place.url, options={"column_types": {"n": "string"}})):
+        assert way() == ["1", "x"]
+
+
+def test_columns_that_agree_are_read_beside_one_that_does_not(place):
+    place.put({
+        "1.parquet": parquet(pa.table({"n": [1], "m": [1]})),
+        "2.parquet": parquet(pa.table({"n": [2], "m": ["x"]})),
+    })  # fmt: skip
+    table = rh.table(path=place.url)
+    assert table.to_arrow(columns=["n"])["n"].to_pylist() == [1, 2]
+    with pytest.raises(errors.InvalidError, match="column 'm'"):
+        table.to_arrow()
+
+
+def test_whole_numbers_that_fractions_cannot_hold_are_never_rounded(place):
+    place.put(
+        {"1.parquet": parquet(column([0.5], pa.float64())), "2.parquet": parquet(column([2**53 + 1], pa.int64()))}
+    )
+    for way in ways(rh.table(path=place.url)):
+        with pytest.raises(errors.InvalidError, match="does not fit"):
+            way()
+
+
+def test_footers_are_asked_once(world):
+    place = rh.folder(path=world["s3"] + "/many")
+    place.put({f"{n:02}.parquet": parquet(column([n], pa.int32())) for n in range(20)})
+    with observe.counting() as counts:
+        assert rh.table(path=place.url).schema == pa.schema({"n": pa.int32()})
+        again = rh.table(path=place.url)
+        assert again.schema == pa.schema({"n": pa.int32()})
+    assert counts.requests["s3", "read"] <= 20 + 2  # each look asks for an index
+    place.put({"10.parquet": parquet(column([BIG], pa.int64()))}, overwrite=True)
+    assert again.schema == pa.schema({"n": pa.int64()})
+
+
+def test_of_very_many_files_some_are_asked(place, monkeypatch):
+    """One that was not and has a wider type is told when it is read."""
+    monkeypatch.setattr(schemas, "LOOKED_INTO", 3)
+    place.put({f"{n}.parquet": parquet(column([n], pa.int32())) for n in range(9)})
+    table = rh.table(path=place.url)
+    assert sorted(table.to_arrow()["n"].to_pylist()) == list(range(9))
+    place.put({"8.parquet": parquet(column([BIG], pa.int64()))}, overwrite=True)
+    assert table.to_arrow()["n"].to_pylist()[-1] == BIG
+    place.put(
+        {"8.parquet": parquet(column([8], pa.int32())), "7.parquet": parquet(column([BIG], pa.int64()))}, overwrite=True
+    )
+    with pytest.raises(errors.InvalidError, match="'n' is int64 in this file and int32 in the table") as caught:
+        table.to_arrow()
+    assert "7.parquet" in caught.value.where
+    with pytest.raises(errors.InvalidError, match="'n' is int64 in this file"):
+        list(table.stream(3))
+    given = rh.table(path=place.url, options={"column_types": {"n": "int64"}})
+    assert BIG in given.to_arrow()["n"].to_pylist()
+
+
+# Text
+
+
+def test_csv_files_whose_types_differ(place):
+    place.put({"1.csv": b"n,m\n1,2\n", "2.csv": b"m,n\n3,x\n"})
+    table = rh.table(path=place.url)
+    for way in ways(table):
+        with pytest.raises(
+            errors.InvalidError, match="column 'n' is string in this file and int64 in the table"
+        ) as caught:
+            way()
+        assert "2.csv" in caught.value.where
+        assert 'options={"column_types": {"n": "string"}}' in caught.value.hint
+    for way in ways(rh.table(path=place.url, options={"column_types": {"n": "string"}})):
+        assert way() == ["1", "x"]
+
+
+def test_a_value_behind_the_first_block_of_a_csv_file(place):
+    place.put({"1.csv": b"n\n" + b"1\n" * 600_000 + b"x\n"})
+    for way in ways(rh.table(path=place.url))[:6]:
+        with pytest.raises(errors.InvalidError, match=r"a value of column 'n' is no int64.*'x'"):
+            way()
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_whole_numbers_in_one_file_and_fractions_in_another(place, kind):
+    rows = ["1", "2.5"]
+    texts = [f'{{"n": {row}}}\n' if kind == "jsonl" else f"n\n{row}\n" for row in rows]
+    place.put({f"{n}.{kind}": text.encode() for n, text in enumerate(texts)})
+    for way in ways(rh.table(path=place.url)):
+        assert way() == [1.0, 2.5]
+
+
+@pytest.mark.parametrize("kind", ["csv", "csv.gz", "tsv", "jsonl", "jsonl.gz"])
+@pytest.mark.parametrize("blank", [b"", b"\n", b"\xef\xbb\xbf"], ids=["nothing", "a line", "a mark"])
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_empty_files_are_passed_over(place, kind, blank, at):
+    row = b'{"n": %d}\n' if kind.startswith("jsonl") else b"n\n%d\n"
+    texts = [row % 1, row % 2]
+    texts.insert(at, blank)
+    place.put({f"{n}.{kind}": gzip.compress(text) if kind.endswith("gz") else text for n, text in enumerate(texts)})
+    table = rh.table(path=place.url)
+    for way in ways(table):
+        assert way() == [1, 2]
+    assert table.num_rows == 2
+    assert [len(batch) for batch in table.stream(1, shuffle_seed=1)] == [1, 1]
+    assert [len(batch) for batch in table.stream(1, rank=1, world_size=2)] == [1]
+    assert table.profile().rows == 2
+
+
+def test_a_csv_file_of_nothing_but_its_header(place):
+    place.put({"1.csv": b"n,word\n", "2.csv": b"n,word\n7,x\n", "3.csv": b"n,word\n"})
+    table = rh.table(path=place.url)
+    assert table.schema == pa.schema({"n": pa.int64(), "word": pa.string()})
+    for way in ways(table):
+        assert way() == [7]
+
+
+def test_nothing_but_empty_files(place):
+    place.put({"1.csv": b"", "2.csv": b""})
+    with pytest.raises(errors.InvalidError, match="the files are empty"):
+        rh.table(path=place.url).to_arrow()
+    assert rh.table(path=place.url).num_rows == 0
+    rh.table(path=place.url).rm()
+    assert place.ls() == []
+
+
+def test_an_empty_parquet_file_is_damaged(place):
+    place.put({"1.parquet": parquet(column([1], pa.int64())), "2.parquet": b""})
+    with pytest.raises(errors.IntegrityError, match=r"2\.parquet"):
+        rh.table(path=place.url).to_arrow()
+
+
+# JSON lines
+
+MANY = b'{"n": 1}\n' * 200_000
+
+
+def test_a_key_that_only_later_lines_have_is_an_error_that_names_it(place):
+    place.put({"1.jsonl": MANY + b'{"n": 2, "late": "x"}\n'})
+    for way in [way for at, way in enumerate(ways(rh.table(path=place.url))) if at not in (1, 4, 5)]:
+        with pytest.raises(errors.InvalidError, match="column 'late' is in this file") as caught:
+            way()
+        assert "1.jsonl" in caught.value.where
+        assert 'options={"column_types": {"late": "string"}}' in caught.value.hint
+    with pytest.raises(errors.InvalidError, match="column 'late'"):
+        rh.table(path=place.url).sql("select * from t")
+    assert len(rh.table(path=place.url).to_arrow(columns=["n"])) == 200_001
+    assert sum(map(len, rh.table(path=place.url).stream(5000, columns=["n"]))) == 200_001
+    known = rh.table(path=place.url, options={"column_types": {"late": "string"}})
+    assert known.schema == pa.schema({"n": pa.int64(), "late": pa.string()})
+    assert known.to_arrow()["late"].to_pylist()[-2:] == [None, "x"]
+    assert known.sql("select late from t where late is not null").to_pylist() == [{"late": "x"}]
+
+
+def test_a_key_inside_an_object_is_told_too(place):
+    place.put(
+        {"1.jsonl": b'{"n": {"a": 1}, "l": [{"b": 1}]}\n' * 80_000 + b'{"n": {"a": 1}, "l": [{"b": 1}, {"c": 2}]}\n'}
+    )
+    with pytest.raises(errors.InvalidError, match=r"column 'l\.c' is in this file"):
+        rh.table(path=place.url).to_arrow()
+
+
+def test_keys_that_lines_do_not_have_are_null(place):
+    place.put({"1.jsonl": b'{"n": 1, "a": "x"}\n{"n": 2}\n', "year=2026/2.jsonl": b'{"n": 3}\n'})
+    with pytest.raises(errors.InvalidError, match="partition columns"):
+        rh.table(path=place.url).to_arrow()
+    place.rm("year=2026/2.jsonl")
+    place.put({"2.jsonl": b'{"n": 3}\n'})
+    table = rh.table(path=place.url)
+    assert table.to_arrow().to_pydict() == {"n": [1, 2, 3], "a": ["x", None, None]}
+    assert pa.Table.from_batches(list(table.stream(2))).to_pydict() == table.to_arrow().to_pydict()
+
+
+def test_json_lines_in_directories_that_say_a_column(place):
+    place.put({"k=a/1.jsonl": b'{"n": 1}\n', "k=b/1.jsonl": b'{"n": 2}\n{"n": 3}\n'})
+    table = rh.table(path=place.url)
+    assert table.to_arrow(where=[("k", "==", "b")]).to_pydict() == {"n": [2, 3], "k": ["b", "b"]}
+    assert table.sql("select k, count(*) as c from t group by k order by k").to_pydict() == {
+        "k": ["a", "b"],
+        "c": [1, 2],
+    }
+    for way in ways(table):
+        assert way() == [1, 2, 3]
+
+
+def test_a_json_array_is_no_json_lines(place):
+    place.put({"a.json": b' [{"n": 1},\n {"n": 2}]', "b.jsonl": b'[{"n": 1}]\n'})
+    for name in ("a.json", "b.jsonl"):
+        with pytest.raises(errors.InvalidError, match="one JSON array") as caught:
+            rh.table(path=place.url + "/" + name).to_arrow()
+        assert name in caught.value.where
+
+
+@pytest.mark.parametrize(("values", "types"), [((b"1", b'"x"'), "string number"), ((b'"x"', b"1"), "number string")])
+def test_a_line_whose_value_is_of_another_kind(place, values, types):
+    have, want = types.split()
+    place.put({f"{n}.jsonl": b'{"n": ' + value + b"}\n" for n, value in enumerate(values)})
+    for way in ways(rh.table(path=place.url)):
+        with pytest.raises(
+            errors.InvalidError, match=f"column 'n' is {have} in a line of this file and {want}"
+        ) as caught:
+            way()
+        assert "1.jsonl" in caught.value.where
+
+
+def test_a_fraction_in_a_later_line(place):
+    place.put({"1.jsonl": MANY + b'{"n": 2.5}\n'})
+    for way in ways(rh.table(path=place.url))[:6]:
+        with pytest.raises(errors.InvalidError, match=r"does not fit.*int64.*2\.5.*1\.jsonl"):
+            way()
+    given = rh.table(path=place.url, options={"column_types": {"n": "float64"}})
+    assert given.to_arrow()["n"].to_pylist()[-1] == 2.5
+
+
+def test_files_that_end_with_json(place):
+    place.put({"a.json": b'{"n": 1}\n{"n": 2}\n'})
+    assert rh.table(path=place.url + "/a.json").to_arrow()["n"].to_pylist() == [1, 2]
+    with pytest.raises(errors.InvalidError) as caught:
+        rh.table(path=place.url).to_arrow()
+    assert 'format="jsonl"' in caught.value.hint
+    assert rh.table(path=place.url, format="jsonl").to_arrow()["n"].to_pylist() == [1, 2]
+    place.put({"x.parquet": parquet(column([7], pa.int64()))})  # now the other is something about it
+    assert rh.table(path=place.url).to_arrow()["n"].to_pylist() == [7]
+
+
+# Options
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"column_types": 5}, "a dict of columns and types"),
+        ({"column_types": {"n": "integer"}}, "'integer' is no type for column 'n'"),
+        ({"column_types": {"m": "int64"}}, "no column 'm'"),
+        ({"delimiter": ";"}, "for CSV and JSON lines"),
+        (5, "options= is a dict"),
+    ],
+)
+def test_options_that_cannot_be(place, options, says):
+    place.put({"1.parquet": parquet(column([1], pa.int64()))})
+    with pytest.raises(errors.InvalidError, match=says):
+        rh.table(path=place.url, options=options).to_arrow()
+
+
+def test_types_that_are_given(place):
+    place.put({"year=2026/1.parquet": parquet(column([1], pa.int64()))})
+    table = rh.table(path=place.url, options={"column_types": {"year": "string", "n": pa.float64()}})
+    assert table.to_arrow().to_pydict() == {"n": [1.0], "year": ["2026"]}
+    assert fragments.given_types(table.files()[1]) == {"year": pa.string(), "n": pa.float64()}
