@@ -21,6 +21,7 @@ those of a system, whose class says what it takes.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -71,6 +72,7 @@ whole again; 0 cuts none."""
 ALIASES: Mapping[str, str] = {"here": "file", "local": "file", "gcs": "gs", "az": "azure"}
 """Other words for the built-in systems."""
 
+_PASSWORD = re.compile(r"(://[^/@\s:]*:)[^/@\s]+@")
 _LISTED = {
     "workers": int,
     "memory_mb": int,
@@ -252,8 +254,11 @@ def get(key: str) -> Any:
 
 
 def show() -> list[Value]:
-    """Every setting with its origin, by name."""
-    return sorted(_merged().values())
+    """Every setting with its origin, by name, to be shown: a password in a URL is left out."""
+    return sorted(
+        value._replace(value=_PASSWORD.sub(r"\1***@", value.value)) if isinstance(value.value, str) else value
+        for value in _merged().values()
+    )
 
 
 def system_names() -> list[str]:

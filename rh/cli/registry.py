@@ -160,12 +160,15 @@ def _import(file: FileName, registry: At = None, json: AsJson = False) -> None:
 def _migrate(
     source: Annotated[str, typer.Argument(metavar="FROM", show_default=False, help="sqlite:///…, postgresql://…, …")],
     target: Annotated[str, typer.Argument(metavar="TO", show_default=False, help="Another one, of any kind.")],
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also names in ~/, which are of one machine, and a server's users and tokens.")
+    ] = False,
     json: AsJson = False,
 ) -> None:
-    """Take over all of one registry into another. The first one stays; it can be repeated until nothing is new."""
+    """Take over one registry into another. The first one stays; it can be repeated until nothing is new."""
     from rh.registry.archive import migrate
 
-    _moved("taken over", migrate(_registry(source), _registry(target)), json=json)
+    _moved("taken over", migrate(_registry(source), _registry(target), everything=everything), json=json)
 
 
 def _moved(what: str, changes: int, *, json: bool) -> None:
@@ -187,10 +190,39 @@ def _add(
     json: AsJson = False,
 ) -> None:
     """Let somebody in, and print a token for them, which is not shown again."""
+    from rh.errors import ExistsError
+
     accounts = _accounts(registry)
     ttl_s = span_of(expires, "--expires")
+    if any(known.name == user for known in accounts.users()):
+        raise ExistsError(
+            f"{user} is a user already",
+            hint=f"another token: rh registry token new {user}; an admin: rh registry user set {user} --admin",
+        )
     made = accounts.put_user(user, admin=admin)
     _tell_token(accounts.new_token(user=made.name, name="first", ttl_s=ttl_s), made.name, json=json)
+
+
+@user_app.command("set")
+def _set(
+    user: UserName,
+    admin: Annotated[
+        bool, typer.Option("--admin/--no-admin", help="May do everything, on every name.", show_default=False)
+    ],
+    registry: At = None,
+    json: AsJson = False,
+) -> None:
+    """Make a user an admin, or no admin."""
+    from rh.config import did_you_mean
+    from rh.errors import NotFoundError
+
+    accounts = _accounts(registry)
+    known = [one.name for one in accounts.users()]
+    if user not in known:
+        raise NotFoundError(f"there is no user {user!r}" + did_you_mean(user, tuple(known)))
+    made = accounts.put_user(user, admin=admin)
+    if json:
+        show.emit(made._asdict())
 
 
 @user_app.command("rm")

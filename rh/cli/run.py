@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any
@@ -42,7 +43,7 @@ def run(words: Sequence[str]) -> int:
         if isinstance(stream, io.TextIOWrapper):
             # Names are bytes; what no encoding can say goes out as it came in.
             stream.reconfigure(errors="surrogateescape" if stream is sys.stdout else "backslashreplace")
-    with _interruptible(as_json=as_json):
+    with _interruptible(as_json=as_json), _warned():
         try:
             code = _command(list(words))
             sys.stdout.flush()
@@ -105,6 +106,21 @@ def _force(as_json: bool) -> None:
     document = json.dumps(_InterruptedError("interrupted").as_dict())
     os.write(2, f"{document}\n".encode() if as_json else b"rh: interrupted\n")
     os._exit(codes.INTERRUPTED)
+
+
+@contextlib.contextmanager
+def _warned() -> Iterator[None]:
+    """Warnings are lines on standard error, one of a kind."""
+    told: set[type[Warning]] = set()
+
+    def tell(message: Warning | str, category: type[Warning], *_where: object, **_more: object) -> None:
+        if category not in told:
+            told.add(category)
+            show.tell(f"warning: {message}")
+
+    with warnings.catch_warnings():
+        warnings.showwarning = tell
+        yield
 
 
 @contextlib.contextmanager

@@ -13,9 +13,14 @@ A repository is the saved folder `/ada/cats`, and every commit one version of it
 
 from __future__ import annotations
 
+import io
 import os
+import shutil
+import tempfile
+import weakref
 from collections.abc import Callable, Sequence
-from typing import IO, TYPE_CHECKING
+from contextlib import ExitStack
+from typing import IO, TYPE_CHECKING, Any
 
 from rh.api import create_dataset as _create_dataset
 from rh.api import folder
@@ -91,6 +96,9 @@ class DataSet:
         self.repo = repo
         self.directory = directory.strip("/")
         self._waiting: list[Callable[[Draft], None]] = []
+        self._kept = ExitStack()
+        """What was read from files that can be read once only."""
+        weakref.finalize(self, self._kept.close)
 
     def add(
         self, file: str | os.PathLike[str] | IO[bytes] | bytes, path: str | None = None, *, update: bool = True
@@ -98,7 +106,8 @@ class DataSet:
         """Add a file with the next commit.
 
         Args:
-            file: a path, a file object, or bytes.
+            file: a path, bytes, or a file object, of which is added what follows from where it stands now. It has to
+                stay open until the commit, unless it is a pipe or the like: that is read now.
             path: below this directory; by default the name of a file that has one.
             update: whether a file that is there may be replaced.
 
@@ -116,7 +125,29 @@ class DataSet:
         if not path:
             raise InvalidError(f"a {type(file).__name__} has no name of its own", hint='path="where/to.bin"')
         where = self._below(path)
-        self._waiting.append(lambda draft: draft.add(file, path=where, update=update))
+        if isinstance(file, str | os.PathLike | bytes | bytearray | memoryview) or not hasattr(file, "read"):
+            self._waiting.append(lambda draft: draft.add(file, path=where, update=update))
+            return
+        again = self._again(file)
+        at = again.tell()
+
+        def add(draft: Draft) -> None:
+            again.seek(at)  # a commit that failed has read it before
+            draft.add(again, path=where, update=update)
+
+        self._waiting.append(add)
+
+    def _again(self, file: Any) -> IO[bytes]:
+        """A file object that can be read more than once."""
+        if isinstance(file, io.TextIOBase):
+            raise InvalidError("the file is opened as text", hint='open(…, "rb")')
+        kept: Any = file
+        if hasattr(file, "seekable") and file.seekable():
+            return kept  # type: ignore[no-any-return]
+        kept = self._kept.enter_context(tempfile.SpooledTemporaryFile(8 << 20))  # noqa: SIM115 - until the commit
+        shutil.copyfileobj(file, kept)
+        kept.seek(0)
+        return kept  # type: ignore[no-any-return]
 
     def add_dir(
         self,
@@ -161,6 +192,7 @@ class DataSet:
                 add(draft)
             version = draft.commit()
         self._waiting.clear()
+        self._kept.close()
         return version
 
     def _below(self, path: str) -> str:

@@ -48,7 +48,9 @@ def open_registry(url: str) -> Registry:
         return HTTPRegistry(url)
     if scheme != "sqlite":
         raise UnsupportedError(
-            f"there is no registry for {scheme}:// here", where="registry", hint="there is: sqlite:///path"
+            f"there is no registry for {scheme}:// here",
+            where="registry",
+            hint="there is: sqlite:///path, postgresql://host/db, https://host, s3://bucket/prefix (and other places)",
         )
     path = re.sub("^/+", "/", rest)
     if not path.startswith("/") or path == "/":

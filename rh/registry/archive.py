@@ -32,7 +32,7 @@ def export(registry: Registry, path: str | os.PathLike[str], *, overwrite: bool 
     """
     target = Path(path).expanduser().absolute()
     if target.exists() and not overwrite:
-        raise ExistsError("there is a file already", where=str(target), hint="overwrite=True (--overwrite) replaces it")
+        raise ExistsError("there is a file already", where=str(target), hint="overwrite=True replaces it")
     if not target.parent.is_dir():
         raise NotFoundError("there is no such directory", where=str(target.parent))
     with tempfile.NamedTemporaryFile("wb", dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
@@ -43,8 +43,7 @@ def export(registry: Registry, path: str | os.PathLike[str], *, overwrite: bool 
             if overwrite:
                 os.replace(file.name, target)
             else:
-                os.link(file.name, target)
-                os.unlink(file.name)
+                _put_anew(file.name, target)
         except FileExistsError as error:
             os.unlink(file.name)
             raise ExistsError("there is a file by now", where=str(target)) from error
@@ -52,6 +51,19 @@ def export(registry: Registry, path: str | os.PathLike[str], *, overwrite: bool 
             os.unlink(file.name)
             raise
     return count
+
+
+def _put_anew(temporary: str, target: Path) -> None:
+    """Give a file its name, unless one of that name is there by now."""
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL))
+        os.replace(temporary, target)
+    else:
+        os.unlink(temporary)
 
 
 def _write(registry: Registry, file: Any) -> int:
@@ -125,10 +137,36 @@ def _decoded(text: bytes, where: str, number: int) -> dict[str, Any]:
         raise IntegrityError(f"line {number} is not JSON: {error}", where=where) from error
 
 
-def migrate(source: Registry, target: Registry) -> int:
-    """Take over all of one registry into another one, and return how many changes were new. The source stays.
+def migrate(source: Registry, target: Registry, *, everything: bool = False) -> int:
+    """Take over one registry into another one, and return how many changes were new. The source stays.
+
+    Args:
+        source: where from.
+        target: where to.
+        everything: also names in `~/` with their versions, which mean something on one machine only, and the users and
+            tokens of a server.
 
     Raises:
         ConflictError: the target has other changes under the same names; commits before the first such are taken over.
     """
-    return target.replay(source.changes())
+    if everything:
+        return target.replay(source.changes())
+    own = _own_series(source)
+    return target.replay(change for change in source.changes() if not _is_own(change.key, own))
+
+
+def _own_series(registry: Registry) -> frozenset[str]:
+    """The ids of the series that only names in `~/` ever had."""
+    own: set[str] = set()
+    others: set[str] = set()
+    for change in registry.changes("series/"):
+        if change.document is not None:
+            (own if change.key.startswith("series/~/") else others).add(str(change.document.get("series")))
+    return frozenset(own - others)
+
+
+def _is_own(key: str, own: frozenset[str]) -> bool:
+    space, _, rest = key.partition("/")
+    if space == "server" or (space in ("resources", "series") and rest.startswith("~/")):
+        return True
+    return rest.partition("/")[0] in own

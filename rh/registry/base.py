@@ -32,12 +32,14 @@ The promises (the suite in `rh.testing.registry` cites them by number):
 from __future__ import annotations
 
 import uuid
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, Literal, NamedTuple, Self, TypeAlias
 
 from rh import config
-from rh.errors import ConflictError, InvalidError, NotFoundError
+from rh.errors import ConflictError, InvalidError, NotFoundError, UnavailableError
 from rh.registry.documents import Document, check_document, encode
 from rh.registry.filters import Filter
 from rh.types import ABSENT, ANY, Condition, Match
@@ -53,6 +55,7 @@ __all__ = [
     "Step",
     "author",
     "check_steps",
+    "fresh",
     "new_token",
     "request_digest",
 ]
@@ -60,6 +63,17 @@ __all__ = [
 
 class StaleWarning(UserWarning):
     """A registry cannot be reached, and what was read of it before was given instead."""
+
+
+@contextmanager
+def fresh() -> Iterator[None]:
+    """In this block a registry that cannot be reached is an error, whatever was read of it before."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", StaleWarning)
+        try:
+            yield
+        except StaleWarning as warning:
+            raise UnavailableError(str(warning), hint="try again when it can be reached") from warning
 
 
 class Record(NamedTuple):

@@ -31,6 +31,7 @@ __all__ = [
     "Filter",
     "Not",
     "Scalar",
+    "moment",
     "of_dict",
     "parse",
     "properties",
@@ -40,6 +41,8 @@ Scalar: TypeAlias = str | int | float | bool
 
 MAX_DEPTH = 50
 MAX_VALUES = 10_000
+MAX_CONDITIONS = 1_000
+"""Of a filter that comes as JSON, from anybody. It holds up to `MAX_VALUES` values in all."""
 
 
 def properties(document: Mapping[str, Any]) -> Iterator[tuple[str, Scalar]]:
@@ -316,13 +319,54 @@ def _name(field: str) -> str:
     return field if all(part.isidentifier() for part in field.split(".")) else f"F[{field!r}]"
 
 
-def of_dict(told: Mapping[str, Any], _depth: int = 0) -> Filter:
+def moment(as_of: float) -> float:
+    """Seconds since the epoch, as registries compare them.
+
+    Raises:
+        InvalidError: there is no such moment.
+    """
+    try:
+        seconds = float(as_of)
+    except OverflowError:
+        seconds = math.inf
+    if not math.isfinite(seconds):
+        raise InvalidError("as_of is not a moment", hint="seconds since the epoch")
+    return seconds
+
+
+def of_dict(told: Mapping[str, Any]) -> Filter:
     """The inverse of `Filter.as_dict`.
 
     Raises:
-        InvalidError: it is no filter.
+        InvalidError: it is no filter, or one of more conditions or values than anybody needs.
     """
-    if _depth > MAX_DEPTH:
+    found = _of_dict(told, 0)
+    leaves = list(_leaves(found))
+    if len(leaves) > MAX_CONDITIONS:
+        raise InvalidError(f"a filter has up to {MAX_CONDITIONS:,} conditions, not {len(leaves):,}", hint=_SPLIT)
+    values = sum(len(leaf.values) for leaf in leaves if isinstance(leaf, Compare))
+    if values > MAX_VALUES:
+        raise InvalidError(f"a filter has up to {MAX_VALUES:,} values, not {values:,}", hint=_SPLIT)
+    return found
+
+
+_SPLIT = "make it several searches, or one value list: F.x.is_in([…])"
+
+
+def _leaves(where: Filter) -> Iterator[Filter]:
+    match where:
+        case All(parts=parts) | AnyOf(parts=parts):
+            yield where
+            for part in parts:
+                yield from _leaves(part)
+        case Not(part=part):
+            yield from _leaves(part)
+        case _:
+            yield where
+
+
+def _of_dict(told: Mapping[str, Any], depth: int) -> Filter:
+    if depth > MAX_DEPTH:
         raise InvalidError("the filter is nested too deeply")
     try:
         match told:
@@ -331,11 +375,11 @@ def of_dict(told: Mapping[str, Any], _depth: int = 0) -> Filter:
             case {"exists": str(field)}:
                 return Exists(field)
             case {"all": list(parts)}:
-                return All(tuple(of_dict(part, _depth + 1) for part in parts))
+                return All(tuple(_of_dict(part, depth + 1) for part in parts))
             case {"any": list(parts)}:
-                return AnyOf(tuple(of_dict(part, _depth + 1) for part in parts))
+                return AnyOf(tuple(_of_dict(part, depth + 1) for part in parts))
             case {"not": dict(part)}:
-                return Not(of_dict(part, _depth + 1))
+                return Not(_of_dict(part, depth + 1))
     except TypeError as error:
         raise InvalidError(f"not a filter: {told!r:.200}") from error
     raise InvalidError(f"not a filter: {told!r:.200}")

@@ -61,9 +61,12 @@ class Mirrored(Registry):
     # Read, and remembered.
 
     def get(self, key: str) -> Record:
+        if (silent := self._silence()) and (known := self._read("key = ?", (key,))):
+            self._warn(silent, known)
+            return known[0][0]
         try:
-            self._try()
-            record = self.inner.get(key)
+            with self._answering():
+                record = self.inner.get(key)
         except NotFoundError:
             self._write(lambda db: db.execute("delete from records where key = ?", (key,)))
             raise
@@ -77,10 +80,12 @@ class Mirrored(Registry):
         return record
 
     def list(self, prefix: str = "", *, after: str = "") -> Iterator[Record]:
+        if (silent := self._silence()) and (known := self._below(prefix, after)):
+            yield from self._told(silent, known)
+            return
         seen: builtins.list[Record] = []
         last, began = after, self._turn()
         try:
-            self._try()
             for record in self.inner.list(prefix, after=after):
                 seen.append(record)
                 last = record.key
@@ -100,16 +105,18 @@ class Mirrored(Registry):
     def search(
         self, where: Filter, prefix: str = "", *, after: str = "", as_of: float | None = None
     ) -> Iterator[Record]:
+        if as_of is not None:
+            yield from self.inner.search(where, prefix, after=after, as_of=as_of)
+            return
+        if (silent := self._silence()) and (known := self._below(prefix, after)):
+            yield from (record for record in self._told(silent, known) if where.matches(record.document))
+            return
         last = after
         try:
-            if as_of is None:
-                self._try()
-            for record in self.inner.search(where, prefix, after=after, as_of=as_of):
+            for record in self.inner.search(where, prefix, after=after):
                 last = record.key
                 yield record
         except (UnavailableError, DeadlineError) as error:
-            if as_of is not None:
-                raise
             yield from (record for record in self._known(error, prefix, last) if where.matches(record.document))
 
     # Not mirrored.
@@ -142,25 +149,31 @@ class Mirrored(Registry):
 
     # The file.
 
+    def _below(self, prefix: str, after: str) -> builtins.list[tuple[Record, float]]:
+        """What is known of a prefix, in key order."""
+        return self._read("substr(key, 1, length(?)) = ? and key > ? order by key", (prefix, prefix, after))
+
     def _known(self, error: RhError, prefix: str, after: str) -> Iterator[Record]:
-        known = self._read("substr(key, 1, length(?)) = ? and key > ? order by key", (prefix, prefix, after))
+        known = self._below(prefix, after)
         if not known:
             raise self._unknown(error, f"{prefix!r}…") from error
+        yield from self._told(error, known)
+
+    def _told(self, error: RhError, known: Sequence[tuple[Record, float]]) -> Iterator[Record]:
         self._warn(error, known)
         yield from (record for record, _ in known)
 
     def _unknown(self, error: RhError, what: str) -> RhError:
         return UnavailableError(
-            f"the registry cannot be reached ({error.message}), and nothing was read of {what} before",
+            f"the registry cannot be reached ({_reason(error)}), and nothing was read of {what} before",
             where=self.url,
             hint="names in ~/ are on this machine and work",
         )
 
-    def _try(self) -> None:
-        """Raise what was wrong a moment ago, if readers are not to try again yet."""
+    def _silence(self) -> RhError | None:
+        """What was wrong a moment ago, while readers are not to try again what the mirror can tell."""
         until, reason = _silent.get(self.url, (0.0, ""))
-        if time.monotonic() < until:
-            raise UnavailableError(reason, where=self.url)
+        return UnavailableError(reason, where=self.url) if time.monotonic() < until else None
 
     @contextmanager
     def _answering(self) -> Iterator[None]:
@@ -179,7 +192,7 @@ class Mirrored(Registry):
             _silent[self.url] = (time.monotonic() + _PAUSE_S, error.message)
         oldest = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(min(read for _, read in known)))
         warnings.warn(
-            f"{self.url} cannot be reached ({error.message}): this is what was read of it, the oldest at {oldest}."
+            f"{self.url} cannot be reached ({_reason(error)}): this is what was read of it, the oldest at {oldest}."
             " Changes since are not in it, and nothing can be saved until it is back",
             StaleWarning,
             stacklevel=4,
@@ -243,3 +256,7 @@ class Mirrored(Registry):
                 db.execute("pragma journal_mode=wal")
                 db.executescript(_SCHEMA)
             return work(db)
+
+
+def _reason(error: RhError) -> str:
+    return error.message.removeprefix("the registry cannot be reached: ")

@@ -216,14 +216,29 @@ def in_folder(folder: Folder, said: Mapping[str, Said]) -> int:
 
 def carry(records: Iterable[tuple[str, Mapping[str, Any]]], folder: Folder) -> None:
     """Say of files of another folder what was said of them here."""
-    said = {
+    said = _carried(records)
+    if said:
+        series = folder.begun()
+        properties.write(series.registry, series.series, said, lambda path: f"{folder.name}/{path}")
+
+
+def check_carried(records: Iterable[tuple[str, Mapping[str, Any]]], folder: Folder) -> None:
+    """Raise what `carry` would raise about the types of properties; nothing is written."""
+    try:
+        series = folder.series_of()
+    except NotFoundError:
+        return
+    types = properties.Types.read(series.registry, properties.types_key(series.series))
+    for path, said in _carried(records).items():
+        types.learn(said.metadata, f"{folder.name}/{path}")
+
+
+def _carried(records: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, Said]:
+    return {
         path: Said(tuple(document.get("tags") or ()), document.get("metadata") or {})
         for path, document in records
         if document
     }
-    if said:
-        series = folder.begun()
-        properties.write(series.registry, series.series, said, lambda path: f"{folder.name}/{path}")
 
 
 def _check_files(folder: Folder, paths: Sequence[str]) -> None:

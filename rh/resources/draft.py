@@ -8,14 +8,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import IO, TYPE_CHECKING, Any, Self
 
-from rh.errors import InvalidError, NotFoundError
+from rh.errors import InvalidError, NotFoundError, RhError
+from rh.observe import log
 from rh.registry.lineage import recording
-from rh.resources import places
+from rh.resources import annotated, places
 from rh.resources.base import load
 from rh.systems import locate
 from rh.types import Location
 
 if TYPE_CHECKING:
+    from rh.resources.carried import Went
     from rh.resources.folder import Folder
     from rh.versions.edit import Edit
     from rh.versions.series import Series, Version
@@ -68,6 +70,8 @@ class Draft:
         self._edit: Edit | None = None
         self._series: Series | None = None
         self._from: Version | None = None
+        self._went: list[Went] = []
+        """What was moved and copied: what is said of it goes along."""
 
     # The block.
 
@@ -110,6 +114,7 @@ class Draft:
 
         edit, series = self._begun(), self._series
         assert series is not None
+        carried = self._carried(series, self._went)
         tree = edit.finish()
         store = edit.store
         store.ref(series.series, tree.digest)
@@ -127,7 +132,22 @@ class Draft:
             parent=self._from.number if on_newest and self._from is not None else latest,
             **said,
         )
+        annotated.carry(carried.items(), self.folder)
         return self.version
+
+    def _carried(self, series: Series, went: Sequence[Went]) -> dict[str, Mapping[str, Any]]:
+        """What goes along with files, by their new paths."""
+        if not went:
+            return {}
+        from rh.resources.carried import said_of
+
+        try:
+            found = said_of(series, went)
+            annotated.check_carried(found.items(), self.folder)
+        except RhError as error:  # since `copy_from` looked: a type that was new then, a registry of another machine
+            log.warning("what is said of the files that were moved and copied stays behind: %s", error)
+            return {}
+        return found
 
     def _begun(self) -> Edit:
         if self._edit is None:
@@ -199,28 +219,45 @@ class Draft:
             edit.remove(path)
 
     def move(self, old: str, new: str) -> None:
-        """Give a file, or a directory (both end with `/`), another path."""
+        """Give a file, or a directory (both end with `/`), another path. What is said of it goes along."""
+        from rh.resources.carried import Went
+
         with self._changing() as edit:
             edit.move(old, new)
+            series = self._series
+            assert series is not None
+            self._went.append(Went(edit.made, series.registry.url, series.series, old, new, moved=True))
 
     def copy_from(self, name: str, sub: str = "", to: str | None = None) -> None:
         """Take over a file or a directory of another version; where that is in the same store, nothing is read.
+
+        What is said of the files goes along.
 
         Args:
             name: `"other:v4"`.
             sub: a file, or a directory (ends with `/`); all of it by default.
             to: where it is to be; by default the same path.
+
+        Raises:
+            InvalidError: what is said of one of the files has another type here.
         """
+        from rh.resources.carried import Went, said_of
         from rh.resources.versioned import Versioned
         from rh.versions.store import Store
 
         found = load(name)
         if not isinstance(found, Versioned):
             raise InvalidError(f"{name} is a {found.kind}, which has no versions")
-        version = found.committed_version()
+        version, series = found.committed_version(), found.series_of()
+        target = sub if to is None else to
+        if target and not sub and not target.endswith("/"):
+            target += "/"
+        went = Went(0, series.registry.url, series.series, sub, target)
+        annotated.check_carried(said_of(series, [went]).items(), self.folder)
         recording.read(found.pinned(version, found.pin and found.pin.asked))
         with self._changing() as edit:
             edit.copy_from(Store.at(version.store), version.digest, sub, to)
+            self._went.append(went._replace(at=edit.made))
 
 
 def _add(edit: Edit, file: Any, path: str | None, *, update: bool, executable: bool | None) -> None:

@@ -14,7 +14,7 @@ from rh.errors import InvalidError, RhError
 from rh.observe import log
 from rh.registry import default, filters, local, names
 from rh.registry.base import Record, Registry
-from rh.registry.filters import All, Compare, Filter
+from rh.registry.filters import All, Compare, Exists, Filter
 from rh.registry.names import Name
 from rh.resources.base import SERIES, Resource
 from rh.versions import properties
@@ -213,14 +213,17 @@ def _check_fields(condition: Filter, registries: Sequence[Registry]) -> None:
             for record in registry.list(_TYPES):
                 yield from properties.names_in(record)
 
-    def is_used(field: Filter) -> bool:
+    def is_used(name: str) -> bool:
         return any(
-            next(iter(registry.search(field, space)), None) is not None
+            next(iter(registry.search(Exists(name), space)), None) is not None
             for registry in registries
             for space in (names.SPACE, _VERSIONS)
         )
 
-    properties.check_fields(condition, known(), is_used, registries[0].url)
+    # Registries find one record by a property at once; all names there are, they have to list.
+    used = {name for name in dict.fromkeys(condition.fields()) if name == "tags" or is_used(name)}
+    if not used.issuperset(condition.fields()):
+        properties.check_fields(condition, known(), lambda one: one.field in used, registries[0].url)
 
 
 def _resources(registry: Registry, top: str, asked: _Asked, *, skip: bool) -> Iterator[Hit]:

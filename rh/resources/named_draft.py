@@ -7,9 +7,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from rh.errors import ConflictError, InvalidError, NotFoundError
+from rh.observe import log
+from rh.resources import annotated
 from rh.resources.draft import Draft
 
 if TYPE_CHECKING:
+    from rh.resources.carried import Went
     from rh.resources.folder import Folder
     from rh.versions.drafts import Addition, Drafts, OpenDraft
     from rh.versions.edit import Edit
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["DraftChange", "NamedDraft", "open_drafts"]
 
 _TRIES = 100
+_COPIED = 1_000
+"""So many copies the record of an addition can tell of."""
 
 
 class DraftChange(NamedTuple):
@@ -55,6 +60,9 @@ class NamedDraft(Draft):
     """
 
     def __init__(self, folder: Folder, name: str, **options: Any) -> None:
+        from rh.versions.drafts import check_name
+
+        check_name(name)
         super().__init__(folder, **options)
         self.name = name
         self._drafts: Drafts | None = None
@@ -68,8 +76,13 @@ class NamedDraft(Draft):
     def __enter__(self) -> Self:
         if self._edit is not None:
             raise InvalidError("the block of this draft has begun already")
+        from rh.versions.drafts import Drafts
+
         self.folder.check_reachable()
-        drafts = self._of()
+        if self._drafts is None:
+            self._series = self.folder.begun()
+            self._drafts = Drafts(self._series)
+        drafts = self._drafts
         draft = drafts.find(self.name)
         if draft is None:
             draft = self._begin(drafts)
@@ -106,18 +119,26 @@ class NamedDraft(Draft):
         if self._edit is not None:
             self._edit.close()
         self._edit = self._draft = self._lease = None
+        self._went.clear()
         self._stack.close()
 
     def _series_of(self) -> Series:
-        if self._series is None:
-            self._series = self.folder.begun()
+        self._of()
+        assert self._series is not None
         return self._series
 
     def _of(self) -> Drafts:
+        """The drafts of the folder. Looking at them writes nothing: a folder without versions may have none."""
         from rh.versions.drafts import Drafts
 
         if self._drafts is None:
-            self._drafts = Drafts(self._series_of())
+            try:
+                self._series = self.folder.series_of()
+            except NotFoundError as error:
+                raise NotFoundError(
+                    f"{self.folder.name} has no draft {self.name!r}", where=error.where, hint="it has none"
+                ) from error
+            self._drafts = Drafts(self._series)
         return self._drafts
 
     def _begin(self, drafts: Drafts) -> OpenDraft:
@@ -171,21 +192,30 @@ class NamedDraft(Draft):
         tree = edit.keep(self._mark).digest
         drafts.hold(seen, tree)
         try:
-            now = self._recorded(seen, tree)
-        except BaseException:
-            drafts.let_go(seen, [tree])
+            now = self._recorded(seen, tree, self._copied())
+        except ConflictError:
+            drafts.free_if_over(seen)
             raise
         if now.additions == seen.additions + 1:
             self._draft, self._mark = now, edit.made
         else:
             self._load(now)
+        self._went.clear()
 
-    def _recorded(self, seen: OpenDraft, tree: str) -> OpenDraft:
+    def _copied(self) -> list[list[Any]]:
+        """What was copied in the block, for the record of the addition; the moves are among its changes."""
+        found = [[one.at - self._mark, *one[1:5]] for one in self._went if not one.moved]
+        if len(found) > _COPIED:
+            log.warning("%s files and directories were copied at once: what is said of them stays behind", len(found))
+            return []
+        return found
+
+    def _recorded(self, seen: OpenDraft, tree: str, copied: list[list[Any]]) -> OpenDraft:
         """The draft with an addition, put after those of others."""
         drafts, now = self._of(), seen
         for _ in range(_TRIES):
             try:
-                return drafts.add(now, tree)
+                return drafts.add(now, tree, copied)
             except (ConflictError, NotFoundError):
                 before, now = now, drafts.again(seen)
                 if before.etag == now.etag:
@@ -243,7 +273,7 @@ class NamedDraft(Draft):
         for _ in range(_TRIES):
             edit, draft = self._begun(), self._draft
             assert draft is not None
-            trees = drafts.trees(draft)
+            carried = self._carried(series, self._all_went(draft))
             tree = edit.finish()
             edit.store.ref(series.series, tree.digest)
             said = {**draft.said, **{key: value for key, value in self._said.items() if value}}
@@ -270,10 +300,25 @@ class NamedDraft(Draft):
                     raise
                 self._load(now)
                 continue
-            drafts.let_go(draft, trees)
+            drafts.free(draft)
             self._over()
+            annotated.carry(carried.items(), self.folder)
             return self.version
         raise ConflictError(f"the draft {self.name!r} is being changed all the time", where=self.folder.url)
+
+    def _all_went(self, draft: OpenDraft) -> list[Went]:
+        """What everybody moved and copied."""
+        from rh.resources.carried import Went, went_in
+        from rh.versions.changes import Change
+        from rh.versions.edit import kept
+        from rh.versions.store import Store
+
+        store = Store.at(draft.store)
+        found: list[Went] = []
+        for one in self._of().additions(draft):
+            changes = map(Change.of, kept(store, one.tree))
+            found += went_in(self._series_of(), changes, [Went(*told) for told in one.copied])
+        return found
 
     def rebase(self) -> int:
         """Let the draft begin with the newest version, and return its number.

@@ -242,7 +242,7 @@ os.register_at_fork(after_in_child=_handles.clear)
 def at(location: Location, host: Mapping[str, Any] | None = None) -> System:
     """A handle on a place. Handles are kept while the system's settings stay as they are."""
     settle(location, host)
-    settings = settings_of(location.system)
+    settings = settings_of(_system_of(location))
     key = (location.system, location.path, json.dumps(settings, sort_keys=True, default=str))
     with _lock:
         system = _handles.get(key)
@@ -256,6 +256,13 @@ def at(location: Location, host: Mapping[str, Any] | None = None) -> System:
     for handle in old:
         handle.close()
     return system
+
+
+def _system_of(location: Location) -> str:
+    """The system whose settings a handle on a place goes by: for a version, the one its store is on."""
+    if location.system.startswith("tree://"):
+        return locate(unquote(location.system.removeprefix("tree://"), errors="surrogateescape")).system
+    return location.system
 
 
 def close() -> None:

@@ -31,7 +31,7 @@ def repair(resource: Versioned, which: str, source: str | os.PathLike[str] | Non
     store = Store.at(version.store)
     url = f"{resource.name}:{version.label}"
     with store.lease() as lease:
-        mend_tree(store, version.digest, lambda: resource.committed(store, None, lease))
+        mend_tree(store, version.digest, lambda doubted: resource.committed(doubted, None, lease))
         found = verify_version(store, version.digest, url)
         bad = [*found.corrupt, *found.missing]
         if not bad:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-from rh.errors import InvalidError, UnsupportedError
+from rh.config import did_you_mean
+from rh.errors import InvalidError, NotFoundError, UnsupportedError
 from rh.registry import holding, names
 from rh.registry.accounts import Accounts, Role, Share
 from rh.registry.names import Name
@@ -47,7 +48,7 @@ class Shared:
         """Let users at this name no more. Roles on what lies above it stay.
 
         Raises:
-            UnsupportedError, AccessError: as for `share`.
+            UnsupportedError, AccessError: as for `share`. NotFoundError: one of them has no role on this name.
         """
         return revoke(self._shared_name(), users)
 
@@ -83,6 +84,14 @@ def revoke(name: str | Name, users: str | list[str] | tuple[str, ...]) -> Share:
     gone: Mapping[str, Role | None] = dict.fromkeys(_users(users))
     if not gone:
         raise InvalidError("say whom", hint='.revoke("eve")')
+    standing = accounts.share(whole.path)
+    for user in gone:
+        if user not in standing.roles:
+            raise NotFoundError(
+                f"{user} has no role on /{standing.path}" + did_you_mean(user, tuple(standing.roles)),
+                where=str(whole),
+                hint="a role on what lies above it is taken away there: rh registry grant PREFIX USER none",
+            )
     return accounts.put_share(whole.path, gone)
 
 

@@ -108,8 +108,8 @@ def gc(
 
     Example:
         >>> import rh
-        >>> [swept.dropped for swept in rh.gc(dry_run=True)]
-        [[]]
+        >>> rh.gc(dry_run=True)[0].dropped
+        []
     """
     from rh.versions.gc import collect, prune, unneeded
     from rh.versions.store import NAME, Store, place_of

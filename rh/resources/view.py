@@ -248,6 +248,9 @@ class View(Resource):
             aliases: as for `Folder.commit`.
             tags: as for `Folder.commit`.
             metadata: as for `Folder.commit`.
+
+        Raises:
+            InvalidError: a property has another type in the other folder. Nothing was written.
         """
         from rh.resources.folder import Folder
         from rh.versions.edit import Edit
@@ -262,20 +265,23 @@ class View(Resource):
         folder = self.folder
         recording.read(folder)
         version = None if self.version is None else folder.committed_version()
-        system = folder.handle()
+        annotated.check_carried(files.items(), target)
 
         def made(store: Store, _base: str | None, lease: Lease) -> Tree:
             with Edit(store, None, lease=lease) as edit:
-                source = None if version is None else Stored.at(version.store)
-                for path in files:
-                    if source is not None and version is not None:
+                if version is None:
+                    system = folder.handle()
+                    for entry in _entries(system, files):
+                        edit.add(entry.key, (system, entry))
+                else:
+                    source = Stored.at(version.store)
+                    for path in files:
                         edit.copy_from(source, version.digest, path)
-                    else:
-                        edit.add(path, (system, system.head(path)))
                 return edit.finish()
 
+        made_version = target.made(made, message or f"{self.where}", aliases=aliases, tags=tags, metadata=metadata)
         annotated.carry(files.items(), target)
-        return target.made(made, message or f"{self.where}", aliases=aliases, tags=tags, metadata=metadata)
+        return made_version
 
     # Python.
 
@@ -362,6 +368,15 @@ def _listed(folder: Folder) -> Iterator[str]:
     for entry in folder.handle().list():
         if entry.kind != "dir":
             yield entry.key
+
+
+def _entries(system: System, files: Mapping[str, Any]) -> Iterator[Entry]:
+    """The entries of files: of a few one by one, of more in one listing."""
+    found: dict[str, Entry] = {}
+    if len(files) > _FEW:
+        found = {entry.key: entry for entry in system.list() if entry.key in files}
+    for path in files:
+        yield found[path] if path in found else system.head(path)
 
 
 def _groups(system: System, files: Sequence[str]) -> Iterator[list[str]]:

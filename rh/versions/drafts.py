@@ -3,11 +3,12 @@
 Their records are
 
 * `drafts/<series>/<name>`: what the draft begins with, what its version is to be called, and how many additions it has,
-* `drafts/<series>/<name>/<number, 8 digits>`: `{"changes": digest}`, one addition.
+* `drafts/<series>/<name>/<number, 8 digits>`: `{"changes": digest, "copied": […]}`, one addition.
 
 The changes themselves are in the store, as trees that `Edit.keep` made, and a reference for each of them keeps it from
-being swept. Every addition moves the first record in the same commit: so nobody adds to a draft that is not any more
-what they saw, and none is left out of the version.
+being swept until the draft is over: whether an addition was recorded is not always known to who made it. Every
+addition moves the first record in the same commit: so nobody adds to a draft that is not any more what they saw, and
+none is left out of the version.
 """
 
 from __future__ import annotations
@@ -18,25 +19,31 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rh.config import did_you_mean
-from rh.errors import ConflictError, ExistsError, IntegrityError, InvalidError, NotFoundError
+from rh.errors import ConflictError, ExistsError, IntegrityError, InvalidError, NotFoundError, RhError
+from rh.observe import log
 from rh.registry.base import Delete, Put, Record, Step
 from rh.types import ABSENT, Location, Match
 from rh.versions.changes import Change
 from rh.versions.series import Series
 from rh.versions.store import Store
 
-__all__ = ["Addition", "Drafts", "OpenDraft", "clashes"]
+__all__ = ["Addition", "Drafts", "OpenDraft", "check_name", "clashes"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 class Addition(NamedTuple):
-    """What one participant added at once: the changes are in the tree of this digest."""
+    """What one participant added at once: the changes are in the tree of this digest.
+
+    `copied` tells of each copy from another version: after how many of the changes, the URL of the registry, the
+    series, the path there, and the path here.
+    """
 
     number: int
     tree: str
     author: str
     time: float
+    copied: tuple[tuple[Any, ...], ...] = ()
 
 
 class OpenDraft(NamedTuple):
@@ -62,6 +69,15 @@ class OpenDraft(NamedTuple):
     def __str__(self) -> str:
         of = "from nothing" if self.base is None else f"from v{self.base}"
         return f"{self.name} ({of}, {self.additions:,} additions, last by {self.author})"
+
+
+def check_name(name: str) -> None:
+    """Refuse what no draft can be called."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise InvalidError(
+            f"not a name of a draft: {name!r}",
+            hint="letters, digits, '.', '_', '-', a letter or digit first; a version to begin with is base=",
+        )
 
 
 class Drafts:
@@ -102,8 +118,9 @@ class Drafts:
         self, name: str, *, base: int | None, tree: str | None, store: Location, follows: bool, said: Mapping[str, Any]
     ) -> OpenDraft:
         """Make one, or join that which somebody made in this moment."""
+        ours = uuid.uuid4().hex
         document = {
-            "id": uuid.uuid4().hex,
+            "id": ours,
             "base": base,
             "tree": tree,
             "store": store.as_dict(),
@@ -112,10 +129,12 @@ class Drafts:
             "said": dict(said),
         }
         if tree is not None:
-            Store.at(store).ref(self._refs(name), tree)
+            Store.at(store).ref(self._refs(ours), tree)
         try:
             return self._opened(self._registry.put(self._key(name), document, when=ABSENT))
         except ExistsError:
+            if tree is not None:
+                Store.at(store).unref(self._refs(ours), tree)
             return self.get(name)
 
     def additions(self, draft: OpenDraft, after: int = 0) -> list[Addition]:
@@ -123,7 +142,13 @@ class Drafts:
         start = self._key(draft.name) + "/"
         try:
             return [
-                Addition(int(one.key[len(start) :]), str(one.document["changes"]), one.author, one.time)
+                Addition(
+                    int(one.key[len(start) :]),
+                    str(one.document["changes"]),
+                    one.author,
+                    one.time,
+                    tuple(map(tuple, one.document.get("copied") or ())),
+                )
                 for one in self._registry.list(start, after=f"{start}{after:08d}")
             ][: draft.additions - after]
         except (KeyError, ValueError) as error:
@@ -132,17 +157,30 @@ class Drafts:
             ) from error
 
     def hold(self, draft: OpenDraft, tree: str) -> None:
-        """Keep the changes of an addition from being swept, before it is recorded."""
-        Store.at(draft.store).ref(self._refs(draft.name), tree)
+        """Keep the changes of an addition from being swept, before it is recorded, and until the draft is over."""
+        Store.at(draft.store).ref(self._refs(draft.id), tree)
 
-    def let_go(self, draft: OpenDraft, trees: Iterable[str]) -> None:
-        """The inverse of `hold`."""
-        store = Store.at(draft.store)
-        for tree in dict.fromkeys(trees):
-            store.unref(self._refs(draft.name), tree)
+    def free(self, draft: OpenDraft) -> None:
+        """Let all that was held for a draft be swept. It must be over."""
+        refs, store = self._refs(draft.id), Store.at(draft.store)
+        try:
+            for ref in list(store.refs(refs)):
+                store.unref(refs, ref.tree)
+        except RhError as error:  # what the draft became stands; only space is lost
+            log.warning("what was stored for the draft %s may stay in %s: %s", draft.name, store.url, error)
 
-    def add(self, draft: OpenDraft, tree: str) -> OpenDraft:
-        """Record an addition.
+    def free_if_over(self, draft: OpenDraft) -> None:
+        """The same after an addition that was refused: nobody else frees what was held after the draft's end."""
+        try:
+            now = self.find(draft.name)
+        except RhError as error:
+            log.warning("what was stored for the draft %s may stay: %s", draft.name, error)
+            return
+        if now is None or now.id != draft.id:
+            self.free(draft)
+
+    def add(self, draft: OpenDraft, tree: str, copied: Sequence[Sequence[Any]] = ()) -> OpenDraft:
+        """Record an addition, and what it copied from other versions.
 
         Raises:
             ConflictError: the draft is not what it was: somebody added to it, or it is over.
@@ -150,7 +188,11 @@ class Drafts:
         number = draft.additions + 1
         document = self._document(draft) | {"additions": number}
         steps: list[Step] = [
-            Put(f"{self._key(draft.name)}/{number:08d}", {"changes": tree}, ABSENT),
+            Put(
+                f"{self._key(draft.name)}/{number:08d}",
+                {"changes": tree, "copied": [list(one) for one in copied]},
+                ABSENT,
+            ),
             Put(self._key(draft.name), document, Match(draft.etag)),
         ]
         try:
@@ -161,10 +203,14 @@ class Drafts:
 
     def rebased(self, draft: OpenDraft, base: int, tree: str) -> OpenDraft:
         """Let a draft begin with another version, which the draft's store has."""
-        Store.at(draft.store).ref(self._refs(draft.name), tree)
+        store, refs = Store.at(draft.store), self._refs(draft.id)
+        store.ref(refs, tree)
         document = self._document(draft) | {"base": base, "tree": tree}
         self._registry.put(self._key(draft.name), document, when=Match(draft.etag))
-        return self.again(draft)
+        now = self.again(draft)
+        if draft.tree is not None and draft.tree != now.tree:
+            store.unref(refs, draft.tree)
+        return now
 
     def again(self, draft: OpenDraft) -> OpenDraft:
         """The draft as it is now.
@@ -191,24 +237,16 @@ class Drafts:
 
     def discard(self, draft: OpenDraft) -> None:
         """Give a draft up."""
-        trees = self.trees(draft)
         self._registry.commit(self.ending(draft))
-        self.let_go(draft, trees)
-
-    def trees(self, draft: OpenDraft) -> list[str]:
-        """The trees that have a reference for the sake of a draft."""
-        return [*([draft.tree] if draft.tree else []), *(one.tree for one in self.additions(draft))]
+        self.free(draft)
 
     def _key(self, name: str) -> str:
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise InvalidError(
-                f"not a name of a draft: {name!r}",
-                hint="letters, digits, '.', '_', '-', a letter or digit first; a version to begin with is base=",
-            )
+        check_name(name)
         return self._prefix + name
 
-    def _refs(self, name: str) -> str:
-        return f"{self._series.series}+{name}"
+    def _refs(self, draft: str) -> str:
+        """The references of the draft with an id: another one of the same name has others."""
+        return f"{self._series.series}+{draft}"
 
     def _document(self, draft: OpenDraft) -> dict[str, Any]:
         return dict(self._registry.get(self._key(draft.name)).document)

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from rh.errors import ConflictError, InvalidError, NotFoundError
 from rh.observe import log
+from rh.registry.base import fresh
 from rh.systems import open_system
 from rh.systems.base import System
 from rh.transfer.receipt import human
@@ -231,7 +232,8 @@ def prune(
 
 
 def _over(series: Series, store: Store, keep: int | None, now: float, *, runs: bool) -> list[Version]:
-    every = series.all()
+    with fresh():
+        every = series.all()
     newest = {version.number for version in (every if keep is None else every[-keep:])}
     found = [
         version
@@ -247,7 +249,8 @@ def _over(series: Series, store: Store, keep: int | None, now: float, *, runs: b
 def unneeded(series: Series, dropped: Iterable[Version]) -> set[Ref]:
     """The references of trees that no version of a series has when these are dropped."""
     gone = {version.number: version.digest for version in dropped}
-    needed = {version.digest for version in series.all() if version.number not in gone}
+    with fresh():  # what somebody else has committed since would lose its tree
+        needed = {version.digest for version in series.all() if version.number not in gone}
     return {Ref(series.series, digest) for digest in gone.values() if digest not in needed}
 
 

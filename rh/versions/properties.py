@@ -259,7 +259,8 @@ def note_types(registry: Registry, key: str, metadata: Mapping[str, Any] | None,
             return
         except (ConflictError, ExistsError):
             continue  # somebody used a property for the first time in this moment; look again
-        except AccessError as error:  # who may write one name of an owner need not say what holds for all
+        except (AccessError, NotFoundError) as error:
+            # Who may write one name of an owner need not say what holds for all, nor know of it.
             log.debug("the types of new properties of %s are not noted: %s", where, error)
             return
 
@@ -362,8 +363,10 @@ def _commit(registry: Registry, batch: list[Put], again: Callable[[str], tuple[S
 def condition(where: Filter | str | Mapping[str, Any] | None) -> Filter:
     """A filter from what a caller gives: a filter, its text, its JSON form, or `{"label": "cat", "split": ["a", "b"]}`.
 
+    A mapping is the JSON form only where it cannot be one of properties that are called `all`, `any`, `not`, `field`.
+
     Raises:
-        InvalidError: it is none of these.
+        InvalidError: it is none of these, or `{"exists": "x"}`, which may be two things.
     """
     if where is None:
         return filters.All(())
@@ -373,13 +376,28 @@ def condition(where: Filter | str | Mapping[str, Any] | None) -> Filter:
         return filters.parse(where)
     if not isinstance(where, Mapping):
         raise InvalidError(f"a {type(where).__name__} is no condition", hint='F.label == "cat", or \'label == "cat"\'')
-    match where:
-        case {"field": str(), "op": str(), "values": list()} | {"all": list()} | {"any": list()} | {"not": dict()}:
-            return filters.of_dict(where)
-        case {"exists": str()} if len(where) == 1:
-            return filters.of_dict(where)
+    if _is_json_form(where):
+        return filters.of_dict(where)
+    if len(where) == 1 and isinstance(where.get("exists"), str):
+        name = str(where["exists"])
+        raise InvalidError(
+            f"{{'exists': {name!r:.80}}} may be about that property, or about one called 'exists'",
+            hint=f'F[{name!r:.80}].exists(), or F["exists"] == {name!r:.80}',
+        )
     parts = (Compare(name, "==", tuple(v) if isinstance(v, list | tuple) else (v,)) for name, v in where.items())
     return filters.All(tuple(parts))
+
+
+def _is_json_form(where: Mapping[str, Any]) -> bool:
+    """Whether a mapping is a filter as `as_dict` gives it. The value of a property is neither a mapping nor has any."""
+    match where:
+        case {"field": str(), "op": str(), "values": list()}:
+            return len(where) == 3
+        case {"all": list(parts)} | {"any": list(parts)}:
+            return len(where) == 1 and all(isinstance(part, Mapping) for part in parts)
+        case {"not": Mapping()}:
+            return len(where) == 1
+    return False
 
 
 def check_fields(where: Filter, known: Iterable[str], is_used: Callable[[Exists], bool], place: str) -> None:

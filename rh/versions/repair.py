@@ -14,7 +14,7 @@ from rh.progress import Silent
 from rh.systems.base import System
 from rh.transfer.compare import Action, Step
 from rh.types import Entry
-from rh.versions.layout import chunks_key, object_key, pack_key, tree_key
+from rh.versions.layout import chunks_key, hex_of, object_key, pack_key, tree_key
 from rh.versions.moving import move
 from rh.versions.nodes import Child, pieces_of
 from rh.versions.packs import LARGE
@@ -25,13 +25,36 @@ from rh.versions.verify import files_of
 __all__ = ["mend_contents", "mend_tree"]
 
 
-def mend_tree(store: Store, digest: str, commit: Callable[[], Tree]) -> None:
+class _Doubted(Store):
+    """A store whose marker of one tree is not believed, and stays until it is written again.
+
+    Args:
+        store: which.
+        digest: of the tree.
+    """
+
+    def __init__(self, store: Store, digest: str) -> None:
+        super().__init__(store.system)
+        self._digest = digest
+
+    def has_tree(self, digest: str) -> bool:
+        return digest != self._digest and super().has_tree(digest)
+
+    def publish(self, tree: Tree) -> Tree:
+        if tree.digest == self._digest:
+            key = tree_key(tree.digest)
+            self.system.write(key, tree.encode())
+            return self._fetch_tree(tree.digest, key, self._mark[:16] + hex_of(tree.digest))
+        return super().publish(tree)
+
+
+def mend_tree(store: Store, digest: str, commit: Callable[[Store], Tree]) -> None:
     """Have the marker and the directories of a version written again, if they cannot be read.
 
     Args:
         store: where.
         digest: of the tree.
-        commit: makes a version of the data that there is, in the same store, under a lease.
+        commit: makes a version of the data that there is, in the store that it is given, under a lease.
 
     Raises:
         IntegrityError: they cannot be read, and the data is not that of the version. Nothing was changed.
@@ -44,16 +67,7 @@ def mend_tree(store: Store, digest: str, commit: Callable[[], Tree]) -> None:
         log.info("%s is written again: %s", digest, error)
         broken = error
     key = tree_key(digest)
-    before: bytes | None = None
-    with suppress(NotFoundError), store.system.read(key) as body:
-        before = body.read()
-    store.system.delete([key])  # else the commit would take the version for whole
-    made: str | None = None
-    try:
-        made = commit().digest
-    finally:
-        if made != digest and before is not None:
-            store.system.write(key, before)
+    made = commit(_Doubted(store, digest)).digest
     if made != digest:
         raise IntegrityError(
             "the directories of the version are lost, and the data there is now is not that of the version",
@@ -82,6 +96,7 @@ def mend_contents(store: Store, digest: str, bad: Iterable[str], there: Iterable
     wanted: dict[str, Child] = {}
     paths: dict[str, list[str]] = defaultdict(list)
     names = set(bad)
+    held = 0
     for key, child in files_of(store, store.root(store.tree(digest))):
         if key in names and child.where[0] in ("o", "p", "c"):
             wanted[child.digest] = child
@@ -109,10 +124,13 @@ def mend_contents(store: Store, digest: str, bad: Iterable[str], there: Iterable
             if digests.of_bytes(data).text != child.digest:
                 raise ConflictError("the file changed while it was read", where=system.url(entry.key))
             packed[child.where[1]].append((child.where[2], data))
+            held += len(data)
+            if held > store.group_size:
+                _patch_all(store, packed)
+                held = 0
         else:
             _write(store, child, system, entry, found)
-    for pack, members in packed.items():
-        _patch(store, pack, members)
+    _patch_all(store, packed)
     left = {key for one in wanted for key in paths[one]}
     return {key for keys in paths.values() for key in keys} - left
 
@@ -161,6 +179,11 @@ def _write_pieces(store: Store, child: Child, system: System, entry: Entry) -> N
             else:
                 store.system.write(object_key(piece.digest), data, size=len(data))
         at += piece.size
+
+
+def _patch_all(store: Store, packed: dict[str, list[tuple[int, bytes]]]) -> None:
+    while packed:
+        _patch(store, *packed.popitem())
 
 
 def _patch(store: Store, pack: str, members: list[tuple[int, bytes]]) -> None:

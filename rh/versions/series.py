@@ -215,16 +215,18 @@ class Series:
         return {record.key[len(prefix) :]: int(record.document["version"]) for record in self.registry.list(prefix)}
 
     def alias_history(self, alias: str) -> list[AliasMove]:
-        """Every move of an alias, oldest first, also after it was taken away."""
-        check_alias(alias)
+        """Every move of an alias (`latest`: of the newest version), oldest first, also after it was taken away."""
+        key, field = (self._head_key, "latest") if alias == LATEST else (self._alias_key(alias), "version")
+        if alias != LATEST:
+            check_alias(alias)
         return [
             AliasMove(
                 alias,
-                None if change.document is None else int(change.document["version"]),
+                None if change.document is None else int(change.document[field]),
                 change.author,
                 change.time,
             )
-            for change in self.registry.history(self._alias_key(alias))
+            for change in self.registry.history(key)
         ]
 
     # Writing.

@@ -121,6 +121,16 @@ def test_people_and_tokens(rh, login):
     assert rh("registry", "user", "ls", "--json").lines == [{"name": "ada", "admin": True}]
     token = rh("registry", "user", "add", "cy").out.strip()
     assert token.startswith("rh_")
+    for options in ((), ("--admin",)):
+        told = rh("registry", "user", "add", "ada", *options, "--json", expect=4).error
+        assert told["kind"] == "exists"
+        assert "rh registry token new ada" in told["hint"]
+    assert rh("registry", "user", "ls").out.split() == ["ada", "admin", "cy"]
+    assert rh("registry", "user", "set", "cy", "--admin", "--json").json == {"name": "cy", "admin": True}
+    rh("registry", "user", "set", "cy", "--no-admin")
+    assert "only admin" in rh("registry", "user", "set", "ada", "--no-admin", expect=4).err
+    assert "did you mean cy" in rh("registry", "user", "set", "cyy", "--admin", expect=3).err
+    rh("registry", "user", "set", "cy", expect=2)
     rh("registry", "grant", "/acme", "cy", "admin")
     assert rh("registry", "grant", "/acme", "cy", "none", "--json").json["roles"] == {}
     assert "read, write, admin, none" in rh("registry", "grant", "/acme", "cy", "boss", expect=2).err

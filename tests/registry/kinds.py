@@ -121,7 +121,7 @@ def opened(kind: str, request: pytest.FixtureRequest, base: Path, *, conditional
         case "bucket":
             scheme, fixture = ("gs", "gcs_server") if conditional else ("s3", "moto_server")
             server = request.getfixturevalue(fixture)
-            place = f"{scheme}://{server.buckets[0]}/{fresh}"
+            place = server.make_bucket(fresh)  # all data of a bucket are in one store, which nobody else is to sweep
             settings = toml(scheme, server.settings(timeout_s=60))
             yield Shared(kind, f"{place}/registry", base, f"{place}/data", settings=settings)
         case "postgres":

@@ -84,3 +84,25 @@ def test_a_newer_format_is_refused(registry, empty, tmp_path):
     path.write_text('{"format":"rh-registry","version":2}\n{}\n')
     with pytest.raises(UnsupportedError, match="upgrade"):
         import_(empty, path)
+
+
+def test_what_is_of_one_machine_or_one_server_stays_there(registry, empty):
+    for key, document in {
+        "resources/~/mine": {"kind": "folder"},
+        "series/~/mine": {"series": "1" * 32},
+        "versions/" + "1" * 32 + "/00000001": {"tree": "x"},
+        "resources/org/ours": {"kind": "folder"},
+        "series/org/ours": {"series": "2" * 32},
+        "versions/" + "2" * 32 + "/00000001": {"tree": "y"},
+        "server/users/ada": {"admin": True},
+    }.items():
+        registry.put(key, document)
+    migrate(registry, empty)
+    assert [record.key for record in empty.list()] == [
+        "c",
+        "resources/org/ours",
+        "series/org/ours",
+        "versions/" + "2" * 32 + "/00000001",
+    ]
+    migrate(registry, empty, everything=True)
+    assert list(empty.list()) == list(registry.list())

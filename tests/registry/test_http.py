@@ -33,6 +33,7 @@ from rh.types import ABSENT, Match
 @pytest.fixture
 def server(monkeypatch):
     with RegistryServer() as server:
+        monkeypatch.setenv("RH_REGISTRY", server.url)
         monkeypatch.setenv("RH_REGISTRY_TOKEN", server.token())
         yield server
 
@@ -98,6 +99,7 @@ class TestOverPostgreSQL(OverHTTP):
         monkeypatch.setenv("PGPASSWORD", postgres_server.password)
         variables = {"PGPASSWORD": postgres_server.password}
         with RegistryServer(f"{postgres_server.url}?schema=behind_http", variables=variables) as server:
+            monkeypatch.setenv("RH_REGISTRY", server.url)
             monkeypatch.setenv("RH_REGISTRY_TOKEN", server.token())
             yield server.url
         postgres._connections.close()
@@ -273,10 +275,30 @@ def test_what_is_no_registry(status, text):
 def test_a_redirect_gets_no_token(monkeypatch):
     monkeypatch.setenv("RH_REGISTRY_TOKEN", "rh_canary")
     with Odd(200) as elsewhere, Odd(302, Location=elsewhere.url) as site:
+        monkeypatch.setenv("RH_REGISTRY", site.url)
         with pytest.raises(errors.InvalidError, match="do not follow redirects"):
             open_registry(site.url).get("a")
-        assert site.requests
+        assert [asked.headers["authorization"] for asked in site.requests] == ["Bearer rh_canary"]
         assert not elsewhere.requests
+
+
+def test_the_token_of_the_environment_is_for_the_registry_that_is_configured(monkeypatch):
+    """Another server, which an option or a URL named, gets none."""
+    monkeypatch.setenv("RH_REGISTRY_TOKEN", "rh_canary")
+    refusal = b'{"error": {"kind": "unauthenticated"}}'
+    with (
+        Odd(401, refusal, RH_Protocol=str(PROTOCOL)) as ours,
+        Odd(401, refusal, RH_Protocol=str(PROTOCOL)) as other,
+    ):
+        for configured in ("", "sqlite:///tmp/x.db", "https://", ours.url + "/"):
+            monkeypatch.setenv("RH_REGISTRY", configured)
+            with pytest.raises(errors.UnauthenticatedError) as caught:
+                open_registry(other.url).get("a")
+            assert "RH_REGISTRY_TOKEN goes only to the registry" in caught.value.hint
+        assert ["authorization" in asked.headers for asked in other.requests] == [False] * 4
+        with pytest.raises(errors.UnauthenticatedError):
+            open_registry(ours.url).get("a")
+        assert [asked.headers["authorization"] for asked in ours.requests] == ["Bearer rh_canary"]
 
 
 def test_a_damaged_answer_is_asked_for_again_and_then_told():
@@ -372,18 +394,19 @@ def test_a_token_is_nowhere(server, registry, caplog, tmp_path):
 def test_a_forked_child_has_connections_of_its_own(server):
     """Also where threads of the parent are in the middle of requests."""
     code = f"""
-import os, threading
+import faulthandler, os, threading
 from rh.registry import open_registry
 registry = open_registry({server.url!r})
 stop = threading.Event()
 def busy():
-    while not stop.is_set():
+    while not stop.wait(0.002):  # fewer than the server allows a token
         registry.find("a")
 threads = [threading.Thread(target=busy) for _ in range(4)]
 [t.start() for t in threads]
 for n in range(5):
     child = os.fork()
     if not child:
+        faulthandler.dump_traceback_later(40, exit=True)
         registry.put(f"child-{{n}}", {{"n": n}})
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
@@ -433,6 +456,7 @@ def certificate(tmp_path):
 @pytest.mark.parametrize("variable", ["RH_CA_BUNDLE", "SSL_CERT_FILE"])
 def test_tls(certificate, monkeypatch, variable):
     with RegistryServer(tls=certificate) as server:
+        monkeypatch.setenv("RH_REGISTRY", server.url)
         monkeypatch.setenv("RH_REGISTRY_TOKEN", server.token())
         with pytest.raises(errors.AccessError, match="certificate") as caught:
             open_registry(server.url).get("a")

@@ -1,6 +1,7 @@
 """Datasets in one call, DagsHub's spellings, and sweeping from Python."""
 
 import io
+import os
 
 import pytest
 
@@ -80,6 +81,36 @@ def test_the_spellings_of_dagshub(work, tmp_path):
         images.commit(versioning="svn")
     with pytest.raises(errors.NotFoundError):
         dagshub.Repo("zoo", "nobody")
+
+
+def test_a_commit_of_dagshub_that_failed_is_tried_again(work, tmp_path):
+    """File objects are read again from where they stood, also those that can be read once only."""
+    dagshub.create_dataset("cats", work, "*.tmp", org="zoo")
+    images = dagshub.Repo("zoo", "cats").directory("images")
+    stream = io.BytesIO(b"head precious")
+    stream.seek(5)
+    images.add(stream, "p.bin")
+    reading, writing = os.pipe()
+    os.write(writing, b"once")
+    os.close(writing)
+    with open(reading, "rb") as pipe:
+        images.add(pipe, "pipe.bin")
+    with pytest.raises(errors.InvalidError, match="as text"):
+        images.add(io.StringIO("text"), "t.txt")
+    late = tmp_path / "late.txt"
+    late.write_bytes(b"late")
+    images.add(late)
+    late.rename(tmp_path / "away.txt")
+    with pytest.raises(errors.NotFoundError):
+        images.commit("one is lost")
+    (tmp_path / "away.txt").rename(late)
+    assert images.commit("all").label == "v2"
+    found = contents(rh.folder("/zoo/cats:v2"))
+    assert {name: found[f"images/{name}"] for name in ("p.bin", "pipe.bin", "late.txt")} == {
+        "p.bin": b"precious",
+        "pipe.bin": b"once",
+        "late.txt": b"late",
+    }
 
 
 def test_sweeping(folder):

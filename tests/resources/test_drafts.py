@@ -11,6 +11,8 @@ import pytest
 
 import rh
 from rh import errors
+from rh.registry import local
+from rh.versions.drafts import Drafts
 from rh.versions.gc import collect
 from rh.versions.store import Store, place_of
 
@@ -212,3 +214,141 @@ def test_many_at_once(near):
         near.draft(one.name).commit()
     assert {key for key in contents("cats:latest") if key.startswith("n/")} == {f"n/{number}" for number in kept}
     assert len(kept) + len(lost) == 8
+
+
+# What is kept in the store for a draft.
+
+
+def of_draft(folder):
+    """The trees that are kept for drafts alone."""
+    series = folder.series_of().series
+    return {ref.tree for ref in Store.at(place_of(folder.location)).refs() if ref.series.startswith(f"{series}+")}
+
+
+def test_an_addition_that_was_recorded_is_kept_whatever_fails_after_it(near, monkeypatch):
+    """Its author is told of the failure, cannot know whether it is recorded, and loses nothing."""
+    near.draft("d").add(b"first", path="0.txt")
+
+    def lost(self, draft):
+        raise errors.UnavailableError("the network went away")
+
+    with monkeypatch.context() as patch, pytest.raises(errors.UnavailableError), near.draft("d") as draft:  # noqa: PT012
+        draft.add(b"precious", path="keep.txt")
+        patch.setattr(Drafts, "again", lost)
+    assert [change.path for change in near.draft("d").changes()] == ["0.txt", "keep.txt"]
+    collect(Store.at(place_of(near.location)), older_than_s=-60)
+    near.draft("d").commit()
+    assert contents("cats:v2")["keep.txt"] == b"precious"
+    assert of_draft(near) == set()
+
+
+def test_who_is_refused_takes_nothing_from_who_added_the_same(near):
+    near.draft("d").add(b"zero", path="zero.txt")
+    first, second = near.draft("d"), rh.folder("cats").draft("d")
+    with pytest.raises(errors.ConflictError), first:  # noqa: PT012
+        first.add(b"same", path="x/keep.txt", update=False)
+        with second:
+            second.add(b"same", path="x/keep.txt", update=False)
+            second.remove("a.txt")
+        first.remove("a.txt")
+    collect(Store.at(place_of(near.location)), older_than_s=-60)
+    near.draft("d").commit()
+    assert contents("cats:v2")["x/keep.txt"] == b"same"
+    assert of_draft(near) == set()
+
+
+def test_who_comes_after_the_end_leaves_nothing_in_the_store(near):
+    with pytest.raises(errors.ConflictError, match="finished or discarded"), near.draft("d") as draft:  # noqa: PT012
+        draft.add(b"late", path="late.txt")
+        rh.folder("cats").draft("d").discard()
+    assert of_draft(near) == set()
+
+
+def test_a_rebase_lets_go_of_what_the_draft_began_with(near):
+    near.draft("d").add(b"d", path="d.txt")
+    old = near.versions()[0].digest
+    assert old in of_draft(near)
+    near.put({"new.txt": b"new"})
+    newest = near.commit().digest
+    near.draft("d").rebase()
+    assert newest in of_draft(near)
+    assert old not in of_draft(near)
+    near.draft("d").commit()
+    assert of_draft(near) == set()
+
+
+def test_two_who_begin_a_draft_at_once_leave_one(near, monkeypatch):
+    near.draft("d").add(b"d", path="d.txt")
+    near.put({"new.txt": b"new"})
+    near.commit()
+    find, seen = Drafts.find, []
+
+    def late(self, name):
+        seen.append(name)
+        return None if len(seen) == 1 else find(self, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Drafts, "find", late)
+        rh.folder("cats").draft("d").add(b"e", path="e.txt")
+    near.draft("d").rebase()
+    near.draft("d").commit()
+    assert {"d.txt", "e.txt"} <= set(contents("cats:latest"))
+    assert of_draft(near) == set()
+
+
+def test_looking_at_drafts_writes_nothing(here):
+    saved = here.save("new")
+    for look in (
+        lambda d: d.changes(),
+        lambda d: d.commit(),
+        lambda d: d.discard(),
+        lambda d: d.rebase(),
+    ):
+        with pytest.raises(errors.NotFoundError, match="no draft 'd'"):
+            look(saved.draft("d"))
+    with pytest.raises(errors.InvalidError, match="name of a draft"):
+        saved.draft("a/b").add(b"x", path="x")
+    assert [record.key for record in local().list("series/")] == []
+
+
+# What is said of files.
+
+
+@pytest.mark.parametrize("name", [None, "d"])
+def test_what_is_said_of_files_goes_along(near, tmp_path, name):
+    other = rh.folder(name="dogs", path=tmp_path / "dogs").save()
+    other.put({"d/1.png": b"dog", "2.png": b"another"})
+    other.commit()
+    other.annotate({"d/1.png": {"label": "dog"}, "2.png": {"label": "wolf", "tags": ["rare"]}})
+    near.annotate({"a.txt": {"label": "cat"}, "sub/b.txt": {"label": "lion"}})
+    with near.draft(name) if name else near.draft() as draft:
+        draft.move("a.txt", "step.txt")
+        draft.move("step.txt", "z.txt")
+        draft.copy_from("dogs:v1", "d/", "sub/")
+        draft.move("sub/", "moved/")
+        draft.copy_from("dogs:v1", "2.png")
+        draft.move("2.png", "wolf.png")
+        draft.copy_from("cats:v1", "a.txt", "again.txt")
+    if name:
+        near.draft(name).commit()
+    found = rh.folder("cats:v2")
+    assert {path: found.annotations(path)["metadata"].get("label") for path in contents("cats:v2")} == {
+        "z.txt": "cat",
+        "again.txt": "cat",
+        "moved/b.txt": "lion",
+        "moved/1.png": "dog",
+        "wolf.png": "wolf",
+    }
+    assert found.annotations("wolf.png")["tags"] == ["rare"]
+    assert rh.folder("cats:v1").annotations("a.txt")["metadata"] == {"label": "cat"}, "older versions have it still"
+
+
+def test_a_copy_with_a_property_of_another_type_is_refused(near, tmp_path):
+    other = rh.folder(name="dogs", path=tmp_path / "dogs").save()
+    other.put({"1.png": b"dog"})
+    other.commit()
+    other.annotate("1.png", label=1)
+    near.annotate("a.txt", label="cat")
+    with near.draft() as draft, pytest.raises(errors.InvalidError, match="'label' is a number here"):
+        draft.copy_from("dogs:v1", "1.png")
+    assert [version.label for version in near.versions()] == ["v1"]

@@ -100,6 +100,22 @@ def test_produced_by(models):
     assert labels(rh.find(produced_by="r-124")) == []
 
 
+def test_the_names_of_all_properties_are_listed_for_errors_only(models, monkeypatch):
+    registry = holding(Name("~/cats"))
+    listed, listing = [], type(registry).list
+
+    def told(self, prefix="", **options):
+        listed.append(prefix)
+        return listing(self, prefix, **options)
+
+    monkeypatch.setattr(type(registry), "list", told)
+    assert labels(rh.find(where=F.accuracy == 0.9)) == ["/org/birds:v2"]
+    assert "types/" not in listed
+    with pytest.raises(errors.InvalidError, match="did you mean accuracy"):
+        rh.find(where=F.acuracy > 0.5)
+    assert "types/" in listed
+
+
 def test_unknown_properties_show_the_nearest(models):
     with pytest.raises(errors.InvalidError, match="nothing has a property 'acuracy'; did you mean accuracy"):
         rh.find(where=(F.stage == "dev") & (F.acuracy > 0.5))

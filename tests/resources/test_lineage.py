@@ -335,3 +335,30 @@ def test_no_boxes_overlap():
     for n, (x0, y0, x1, y1) in enumerate(place):
         for a0, b0, a1, b1 in place[:n]:
             assert x1 <= a0 or a1 <= x0 or y1 <= b0 or b1 <= y0
+
+
+def chained(number):
+    """A chain of so many runs, each of which also read the first version."""
+    graph = Graph()
+    for n in range(number):
+        graph.add(Node(f"run:{n:06}", "run", f"r{n}", {"run": str(n)}))
+        graph.add(Node(f"version:s/{n}", "version", f"v{n}", {"name": "n", "version": n}))
+        graph.link(Edge(f"run:{n:06}", f"version:s/{n}"))
+        graph.link(Edge("version:s/0", f"run:{n:06}"))
+        if n:
+            graph.link(Edge(f"version:s/{n - 1}", f"run:{n:06}"))
+    return graph
+
+
+def test_a_large_graph_is_told_and_not_drawn():
+    assert len(boxes(chained(30).svg())) == 60
+    for number in (200, 20_000):
+        graph = chained(number)
+        svg = graph.svg()
+        assert boxes(svg) == {}
+        assert f"{2 * number:,} nodes" in svg
+        assert "too many to be drawn" in svg
+    assert len(graph.openlineage()) == 20_000
+    assert str(graph).count("  made  ") == 20_000
+    assert graph.sources("run:000007") == [edge for edge in graph.edges if edge.target == "run:000007"]
+    assert graph.targets("version:s/0") == [edge for edge in graph.edges if edge.source == "version:s/0"]

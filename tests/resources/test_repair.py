@@ -1,12 +1,15 @@
 """Versions whose store was damaged: mended from the live data or another copy, and never believed to be whole."""
 
 import os
+import secrets
 
 import pytest
 
 import rh
 from rh import errors
-from rh.versions.layout import object_key, pack_key
+from rh.versions import repair as mending
+from rh.versions.layout import object_key, pack_key, tree_key
+from rh.versions.repair import mend_tree
 from rh.versions.store import Store, place_of
 from rh.versions.verify import files_of
 
@@ -106,3 +109,44 @@ def test_a_blob_and_a_table(folder):
         damage(*contents_of(resource), lose=True)
         assert resource.repair()
     assert rh.table(name="rows:v1").fetch()["x"] == [1, 2, 3]
+
+
+def test_an_interrupted_repair_leaves_a_sound_marker(here):
+    """Whenever it ends, the marker of the version is there: the directories may be all that was damaged."""
+    here.put(FILES)
+    cats = here.save("cats")
+    version = cats.commit()
+    damage(*below(cats, "nodes"))
+    (rh.config.home() / "cache").rename(rh.config.home() / "cache-gone")
+    store = Store.at(version.store)
+    marker = store.system.read(tree_key(version.digest)).read()
+
+    def killed(_store):
+        assert store.system.read(tree_key(version.digest)).read() == marker
+        raise SystemExit
+
+    with pytest.raises(SystemExit):
+        mend_tree(store, version.digest, killed)
+    assert store.system.read(tree_key(version.digest)).read() == marker
+    assert cats.repair()
+    assert rh.folder("cats:v1").get("sub/big.bin") == BIG
+
+
+def test_packed_contents_are_mended_within_bounds(tmp_path, monkeypatch):
+    cats = rh.folder(path=f"memory://{secrets.token_hex(4)}/cats").mkdir()
+    files = {f"{number}.bin": os.urandom(1_000) for number in range(20)}
+    cats.put(files)
+    cats = cats.save("cats")
+    cats.commit()
+    damage(*contents_of(cats), lose=True)
+    patch, sizes = mending._patch, []
+
+    def counted(store, pack, members):
+        sizes.append(sum(len(data) for _, data in members))
+        patch(store, pack, members)
+
+    monkeypatch.setattr(mending, "_patch", counted)
+    monkeypatch.setattr(Store, "group_size", 3_000)
+    assert cats.repair()
+    assert max(sizes) <= 4_000
+    assert {name: rh.folder("cats:v1").get(name) for name in files} == files

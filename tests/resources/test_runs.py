@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 import multiprocessing
 import os
+import sqlite3
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -552,6 +553,57 @@ def test_credentials_in_urls_are_not_recorded(http_server):
         rh.blob(path=f"{http_server.url}/data.txt?X-Amz-Signature=hunter2").read()
     assert [item.url for item in r.inputs] == [f"{http_server.url}/data.txt"]
     assert not any("hunter2" in str(change) for change in default().changes())
+
+
+def test_what_cannot_be_recorded_is_left_out_and_the_rest_is_told(tmp_path, dogs, caplog):
+    """A login in a query; an entry that the registry does not take: the work is done, and so is the run."""
+    with sqlite3.connect(tmp_path / "db.sqlite") as database:
+        database.executescript("create table x(a); insert into x values (1);")
+    database.close()
+    with rh.run("train") as r:
+        where = "a from x where 'postgres://u:hunter2@h/d' <> ''"
+        assert len(rh.table(query=f"select {where}", system=f"sqlite:///{tmp_path}/db.sqlite").fetch()["a"]) == 1
+        rh.folder("dogs:v1").get("a.txt")
+    assert rh.load_run(r.id).status == "done"
+    assert [item.name for item in r.inputs if item.name] == ["~/dogs"]
+    assert len(r.inputs) == 2
+    assert "hunter2" not in "".join(map(str, default().changes())) + caplog.text
+
+
+def test_an_entry_that_the_registry_refuses(tmp_path, dogs, monkeypatch, caplog):
+    (tmp_path / "x.txt").write_bytes(b"one")
+    commit = type(default()).commit
+
+    def refused(self, steps, **options):
+        if any("external/" in step.key for step in steps):
+            raise errors.AccessError("not for you")
+        return commit(self, steps, **options)
+
+    with rh.run("train") as r:
+        monkeypatch.setattr(type(default()), "commit", refused)
+        rh.blob(path=tmp_path / "x.txt").read()
+        rh.folder("dogs:v1").get("a.txt")
+    assert r.status == rh.load_run(r.id).status == "done"
+    assert items(r.inputs) == ["~/dogs:v1"]
+    assert "x.txt is among its inputs is not recorded" in caplog.text
+
+
+def test_large_arguments_are_no_parameters():
+    """Each of a few KiB, and 64 KiB together, so that the record of the run is never too large."""
+
+    @rh.run
+    def work(text, other, numbers, small, *rest):
+        return len(text) + len(other)
+
+    assert work("a" * 700_000, "b" * 700_000, list(range(9_000)), 7, *["c" * 3_000] * 100) == 1_400_000
+    (r,) = rh.runs()
+    assert r.params == {"small": 7}
+
+    @rh.run
+    def many(**options):
+        return len(options)
+
+    assert many(**{f"o{number}": number for number in range(2_000)}) == 2_000
 
 
 def test_a_registry_that_is_lost_while_the_run_goes_on(monkeypatch, tmp_path):

@@ -240,7 +240,7 @@ def test_names_of_this_machine_stay_on_it(here, tmp_path, monkeypatch):
     assert rh.resources("/") == ["~/mine", "/org/ours"]
     with pytest.raises(errors.UnsupportedError, match="different registries"):
         rh.folder("mine").rename("/org/mine")
-    monkeypatch.setenv("RH_REGISTRY", "postgresql://h/db")
+    monkeypatch.setenv("RH_REGISTRY", "foo://h/db")
     assert rh.folder("mine").path == here.path
     with pytest.raises(errors.UnsupportedError, match="there is: sqlite"):
         rh.folder("/org/ours")

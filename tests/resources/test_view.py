@@ -6,6 +6,9 @@ import pytest
 
 import rh
 from rh import F, errors, observe
+from rh.registry import local
+from rh.systems.local import LocalSystem
+from rh.versions import properties
 
 FILES = {f"img/{number}.png": b"image %d" % number * 100 for number in range(6)}
 
@@ -170,3 +173,51 @@ def test_a_shared_view_is_of_a_shared_folder(tmp_path):
     folder.put({"1.png": b"x"})
     folder.annotate("1.png", label="cat").query(F.label == "cat").save("/org/good")
     assert rh.load("/org/good").files == ["1.png"]
+
+
+def test_a_commit_that_fails_says_nothing_of_files(few, tmp_path):
+    """Properties are written after the version is made; if they could not be, no version is."""
+    other = rh.folder(name="picked", path=tmp_path / "picked").save()
+    view = few.query(F.label == "cat")
+    few.rm("img/3.png")
+    with pytest.raises(errors.NotFoundError):
+        view.commit("picked")
+    assert [record.key for record in local().list("files/") if other.series_of().series in record.key] == []
+    other.put({"x.png": b"x"})
+    other.annotate("x.png", label=5)
+    with pytest.raises(errors.InvalidError, match="'label' is text here, and a number"):
+        few.query(F.label == "cat").commit("picked")
+    assert other.versions() == []
+
+
+def test_many_live_files_are_listed_once(here, tmp_path, monkeypatch):
+    here.put({f"{number:03}.txt": b"%d" % number for number in range(100)})
+    many = here.save("many")
+    many.annotate({f"{number:03}.txt": {"kept": True} for number in range(90)})
+    rh.folder(name="picked", path=tmp_path / "picked").save()
+    view = many.query(F.kept == True)  # noqa: E712
+    heads, head = [], LocalSystem.head
+
+    def counted(self, key, *args, **options):
+        if key.endswith(".txt"):
+            heads.append(key)
+        return head(self, key, *args, **options)
+
+    monkeypatch.setattr(LocalSystem, "head", counted)
+    assert view.commit("picked").files == 90
+    assert heads == []
+
+
+@pytest.mark.parametrize(
+    "told",
+    [{"all": ["a", "b"]}, {"any": [3], "label": "cat"}, {"all": [], "label": "cat"}, {"exists": True}, {"not": "a"}],
+)
+def test_properties_that_are_called_like_parts_of_a_filter(told):
+    assert set(properties.condition(told).fields()) == set(told)
+
+
+def test_the_json_form_of_a_condition():
+    for where in (F.all == "a", ~F.x.exists(), (F.a == 1) & (F.b == 2), (F.a == 1) | F.b.exists(), ~(F.a > 1)):
+        assert properties.condition(where.as_dict()) == where
+    with pytest.raises(errors.InvalidError, match="or about one called 'exists'"):
+        properties.condition({"exists": "x"})

@@ -77,6 +77,7 @@ def test_an_alias_moves_only_from_where_it_was_seen(series):
     with pytest.raises(NotFoundError):
         series.unalias("staging")
     assert [move.version for move in series.alias_history("staging")] == [1, 2, None]
+    assert [move.version for move in series.alias_history("latest")] == [one.number for one in series.all()]
 
 
 def test_a_parent_that_is_not_the_newest_is_a_conflict(series):

@@ -327,6 +327,8 @@ class HTTPRegistry(Registry):
         raise error
 
     def _login(self) -> str:
+        if os.environ.get(logins.VARIABLE) and not logins.is_configured(self.url):
+            return f"rh login {self.url}; {logins.VARIABLE} goes only to the registry that RH_REGISTRY names"
         return f"rh login {self.url}"
 
     def _json(self, text: bytes) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Tokens of registry servers on this machine: one private file, and `RH_REGISTRY_TOKEN`.
+"""Tokens of registry servers on this machine: one private file, and `RH_REGISTRY_TOKEN` for the one that is configured.
 
 `$RH_HOME/tokens.json` (mode 0600) maps the address of each server to the token `rh login` was given. Nothing else of
 `rh` reads it, and no setting, record, log or error holds what is in it.
@@ -17,8 +17,9 @@ from pathlib import Path
 from rh import config
 from rh.errors import AccessError, InvalidError
 from rh.forks import Lock
+from rh.systems.objects.http import parse_endpoint
 
-__all__ = ["VARIABLE", "forget", "path", "remember", "set_registry", "token_of"]
+__all__ = ["VARIABLE", "forget", "is_configured", "path", "remember", "set_registry", "token_of"]
 
 VARIABLE = "RH_REGISTRY_TOKEN"
 
@@ -34,13 +35,27 @@ def path() -> Path:
 def token_of(server: str) -> str | None:
     """The token for a server (`https://host:port`): that of the environment, else the one that was stored.
 
+    That of the environment is for the registry that `RH_REGISTRY` or the setting `registry` names, and goes nowhere
+    else: a name or an option may lead to a server that somebody else runs.
+
     Raises:
         AccessError: others may read the file, or it cannot be read.
     """
     given = os.environ.get(VARIABLE)
-    if given:
+    if given and is_configured(server):
         return given.strip()
     return _stored().get(server)
+
+
+def is_configured(server: str) -> bool:
+    """Whether a server is the registry that is used by default."""
+    url = config.get("registry")
+    if not url or not str(url).lower().startswith(("http://", "https://")):
+        return False
+    try:
+        return parse_endpoint(str(url)).url == server
+    except InvalidError:
+        return False
 
 
 def _stored() -> dict[str, str]:

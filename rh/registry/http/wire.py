@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from rh import errors
 from rh.errors import InvalidError, RhError
 from rh.registry.base import Change, Delete, Put, Record, Rename, Step
@@ -54,15 +56,11 @@ _CLASSES: Mapping[str, type[RhError]] = {
 
 def encode(value: Any) -> bytes:
     """JSON. Named tuples go as objects."""
-    import msgspec
-
     return msgspec.json.encode(value)
 
 
 def read_json(text: bytes) -> dict[str, Any]:
     """The JSON object in `text`. `ValueError` if it is none."""
-    import msgspec
-
     try:
         return msgspec.json.decode(text, type=dict[str, Any])
     except RecursionError as error:

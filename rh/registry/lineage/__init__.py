@@ -145,6 +145,7 @@ class Lineage:
         self.registries = list(registries)
         self._known: dict[str, Record | None] = {}
         self._entries: dict[tuple[Way, str], list[dict[str, Any]]] = {}
+        self._words: dict[str, dict[str, dict[str, None]]] = {}
 
     def run(self, run: str) -> Record | None:
         """The record of a run; `None` if it was forgotten."""
@@ -244,12 +245,13 @@ class Lineage:
 
     def _asked(self, run: str, node: str) -> str | None:
         """What the run asked for when it got this version: its aliases, rather than its number."""
-        words = [
-            str(entry["asked"])
-            for entry in self.entries(run, "inputs")
-            if entry.get("asked") and entry_node(entry).id == node and entry["asked"] != f"v{entry['version']}"
-        ]
-        return ", ".join(dict.fromkeys(words)) or None
+        words = self._words.get(run)
+        if words is None:
+            words = self._words[run] = {}
+            for entry in self.entries(run, "inputs"):
+                if entry.get("asked") and entry["asked"] != f"v{entry['version']}":
+                    words.setdefault(entry_node(entry).id, {})[str(entry["asked"])] = None
+        return ", ".join(words.get(node, ())) or None
 
     def run_node(self, run: str) -> Node:
         """The node of a run."""

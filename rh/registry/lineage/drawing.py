@@ -8,6 +8,8 @@ improved by the mean of the neighbours, back and forth.
 from __future__ import annotations
 
 import itertools
+from bisect import bisect_right, insort
+from collections import deque
 from html import escape
 from typing import NamedTuple
 
@@ -22,6 +24,8 @@ _BEND = 14
 _MARGIN = 16
 _LETTERS = 27
 _SWEEPS = 8
+_MOST = 4_000
+"""Things in a picture, bends among them. More takes minutes to draw, and nobody can look at it."""
 
 _STYLE = (
     "text{font:12px ui-sans-serif,system-ui,sans-serif;fill:#1b1f24}"
@@ -43,7 +47,9 @@ def draw(graph: Graph) -> str:
     """The graph as an SVG document."""
     ids = list(graph.nodes)
     edges = [edge for edge in graph.edges if edge.source in graph.nodes and edge.target in graph.nodes]
-    ways = _paths(ids, edges)
+    ways = _paths(ids, edges) if len(ids) + len(edges) <= _MOST else None
+    if ways is None:
+        return _refusal(f"{len(ids):,} nodes and {len(edges):,} edges are too many to be drawn")
     layers = _ordered(_layers(ids, ways), ways)
     spots, width, height = _placed(layers, graph)
     body = [
@@ -70,14 +76,26 @@ class _Way(NamedTuple):
     turned: bool
 
 
-def _paths(ids: list[str], edges: list[Edge]) -> list[_Way]:
-    """Each edge with its bends in the layers that it passes."""
+def _refusal(text: str) -> str:
+    """The picture of a graph that is not drawn."""
+    hint = "depth= asks for less; print(graph), graph.dot() and graph.as_dict() have all of it"
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 64" width="640" height="64" role="img">'
+        f'<title>{text}</title><style>{_STYLE}</style><rect width="640" height="64" rx="6" fill="#ffffff"/>'
+        f'<text x="{_MARGIN}" y="28">{text}</text><text class="small" x="{_MARGIN}" y="46">{hint}</text></svg>\n'
+    )
+
+
+def _paths(ids: list[str], edges: list[Edge]) -> list[_Way] | None:
+    """Each edge with its bends in the layers that it passes; `None` if that is too much."""
     after: dict[str, list[str]] = {key: [] for key in ids}
     for edge in edges:
         after[edge.source].append(edge.target)
     back = _closing(ids, after)
     plain = [(e.target, e.source) if (e.source, e.target) in back else (e.source, e.target) for e in edges]
     depth = _depths(ids, plain)
+    if len(ids) + sum(max(depth[right] - depth[left], 1) for left, right in plain) > _MOST:
+        return None
     ways = []
     for number, ((left, right), edge) in enumerate(zip(plain, edges, strict=True)):
         bends = [f"\0{number}/{layer}" for layer in range(depth[left] + 1, depth[right])]
@@ -117,10 +135,10 @@ def _depths(ids: list[str], edges: list[tuple[str, str]]) -> dict[str, int]:
             after[left].append(right)
             waiting[right] += 1
     depth = dict.fromkeys(ids, 0)
-    ready = [key for key in ids if not waiting[key]]
+    ready = deque(key for key in ids if not waiting[key])
     order = []
     while ready:
-        key = ready.pop(0)
+        key = ready.popleft()
         order.append(key)
         for right in after[key]:
             depth[right] = max(depth[right], depth[key] + 1)
@@ -182,8 +200,9 @@ def _crossings(layers: list[list[str]], after: dict[str, list[str]]) -> int:
         ends: list[int] = []
         for key in left:
             mine = sorted(place[other] for other in after[key] if other in place)
-            total += sum(1 for end in ends for at in mine if end > at)
-            ends += mine
+            total += sum(len(ends) - bisect_right(ends, at) for at in mine)
+            for at in mine:
+                insort(ends, at)
     return total
 
 

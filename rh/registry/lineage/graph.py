@@ -53,9 +53,13 @@ class Graph:
     edges: list[Edge] = field(default_factory=list)
     complete: bool = True
     _linked: set[Edge] = field(init=False, repr=False, compare=False, default_factory=set)
+    _to: dict[str, list[Edge]] = field(init=False, repr=False, compare=False, default_factory=dict)
+    _from: dict[str, list[Edge]] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._linked = set(self.edges)
+        edges, self.edges = self.edges, []
+        for edge in edges:
+            self.link(edge)
 
     def add(self, node: Node) -> Node:
         """Put a node, unless it is there and its name is known; return the one that is there then."""
@@ -69,6 +73,8 @@ class Graph:
         if edge not in self._linked:
             self._linked.add(edge)
             self.edges.append(edge)
+            self._to.setdefault(edge.target, []).append(edge)
+            self._from.setdefault(edge.source, []).append(edge)
 
     def common(self, other: Graph) -> Graph:
         """What both graphs have."""
@@ -82,11 +88,11 @@ class Graph:
 
     def sources(self, node: str) -> list[Edge]:
         """The edges that lead to a node."""
-        return [edge for edge in self.edges if edge.target == node]
+        return list(self._to.get(node, ()))
 
     def targets(self, node: str) -> list[Edge]:
         """The edges that lead away from a node."""
-        return [edge for edge in self.edges if edge.source == node]
+        return list(self._from.get(node, ()))
 
     def __len__(self) -> int:
         return len(self.nodes)
@@ -121,7 +127,10 @@ class Graph:
         return events(self)
 
     def svg(self) -> str:
-        """The graph drawn from left to right. Equal graphs give equal drawings; nothing but `rh` is needed."""
+        """The graph drawn from left to right. Equal graphs give equal drawings; nothing but `rh` is needed.
+
+        One that is too large to be looked at is not drawn: the picture says so.
+        """
         from rh.registry.lineage.drawing import draw
 
         return draw(self)

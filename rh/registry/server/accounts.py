@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hmac
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +27,8 @@ from rh.registry.accounts import (
     check_user,
     parse_token,
 )
-from rh.registry.base import Delete, Record, Registry, Step
+from rh.registry.base import Delete, Put, Record, Registry, Step
+from rh.types import ABSENT, Match
 
 __all__ = ["RESERVED", "Snapshot", "StoredAccounts"]
 
@@ -67,6 +68,16 @@ class Snapshot:
                 most = max(most, ROLES.index(role) + 1 if role in ROLES else 0, 1 if share["public"] else 0)
         return most
 
+    @property
+    def has_public(self) -> bool:
+        """Whether there is anything for those without a token."""
+        return any(share["public"] for share in self.shares.values())
+
+    def children(self, identity: str) -> list[str]:
+        """The tokens that were made with a token, with one of those, and so on; the last ones first."""
+        made = [child for child, told in self.credentials.items() if told.get("parent") == identity]
+        return [one for child in made for one in (*self.children(child), child)]
+
     def credential(self, identity: str) -> Credential:
         """What is known of a token."""
         told = self.credentials[identity]
@@ -82,17 +93,24 @@ class Snapshot:
 
 
 class StoredAccounts(Accounts):
-    """The accounts in a registry. `by` is who changes them."""
+    """The accounts in a registry.
 
-    def __init__(self, registry: Registry, *, by: str) -> None:
+    Args:
+        registry: that has them.
+        by: who changes them.
+        credential: the id of the token with which they do.
+    """
+
+    def __init__(self, registry: Registry, *, by: str, credential: str | None = None) -> None:
         self.registry = registry
         self.by = by
+        self.credential = credential
         self._lock = Lock()
         self._snapshot = Snapshot()
 
-    def as_(self, user: str) -> StoredAccounts:
+    def as_(self, user: str, credential: str | None = None) -> StoredAccounts:
         """The same, for somebody else who changes them."""
-        return StoredAccounts(self.registry, by=user)
+        return StoredAccounts(self.registry, by=user, credential=credential)
 
     # Reading.
 
@@ -183,17 +201,34 @@ class StoredAccounts(Accounts):
 
     def put_user(self, name: str, *, admin: bool = False) -> User:
         check_user(name)
-        if self.registry.find(_USERS + name) is None and self.registry.find(_SHARES + name) is not None:
-            raise ExistsError(f"/{name} belongs to a team", hint="choose another name for the user")
+        snapshot = self.now(at_once=True)
+        if name not in snapshot.admins and self._is_of_others(name, snapshot):
+            raise ExistsError(f"/{name} belongs to a team", hint="choose another name, or move what is below it away")
+        if not admin and _is_only_admin(name, snapshot):
+            raise ConflictError(f"{name} is the only admin", hint="make somebody else an admin first")
         self._update(_USERS + name, lambda told: {**(told or {}), "admin": bool(admin)})
         return User(name, bool(admin))
+
+    def _is_of_others(self, name: str, snapshot: Snapshot) -> bool:
+        """Whether there is something below `/<name>`, and nothing of it was written by somebody of that name."""
+        below = f"{name}/"
+        shared = any(
+            (path == name or path.startswith(below)) and (told["public"] or told["roles"])
+            for path, told in snapshot.shares.items()
+        )
+        some = False
+        for record in self.registry.list(f"resources/{below}"):
+            some = True
+            if record.author == name:
+                return False
+        return some or shared
 
     def remove_user(self, name: str) -> None:
         check_user(name)
         snapshot = self.now(at_once=True)
         if name not in snapshot.admins:
             raise _unknown(name, snapshot)
-        if snapshot.admins[name] and sum(snapshot.admins.values()) == 1:
+        if _is_only_admin(name, snapshot):
             raise ConflictError(f"{name} is the only admin", hint="make somebody else an admin first")
         for identity, told in snapshot.credentials.items():
             if told["user"] == name and not told["revoked"]:
@@ -217,17 +252,21 @@ class StoredAccounts(Accounts):
         if user not in snapshot.admins:
             raise _unknown(user, snapshot)
         now = time.time()
+        # Who finds a token makes nothing of it that outlives it.
+        parent = self.credential if user == self.by else None
+        limits = [snapshot.credentials[parent]["expires"]] if parent in snapshot.credentials else []
+        ends = [end for end in (*limits, None if ttl_s is None else now + ttl_s) if end is not None]
 
         def change(told: dict[str, Any] | None) -> dict[str, Any]:
             if told is None:
-                expires = None if ttl_s is None else now + ttl_s
                 return {
                     "user": user,
                     "name": name,
                     "sha256": sha256,
                     "created": now,
-                    "expires": expires,
+                    "expires": min(ends, default=None),
                     "revoked": False,
+                    "parent": parent,
                 }
             if (told["user"], told["sha256"]) != (user, sha256):
                 raise ExistsError("there is another token of this id", hint="make a new one")
@@ -237,9 +276,16 @@ class StoredAccounts(Accounts):
         return self.now().credential(identity)
 
     def revoke_credential(self, identity: str) -> None:
-        if identity not in self.now(at_once=True).credentials:
+        snapshot = self.now(at_once=True)
+        if identity not in snapshot.credentials:
             raise NotFoundError(f"there is no token {identity!r:.80}")
-        self._update(_CREDENTIALS + identity, lambda told: {**(told or {}), "revoked": True})
+        children = snapshot.children(identity)
+        if self.credential in children:  # who changes an old token for a new one says so with the new one, which stays
+            kept = {self.credential, *snapshot.children(self.credential)}
+            children = [child for child in children if child not in kept]
+        for one in (*children, identity):
+            if not snapshot.credentials[one]["revoked"]:
+                self._update(_CREDENTIALS + one, lambda told: {**(told or {}), "revoked": True})
 
     def put_share(
         self, path: str, roles: Mapping[str, Role | None] | None = None, *, public: bool | None = None
@@ -263,15 +309,31 @@ class StoredAccounts(Accounts):
 
         return _share(path, self._update(_SHARES + path, change).document)
 
-    def follow(self, old: str, new: str | None) -> None:
-        """A name went elsewhere, or away (`None`): what was said of it by itself goes along."""
+    def follow(self, old: str, new: str | None, gone: Container[str]) -> list[Step]:
+        """The steps by which what was said of a name by itself goes along when the name goes elsewhere, or away.
+
+        Args:
+            old: the name.
+            new: what it will be called; `None` if it goes away.
+            gone: keys that the same commit takes away.
+        """
         record = self.registry.find(_SHARES + old)
-        if record is None or next(iter(self.registry.list(f"resources/{old}/")), None) is not None:
-            return  # what is said of a prefix stays as long as there are names below it
+        if record is None or any(below.key not in gone for below in self.registry.list(f"resources/{old}/")):
+            return []  # what is said of a prefix stays as long as there are names below it
+        steps: list[Step] = [Delete(_SHARES + old, Match(record.etag))]
         if new is not None:
-            moved = _share(old, record.document)
-            self.put_share(new, moved.roles, public=moved.public or None)
-        self._delete(_SHARES + old)
+            moved, there = _share(old, record.document), self.registry.find(_SHARES + new)
+            before = _share(new, None if there is None else there.document)
+            document = {
+                "public": before.public or moved.public,
+                "roles": dict(sorted({**before.roles, **moved.roles}.items())),
+            }
+            steps.append(Put(_SHARES + new, document, ABSENT if there is None else Match(there.etag)))
+        return steps
+
+    def followed(self, old: str, token: str) -> bool:
+        """Whether what was said of a name was moved by the commit with a token."""
+        return any(change.token == token for change in self.registry.history(_SHARES + old))
 
     def _update(self, key: str, change: Callable[[dict[str, Any] | None], dict[str, Any]]) -> Record:
         record = self.registry.find(key)
@@ -292,6 +354,10 @@ class StoredAccounts(Accounts):
 
 def _share(path: str, told: Mapping[str, Any] | None) -> Share:
     return Share(path, bool(told and told["public"]), dict(told["roles"]) if told else {})
+
+
+def _is_only_admin(name: str, snapshot: Snapshot) -> bool:
+    return snapshot.admins.get(name, False) and sum(snapshot.admins.values()) == 1
 
 
 def _is_hex(text: str) -> bool:

@@ -30,7 +30,7 @@ from rh.observe import log
 from rh.registry.accounts import Credential
 from rh.registry.base import Registry
 from rh.registry.http.wire import PROTOCOL, PROTOCOL_HEADER, STATUS, encode, read_json
-from rh.registry.server.accounts import StoredAccounts
+from rh.registry.server.accounts import FRESH_S, StoredAccounts
 from rh.registry.server.audit import Audit
 from rh.registry.server.endpoints import ENDPOINTS, Call, Endpoint, Raw, Service
 from rh.registry.server.limits import Buckets, Limits
@@ -114,6 +114,7 @@ class App:
         self._rate = Buckets(self.limits.rate, self.limits.burst)
         self._strangers = Buckets(self.limits.refused_rate, self.limits.refused_burst)
         self._threads: Any = None
+        self._stranger_threads: Any = None
         starlette = plugins.need("starlette.applications", extra="server", purpose="rh registry serve")
         routing = plugins.need("starlette.routing", extra="server")
         routes = [
@@ -187,13 +188,15 @@ class App:
         state.endpoint, state.audited = endpoint.name, endpoint.audited
         try:
             caller = await self._caller(request, state)
-            if caller.user is None and endpoint.access != "public":
+            if caller.user is None and not (endpoint.access == "public" and caller.snapshot.has_public):
                 raise UnauthenticatedError("this needs a token")
             if endpoint.access == "admin" and not caller.is_admin:
                 raise AccessError(f"{caller.user} is no admin of this registry, and this is for admins")
             body = await self._body(request, endpoint) if endpoint.method in ("POST", "PUT") else b""
             call = Call(self.service, caller, state.credential, request.path_params, dict(request.query_params), {})
-            answer: Response = await self._thread(functools.partial(self._work, endpoint, call, body, state))
+            answer: Response = await self._thread(
+                functools.partial(self._work, endpoint, call, body, state), stranger=caller.user is None
+            )
             return answer
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer and the log the rest
             return self._failed(state, error)
@@ -236,20 +239,28 @@ class App:
             block, more = await self._thread(some)
             yield block
 
-    async def _thread(self, work: Callable[[], Any]) -> Any:
+    async def _thread(self, work: Callable[[], Any], *, stranger: bool = False) -> Any:
+        """What `work` returns. Callers without a token get few threads, so that they keep nobody from theirs."""
         to_thread = plugins.need("anyio.to_thread", extra="server")
         if self._threads is None:
-            self._threads = plugins.need("anyio", extra="server").CapacityLimiter(self.limits.threads)
-        return await to_thread.run_sync(work, limiter=self._threads)
+            limiter = plugins.need("anyio", extra="server").CapacityLimiter
+            self._threads, self._stranger_threads = limiter(self.limits.threads), limiter(self.limits.stranger_threads)
+        if not stranger:
+            return await to_thread.run_sync(work, limiter=self._threads)
+        if self._stranger_threads.statistics().tasks_waiting >= self.limits.strangers:
+            self.metrics.refuse("busy")
+            raise _RateError("too many requests without a token", 1.0)
+        return await to_thread.run_sync(work, limiter=self._stranger_threads)
 
     async def _caller(self, request: Request, state: _State) -> Caller:
         """Who asks. A token that is given must be good, also for what is public."""
         accounts = self.service.accounts
+        asked = time.monotonic()
         header = request.headers.get("authorization")
         if header is None:
             self._limit(self._strangers, f"at {state.client}", "rate")
             snapshot = accounts.now() if accounts.fresh() else await self._thread(accounts.now)
-            return Caller(None, snapshot)
+            return Caller(None, snapshot, asked - FRESH_S)  # nothing is looked up anew because a stranger asks
         scheme, _, token = header.partition(" ")
         token = token.strip() if scheme.lower() == "bearer" else ""
         try:
@@ -266,7 +277,8 @@ class App:
         self._limit(self._rate, found.id, "rate")
         if accounts.wants_note(found):
             await self._thread(functools.partial(accounts.note_use, found))
-        return Caller(found.user, accounts.now() if accounts.fresh() else await self._thread(accounts.now))
+        snapshot = accounts.now() if accounts.fresh() else await self._thread(accounts.now)
+        return Caller(found.user, snapshot, asked)
 
     def _limit(self, buckets: Buckets, who: str, reason: str) -> None:
         wait_s = buckets.take(who)

@@ -5,15 +5,23 @@ They run in threads and know nothing of HTTP. `ENDPOINTS` is all of them; `opena
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
-from rh.errors import AccessError, InvalidError, NotFoundError, UnauthenticatedError
+from rh.errors import (
+    AccessError,
+    ConflictError,
+    ExistsError,
+    InvalidError,
+    NotFoundError,
+    RhError,
+    UnauthenticatedError,
+)
 from rh.registry import filters
 from rh.registry.accounts import Role, Share, check_path, check_user
-from rh.registry.base import Change, Record, Registry
+from rh.registry.base import Change, Put, Record, Registry, Rename, Step, check_steps
 from rh.registry.http.wire import change_of, encode, step_of
 from rh.registry.server.accounts import RESERVED, StoredAccounts
 from rh.registry.server.limits import Limits
@@ -22,6 +30,9 @@ from rh.registry.server.rights import ADMIN, READ, Caller, Rights
 __all__ = ["ENDPOINTS", "Call", "Endpoint", "Service"]
 
 PAGE = 1000
+_INDEXED = 50
+"""Conditions of a filter that is left to the registry; one of more is held against its records, page by page."""
+_TRIES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +71,7 @@ class Call:
     @property
     def accounts(self) -> StoredAccounts:
         """The accounts, changed in the name of who asks."""
-        return self.service.accounts.as_(self.user)
+        return self.service.accounts.as_(self.user, self.credential)
 
     def field(self, name: str, kinds: type | tuple[type, ...], default: Any = ...) -> Any:
         """A field of the body. `InvalidError` if it is of another type, or is not there and has no default."""
@@ -133,31 +144,41 @@ def _get(call: Call) -> Any:
 def _list(call: Call) -> Any:
     query = call.query
     found = call.registry.list(query.get("prefix", ""), after=query.get("after", ""))
-    return _page(call, found, call.number("limit", PAGE, PAGE))
+    return _page(call, found, call.number("limit", PAGE, PAGE), query.get("after", ""))
 
 
 def _search(call: Call) -> Any:
     where = filters.of_dict(call.field("where", dict))
     as_of = call.field("as_of", (int, float), None)
-    if as_of is not None and not math.isfinite(as_of):
-        raise InvalidError("as_of is not a moment")
+    as_of = None if as_of is None else filters.moment(as_of)
     limit = max(1, min(call.field("limit", int, PAGE), PAGE))
     prefix, after = call.field("prefix", str, ""), call.field("after", str, "")
-    return _page(call, call.registry.search(where, prefix, after=after, as_of=as_of), limit)
+    if sum(1 for _ in where.fields()) <= _INDEXED:
+        return _page(call, call.registry.search(where, prefix, after=after, as_of=as_of), limit, after)
+    found = call.registry.search(filters.All(()), prefix, after=after, as_of=as_of)
+    return _page(call, found, limit, after, where)
 
 
-def _page(call: Call, found: Iterable[Record], limit: int) -> Raw:
-    """Records that the caller may read, as many as fit; `next` is the key to go on after."""
+def _page(call: Call, found: Iterable[Record], limit: int, after: str, where: filters.Filter | None = None) -> Raw:
+    """Records that the caller may read, as many as fit; `next` is the key to go on after.
+
+    Where most are not for the caller, a page ends when it took long enough, and may hold none.
+    """
+    limits, rights = call.service.limits, call.service.rights
+    until = time.monotonic() + limits.page_s
     parts: list[bytes] = []
     size, last, more = 0, "", False
-    for record in call.service.rights.visible(call.caller, found):
-        if parts and (len(parts) >= limit or size >= call.service.limits.page_bytes):
+    for record in found:
+        if (parts and (len(parts) >= limit or size >= limits.page_bytes)) or (last and time.monotonic() > until):
             more = True
             break
-        parts.append(encode(record._asdict()))
-        size += len(parts[-1])
         last = record.key
-    if not parts and call.caller.user is None:
+        if where is not None and not where.matches(record.document):
+            continue
+        if rights.level(call.caller, record.key, record.document) >= READ:
+            parts.append(encode(record._asdict()))
+            size += len(parts[-1])
+    if not parts and not more and not after and call.caller.user is None:
         raise UnauthenticatedError("nothing here is public: this needs a token")
     return Raw(b'{"records":[' + b",".join(parts) + b'],"next":' + encode(last if more else None) + b"}")
 
@@ -191,17 +212,79 @@ def _commit(call: Call) -> Any:
     token = call.field("token", str, None)
     if token is not None and not 0 < len(token) <= 200:
         raise InvalidError("a token of a commit has 1 to 200 characters")
-    call.keys = tuple(step.key for step in steps)
-    service = call.service
-    service.rights.check(call.caller, steps)
-    made = service.registry.commit(steps, by=call.user, token=token)
-    service.rights.learn(made)
-    for old, new in service.rights.renames(steps):
-        if old in call.caller.snapshot.shares:
-            keep = new is not None and min(call.caller.snapshot.role(call.user, one) for one in (old, new)) >= ADMIN
-            call.accounts.follow(old, new if keep else None)
-            service.accounts.now(at_once=True)
+    call.keys = tuple(_keys(steps))
+    rights = call.service.rights
+    try:
+        rights.check(call.caller, steps)
+        made = _made(call, steps, token)
+    except (AccessError, NotFoundError, InvalidError) as error:
+        # When it is sent again, the share that allowed it may have moved by what it did the first time.
+        before = None if token is None else _made_before(call, steps, token, error)
+        if before is None:
+            raise
+        made = before
+    if not _is_answer(made, steps, call.user):
+        raise InvalidError("this token was used for other changes")
+    rights.learn(made)
     return {"changes": [change._asdict() for change in made]}
+
+
+def _keys(steps: Sequence[Step]) -> Iterator[str]:
+    for step in steps:
+        yield step.key
+        if isinstance(step, Rename):
+            yield step.to
+
+
+def _made(call: Call, steps: Sequence[Step], token: str | None) -> Sequence[Change]:
+    """Commit, with what was said of names that move or go away."""
+    for attempt in range(_TRIES):
+        shares = _share_steps(call, steps)
+        try:
+            made = call.registry.commit([*steps, *shares], by=call.user, token=token)
+        except (ConflictError, ExistsError):
+            if attempt == _TRIES - 1 or _share_steps(call, steps) == shares:
+                raise
+        else:
+            break
+    if shares:
+        call.service.accounts.now(at_once=True)
+    return [change for change in made if not change.key.startswith(RESERVED)]
+
+
+def _share_steps(call: Call, steps: Sequence[Step]) -> list[Step]:
+    snapshot, gone = call.caller.snapshot, frozenset(step.key for step in steps if not isinstance(step, Put))
+    found: list[Step] = []
+    for old, new in call.service.rights.renames(steps):
+        if old in snapshot.shares:
+            keep = new is not None and min(snapshot.role(call.user, one) for one in (old, new)) >= ADMIN
+            found += call.service.accounts.follow(old, new if keep else None, gone)
+    return found
+
+
+def _made_before(call: Call, steps: Sequence[Step], token: str, refusal: RhError) -> Sequence[Change] | None:
+    """The changes of these steps, if the caller made them with this token already."""
+    check_steps(steps, "commit")
+    if isinstance(refusal, InvalidError):  # the registry knows the token with other steps: with those that moved shares
+        accounts, renames = call.service.accounts, call.service.rights.renames(steps)
+        if not any(accounts.followed(old, token) for old, _ in renames):
+            return None
+    found: list[Change] = []
+    for key in _keys(steps):
+        change = next((change for change in call.registry.history(key) if change.token == token), None)
+        if change is None:
+            return None
+        found.append(change)
+    return found if _is_answer(found, steps, call.user) else None
+
+
+def _is_answer(made: Sequence[Change], steps: Sequence[Step], user: str) -> bool:
+    """Whether changes are those that a user gets by these steps. Of imported commits no registry knows it."""
+    documents = {step.key: step.document for step in steps if isinstance(step, Put)}
+    return [change.key for change in made] == [*_keys(steps)] and all(
+        change.author == user and (change.key not in documents or change.document == documents[change.key])
+        for change in made
+    )
 
 
 def _replay(call: Call) -> Any:

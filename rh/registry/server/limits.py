@@ -29,6 +29,16 @@ class Limits(NamedTuple):
     """Requests under way at once."""
     threads: int = 16
     """Of them, how many are at the registry."""
+    stranger_threads: int = 4
+    """Of those, how many work for callers without a token."""
+    strangers: int = 32
+    """Requests without a token that wait for such a thread."""
+    connections: int = 2000
+    """Open at once; fewer where the process may not open as many files."""
+    page_s: float = 5.0
+    """About how long one page of an answer takes."""
+    header_s: float = 30.0
+    """How long a caller may take to send the head of a request."""
     body_s: float = 30.0
     """How long a caller may take to send a request."""
     stop_s: float = 30.0

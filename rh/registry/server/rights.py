@@ -2,9 +2,9 @@
 
 `resources/<name>` and `series/<name>` go by the name. What is kept under the id of a series goes by the name whose
 `series/<name>` record holds that id, so that a renamed resource keeps its versions and who may read it may read them.
-`runs/<id>`, and its `inputs/<id>/…` and `outputs/<id>/…`, belong to whoever wrote the first; those who may read what came
-out of it may read it, and of its inputs and outputs those that they may read themselves. Other keys are the admins', and
-`server/` is nobody's.
+`runs/<id>`, and its `inputs/<id>/…` and `outputs/<id>/…`, belong to whoever wrote the first; those who may read what
+came out of it may read it, and of its inputs and outputs those that they may read themselves. Other keys are the
+admins', and `server/` is nobody's.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ _BY_SERIES = frozenset({"versions", "heads", "aliases", "files", "meta", "types"
 _BY_RUN = frozenset({"runs", "inputs", "outputs"})
 _EDGES = frozenset({"used", "made"})
 """`used/<series>/<number>/<run>` and `made/…`: which run read and wrote a version."""
-_SERIES = re.compile(r"[0-9A-Za-z_-]{8,64}")
+_SERIES = re.compile(r"[0-9a-f]{32}")
+_TYPES_OF_NAMES = "types/resources/"
+"""`types/resources/<owner>`: goes by the owner's name."""
 _NAME = re.compile(r"(?:~|[A-Za-z0-9][A-Za-z0-9._-]*)(?:/[A-Za-z0-9][A-Za-z0-9._-]*)+")
 _KNOWN_RUNS = 100_000
 
@@ -40,6 +42,8 @@ class Caller(NamedTuple):
 
     user: str | None
     snapshot: Snapshot
+    asked: float
+    """What was seen of the names of series since then (monotonic) is new enough for this request."""
 
     @property
     def is_admin(self) -> bool:
@@ -54,6 +58,8 @@ class Rights:
         self._lock = Lock()
         self._names: dict[str, tuple[str, float]] = {}
         """Series → its name, and when that was last seen to be so."""
+        self._series: dict[str, str] = {}
+        """The same the other way round."""
         self._scanned = 0.0
         self._makers: dict[str, str] = {}
         self._made: dict[str, tuple[Sequence[Mapping[str, Any]], float]] = {}
@@ -83,26 +89,24 @@ class Rights:
             return ADMIN
         if space in _BY_NAME:
             return caller.snapshot.role(caller.user, rest)
+        if key.startswith(_TYPES_OF_NAMES):
+            return caller.snapshot.role(caller.user, key.removeprefix(_TYPES_OF_NAMES))
         series, _, tail = rest.partition("/")
         if space in _BY_RUN:
             return self._run_level(caller, series, {} if space == "runs" else document or {})
         if space in _EDGES:
-            if series == "external":
-                below = READ if caller.user is not None else NOTHING
-            else:
-                below = self._series_level(caller, series, begun)
+            if series == "external":  # data that no version holds: only the run says whose business they are
+                return self._run_level(caller, tail.rpartition("/")[2], {})
+            below = self._series_level(caller, series, begun)
             if below < (READ if space == "used" else WRITE):
                 return min(below, READ)
             return WRITE if self._is_own(caller, tail.rpartition("/")[2]) else READ
         if space in _BY_SERIES:
-            found = self._series_level(caller, series, begun)
-            if found == NOTHING and space == "types" and not self.name_of(series):
-                return caller.snapshot.role(caller.user, rest.removeprefix("resources/"))
-            return found
+            return self._series_level(caller, series, begun)
         return NOTHING
 
     def _series_level(self, caller: Caller, series: str, begun: Mapping[str, str] | None) -> int:
-        name = (begun or {}).get(series) or self.name_of(series)
+        name = (begun or {}).get(series) or self.name_of(series, caller.asked)
         return NOTHING if name is None else caller.snapshot.role(caller.user, name)
 
     def _run_level(self, caller: Caller, run: str, entry: Mapping[str, Any]) -> int:
@@ -147,6 +151,9 @@ class Rights:
     def visible(self, caller: Caller, found: Iterable[Told]) -> Iterator[Told]:
         """Those that the caller may read. Of a rename, the other name is told only to those who may read it as well."""
         for one in found:
+            now = time.monotonic()
+            if now - caller.asked >= 2 * FRESH_S:  # a long answer
+                caller = caller._replace(asked=now - FRESH_S)
             if self.level(caller, one.key, one.document) >= READ:
                 if isinstance(one, Change) and one.moved is not None and self.level(caller, one.moved) < READ:
                     yield one._replace(moved=None)
@@ -177,7 +184,8 @@ class Rights:
             return
         if level < READ and (space not in _BY_NAME or not isinstance(step, Put)):
             raise NotFoundError(f"nothing is registered as {key!r}")
-        name = rest if space in _BY_NAME else self.name_of(rest.partition("/")[0]) if space in _BY_SERIES else None
+        series = rest.partition("/")[0] if space in _BY_SERIES else ""
+        name = rest if space in _BY_NAME else self.name_of(series, caller.asked)
         who = caller.user or "nobody"
         if name is None:
             raise AccessError(f"{who} may not write {key!r:.200}")
@@ -201,7 +209,7 @@ class Rights:
             if caller.is_admin:
                 begun[series] = name
                 continue
-            holder = self.name_of(series)
+            holder = self.name_of(series, caller.asked)
             if holder == name or (holder is None and not self._in_use(series) and series not in begun):
                 begun[series] = name
             elif caller.snapshot.role(caller.user, name) >= WRITE:
@@ -216,44 +224,54 @@ class Rights:
 
     # Which name a series has.
 
-    def name_of(self, series: str) -> str | None:
-        """The name that has a series now, or `None`."""
+    def name_of(self, series: str, asked: float) -> str | None:
+        """The name that has a series, or `None`.
+
+        Args:
+            series: its id.
+            asked: all names are looked through for one that is not known, unless somebody did since then (monotonic).
+        """
         if not _SERIES.fullmatch(series):
             return None
-        asked = time.monotonic()
+        now = time.monotonic()
         known = self._names.get(series)
         if known is not None:
-            if asked - known[1] < FRESH_S:
+            if now - known[1] < FRESH_S:
                 return known[0]
             record = self.registry.find(f"series/{known[0]}")
             if record is not None and record.document.get("series") == series:
-                self._names[series] = (known[0], asked)
+                self._names[series] = (known[0], now)
                 return known[0]
+            asked = now  # it moved
         with self._lock:
-            if self._scanned < asked:  # else somebody looked through all of them since we asked
+            if self._scanned < asked:
                 self._scan()
-        known = self._names.get(series)
+            known = self._names.get(series)
         return None if known is None else known[0]
 
     def _scan(self) -> None:
         now = time.monotonic()
-        self._names = {
-            str(record.document.get("series")): (record.key.removeprefix("series/"), now)
+        self._series = {
+            record.key.removeprefix("series/"): str(record.document.get("series"))
             for record in self.registry.list("series/")
         }
+        self._names = {series: (name, now) for name, series in self._series.items()}
         self._scanned = now
 
     def learn(self, changes: Sequence[Change]) -> None:
         """Note what a commit of this server changed."""
-        for change in changes:
-            if not change.key.startswith("series/"):
-                continue
-            name = change.key.removeprefix("series/")
-            if change.document is not None:
-                self._names[str(change.document.get("series"))] = (name, time.monotonic())
-            else:
-                for series in [series for series, (held, _) in self._names.items() if held == name]:
-                    self._names.pop(series, None)
+        begun = [change for change in changes if change.key.startswith("series/")]
+        if not begun:
+            return
+        with self._lock:
+            for change in begun:
+                name = change.key.removeprefix("series/")
+                before = self._series.pop(name, None)
+                if before is not None and self._names.get(before, ("",))[0] == name:
+                    del self._names[before]
+                if change.document is not None:
+                    series = self._series[name] = str(change.document.get("series"))
+                    self._names[series] = (name, time.monotonic())
 
     @staticmethod
     def renames(steps: Sequence[Step]) -> Iterator[tuple[str, str | None]]:

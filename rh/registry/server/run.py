@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import threading
@@ -19,6 +20,8 @@ from rh.registry.server.limits import Limits
 __all__ = ["serve"]
 
 BACKLOG = 1024
+_OTHER_FILES = 100
+"""What a server opens beside connections."""
 
 
 def serve(
@@ -53,6 +56,7 @@ def serve(
     limits = limits or Limits()
     if (tls_cert is None) is not (tls_key is None):
         raise InvalidError("a certificate needs its key, and the key its certificate", hint="--tls-cert and --tls-key")
+    registry = registry.direct  # clients are not to be told out of a mirror of ours
     app = App(registry, limits=limits, audit=audit, public_url=public_url)
     config = uvicorn.Config(
         app,
@@ -71,12 +75,44 @@ def serve(
         config.load()
     except OSError as error:  # `ssl.SSLError` is one
         raise InvalidError(f"the certificate or its key cannot be used: {error}", where=str(tls_cert)) from error
+    config.http_protocol_class = _patient(config.http_protocol_class, limits)
     with _listening(host, port) as listener, _signals():
         bound = listener.getsockname()[1]
         shown = f"[{host}]" if ":" in host else host
         ready(public_url or f"{'https' if tls_cert else 'http'}://{shown}:{bound}")
         uvicorn.Server(config).run(sockets=[listener])
     registry.close()
+
+
+def _patient(protocol: Any, limits: Limits) -> Any:
+    """Uvicorn's protocol, for connections that are not too many, and whose callers send the heads of requests in time.
+
+    uvicorn itself waits for the head of a first request for ever.
+    """
+    most = max(16, min(limits.connections, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _OTHER_FILES))
+
+    class Patient(protocol):  # type: ignore[misc]
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self._check: Any = None
+            if len(self.connections) > most:
+                transport.close()
+            else:
+                self._check = self.loop.call_later(limits.header_s, self._checked, self.cycle)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            if self._check is not None:
+                self._check.cancel()
+            super().connection_lost(exc)
+
+        def _checked(self, cycle: Any) -> None:
+            """Close it if no request has come whole since the last time, and none is under way."""
+            if self.cycle is cycle and (cycle is None or cycle.response_complete):
+                self.transport.close()
+            else:
+                self._check = self.loop.call_later(limits.header_s, self._checked, self.cycle)
+
+    return Patient
 
 
 def _listening(host: str, port: int) -> socket.socket:

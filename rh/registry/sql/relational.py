@@ -33,7 +33,7 @@ from rh.registry.base import (
     request_digest,
 )
 from rh.registry.documents import decode, encode
-from rh.registry.filters import Filter
+from rh.registry.filters import Filter, moment
 from rh.registry.sql import index
 from rh.types import ABSENT, ANY, Condition, Match
 
@@ -186,7 +186,7 @@ class RelationalRegistry(Registry):
         self, where: Filter, prefix: str = "", *, after: str = "", as_of: float | None = None
     ) -> Iterator[Record]:
         if as_of is not None:
-            return super().search(where, prefix, after=after, as_of=as_of)
+            return super().search(where, prefix, after=after, as_of=moment(as_of))
         try:
             condition = index.condition(where, self.dialect.contains)
         except index.TooLargeError:

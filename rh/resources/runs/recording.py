@@ -7,11 +7,12 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from rh.errors import RhError
+from rh.errors import AccessError, InvalidError, RhError
 from rh.forks import Lock
 from rh.observe import log
 from rh.registry import holding
 from rh.registry.base import Delete, Registry, Step
+from rh.registry.documents import check_document
 from rh.registry.lineage import Way, external_node, node_of, steps, version_entry
 from rh.registry.lineage.recording import Pin, RunRef
 from rh.registry.names import Name
@@ -113,6 +114,8 @@ class Recording:
         return False
 
     def _note(self, way: Way, entry: dict[str, Any]) -> None:
+        if not _is_fit(entry, self.ref):
+            return
         entry["time"] = time.time()
         node = node_of(entry)
         with self._lock:
@@ -172,13 +175,26 @@ class Recording:
                 if taken:
                     self._take_back(taken)
                 while waiting:
-                    self.registry.commit(steps(self.ref, waiting[:_COMMIT]))
+                    self._tell(waiting[:_COMMIT])
                     del waiting[:_COMMIT]
             except BaseException:
                 with self._lock:
                     self._waiting[:0] = waiting
                     self._taken_back[:0] = taken
                 raise
+
+    def _tell(self, entries: list[tuple[Way, dict[str, Any]]]) -> None:
+        """Have entries recorded; what the registry refuses is left out, and the rest is not lost with it."""
+        try:
+            self.registry.commit(steps(self.ref, entries))
+        except (AccessError, InvalidError) as error:
+            if len(entries) == 1:
+                way, entry = entries[0]
+                what = entry.get("name") or entry.get("url")
+                log.warning("run %s: that %s is among its %s is not recorded: %s", self.ref, what, way, error)
+                return
+            for one in entries:
+                self._tell([one])
 
     def _take_back(self, entries: list[dict[str, Any]]) -> None:
         doomed: list[Step] = [
@@ -188,6 +204,19 @@ class Recording:
         ]
         if doomed:
             self.registry.commit(doomed)
+
+
+def _is_fit(entry: dict[str, Any], run: RunRef) -> bool:
+    """Whether an entry can be recorded. A query that cannot, as a login is in it, is left out of it first."""
+    for name in list(entry):
+        try:
+            check_document({name: entry[name]}, where=f"run {run}")
+        except InvalidError as error:
+            log.warning("run %s: not recorded: %s", run, error)
+            if name != "query":
+                return False
+            entry[name] = "(not recorded: it holds what looks like a credential)"
+    return True
 
 
 def _pin(resource: Versioned) -> Pin | None:

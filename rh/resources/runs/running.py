@@ -17,7 +17,7 @@ from rh.errors import InvalidError
 from rh.observe import log
 from rh.registry import default, lineage
 from rh.registry.base import author
-from rh.registry.documents import check_document, is_secret_field
+from rh.registry.documents import check_document, encode, is_secret_field
 from rh.registry.lineage.recording import Active, RunRef, active
 from rh.resources.runs import Run
 from rh.resources.runs.recording import Recording
@@ -25,6 +25,9 @@ from rh.resources.runs.recording import Recording
 __all__ = ["Block", "run"]
 
 _MESSAGE = 2_000
+_ARGUMENT = 4 << 10
+_ARGUMENTS = 64 << 10
+"""Bytes of the JSON of an argument, and of all: a record says how a function was called, and is no place for data."""
 _SECRET = re.compile(r"(?i)\b([\w.-]*(?:password|passwd|secret|token|api_?key|credential)[\w.-]*['\"]?\s*[=:]\s*)\S+")
 
 Called = TypeVar("Called", bound=Callable[..., Any])
@@ -80,17 +83,19 @@ class Block:
         status, told = _ending(error)
         document = {**self._document, "status": status, "error": told, "ended": time.time()}
         try:
-            recording.flush()
-            if recording.is_ours:
-                registry = recording.registry
-                self._run._take(registry.put(lineage.run_key(self._run.id), document))  # noqa: SLF001
+            try:
+                recording.flush()
+            finally:
+                if recording.is_ours:
+                    registry = recording.registry
+                    self._run._take(registry.put(lineage.run_key(self._run.id), document))  # noqa: SLF001
         except Exception as failure:
             if error is None:
                 raise
             log.warning("the end of run %s is not recorded: %s", self._run.ref, failure)
 
     def __call__(self, function: Called) -> Called:
-        """The function, of which each call is a run; plain arguments are parameters of it."""
+        """The function, of which each call is a run; plain arguments of up to 4 KiB are parameters of it."""
         return decorated(function, self._name, self._params)
 
 
@@ -177,19 +182,23 @@ def _arguments(signature: inspect.Signature, args: Any, kwargs: Any) -> dict[str
         return {}  # the call itself says what is wrong with it
     bound.apply_defaults()
     found: dict[str, Any] = {}
+    left = _ARGUMENTS
     for name, value in bound.arguments.items():
         if isinstance(value, Resource):
             pinned = getattr(value, "version", None)
             value = value.name and (f"{value.name}:{pinned}" if pinned else value.name)  # noqa: PLW2901
         elif isinstance(value, tuple):
             value = list(value)  # noqa: PLW2901
-        if is_secret_field(name) or value is None:
+        if is_secret_field(name) or value is None or (isinstance(value, str | list) and len(value) > _ARGUMENT):
             continue
         try:
             check_document({name: value}, where="")
         except InvalidError:
             continue
-        found[name] = value
+        size = len(encode({name: value}))
+        if size <= min(_ARGUMENT, left):
+            found[name] = value
+            left -= size
     return found
 
 

@@ -11,6 +11,7 @@ Framing follows RFC 9112.
 from __future__ import annotations
 
 import base64
+import encodings.idna  # noqa: F401 - `getaddrinfo` imports it: a child forked halfway would wait for that for ever
 import io
 import os
 import select
