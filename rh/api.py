@@ -10,7 +10,7 @@ from rh.errors import InvalidError
 from rh.registry.documents import is_secret_field
 from rh.registry.filters import Filter
 from rh.registry.names import current_folder, set_folder, unset_folder
-from rh.resources import base
+from rh.resources import base, records
 from rh.resources.base import Resource
 from rh.resources.blob import blob
 from rh.resources.cluster import cluster
@@ -120,7 +120,7 @@ def resources(prefix: str | None = None) -> list[str]:
         prefix: `"~"`, `"@"`, `"/org/team"`, a folder below the current one, or `"/"` for all; by default the current
             folder.
     """
-    return base.list_names(prefix)
+    return records.list_names(prefix)
 
 
 def register_system(

@@ -26,7 +26,7 @@ from rh.registry.http import HTTPRegistry, wire
 from rh.registry.sql import postgres, sqlite
 from rh.registry.sql.postgres import PostgresRegistry
 from rh.registry.sql.sqlite import SQLiteRegistry
-from rh.resources import base
+from rh.resources import records
 from rh.resources.runs import recording
 from rh.systems import locate, open_system
 from rh.systems.base import System
@@ -124,7 +124,7 @@ def scenario(place: Path) -> None:
         rh.folder("/team/cats:production").get("1.txt")
         rh.blob(b"weights", name="/team/model", path=place / "model").save().commit()
     rh.blob(b"x", name="/team/gone", path=place / "gone").save()
-    base.forget("/team/gone")
+    records.forget("/team/gone")
     cats.rename("/team/felines")
     rh.load("/team/felines").annotate(untag=["gold"])
 
@@ -376,7 +376,7 @@ def test_a_newer_registry_is_refused_and_left_alone(ada, monkeypatch):
         lambda: rh.blob(b"x", name="/team/x", path=ada.base / "x").save(),
         lambda: cats.commit("again"),
         lambda: cats.alias("production", "v1"),
-        lambda: base.forget("/team/cats"),
+        lambda: records.forget("/team/cats"),
         lambda: open_registry(ada.url).replay(taken),
     ):
         with pytest.raises(errors.UnsupportedError) as caught:

@@ -53,10 +53,10 @@ def _bare(text: str) -> str:
 
 def _names(incomplete: str) -> list[str]:
     from rh.errors import RhError
-    from rh.resources import base
+    from rh.resources import records
 
     try:
-        return [name for name in base.list_names("/") if name.startswith(incomplete)]
+        return [name for name in records.list_names("/") if name.startswith(incomplete)]
     except RhError:
         return []  # completion has nowhere to complain
 

@@ -42,11 +42,11 @@ def save(
 def history(name: SavedName, json: AsJson = False) -> None:
     """List every change of a saved name, the oldest first."""
     from rh.registry import holding, names
-    from rh.resources import base
+    from rh.resources import base, records
 
     with _told():
         whole = names.parse(_bare(name))
-        changes = list(base._history(holding(whole), whole.key, None))  # noqa: SLF001 - also of a name that was deleted
+        changes = list(records.history(holding(whole), whole.key, None))  # also of a name that was deleted
         if not changes:
             base.load(whole)  # says that there is no such name, and which are near
     for change in changes:
@@ -67,10 +67,10 @@ def resources(
 
     Those below PREFIX (~, @, /org/team), by default all.
     """
-    from rh.resources import base
+    from rh.resources import records
 
     rows = []
-    for name, record in base.list_records("/" if prefix is None else _bare(prefix)):
+    for name, record in records.list_records("/" if prefix is None else _bare(prefix)):
         kind, where = str(record.document.get("kind")), _where(record.document)
         if json:
             show.emit({"name": name.path, "kind": kind, "place": where, "revision": record.revision})
@@ -101,10 +101,10 @@ def forget(name: SavedName, json: AsJson = False) -> None:
 
     The data stays where it is, and so does the history.
     """
-    from rh.resources import base
+    from rh.resources import records
 
     with _told():
-        whole = base.forget(_bare(name))
+        whole = records.forget(_bare(name))
     if json:
         show.emit({"forgotten": whole.path})
     else:

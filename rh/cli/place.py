@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from rh import config
 from rh.errors import InvalidError, NotFoundError, RhError, UnsupportedError
-from rh.resources import base, places
+from rh.resources import base, places, records
 from rh.resources.blob import Blob
 from rh.resources.folder import Folder
 from rh.systems import HOSTS
@@ -176,7 +176,7 @@ def _hint(place: Place) -> str | None:
         if name in config.system_names() and name != "file":
             host = config.system(name)["kind"] in HOSTS
             return f"{name} is a system; a place on it is {name}:~/…" if host else f"{name} is a system: {name}://…"
-        saved = (f"rh://{one.removeprefix('~/')}" for one in base.list_names("/"))
+        saved = (f"rh://{one.removeprefix('~/')}" for one in records.list_names("/"))
         near = config.did_you_mean(text, (*config.system_names(), *saved))
     except RhError:
         return None

@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from types import ModuleType
 
-from rh.resources.base import KINDS, Resource, exists, list_names, load
+from rh.resources.base import KINDS, Resource, exists, load
 from rh.resources.blob import Blob
 from rh.resources.cluster import Cluster
 from rh.resources.folder import Folder
+from rh.resources.records import list_names
 
 __all__ = ["KINDS", "Blob", "Cluster", "Folder", "Resource", "exists", "list_names", "load"]
 

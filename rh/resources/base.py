@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
@@ -23,17 +22,17 @@ from rh.errors import (
     UnsupportedError,
 )
 from rh.observe import log
-from rh.registry import default, holding, local, names
-from rh.registry.base import Change, Delete, Record, Registry, Rename, Step
+from rh.registry import holding, names
+from rh.registry.base import Change, Record, Registry, Rename, Step
 from rh.registry.documents import check_document
 from rh.registry.names import Name
-from rh.resources import places
+from rh.resources import places, records
 from rh.resources.annotated import Annotated
 from rh.resources.parts import visible
 from rh.types import ABSENT, ANY, Condition, Location, Match
 from rh.versions.properties import check_tags, note_types, types_of_names
 
-__all__ = ["KINDS", "Located", "Resource", "exists", "forget", "list_names", "load"]
+__all__ = ["KINDS", "Located", "Resource", "exists", "load"]
 
 KINDS: dict[str, str] = {
     "folder": "rh.resources.folder",
@@ -44,11 +43,7 @@ KINDS: dict[str, str] = {
 }
 """Kinds of resources, and the module that registers each (`Resource.__init_subclass__`)."""
 
-SERIES = "series/"
-"""The keys that say which versions a name has begin with this."""
-
 _classes: dict[str, type[Resource]] = {}
-_NEAREST_OF = 10_000
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -162,7 +157,7 @@ class Resource(Annotated):
 
         Data that is not written yet is written first: no name ever points at nothing.
         Saving what is recorded already changes nothing. Otherwise the record gets a new revision, and the old ones stay
-        in `history()`.
+        in `records.history()`.
 
         Args:
             name: a new name for the saved value.
@@ -209,7 +204,7 @@ class Resource(Annotated):
                 return replace(value, revision=current.revision)
             when = value.condition(current, registry, overwrite=overwrite)
             try:
-                with _named(registry, whole):
+                with records.named(registry, whole):
                     note_types(registry, types_of_names(whole.path), value.metadata, f"metadata of {whole}")
                     record = registry.put(whole.key, document, when=when)
             except (ConflictError, ExistsError):
@@ -228,7 +223,7 @@ class Resource(Annotated):
             return ANY
         if current is None:
             if self.revision is not None and overwrite is None:
-                raise _gone(Name(str(whole)), registry)
+                raise records.gone(Name(str(whole)), registry)
             return ABSENT
         if overwrite is False:
             return ABSENT
@@ -273,13 +268,13 @@ class Resource(Annotated):
                 where=registry.url,
                 hint="save it anew, then delete_configs()",
             )
-        with _named(registry, old, new):
+        with records.named(registry, old, new):
             if registry.find(old.key) is None:
-                raise _unknown(old, registry)
+                raise records.unknown(old, registry)
             when = ANY if self.revision is None else Match(str(self.revision))
             steps: list[Step] = [Rename(old.key, new.key, when)]
-            if registry.find(series_key(old)) is not None:
-                steps.append(Rename(series_key(old), series_key(new), replace=True))
+            if registry.find(records.series_key(old)) is not None:
+                steps.append(Rename(records.series_key(old), records.series_key(new), replace=True))
             change = registry.commit(steps)[1]
         return replace(self, name=new.path, revision=change.revision)
 
@@ -289,12 +284,12 @@ class Resource(Annotated):
         Raises:
             NotFoundError: it is not saved.
         """
-        forget(self._saved_name())
+        records.forget(self._saved_name())
 
     def history(self) -> list[Change]:
         """Every change of the record, oldest first, through renames; also after it was deleted."""
         whole = self._saved_name()
-        return list(_history(holding(whole), whole.key, None))
+        return list(records.history(holding(whole), whole.key, None))
 
     def _saved_name(self) -> Name:
         if self.name is None:
@@ -392,19 +387,6 @@ class Located(Resource):
         return f"<{type(self).__name__} {self.name + ' at ' if self.name else ''}{place}>"
 
 
-@contextmanager
-def _named(registry: Registry, *called: Name) -> Iterator[None]:
-    """Errors of the registry speak of keys; out of here, they speak of names."""
-    try:
-        yield
-    except NotFoundError as error:
-        raise _unknown(called[0], registry) from error
-    except (ConflictError, ExistsError) as error:
-        for name in called:
-            error.message = error.message.replace(repr(name.key), name.path)
-        raise
-
-
 def class_of(kind: str) -> type[Resource]:
     """The class of a kind."""
     if kind in KINDS:
@@ -433,16 +415,6 @@ def _merged(value: Resource, current: Record | None) -> dict[str, Any]:
     return document
 
 
-def _history(registry: Registry, key: str, until: str | None) -> Iterator[Change]:
-    """Changes under `key` up to the commit `until`, each rename preceded by the history under the older name."""
-    for change in registry.history(key):
-        if until is not None and change.token == until:
-            return
-        if change.action == "put" and change.moved is not None:
-            yield from _history(registry, change.moved, change.token)
-        yield change
-
-
 def load(
     name: str | os.PathLike[str] | Name, *, kinds: tuple[str, ...] | None = None, dryrun: bool = False
 ) -> Resource:
@@ -463,7 +435,7 @@ def load(
         registry = holding(whole)
         record = registry.find(whole.key)
         if record is None:
-            raise _unknown(whole, registry)
+            raise records.unknown(whole, registry)
         try:
             found = replace(
                 Resource.described({**record.document, "name": whole.path}, local=whole.is_local),
@@ -486,16 +458,6 @@ def load(
     return found
 
 
-def series_key(name: Name) -> str:
-    """The key under which the registry says which versions are those of a name."""
-    return SERIES + name.key.removeprefix(names.SPACE)
-
-
-def _series(registry: Registry, name: Name) -> list[Step]:
-    """What takes a name's versions away from it."""
-    return [Delete(series_key(name))] if registry.find(series_key(name)) is not None else []
-
-
 def _built_in(name: Name) -> Resource:
     from rh.resources.cluster import BUILT_IN, built_in
 
@@ -507,58 +469,6 @@ def _built_in(name: Name) -> Resource:
             hint=f"built in: {', '.join(BUILT_IN)}",
         )
     return found
-
-
-def _gone(name: Name, registry: Registry) -> ConflictError:
-    """The refusal to bring back a name that somebody took away."""
-    last = next(iter(reversed(list(registry.history(name.key)))), None)
-    by = f" by {last.author}" if last is not None else ""
-    if last is not None and last.moved is not None:
-        new = Name.of_key(last.moved).path
-        return ConflictError(
-            f"{name} was renamed to {new}{by} since this value was loaded",
-            where=registry.url,
-            hint=f"rh.load({new!r}), or overwrite=True makes {name} anew",
-        )
-    return ConflictError(
-        f"{name} was deleted{by} since this value was loaded",
-        where=registry.url,
-        hint=f"overwrite=True makes {name} anew",
-    )
-
-
-def _unknown(name: Name, registry: Registry) -> NotFoundError:
-    known = []
-    for record in registry.list(names.SPACE):
-        known.append(Name.of_key(record.key).path)
-        if len(known) >= _NEAREST_OF:
-            break
-    near = names.nearest(name, known)
-    if near:
-        message = f"nothing is called {name}; did you mean {' or '.join(near)}?"
-    else:
-        message = f"nothing is called {name}"
-    hint = "rh.resources('/') lists the names there are; to make a new one give path= or system="
-    if "/" in name.stem:
-        hint += "; if it is a path, write path=" + ("…" if name.is_local else repr(name.path))
-    return NotFoundError(message, where=registry.url, hint=hint)
-
-
-def forget(name: str | Name) -> Name:
-    """Remove the record under a name, whatever it says; its history stays.
-
-    Raises:
-        NotFoundError: nothing has that name. InvalidError: it is built in.
-    """
-    whole = names.parse(name)
-    if whole.is_built_in:
-        raise InvalidError(f"{whole} is built in and cannot be forgotten")
-    if whole.pinned:
-        raise InvalidError(f"{whole} names a version; the name is {whole.path}")
-    registry = holding(whole)
-    with _named(registry, whole):
-        registry.commit([Delete(whole.key), *_series(registry, whole)])
-    return whole
 
 
 def exists(name: str) -> bool:
@@ -577,24 +487,3 @@ def exists(name: str) -> bool:
             return False
         return True
     return holding(whole).find(whole.key) is not None
-
-
-def list_records(prefix: str | None = None) -> Iterator[tuple[Name, Record]]:
-    """Saved resources whose name lies in a folder of names: by default the current one; `"/"` is everything."""
-    folder = names.parse_prefix(prefix)
-    registries = []
-    if folder in ("", names.HOME) or folder.startswith(names.HOME + "/"):
-        registries.append((local(), folder or names.HOME))
-    if not folder.startswith(names.HOME):
-        registries.append((default(), folder))
-    for registry, top in registries:
-        start = names.SPACE + (top.removeprefix("/") + "/" if top else "")
-        for record in registry.list(start):
-            if not top and record.key.startswith(f"{names.SPACE}{names.HOME}/"):
-                continue
-            yield Name.of_key(record.key), record
-
-
-def list_names(prefix: str | None = None) -> list[str]:
-    """The whole names of the resources in a folder of names, in order."""
-    return [name.path for name, _ in list_records(prefix)]

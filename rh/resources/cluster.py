@@ -349,7 +349,7 @@ def _known(name: str | None, *, dryrun: bool) -> Cluster:
 
 def saved_hosts() -> list[str]:
     """The systems of the clusters that have a name."""
-    from rh.resources.base import list_records
+    from rh.resources.records import list_records
 
     records = (found for prefix in ("~", "/") for found in list_records(prefix))
     return sorted({_system_of(name.path) for name, record in records if record.document.get("kind") == "cluster"})

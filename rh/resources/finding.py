@@ -16,7 +16,8 @@ from rh.registry import default, filters, local, names
 from rh.registry.base import Record, Registry
 from rh.registry.filters import All, Compare, Exists, Filter
 from rh.registry.names import Name
-from rh.resources.base import SERIES, Resource
+from rh.resources.base import Resource
+from rh.resources.records import SERIES
 from rh.versions import properties
 from rh.versions.series import Series, Version
 

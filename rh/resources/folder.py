@@ -16,9 +16,9 @@ from rh.registry.names import Name
 from rh.resources import places
 from rh.resources.annotated import Queried
 from rh.resources.arguments import load_only, place_for, split_options
-from rh.resources.base import list_records
 from rh.resources.folder_versions import FolderVersions
 from rh.resources.places import Place
+from rh.resources.records import list_records
 from rh.systems.base import System
 from rh.types import Entry, Location
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rh.errors import InvalidError, NotFoundError, UnsupportedError
-from rh.resources import base, places
+from rh.resources import base, places, records
 from rh.resources.places import Place
 from rh.resources.versioned import Versioned
 from rh.types import Location
@@ -149,7 +149,7 @@ def _versioned(name: str) -> Versioned:
 
 def _all() -> Iterator[Versioned]:
     """Whatever is saved and has versions."""
-    for name in base.list_names("/"):
+    for name in records.list_names("/"):
         try:
             resource = _versioned(name)
             resource.series_of()

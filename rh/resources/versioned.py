@@ -15,7 +15,8 @@ from rh.registry.lineage import recording
 from rh.registry.lineage.recording import Pin, RunRef
 from rh.registry.names import Name
 from rh.resources import places
-from rh.resources.base import Located, series_key
+from rh.resources.base import Located
+from rh.resources.records import series_key
 from rh.resources.sharing import Shared
 from rh.types import ABSENT, Location
 

@@ -32,7 +32,7 @@ def fill(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> Registry:
         rh.blob(text, name="/team/model", path=shared.base / "model").save().commit()
     rh.load("/team/model").rename("/team/best")
     rh.blob(b"x", name="/team/gone", path=shared.base / "gone").save()
-    rh.resources.base.forget("/team/gone")
+    rh.resources.records.forget("/team/gone")
     cats.put({"2.txt": b"persian"})
     cats.commit("second")
     cats.alias("production", "v2")

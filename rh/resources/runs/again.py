@@ -10,7 +10,8 @@ from rh.registry import holding
 from rh.registry.lineage import registries
 from rh.registry.names import SPACE, Name, parse
 from rh.resources import places
-from rh.resources.base import SERIES, load, series_key
+from rh.resources.base import load
+from rh.resources.records import SERIES, series_key
 from rh.resources.versioned import Versioned
 from rh.versions.series import LATEST
 

@@ -17,8 +17,9 @@ from rh.registry.lineage import Way, external_node, node_of, steps, version_entr
 from rh.registry.lineage.recording import Pin, RunRef
 from rh.registry.names import Name
 from rh.resources import places
-from rh.resources.base import load, series_key
+from rh.resources.base import load
 from rh.resources.blob import NOTHING
+from rh.resources.records import series_key
 from rh.types import Location
 
 if TYPE_CHECKING:
