@@ -1,11 +1,26 @@
-"""Completion of arguments: systems, saved names, and paths of this machine. Nothing remote is asked."""
+"""Completion of arguments: systems, saved names, runs, and paths of this machine. No place is asked."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
-__all__ = ["complete_name", "complete_place", "complete_setting", "complete_system", "one_of"]
+from typer import Context
+
+if TYPE_CHECKING:
+    from rh.resources.runs import Run
+
+__all__ = [
+    "complete_draft",
+    "complete_name",
+    "complete_place",
+    "complete_run",
+    "complete_run_name",
+    "complete_setting",
+    "complete_system",
+    "one_of",
+]
 
 
 def complete_place(incomplete: str) -> Sequence[str]:
@@ -36,6 +51,47 @@ def complete_setting(incomplete: str) -> Sequence[str]:
 
     try:
         return [value.key for value in config.show() if value.key.startswith(incomplete)]
+    except RhError:
+        return []
+
+
+def complete_run(incomplete: str) -> Sequence[str]:
+    """Ids and names of runs that begin so."""
+    found = [(one.id, one.name) for one in _runs()]
+    return [one[0] for one in found if one[0].startswith(incomplete)] + _begun(incomplete, (one[1] for one in found))
+
+
+def complete_run_name(incomplete: str) -> Sequence[str]:
+    """Names of runs that begin so."""
+    return _begun(incomplete, (one.name for one in _runs()))
+
+
+def complete_draft(context: Context, incomplete: str) -> Sequence[str]:
+    """Names of open drafts that begin so, of the name on the command line."""
+    from rh.errors import RhError
+    from rh.resources.base import load
+    from rh.resources.folder import Folder
+    from rh.resources.named_draft import open_drafts
+
+    name = context.params.get("name")
+    try:
+        folder = load(name.removeprefix("rh://"), dryrun=True) if isinstance(name, str) else None
+        found = open_drafts(folder) if isinstance(folder, Folder) else []
+    except RhError:
+        return []
+    return _begun(incomplete, (one.name for one in found))
+
+
+def _begun(incomplete: str, names: Iterable[str]) -> list[str]:
+    return [name for name in dict.fromkeys(names) if name.startswith(incomplete)]
+
+
+def _runs() -> Sequence[Run]:
+    from rh.errors import RhError
+    from rh.resources.runs import runs
+
+    try:
+        return runs()
     except RhError:
         return []
 

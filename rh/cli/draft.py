@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
+from typer.core import TyperGroup
 
 from rh.cli import show
+from rh.cli.complete import complete_draft
 from rh.cli.options import AsJson, SavedName
 from rh.cli.versions import Aliases, Message, Tags, versioned
 
@@ -18,7 +20,36 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "upload"]
 
+
+class _Group(TyperGroup):
+    """Takes the options of the group after NAME as well, as every other command does."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        front: list[str] = []
+        name: list[str] = []
+        rest, as_json = list(args), False
+        while rest and (not name or rest[0].startswith("-")):
+            word = rest.pop(0)
+            if word == "--json":
+                as_json = True
+            elif word in _OF_GROUP and rest:
+                front += [word, rest.pop(0)]
+            elif word.startswith("-"):
+                front.append(word)
+            else:
+                name.append(word)
+        if as_json and rest:  # each command has its own
+            rest.insert(1, "--json")
+        elif as_json:
+            front.append("--json")
+        found: list[str] = super().parse_args(ctx, [*front, *name, *rest])
+        return found
+
+
+_OF_GROUP = ("--draft", "-d", "--base")
+
 app = typer.Typer(
+    cls=_Group,
     help="""Put the next version of NAME together piece by piece: rh draft NAME add FILE, then rh draft NAME commit.
 
     What is added is kept until commit or discard, and others can add to the same draft from other machines. The live
@@ -29,7 +60,8 @@ app = typer.Typer(
 
 Local = Annotated[str, typer.Argument(metavar="LOCAL", help="A file or directory here.", show_default=False)]
 PathArgument = Annotated[
-    str | None, typer.Argument(metavar="[PATH]", help="Where to, in the version.", show_default=False)
+    str | None,
+    typer.Argument(metavar="[PATH]", help="Where to, in the version; DIRECTORY/ keeps the name.", show_default=False),
 ]
 Update = Annotated[bool, typer.Option("--update", help="Replace files that are there already.")]
 Exclude = Annotated[
@@ -70,15 +102,19 @@ def top(
     context: typer.Context,
     name: SavedName,
     draft: Annotated[
-        str, typer.Option("--draft", "-d", metavar="DRAFT", help="Which one, if NAME has several.")
+        str,
+        typer.Option(
+            "--draft", "-d", metavar="DRAFT", help="Which one, if NAME has several.", autocompletion=complete_draft
+        ),
     ] = "draft",
     base: Annotated[
         str, typer.Option(metavar="VERSION", help="What a new draft begins with; 'none' for nothing.")
     ] = "latest",
+    json: AsJson = False,
 ) -> None:
     context.obj = lambda: _folder(name).draft(draft, base=None if base == "none" else base)
     if context.invoked_subcommand is None:
-        ls(context)
+        ls(context, json=json)
 
 
 def _draft(context: typer.Context) -> NamedDraft:

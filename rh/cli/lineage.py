@@ -41,6 +41,7 @@ def lineage(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write it there.", show_default=False)
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
     json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
     """Show which runs made something and from what, and what was made from it.
@@ -50,7 +51,7 @@ def lineage(
     import json as codec
 
     from rh.config import did_you_mean
-    from rh.errors import InvalidError
+    from rh.errors import ExistsError, InvalidError
     from rh.resources.runs.tracing import lineage as trace
 
     wanted = "json" if json else format
@@ -66,6 +67,12 @@ def lineage(
     else:
         text = {"dot": graph.dot, "svg": graph.svg, "text": graph.__str__}[wanted]()
     if output is not None:
-        output.write_text(text, "utf-8")
+        try:
+            with output.open("w" if overwrite else "x", encoding="utf-8") as file:
+                file.write(text)
+        except FileExistsError as error:
+            raise ExistsError("a file is there already", where=str(output), hint="--overwrite") from error
+        except OSError as error:
+            raise InvalidError(f"it cannot be written: {error.strerror}", where=str(output)) from error
     else:
         show.line(text.rstrip("\n"))

@@ -86,18 +86,23 @@ def rm(
 def import_all(name: Name, place: PlaceArgument, json: AsJson = False) -> None:
     """Set the properties of many files from a table at PLACE: CSV, JSON lines, Parquet or Arrow.
 
-    Its column `file` has the paths, and `tags`, if it is there, lists of words.
+    Its column `file` has the paths, and `tags`, if it is there, lists of words. An empty cell says nothing.
     """
     import rh
     from rh.cli.place import place_of
+    from rh.resources.annotated import from_rows
 
-    resource = _loaded(name)
-    rows = rh.table(path=place_of(place).url).fetch(as_="arrow")
-    resource.annotate(rows)
+    resource, at = _loaded(name), place_of(place)
+    at.kind()  # raises if nothing is there
+    table = rh.table(path=at.url)
+    rows = table.fetch(as_="arrow").to_pylist()
+    if table.files()[1].format == "csv":  # it has no other way to say that there is no value
+        rows = [{column: value for column, value in row.items() if value != ""} for row in rows]
+    files = from_rows(resource, rows, place)
     if json:
-        show.emit({"name": resource.name, "files": rows.num_rows})
+        show.emit({"name": resource.name, "files": files})
     else:
-        show.line(f"{resource.name}: {rows.num_rows:,} files")
+        show.line(f"{resource.name}: {files:,} files")
 
 
 def _loaded(name: str) -> Resource:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rh.cli import show
 from rh.cli.options import AsJson, NamePrefix, PlaceArgument, SavedName
-from rh.errors import InvalidError, NotFoundError
+from rh.errors import ExistsError, InvalidError, NotFoundError
+
+if TYPE_CHECKING:
+    from rh.resources.base import Resource
 
 __all__ = ["forget", "history", "rename", "resources", "save"]
 
@@ -20,23 +23,44 @@ NewName = Annotated[str, typer.Argument(metavar="NEW", show_default=False)]
 def save(
     name: SavedName,
     place: PlaceArgument,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace whatever has the name.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Make a name that is taken mean this place.")] = False,
     json: AsJson = False,
 ) -> None:
     """Give a place a name.
 
-    Afterwards rh://NAME means it here, and rh.load("NAME") gives it in Python.
+    Afterwards rh://NAME means it here, and rh.load("NAME") gives it in Python. A name that means another place is
+    refused without --overwrite.
     """
     from rh.cli.place import place_of
 
     at = place_of(place)
     resource = at.blob() if at.kind() == "file" else at.folder()
     with _told():
+        if not overwrite:
+            _check_free(_bare(name), resource)
         saved = resource.save(_bare(name), overwrite=overwrite or None)
     if json:
         show.emit({"name": saved.name, "kind": saved.kind, "place": at.url, "revision": saved.revision})
     else:
         show.line(f"{saved.name} (revision {saved.revision}): {saved.kind} {at.url}")
+
+
+def _check_free(name: str, resource: Resource) -> None:
+    """Refuse a name that means another place: whoever uses it would get other data."""
+    from rh.registry import holding, names
+
+    whole = names.parse(name)
+    record = None if whole.is_built_in or whole.pinned else holding(whole).find(whole.key)
+    if record is None:
+        return
+    at, kind = record.document.get("location"), record.document.get("kind")
+    if kind == resource.kind and at == resource.document().get("location"):
+        return
+    raise ExistsError(
+        f"{whole} is a {kind}" + (f" at {_where(record.document)}" if at else ""),
+        where=holding(whole).url,
+        hint="choose another name, or --overwrite to make it mean this place",
+    )
 
 
 def history(name: SavedName, json: AsJson = False) -> None:

@@ -153,7 +153,8 @@ def saved(words: str) -> tuple[base.Resource, str]:
         except (NotFoundError, InvalidError, UnsupportedError) as error:
             if isinstance(error, NotFoundError) and base.exists(_bare(name)):
                 raise  # the name is known; the version is not, or the system it lies on
-            first = first if first is not None and not isinstance(first, InvalidError) else error
+            if first is None or (isinstance(first, InvalidError) and not isinstance(error, InvalidError)):
+                first = error
     if isinstance(first, NotFoundError):
         raise NotFoundError(first.message, where=first.where, hint="rh resources lists the names there are")
     raise first or NotFoundError(f"nothing is called {words!r}")

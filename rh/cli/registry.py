@@ -13,6 +13,7 @@ from rh.cli.options import AsJson, SavedName, span_of
 
 if TYPE_CHECKING:
     from rh.registry.accounts import Accounts, Share
+    from rh.registry.base import Registry
 
 __all__ = ["login", "logout", "registry_app", "revoke", "share"]
 
@@ -72,6 +73,7 @@ def _serve(
     handler.setLevel(logging.WARNING)
     log.addHandler(handler)
     served = _registry(registry)
+    _check_served(served, registry)
     limits = Limits(body_bytes=body_mb << 20, rate=rate, burst=2 * rate)
 
     def ready(url: str) -> None:
@@ -91,6 +93,22 @@ def _serve(
         )
     finally:
         log.removeHandler(handler)
+
+
+def _check_served(served: Registry, given: str | None) -> None:
+    """Refuse to serve another server, and say so where nobody could get in."""
+    from rh.errors import InvalidError
+    from rh.registry.accounts import accounts_of
+
+    if served.url.startswith(("http://", "https://")):
+        whose = "" if given else ", which is what is configured here"
+        raise InvalidError(
+            f"{served.url} is a server already{whose}",
+            hint="name the registry to serve: --registry sqlite:///abs/path.db (or postgresql://…, s3://…)",
+        )
+    if not accounts_of(served).users():
+        adding = f"rh registry user add NAME --admin --registry '{served.url}'"
+        show.tell(f"{served.url} has no users yet, so nobody gets in: {adding}")
 
 
 @registry_app.command("grant")
@@ -139,13 +157,22 @@ def _show(registry: At = None, json: AsJson = False) -> None:
 def _export(
     file: FileName,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Of a server, what you may read, if that is not all.")
+    ] = False,
     registry: At = None,
     json: AsJson = False,
 ) -> None:
     """Write all of a registry, its history included, to one file."""
+    from rh.errors import AccessError
     from rh.registry.archive import export
 
-    _moved("written", export(_registry(registry).direct, file, overwrite=overwrite), json=json)
+    try:
+        changes = export(_registry(registry).direct, file, overwrite=overwrite, partial=partial)
+    except AccessError as error:
+        error.hint = (error.hint or "").replace("partial=True", "--partial") or None
+        raise
+    _moved("written", changes, json=json)
 
 
 @registry_app.command("import")
@@ -231,6 +258,8 @@ def _remove(user: UserName, registry: At = None, json: AsJson = False) -> None:
     _accounts(registry).remove_user(user)
     if json:
         show.emit({"removed": user})
+    else:
+        show.line(f"{user} is let in no more; what they saved stays")
 
 
 @user_app.command("ls")
@@ -255,8 +284,12 @@ def _new_token(
     json: AsJson = False,
 ) -> None:
     """Make a token and print it. It is not shown again."""
-    token = _accounts(registry).new_token(user=user, name=name, ttl_s=span_of(expires, "--expires"))
-    _tell_token(token, user, json=json)
+    from rh.registry.accounts import new_credential
+
+    accounts, ttl_s = _accounts(registry), span_of(expires, "--expires")
+    token, identity, sha256 = new_credential()
+    made = accounts.put_credential(identity, sha256, user=user, name=name, ttl_s=ttl_s)
+    _tell_token(token, made.user, json=json)
 
 
 @token_app.command("ls")
@@ -287,6 +320,8 @@ def _revoke_token(
     _accounts(registry).revoke_credential(identity)
     if json:
         show.emit({"revoked": identity})
+    else:
+        show.line(f"the token {identity} is revoked")
 
 
 # Logging in.
@@ -301,27 +336,46 @@ def login(
     The token is asked for, or read from standard input, or taken from RH_REGISTRY_TOKEN. It is kept in a private file
     of its own; the settings get the URL and who you are there.
     """
-    from rh.errors import InvalidError
+    from rh.errors import InvalidError, UnauthenticatedError
     from rh.registry import open_registry
     from rh.registry.http import HTTPRegistry, logins
 
+    if "://" not in url:
+        raise InvalidError(f"not the URL of a server: {url!r}", hint=f"rh login https://{url}")
     registry = open_registry(url)
     if not isinstance(registry, HTTPRegistry):
         raise InvalidError(f"{registry.url} needs no login", hint="rh login https://host, or set RH_REGISTRY")
-    token = os.environ.get(logins.VARIABLE, "").strip()
+    token = given = os.environ.get(logins.VARIABLE, "").strip()
     if not token and sys.stdin.isatty():
         token = str(typer.prompt("Token", hide_input=True, err=True)).strip()
     elif not token:
         token = sys.stdin.readline(1000).strip()
     if not token:
         raise InvalidError("there is no token", hint=f"rh login {registry.url} < file-with-the-token")
-    user = str(registry.whoami(token)["user"])
+    try:
+        user = str(registry.whoami(token)["user"])
+    except UnauthenticatedError as error:
+        error.hint = (
+            f"{logins.VARIABLE} is what was sent: give it another token, or unset it to be asked for one"
+            if given
+            else "ask an admin for a token: rh registry token new USER"
+        )
+        raise
     logins.remember(registry.url, token)
     file = logins.set_registry(registry.url, user)
     if json:
         show.emit({"registry": registry.url, "user": user, "settings": str(file)})
     else:
         show.line(f"{user} at {registry.url}; {file} says so")
+    _warn_of_variables(registry.url, user)
+
+
+def _warn_of_variables(url: str, user: str) -> None:
+    """Say which variables win over what a login has written."""
+    for variable, value in (("RH_REGISTRY", url), ("RH_USER", user)):
+        standing = os.environ.get(variable, "")
+        if standing and standing.rstrip("/") != value:
+            show.tell(f"warning: {variable} is set to something else and wins: unset {variable}")
 
 
 def logout(
@@ -392,9 +446,12 @@ def _accounts(url: str | None) -> Accounts:
     return accounts_of(_registry(url))
 
 
-def _tell_token(token: str, user: str | None, *, json: bool) -> None:
+def _tell_token(token: str, user: str, *, json: bool) -> None:
+    from rh.registry.accounts import parse_token
+
     if json:
-        show.emit({"user": user, "token": token})
+        known = parse_token(token)
+        show.emit({"user": user, "id": known and known[0], "token": token})
     else:
         show.line(token)
         show.tell("keep it: it is not shown again")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rh.cli import show
-from rh.cli.complete import one_of
+from rh.cli.complete import complete_run, complete_run_name, one_of
 from rh.cli.options import AsJson
+
+if TYPE_CHECKING:
+    from rh.errors import NotFoundError
+    from rh.resources.runs import Run
 
 __all__ = ["app"]
 
@@ -19,13 +23,21 @@ app = typer.Typer(
 )
 
 RunId = Annotated[
-    str, typer.Argument(metavar="ID", help="Its id, or the beginning that only it has.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="ID",
+        help="Its id, or the beginning that only it has; or a name, for the newest run of it.",
+        autocompletion=complete_run,
+        show_default=False,
+    ),
 ]
 
 
 @app.command()
 def ls(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Only runs of this name.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Only runs of this name.", autocompletion=complete_run_name)
+    ] = None,
     status: Annotated[
         str | None,
         typer.Option(
@@ -44,6 +56,8 @@ def ls(
     from rh.resources.runs import runs
 
     found = runs(name, status=status, where=where, limit=limit)
+    if name is not None and not found and not runs(name, limit=1):
+        raise _no_run(f"no run is called {name!r}", name)
     if json:
         for run in found:
             show.emit(run.as_dict())
@@ -60,9 +74,7 @@ def ls(
 @app.command("show")
 def show_one(run: RunId, json: AsJson = False) -> None:
     """Show all that is known of a run: code, parameters, what it read and what it made."""
-    from rh.resources.runs import load_run
-
-    found = load_run(run)
+    found = _run(run)
     if json:
         show.emit(found.as_dict())
         return
@@ -93,9 +105,7 @@ def show_one(run: RunId, json: AsJson = False) -> None:
 @app.command()
 def changed(run: RunId, json: AsJson = False) -> None:
     """Say which inputs of a run would be others by now."""
-    from rh.resources.runs import load_run
-
-    for one in load_run(run).changed_inputs():
+    for one in _run(run).changed_inputs():
         if json:
             show.emit({"input": one.input._asdict(), "why": one.why, "now": one.now})
         else:
@@ -108,14 +118,37 @@ def rm(run: RunId, json: AsJson = False) -> None:
 
     What it read and made stays, and rh gc no longer keeps it for the run's sake.
     """
-    from rh.resources.runs import load_run
-
-    found = load_run(run)
+    found = _run(run)
     found.forget()
     if json:
         show.emit({"run": found.id, "forgotten": True})
     else:
         show.line(f"run {found.ref} is forgotten")
+
+
+def _run(word: str) -> Run:
+    """The run with an id, else the newest one of a name."""
+    from rh.errors import InvalidError, NotFoundError
+    from rh.resources.runs import load_run, runs
+
+    try:
+        return load_run(word)
+    except (InvalidError, NotFoundError) as error:
+        newest = runs(word, limit=1)
+        if newest:
+            return newest[0]
+        if isinstance(error, InvalidError) and word[:1].isdigit():
+            raise  # several ids begin so
+    raise _no_run(f"there is no run {word!r}", word)
+
+
+def _no_run(message: str, name: str) -> NotFoundError:
+    from rh.config import did_you_mean
+    from rh.errors import NotFoundError
+    from rh.resources.runs import runs
+
+    known = tuple(dict.fromkeys(one.name for one in runs()))
+    return NotFoundError(message + did_you_mean(name, known), hint="rh run ls lists those there are")
 
 
 def _seconds(seconds: float | None) -> str:

@@ -69,6 +69,9 @@ _WORDS = {
     ".rebase()": "rh draft NAME rebase",
     ".add_dir(…)": "rh draft NAME add DIRECTORY",
     ".to(…)": "rh cp",
+    "rh.resources('/')": "rh resources",
+    "; to make a new one give path= or system=": "",
+    "rh.runs()": "rh run ls",
 }
 """Calls of Python in the fixes of errors, and the commands that do the same."""
 
@@ -79,6 +82,10 @@ def typed(hint: str | None) -> str | None:
         return None
     hint = re.sub(r"\b(overwrite|recursive|delete|update)=True\b", r"--\1", hint)
     hint = re.sub(r"\b(on_existing|links|names)=(['\"])(\w+)\2", r"--\1 \3", hint)
+    hint = re.sub(r"(?<![(\w])(mode|format)=\"(\w+)\"", r"--\1 \2", hint)
+    hint = re.sub(r"\bformat=(?=\s|$)", "--format", hint)
+    hint = re.sub(r"\boptions=\{\"(\w+)\": (\{.*?\}|…)\}", r"--option '\1=\2'", hint)
+    hint = re.sub(r"\bcolumns=(\[.*?\])?", "--column", hint)
     for python, words in _WORDS.items():
         hint = hint.replace(python, words)
     return hint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterable
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from rh.cli import show
-from rh.cli.complete import complete_place
+from rh.cli.complete import complete_place, one_of
 from rh.cli.options import AsJson
 
 if TYPE_CHECKING:
@@ -44,7 +45,13 @@ Where = Annotated[
 ]
 
 Format = Annotated[
-    str | None, typer.Option("--format", metavar="FORMAT", help="Of files whose names do not say it: parquet, csv, …")
+    str | None,
+    typer.Option(
+        "--format",
+        metavar="FORMAT",
+        help="Of files whose names do not say it: parquet, csv, …",
+        autocompletion=one_of("parquet", "arrow", "csv", "jsonl"),
+    ),
 ]
 Options = Annotated[
     list[str] | None,
@@ -171,7 +178,13 @@ def profile(table: TableArgument, file_format: Format = None, option: Options = 
 def write(
     source: TableArgument,
     target: Annotated[str, typer.Argument(metavar="TARGET", autocompletion=complete_place, show_default=False)],
-    mode: Annotated[str, typer.Option(help="If a table is there: error, append or overwrite.")] = "error",
+    mode: Annotated[
+        str,
+        typer.Option(
+            help="If a table is there: error, append or overwrite.",
+            autocompletion=one_of("error", "append", "overwrite"),
+        ),
+    ] = "error",
     partition: Annotated[
         list[str] | None, typer.Option(metavar="COLUMN", help="Lay files by the values of this column; repeatable.")
     ] = None,
@@ -219,7 +232,7 @@ def _table(text: str, file_format: str | None = None, options: list[str] | None 
     import rh
     from rh import config
     from rh.cli.place import place_of
-    from rh.errors import InvalidError
+    from rh.errors import InvalidError, NotFoundError
     from rh.resources import base
     from rh.resources.table import Table
 
@@ -236,7 +249,19 @@ def _table(text: str, file_format: str | None = None, options: list[str] | None 
     place = place_of(text)
     if place.name is not None:  # a directory in something saved, of a version perhaps, which no URL can say
         return Table(location=place.location, format=file_format, options=given)
+    if place.location.system == "file" and not os.path.lexists(place.location.path) and _is_saved(text):
+        raise NotFoundError("nothing is there", where=place.url, hint=f"what is saved under that name is rh://{text}")
     return rh.table(path=place.url, format=file_format, options=given)
+
+
+def _is_saved(text: str) -> bool:
+    from rh.errors import RhError
+    from rh.resources import base
+
+    try:
+        return base.exists(text)
+    except RhError:
+        return False  # it is no name, or nobody can say
 
 
 def _options(given: list[str] | None) -> dict[str, Any] | None:

@@ -56,13 +56,15 @@ def commit(
 ) -> None:
     """Keep what lies under a saved name now as a version.
 
-    Only what no version has yet is stored; if nothing changed, no version is made.
+    Only what no version has yet is stored; if nothing changed, no version is made, and --alias and --tag are for the
+    newest one.
     """
     from rh.resources import base
 
     resource = _of_versions(base.load(_bare(name)))
+    newest = _newest(resource)
     made = resource.commit(message, aliases=alias or (), tags=tag or (), parent=parent, ttl=span_of(ttl, "--ttl"))
-    _tell(resource, made, json=json)
+    _tell_made(resource, made, newest, message, json=json)
 
 
 @version_app.command()
@@ -151,6 +153,9 @@ def repair(
 
     resource, which = versioned(name)
     found = resource.repair(which or "latest", None if source is None else place_of(source).url)
+    if not (found.ok or json):
+        has = "the live files have not all of its bytes" if source is None else f"{source} has not all of its bytes"
+        show.tell(f"rh: {has}\n  fix: rh version repair {name} --from PLACE, where PLACE has another copy")
     _tell_verified(found, json=json)
 
 
@@ -190,8 +195,9 @@ def import_one(
     from rh.cli.place import place_of
 
     resource, _ = versioned(name, bare=True)
+    newest = _newest(resource)
     made = resource.import_(place_of(place).url, message, aliases=alias or (), tags=tag or ())
-    _tell(resource, made, json=json)
+    _tell_made(resource, made, newest, message, json=json)
 
 
 @version_app.command()
@@ -302,6 +308,27 @@ def _tell(resource: Versioned, version: Version, *, json: bool) -> None:
         show.emit(_document(resource, version))
     else:
         show.line(f"{resource.name}:{version}")
+
+
+def _newest(resource: Versioned) -> int:
+    """The number of the newest version; 0 where there is none."""
+    from rh.errors import NotFoundError
+
+    try:
+        return resource.series_of().latest() or 0
+    except NotFoundError:
+        return 0
+
+
+def _tell_made(resource: Versioned, version: Version, newest: int, message: str, *, json: bool) -> None:
+    """The version that is the newest now, and whether it was made: before, `newest` was."""
+    is_new = version.number > newest
+    if json:
+        show.emit({**_document(resource, version), "new": is_new})
+        return
+    show.line(("" if is_new else "nothing new, still ") + f"{resource.name}:{version}")
+    if message and not is_new:
+        show.tell(f"rh: the message is not kept: {version.label} has its own")
 
 
 def _tell_verified(found: Verification, *, json: bool) -> None:

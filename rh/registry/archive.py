@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from rh.errors import ExistsError, IntegrityError, NotFoundError, UnsupportedError
+from rh.errors import AccessError, ExistsError, IntegrityError, NotFoundError, UnsupportedError
+from rh.registry import diverged
 from rh.registry.base import Change, Registry
 from rh.registry.documents import decode, encode
 
@@ -24,17 +25,26 @@ FORMAT = "rh-registry"
 VERSION = 1
 
 
-def export(registry: Registry, path: str | os.PathLike[str], *, overwrite: bool = False) -> int:
+def export(registry: Registry, path: str | os.PathLike[str], *, overwrite: bool = False, partial: bool = False) -> int:
     """Write every change of a registry to a file, all or nothing, and return how many there are.
+
+    Args:
+        registry: of any kind.
+        path: of the file.
+        overwrite: replace a file that is there.
+        partial: through a server, write what we may read there, even where that is not all.
 
     Raises:
         ExistsError: the file is there, and `overwrite` is not given.
+        AccessError: we may not read all of it, and `partial` is not given.
     """
     target = Path(path).expanduser().absolute()
     if target.exists() and not overwrite:
         raise ExistsError("there is a file already", where=str(target), hint="overwrite=True replaces it")
     if not target.parent.is_dir():
         raise NotFoundError("there is no such directory", where=str(target.parent))
+    if not partial:
+        _check_whole(registry)
     with tempfile.NamedTemporaryFile("wb", dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
         try:
             count = _write(registry, file)
@@ -51,6 +61,19 @@ def export(registry: Registry, path: str | os.PathLike[str], *, overwrite: bool 
             os.unlink(file.name)
             raise
     return count
+
+
+def _check_whole(registry: Registry) -> None:
+    """Refuse a server that shows us a part of its registry only."""
+    from rh.registry.http import HTTPRegistry
+
+    registry = registry.direct
+    if isinstance(registry, HTTPRegistry) and not (me := registry.whoami())["admin"]:
+        raise AccessError(
+            f"{me['user']} is no admin and may not read all of the registry",
+            where=registry.url,
+            hint="log in as an admin; partial=True writes what you may read",
+        )
 
 
 def _put_anew(temporary: str, target: Path) -> None:
@@ -89,12 +112,14 @@ def import_(registry: Registry, path: str | os.PathLike[str]) -> int:
 
     Raises:
         IntegrityError: the file is no export, or is cut or changed; nothing was taken over.
-        ConflictError: the registry has other changes under the same names.
+        ConflictError: the registry has other changes under the same names; nothing was taken over.
     """
     source = Path(path).expanduser().absolute()
     try:
         with source.open("rb") as file:
             _check(file, str(source))
+            file.seek(0)
+            diverged.check(_changes(file, str(source)), registry.changes(), where=registry.url)
             file.seek(0)
             return registry.replay(_changes(file, str(source)))
     except FileNotFoundError as error:
@@ -147,12 +172,20 @@ def migrate(source: Registry, target: Registry, *, everything: bool = False) -> 
             tokens of a server.
 
     Raises:
-        ConflictError: the target has other changes under the same names; commits before the first such are taken over.
+        ConflictError: both have changed the same name, or its versions; nothing was taken over.
+        NotFoundError: there is nothing in the source, or nothing of it that we may read.
     """
-    if everything:
-        return target.replay(source.changes())
-    own = _own_series(source)
-    return target.replay(change for change in source.changes() if not _is_own(change.key, own))
+    if next(iter(source.changes()), None) is None:
+        raise NotFoundError(
+            "there is no registry, or nothing in it that you may read", where=source.url, hint="check the URL"
+        )
+    own = frozenset() if everything else _own_series(source)
+
+    def wanted() -> Iterator[Change]:
+        return (change for change in source.changes() if everything or not _is_own(change.key, own))
+
+    diverged.check(wanted(), target.changes(), where=target.url)
+    return target.replay(wanted())
 
 
 def _own_series(registry: Registry) -> frozenset[str]:

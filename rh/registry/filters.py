@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
+from rh.config import did_you_mean
 from rh.errors import InvalidError
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "Filter",
     "Not",
     "Scalar",
+    "leaves_of",
     "moment",
     "of_dict",
     "parse",
@@ -131,6 +133,11 @@ class Compare(Filter):
         if self.op not in ("==", "!=") and len(self.values) != 1:
             raise InvalidError(f"{self.field} {self.op} takes one value")
         for value in self.values:
+            if value is None:
+                raise InvalidError(
+                    f"{self.field} cannot be held against None: a property that is not there has no value",
+                    hint=f"{_name(self.field)}.exists(), or ~ (in text: not) before it",
+                )
             if not isinstance(value, str | int | float) or (isinstance(value, float) and not math.isfinite(value)):
                 raise InvalidError(
                     f"{self.field} cannot be held against {value!r}", hint="text, a number or a truth value"
@@ -292,12 +299,20 @@ class Field:
         """It is there, with any value."""
         return Exists(self._name)
 
+    def __call__(self, *_args: object, **_named: object) -> Filter:
+        name = self._name.rpartition(".")[2]
+        raise InvalidError(
+            f"a property has no method {name!r}" + did_you_mean(name, _METHODS), hint=f"there is {', '.join(_METHODS)}"
+        )
+
     def __bool__(self) -> bool:
         raise InvalidError("a property by itself is no condition", hint=f"F.{self._name}.exists()")
 
     def __repr__(self) -> str:
         return f"F[{self._name!r}]" if self._name else "F"
 
+
+_METHODS = ("is_in", "contains", "startswith", "exists")
 
 F = Field("")
 """Where filters begin: `F.accuracy > 0.9`."""
@@ -341,7 +356,7 @@ def of_dict(told: Mapping[str, Any]) -> Filter:
         InvalidError: it is no filter, or one of more conditions or values than anybody needs.
     """
     found = _of_dict(told, 0)
-    leaves = list(_leaves(found))
+    leaves = list(leaves_of(found))
     if len(leaves) > MAX_CONDITIONS:
         raise InvalidError(f"a filter has up to {MAX_CONDITIONS:,} conditions, not {len(leaves):,}", hint=_SPLIT)
     values = sum(len(leaf.values) for leaf in leaves if isinstance(leaf, Compare))
@@ -353,14 +368,15 @@ def of_dict(told: Mapping[str, Any]) -> Filter:
 _SPLIT = "make it several searches, or one value list: F.x.is_in([…])"
 
 
-def _leaves(where: Filter) -> Iterator[Filter]:
+def leaves_of(where: Filter) -> Iterator[Filter]:
+    """Each condition in a filter; the combined ones as well."""
     match where:
         case All(parts=parts) | AnyOf(parts=parts):
             yield where
             for part in parts:
-                yield from _leaves(part)
+                yield from leaves_of(part)
         case Not(part=part):
-            yield from _leaves(part)
+            yield from leaves_of(part)
         case _:
             yield where
 

@@ -122,6 +122,8 @@ def parse(text: str | os.PathLike[str] | Name) -> Name:
         path = rest
         _components(rest[2:], text)
     elif rest.startswith("@"):
+        if rest == "@":
+            raise InvalidError("'@' is whose, and not yet what", hint="@/name is yours, /org/name is of a team")
         if not rest.startswith("@/"):
             raise InvalidError(f"not a name: {text!r}", hint=f"@/{rest[1:]} is yours, /{rest[1:]}/… is of {rest[1:]}")
         _components(rest[2:], text)

@@ -86,7 +86,10 @@ class Annotated:
         if both or tags or untag or remove:
             raise InvalidError("many files have their own properties each", hint='{"a.png": {"label": "cat"}, …}')
         folder = _folder(value)
-        in_folder(folder, _of_mapping(files, where) if isinstance(files, Mapping) else _of_rows(files, where))
+        if isinstance(files, Mapping):
+            in_folder(folder, _of_mapping(files, where))
+        else:
+            in_folder(folder, *_of_rows(files, where))
         return self
 
     def annotations(self, file: str | None = None) -> dict[str, Any]:
@@ -204,14 +207,25 @@ def _said_of(value: Resource, said: Said) -> Resource:
 # Files.
 
 
-def in_folder(folder: Folder, said: Mapping[str, Said]) -> int:
-    """Write what is said of files of a folder; nothing unless all of them are there."""
+def in_folder(folder: Folder, said: Mapping[str, Said], told: Mapping[str, str] | None = None) -> int:
+    """Write what is said of files of a folder; nothing unless all of them are there.
+
+    `told` has the places that errors name, by path.
+    """
     where = _where(folder)
     if not said:
         return 0
-    _check_files(folder, list(said))
+    _check_files(folder, list(said), told)
     series = folder.begun()
-    return properties.write(series.registry, series.series, said, lambda path: f"{where}/{path}")
+    places = told or {}
+    return properties.write(series.registry, series.series, said, lambda path: places.get(path, f"{where}/{path}"))
+
+
+def from_rows(value: Resource, rows: Any, source: str) -> int:
+    """`annotate(rows)`, with rows from a file whose name errors tell; returns how many files there are in it."""
+    said, told = _of_rows(rows, source)
+    in_folder(_folder(value), said, told)
+    return len(said)
 
 
 def carry(records: Iterable[tuple[str, Mapping[str, Any]]], folder: Folder) -> None:
@@ -241,7 +255,7 @@ def _carried(records: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, Said
     }
 
 
-def _check_files(folder: Folder, paths: Sequence[str]) -> None:
+def _check_files(folder: Folder, paths: Sequence[str], told: Mapping[str, str] | None = None) -> None:
     """Raise `NotFoundError` unless each path is a file of the version, or of the live folder or its newest version."""
     if folder.name is None:
         raise InvalidError("this folder has no name", hint='.save("a-name") first')
@@ -256,7 +270,8 @@ def _check_files(folder: Folder, paths: Sequence[str]) -> None:
     if missing:
         near = did_you_mean(missing[0], tuple(_some(folder)))
         others = f" (and {len(missing) - 1:,} more)" if len(missing) > 1 else ""
-        raise NotFoundError(f"there is no file {missing[0]!r}{others} in {_where(folder)}{near}", where=folder.url)
+        where = (told or {}).get(missing[0], folder.url)
+        raise NotFoundError(f"there is no file {missing[0]!r}{others} in {_where(folder)}{near}", where=where)
 
 
 def _missing(folder: Folder, paths: Sequence[str]) -> list[str]:
@@ -315,10 +330,14 @@ def _row(found: Mapping[str, Any], path: str, where: str) -> Said:
     return Said.of(metadata, () if tags is None else tags, where=where)
 
 
-def _of_rows(rows: Any, where: str) -> dict[str, Said]:
-    """Rows of a table, whose column `file` says of which file they are; where there is no value nothing is said."""
+def _of_rows(rows: Any, where: str) -> tuple[dict[str, Said], dict[str, str]]:
+    """Rows of a table, whose column `file` says of which file they are; where there is no value nothing is said.
+
+    With it come the places of the rows, counted from 1, by path.
+    """
     said: dict[str, Said] = {}
-    for number, row in enumerate(_rows(rows)):
+    told: dict[str, str] = {}
+    for number, row in enumerate(_rows(rows), 1):
         path = row.get("file")
         here = f"{where}, row {number}"
         if not isinstance(path, str):
@@ -326,7 +345,8 @@ def _of_rows(rows: Any, where: str) -> dict[str, Said]:
         if path in said:
             raise InvalidError(f"{path!r} has a row already", where=here)
         said[path] = _row({name: value for name, value in row.items() if value is not None}, path, f"{here}: {path}")
-    return said
+        told[path] = f"{here}: {path}"
+    return said, told
 
 
 def _rows(rows: Any) -> Iterator[Mapping[str, Any]]:

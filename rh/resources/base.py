@@ -23,14 +23,14 @@ from rh.errors import (
 )
 from rh.observe import log
 from rh.registry import holding, names
-from rh.registry.base import Change, Record, Registry, Rename, Step
+from rh.registry.base import Change, Record, Registry, Rename, Step, author
 from rh.registry.documents import check_document
 from rh.registry.names import Name
 from rh.resources import places, records
 from rh.resources.annotated import Annotated
 from rh.resources.parts import visible
 from rh.types import ABSENT, ANY, Condition, Location, Match
-from rh.versions.properties import check_tags, note_types, types_of_names
+from rh.versions.properties import check_tags, note_types, plain, types_of_names
 
 __all__ = ["KINDS", "Located", "Resource", "exists", "load"]
 
@@ -81,7 +81,7 @@ class Resource(Annotated):
             object.__setattr__(self, "name", name.path)
         if not isinstance(self.metadata, Mapping):
             raise InvalidError(f"metadata= is a mapping, not {type(self.metadata).__name__}")
-        object.__setattr__(self, "metadata", dict(self.metadata))
+        object.__setattr__(self, "metadata", plain(self.metadata))
         object.__setattr__(self, "tags", check_tags(self.tags))
         if self.metadata:
             check_document(self.metadata, where=f"metadata of {self.name or 'a ' + self.kind}")
@@ -162,14 +162,16 @@ class Resource(Annotated):
         Args:
             name: a new name for the saved value.
             overwrite: `None` replaces a record of the same kind, but not one that somebody changed since this value
-                was loaded; `True` replaces whatever is there; `False` nothing.
+                was loaded, or, if it was not loaded, one that somebody else wrote and that means another place;
+                `True` replaces whatever is there; `False` nothing.
 
         Returns:
             The saved value.
 
         Raises:
             InvalidError: it has no name.
-            ExistsError: the name is taken by another kind, or by anything with `overwrite=False`.
+            ExistsError: the name is taken by another kind, by somebody else's data, or by anything with
+                `overwrite=False`.
             ConflictError: the record changed since this value was loaded, or was renamed or deleted.
         """
         value = self if name is None else replace(self, name=name, revision=None)
@@ -240,6 +242,17 @@ class Resource(Annotated):
                 f" it is at revision {current.revision}, this value at {self.revision}",
                 where=registry.url,
                 hint=f"rh.load({whole!r}), or overwrite=True",
+            )
+        if (
+            self.revision is None
+            and not self.is_local
+            and _moves(self, current)
+            and current.author != _author(registry)
+        ):
+            raise ExistsError(
+                f"{whole} is {current.author}'s, and at another place than this",
+                where=registry.url,
+                hint="choose another name, or overwrite=True to make it mean this place",
             )
         return Match(current.etag)
 
@@ -413,6 +426,18 @@ def _merged(value: Resource, current: Record | None) -> dict[str, Any]:
             return document
         document = rest | document
     return document
+
+
+def _moves(value: Resource, current: Record) -> bool:
+    """Whether the name would mean another place."""
+    place: Location | None = getattr(value, "location", None)
+    return (None if place is None else place.as_dict()) != current.document.get("location")
+
+
+def _author(registry: Registry) -> str:
+    """Who a registry takes us for: a server knows it by the token, whatever the setting `user` says."""
+    whoami = getattr(registry, "whoami", None)
+    return author() if whoami is None else str(whoami()["user"])
 
 
 def load(

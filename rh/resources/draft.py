@@ -166,7 +166,7 @@ class Draft:
 
         Args:
             file: what to put.
-            path: where; by default the name of a file that has one.
+            path: where; by default the name of a file that has one, also in a directory (`sub/`).
             update: whether a file there may be replaced.
             executable: whether it is a program; by default as the file here is.
 
@@ -277,7 +277,8 @@ def _add(edit: Edit, file: Any, path: str | None, *, update: bool, executable: b
         if place.system == "file" and os.path.isdir(place.path):
             raise InvalidError("that is a directory", where=place.path, hint=".add_dir(…)")
         above = places.at(place.parent)
-        edit.add(path or place.name, (above, above.head(place.name)), executable=bool(executable), update=update)
+        to = f"{path or ''}{place.name}" if not path or path.endswith("/") else path
+        edit.add(to, (above, above.head(place.name)), executable=bool(executable), update=update)
     elif hasattr(file, "read"):
         edit.add(_needed(path, file), _binary(file), executable=bool(executable), update=update)
     else:

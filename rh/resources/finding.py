@@ -10,13 +10,14 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, overload
 
+from rh.config import did_you_mean
 from rh.errors import InvalidError, RhError
 from rh.observe import log
 from rh.registry import default, filters, local, names
 from rh.registry.base import Record, Registry
 from rh.registry.filters import All, Compare, Exists, Filter
 from rh.registry.names import Name
-from rh.resources.base import Resource
+from rh.resources.base import KINDS, Resource
 from rh.resources.records import SERIES
 from rh.versions import properties
 from rh.versions.series import Series, Version
@@ -134,8 +135,14 @@ def find(
     limit: int | None = None,
 ) -> Found:
     """`rh.find`."""
+    kinds = (kind,) if isinstance(kind, str) else tuple(kind or ())
+    for one in kinds:
+        if one not in KINDS:
+            raise InvalidError(
+                f"nothing is a {one!r:.80}" + did_you_mean(str(one), tuple(KINDS)), hint=f"kinds are {', '.join(KINDS)}"
+            )
     asked = _Asked(
-        (kind,) if isinstance(kind, str) else tuple(kind or ()),
+        kinds,
         None if name is None else _pattern(name),
         _condition(tags, where),
         None if produced_by is None else str(getattr(produced_by, "id", produced_by)),
@@ -151,6 +158,9 @@ def find(
         hits += _resources(registry, top, asked, skip=skip)
         if not (asked.condition == All(()) and asked.run is None and asked.after is None):
             hits += _versions(registry, top, asked, skip=skip)
+    if not hits:
+        types = (record for registry, _, _ in spaces for record in registry.list(_TYPES))
+        properties.check_kinds(asked.condition, types, spaces[0][0].url)
     hits.sort(key=lambda hit: (-hit.time, str(hit.handle.name), hit.label is None, _negative(hit.label)))
     return Found(hits if limit is None else hits[:limit])
 

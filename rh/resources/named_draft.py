@@ -71,6 +71,9 @@ class NamedDraft(Draft):
         self._mark = 0
         """How many of the edit's changes are in the draft already."""
 
+    def __repr__(self) -> str:
+        return f"<draft {self.name} of {self.folder.name}>"
+
     # The block.
 
     def __enter__(self) -> Self:

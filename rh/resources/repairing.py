@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from rh.resources.versioned import Versioned
     from rh.transfer import Verification
 
-__all__ = ["repair"]
+__all__ = ["check_there", "repair"]
 
 
 def repair(resource: Versioned, which: str, source: str | os.PathLike[str] | None) -> Verification:
@@ -28,6 +29,8 @@ def repair(resource: Versioned, which: str, source: str | os.PathLike[str] | Non
     from rh.versions.verify import verify_version
 
     version = resource.series_of().get(which)
+    if source is not None:
+        check_there(places.resolve(source, None))
     store = Store.at(version.store)
     url = f"{resource.name}:{version.label}"
     with store.lease() as lease:
@@ -41,6 +44,22 @@ def repair(resource: Versioned, which: str, source: str | os.PathLike[str] | Non
             files = _files(location, resource.host if source is None else None)
             mend_contents(store, version.digest, bad, chain(_made(resource, made), files))
     return verify_version(store, version.digest, url)
+
+
+def check_there(location: Location) -> None:
+    """Raise `NotFoundError` unless there is a file or directory at a place."""
+    if location.name:
+        with suppress(NotFoundError):
+            places.at(location.parent, None).head(location.name)
+            return
+    try:
+        found = next(iter(places.at(location, None).list(depth=1)), None)
+    except NotFoundError:
+        found = None
+    else:
+        if found is not None or location.system == "file":
+            return
+    raise NotFoundError("there is nothing at this place", where=places.url_of(location))
 
 
 def _made(resource: Versioned, folder: str) -> Iterator[tuple[System, Entry]]:

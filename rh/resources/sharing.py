@@ -10,6 +10,7 @@ from rh.errors import InvalidError, NotFoundError, UnsupportedError
 from rh.registry import holding, names
 from rh.registry.accounts import Accounts, Role, Share
 from rh.registry.names import Name
+from rh.resources import records
 
 __all__ = ["Shared", "accounts_for", "revoke", "share"]
 
@@ -40,7 +41,7 @@ class Shared:
 
         Raises:
             UnsupportedError: the name is not on a registry server.
-            AccessError: the name is not ours to share. NotFoundError: there is no such user.
+            AccessError: the name is not ours to share. NotFoundError: there is no such name or user.
         """
         return share(self._shared_name(), users, access, visibility=visibility)
 
@@ -71,6 +72,11 @@ def share(
         raise InvalidError(f"there is no access {access!r}", hint='"read" or "write"')
     if visibility not in (None, "public", "private"):
         raise InvalidError(f"there is no visibility {visibility!r}", hint='"public" or "private"')
+    registry = holding(whole).direct
+    if registry.find(whole.key) is None:
+        error = records.unknown(whole, registry)
+        error.hint = "rh resources lists the names there are; rh registry grant gives a role on a prefix of names"
+        raise error
     roles: dict[str, Role | None] = dict.fromkeys(_users(users), "write" if access == "write" else "read")
     if not roles and visibility is None:
         return accounts.share(whole.path)

@@ -7,15 +7,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rh.errors import InvalidError, NotFoundError, UnsupportedError
+from rh.errors import IntegrityError, InvalidError, NotFoundError, RhError, UnsupportedError
 from rh.resources import base, places, records
 from rh.resources.places import Place
+from rh.resources.repairing import check_there
 from rh.resources.versioned import Versioned
 from rh.types import Location
 
 if TYPE_CHECKING:
     from rh.versions.gc import Collected
     from rh.versions.series import Version
+    from rh.versions.store import Store
 
 __all__ = ["Pruned", "Swept", "gc"]
 
@@ -103,7 +105,8 @@ def gc(
         What became of each store. Print it.
 
     Raises:
-        NotFoundError: the name is not saved, or has no versions.
+        NotFoundError: the name is not saved, or has no versions; or the place on this machine is not there.
+        IntegrityError: a version that is to be kept cannot be read: which, is in the message. Nothing was deleted.
         ConflictError: somebody writes to the store, or sweeps it, and does not come to an end; nothing was deleted.
 
     Example:
@@ -123,6 +126,8 @@ def gc(
         stores = list(dict.fromkeys(version.store for version in chosen[0].series_of()))
     else:
         location = Location("file", os.getcwd()) if path is None and system is None else places.resolve(path, system)
+        if path is not None and location.system == "file":  # in a bucket, a prefix is there as long as its files are
+            check_there(location)
         stores, chosen = [location if location.name == NAME else place_of(location)], list(_all())
     found = []
     for store in map(Store.at, stores):
@@ -135,9 +140,38 @@ def gc(
             for version in dropped:
                 every.pop(version.number, None)
             names.append(Pruned(str(resource.name), tuple(every.values()), dropped))
-        done = collect(store, dry_run=dry_run, without=without, older_than_s=older_than_s)
+        try:
+            done = collect(store, dry_run=dry_run, without=without, older_than_s=older_than_s)
+        except (IntegrityError, NotFoundError) as error:
+            raise _damaged(store, error) from error
         found.append(Swept(store=store.url, names=tuple(names), collected=done))
     return found
+
+
+def _damaged(store: Store, error: RhError) -> RhError:
+    """The error of a store in which a version cannot be read, with the names of those versions and what mends them."""
+    from rh.versions.store import Store
+    from rh.versions.verify import Uncached, files_of
+
+    asked = Uncached(store)
+    bad: list[str] = []
+    for resource in _all():
+        for version in resource.versions():
+            if Store.at(version.store).url != store.url:
+                continue
+            try:
+                for _ in files_of(asked, asked.root(asked.tree(version.digest))):
+                    pass
+            except (IntegrityError, NotFoundError):
+                bad.append(f"{resource.name}:{version.label}")
+    if not bad:
+        return error
+    more = f" (and {len(bad) - _SHOWN:,} more)" if len(bad) > _SHOWN else ""
+    return IntegrityError(
+        f"nothing was deleted: what {', '.join(bad[:_SHOWN])}{more} is made of cannot be read: {error.message}",
+        where=error.where,
+        hint=f"rh version repair {bad[0]}",
+    )
 
 
 def _versioned(name: str) -> Versioned:

@@ -9,7 +9,15 @@ from dataclasses import dataclass, field, replace
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Self
 
-from rh.errors import ExistsError, ImmutableVersionError, InvalidError, NotFoundError
+from rh.errors import (
+    ConflictError,
+    ExistsError,
+    ImmutableVersionError,
+    IntegrityError,
+    InvalidError,
+    NotFoundError,
+)
+from rh.observe import log
 from rh.registry import holding
 from rh.registry.lineage import recording
 from rh.registry.lineage.recording import Pin, RunRef
@@ -79,7 +87,8 @@ class Versioned(Shared, Located):
 
         Raises:
             InvalidError: it has no name.
-            ConflictError: `parent` is not the newest version, or a file changed while it was committed.
+            ConflictError: `parent` is not the newest version, the name means another place, or a file changed while it
+                was committed.
             NotFoundError: there is nothing to commit.
         """
         return self.made(self.committed, message, aliases=aliases, tags=tags, metadata=metadata, parent=parent, ttl=ttl)
@@ -186,18 +195,30 @@ class Versioned(Shared, Located):
                 aliases=aliases,
                 expires=None if ttl is None else time.time() + ttl,
             )
+        if is_new and not self.is_local and store.is_of_machine:
+            log.warning(
+                "%s:%s is kept on this machine only, in %s: others find the name, and cannot read the version",
+                self.name, version.label, store.url,
+            )  # fmt: skip
         if not is_new and (tags or metadata):
             return series.revise(version, Said.of(metadata, tags, where=f"{self.name}:{version.label}"))
         return version
 
     def begun(self) -> Series:
-        """The series of this resource; the record gets the id of one if it has none."""
+        """The series of this resource; the record gets the id of one if it has none.
+
+        Raises:
+            ConflictError: the name means another place than this value.
+        """
         from rh.versions.series import Series, new_series
 
         name = self._saved_name()
         registry = holding(name)
-        if registry.find(name.key) is None:
+        saved = registry.find(name.key)
+        if saved is None:
             self.save()
+        elif self.version is None and self.location is not None:
+            self._check_place(saved.document)
         key = series_key(name)
         record = registry.find(key)
         if record is None:
@@ -206,6 +227,18 @@ class Versioned(Shared, Located):
             except ExistsError:
                 record = registry.get(key)
         return Series(registry, str(record.document["series"]), str(name))
+
+    def _check_place(self, document: Mapping[str, Any]) -> None:
+        """Refuse to make versions under a name, of data that the name does not mean."""
+        at = document.get("location")
+        if not isinstance(at, Mapping) or self.location == Location(str(at["system"]), str(at["path"])):
+            return
+        there = places.url_of(Location(str(at["system"]), str(at["path"])))
+        raise ConflictError(
+            f"{self.name} is at {there}, and this is {self.url}",
+            where=self.url,
+            hint=f".save() first makes {self.name} mean this place; .save('another-name') keeps both",
+        )
 
     def check_live(self) -> None:
         """Raise `ImmutableVersionError` for a handle on a version."""
@@ -262,12 +295,23 @@ class Versioned(Shared, Located):
         return self.series_of().get(self.version or "latest")
 
     def check_version(self) -> Verification:
-        """Read every byte of this version again, from its store, and compare it with its digest."""
+        """Read every byte of this version again, from its store, and compare it with its digest.
+
+        Raises:
+            IntegrityError: the store has lost or damaged the version's directories, so that its files are not known.
+        """
         from rh.versions.store import Store
         from rh.versions.verify import verify_version
 
         version = self.committed_version()
-        return verify_version(Store.at(version.store), version.digest, f"{self.name}:{version.label}")
+        url = f"{self.name}:{version.label}"
+        try:
+            return verify_version(Store.at(version.store), version.digest, url)
+        except (IntegrityError, NotFoundError) as error:
+            raise IntegrityError(
+                f"what {url} is made of cannot be read: {error.message}", where=error.where,
+                hint=f"rh version repair {url}",
+            ) from error  # fmt: skip
 
     def repair(self, which: str = "latest", source: str | os.PathLike[str] | None = None) -> Verification:
         """Write again what the store has lost or damaged of a version, and say what is sound then.
@@ -281,6 +325,7 @@ class Versioned(Shared, Located):
 
         Raises:
             IntegrityError: the version's directories are lost, and the live data is not what it holds.
+            NotFoundError: there is nothing at `source`.
         """
         from rh.resources.repairing import repair
 

@@ -331,12 +331,14 @@ def _looked_up(folder: Folder, where: Filter) -> dict[str, Mapping[str, Any]]:
         properties.check_fields(where, (), lambda _used: False, str(folder.name))
     else:
         registry, prefix = series.registry, properties.files_prefix(series.series)
+        types = registry.find(properties.types_key(series.series))
         properties.check_fields(
             where,
-            properties.names_in(registry.find(properties.types_key(series.series))),
+            properties.names_in(types),
             lambda used: next(iter(registry.search(used, prefix)), None) is not None,
             str(folder.name),
         )
+        properties.check_kinds(where, [types], str(folder.name))
         for record in registry.search(where, prefix):
             records[properties.path_of(record.key)] = record.document
     if not where.holds({}):

@@ -133,6 +133,7 @@ def _format_of(snapshot: Snapshot, options: Mapping[str, Any]) -> ds.FileFormat:
         raise InvalidError(
             f"options= is for CSV and JSON lines, and these files are {snapshot.format}", hint="column_types alone"
         )
+    given_types(snapshot)  # raises where pyarrow would say less
     if snapshot.format == "parquet":
         scan = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
         return ds.ParquetFileFormat(default_fragment_scan_options=scan)
@@ -157,6 +158,9 @@ def _format_of(snapshot: Snapshot, options: Mapping[str, Any]) -> ds.FileFormat:
     return ds.JsonFileFormat(parse_options=parse, read_options=read)
 
 
+_CHARACTERS = ("delimiter", "quote_char", "escape_char", "decimal_point")
+
+
 def _check_options(options: Mapping[str, Any], *kinds: type, more: Collection[str] = ()) -> None:
     """Raise `InvalidError` for an option that none of pyarrow's classes of options has."""
     names = {name for kind in kinds for name in dir(kind) if name.islower() and name[0] != "_"}
@@ -166,6 +170,8 @@ def _check_options(options: Mapping[str, Any], *kinds: type, more: Collection[st
             raise InvalidError(
                 f"there is no option {name!r}{did_you_mean(name, tuple(known))}", hint=f"options: {', '.join(known)}"
             )
+        if name in _CHARACTERS and isinstance(options[name], str) and len(options[name]) != 1:
+            raise InvalidError(f"{name} is one character, not {options[name]!r}", hint="'\\t' is a tab")
 
 
 def _only(options: Mapping[str, Any], kind: type) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def look(
             f"there are parts of a table, such as {ours!r}, and no index {INDEX} that says which of them are whole:"
             " a first write is under way or was cut off, or they were copied without it",
             where=system.url(),
-            hint='format="parquet" (rh table … --format parquet) takes the files as they are; the copies that Table.to'
+            hint='format="parquet" takes the files as they are; the copies that Table.to'
             " and rh table write make are whole",
         )
     if not entries and not system.keeps_directories:

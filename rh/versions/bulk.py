@@ -9,10 +9,11 @@ from rh.errors import IntegrityError, NotFoundError, RhError
 from rh.systems.abilities import Bulk
 from rh.types import Entry
 from rh.versions.cache import Stretches
+from rh.versions.layout import REPAIR, pack_key
 from rh.versions.moving import each
 from rh.versions.nodes import Child
 from rh.versions.reading import check, kept_whole, place_of_file, whole
-from rh.versions.store import Store, object_key, pack_key
+from rh.versions.store import Store, object_key
 
 __all__ = ["read_children"]
 
@@ -79,7 +80,9 @@ def _read_run(store: Store, run: _Run) -> list[tuple[Child, bytes | Exception]]:
         with store.system.read(pack_key(run.pack), (run.start, run.stop)) as body:
             data = memoryview(body.read())
     except NotFoundError as error:
-        lost = NotFoundError("the store has lost part of a version", where=store.system.url(pack_key(run.pack)))
+        lost = NotFoundError(
+            "the store has lost part of a version", where=store.system.url(pack_key(run.pack)), hint=REPAIR
+        )
         lost.__cause__ = error
         return [(child, lost) for child in run.children]
     except RhError as error:
@@ -114,7 +117,12 @@ def _others(store: Store, children: Sequence[Child]) -> Iterator[tuple[Child, by
         for entry, data in bulk.read_many([Entry(key, child.size) for key, child in by_key.items()]):
             child = by_key[entry.key]
             if isinstance(data, NotFoundError):
-                yield child, NotFoundError("the store has lost part of a version", where=place_of_file(store, child))
+                yield (
+                    child,
+                    NotFoundError(
+                        "the store has lost part of a version", where=place_of_file(store, child), hint=REPAIR
+                    ),
+                )
             elif isinstance(data, Exception):
                 yield child, data
             else:

@@ -29,6 +29,7 @@ from rh.versions.store import Store
 
 __all__ = ["Addition", "Drafts", "OpenDraft", "check_name", "clashes"]
 
+_VERSION = re.compile(r"v[0-9]+")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -73,6 +74,10 @@ class OpenDraft(NamedTuple):
 
 def check_name(name: str) -> None:
     """Refuse what no draft can be called."""
+    if isinstance(name, str) and (name == "latest" or _VERSION.fullmatch(name)):
+        raise InvalidError(
+            f"{name!r} is a version, and no draft can be called so", hint=f"a draft that begins with it: base={name!r}"
+        )
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise InvalidError(
             f"not a name of a draft: {name!r}",

@@ -14,6 +14,7 @@ from rh.types import Location
 __all__ = [
     "FORMAT",
     "NAME",
+    "REPAIR",
     "chunks_key",
     "hex_of",
     "node_key",
@@ -27,6 +28,8 @@ __all__ = [
 
 FORMAT = 1
 NAME = ".rh-store"
+REPAIR = "rh version repair NAME writes it again, from the live files or another copy (--from PLACE)"
+"""The fix of what the store has lost or damaged."""
 
 
 def object_key(digest: str) -> str:

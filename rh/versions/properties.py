@@ -31,6 +31,7 @@ __all__ = [
     "Said",
     "Types",
     "check_fields",
+    "check_kinds",
     "check_tags",
     "condition",
     "file_key",
@@ -39,6 +40,7 @@ __all__ = [
     "note_types",
     "of_file",
     "path_of",
+    "plain",
     "types_key",
     "types_of_names",
     "write",
@@ -97,6 +99,25 @@ def check_tags(tags: object, what: str = "tags=") -> tuple[str, ...]:
     return tuple(dict.fromkeys(sorted(tags) if isinstance(tags, set | frozenset) else tags))
 
 
+def plain(value: Any) -> Any:
+    """A value with the scalars of NumPy and its like, wherever they are in it, as those of Python.
+
+    Raises:
+        InvalidError: there is an array in it.
+    """
+    if isinstance(value, Mapping):
+        return {key: plain(inner) for key, inner in value.items()}
+    if type(value) is list:
+        return [plain(inner) for inner in value]
+    if type(value) in (str, int, float, bool) or not callable(getattr(value, "item", None)):
+        return value
+    if getattr(value, "ndim", 0):
+        raise InvalidError(
+            f"a record holds no {type(value).__name__}", hint=".tolist() makes plain JSON of a small one"
+        )
+    return value.item()
+
+
 class Said(NamedTuple):
     """A change of tags and metadata: a value `None` takes the property away, and so does `remove`.
 
@@ -130,7 +151,7 @@ class Said(NamedTuple):
             raise InvalidError("no property can be called 'tags'", where=where, hint="tags=[…] gives it tags")
         if isinstance(remove, str):
             raise InvalidError("remove= takes a list", where=where, hint=f"remove=[{remove!r}]")
-        metadata = {} if metadata is None else metadata
+        metadata = {} if metadata is None else plain(metadata)
         check_document(metadata, where=where)
         try:
             names = tuple(str(name) for name in remove)  # type: ignore[attr-defined]
@@ -424,6 +445,34 @@ def check_fields(where: Filter, known: Iterable[str], is_used: Callable[[Exists]
                 f"nothing has a property {name!r}" + did_you_mean(name, names[:_KNOWN]),
                 where=place,
                 hint=f"there are: {shown or 'none yet'}, and tags",
+            )
+
+
+def check_kinds(where: Filter, records: Iterable[Record | None], place: str) -> None:
+    """Refuse a condition that fits nothing, because the property never has values of that type.
+
+    Args:
+        where: the condition.
+        records: those that fix the types of properties.
+        place: for the error.
+
+    Raises:
+        InvalidError: with both types.
+    """
+    kinds: dict[str, set[str]] = {}
+    for record in records:
+        for name, kind in ({} if record is None else _by_name(record.document)).items():
+            kinds.setdefault(name, set()).add(kind)
+    for leaf in filters.leaves_of(where):
+        if not isinstance(leaf, Compare) or leaf.op == "!=" or leaf.field not in kinds:
+            continue
+        wanted = ["text" if leaf.op in ("contains", "starts") else _type_of(value) for value in leaf.values]
+        if wanted and kinds[leaf.field].isdisjoint(wanted):
+            have = " or ".join(_NAMES.get(kind, kind) for kind in sorted(kinds[leaf.field]))
+            raise InvalidError(
+                f"the property {leaf.field!r} is {have}, and {str(leaf)!r} holds it against {_NAMES[wanted[0]]}",
+                where=place,
+                hint=f"hold it against {have}",
             )
 
 

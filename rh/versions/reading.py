@@ -22,7 +22,7 @@ from rh.systems.base import Body, Bytes
 from rh.systems.memory import MemoryBody
 from rh.types import ANY, Entry, Location, Match, Span
 from rh.versions import cache
-from rh.versions.layout import chunks_key, object_key, pack_key
+from rh.versions.layout import REPAIR, chunks_key, object_key, pack_key
 from rh.versions.moving import twice
 from rh.versions.nodes import Child, Where, link_target, pieces_of
 
@@ -104,6 +104,7 @@ def check(data: Bytes, child: Child, store: Store) -> None:
             where=place_of_file(store, child),
             expected=child.digest,
             got=got,
+            hint=REPAIR,
         )
 
 
@@ -151,7 +152,8 @@ def raw(store: Store, child: Child, start: int, stop: int) -> Body:
         )
     except NotFoundError as error:
         told = "a file that a version refers to is gone" if where[0] == "r" else "the store has lost part of a version"
-        raise NotFoundError(told, where=place_of_file(store, child)) from error
+        fix = None if where[0] == "r" else REPAIR
+        raise NotFoundError(told, where=place_of_file(store, child), hint=fix) from error
     except ConflictError as error:
         raise ConflictError(
             "a file that a version refers to has changed since", where=place_of_file(store, child)
@@ -209,6 +211,7 @@ def _chunk(store: Store, child: Child, digest: str, span: Span) -> bytes:
             where=place_of_file(store, child),
             expected=digest,
             got=got,
+            hint=REPAIR,
         )
     return data
 
@@ -263,6 +266,7 @@ def _streamed(store: Store, child: Child) -> Iterator[Bytes]:
                 where=place_of_file(store, child),
                 expected=child.digest,
                 got=found.text,
+                hint=REPAIR,
             )
         keep_chunks(found)
         if sink is not None:

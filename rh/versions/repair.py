@@ -20,7 +20,7 @@ from rh.versions.nodes import Child, pieces_of
 from rh.versions.packs import LARGE
 from rh.versions.reading import raw
 from rh.versions.store import Store, Tree
-from rh.versions.verify import files_of
+from rh.versions.verify import Uncached, files_of
 
 __all__ = ["mend_contents", "mend_tree"]
 
@@ -60,7 +60,8 @@ def mend_tree(store: Store, digest: str, commit: Callable[[Store], Tree]) -> Non
         IntegrityError: they cannot be read, and the data is not that of the version. Nothing was changed.
     """
     try:
-        for _ in files_of(store, store.root(_marker(store, digest))):
+        asked = Uncached(store)
+        for _ in files_of(asked, asked.root(asked.tree(digest))):
             pass
         return
     except (IntegrityError, NotFoundError) as error:
@@ -78,12 +79,6 @@ def mend_tree(store: Store, digest: str, commit: Callable[[Store], Tree]) -> Non
         ) from broken
 
 
-def _marker(store: Store, digest: str) -> Tree:
-    """The marker that the store itself has."""
-    with store.system.read(tree_key(digest)) as body:
-        return Tree.decode(body.read(), digest, store.system.url(tree_key(digest)))
-
-
 def mend_contents(store: Store, digest: str, bad: Iterable[str], there: Iterable[tuple[System, Entry]]) -> set[str]:
     """Write contents again. The caller holds a lease. Returns the paths whose bytes were found.
 
@@ -97,6 +92,7 @@ def mend_contents(store: Store, digest: str, bad: Iterable[str], there: Iterable
     paths: dict[str, list[str]] = defaultdict(list)
     names = set(bad)
     held = 0
+    store = Uncached(store)
     for key, child in files_of(store, store.root(store.tree(digest))):
         if key in names and child.where[0] in ("o", "p", "c"):
             wanted[child.digest] = child

@@ -27,7 +27,7 @@ from rh.registry.lineage import recording
 from rh.registry.lineage.graph import Graph
 from rh.registry.lineage.recording import Pin, RunRef
 from rh.types import ABSENT, Location, Match
-from rh.versions.properties import Said, check_tags, note_types, types_key
+from rh.versions.properties import Said, check_tags, note_types, plain, types_key
 
 __all__ = ["LATEST", "AliasMove", "Series", "Version", "check_alias", "new_series"]
 
@@ -268,7 +268,8 @@ class Series:
         """
         for alias in aliases:
             check_alias(alias)
-        check_document(dict(metadata or {}), where=f"metadata of {self.name}")
+        metadata = plain(metadata or {})
+        check_document(metadata, where=f"metadata of {self.name}")
         tags = check_tags(tags)
         for _ in range(_TRIES):
             head = self.registry.find(self._head_key)
@@ -296,7 +297,7 @@ class Series:
                 "parent": latest,
                 "message": message,
                 "tags": list(tags),
-                "metadata": dict(metadata or {}),
+                "metadata": metadata,
                 "files": files,
                 "size": size,
                 "expires": expires,

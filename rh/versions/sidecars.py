@@ -12,15 +12,16 @@ alias of the version, and `valohai.dataset-versions` puts the file into versions
 and where the data set is this folder the version's name and `targeting_aliases` become aliases of the version.
 
 Sidecars stay files of the version. They are read when a version is made, those that are not what they were in the one
-before: what such a one says no longer is taken away. Whatever is wrong with one is told with its line, and no version
-is made.
+before: what such a one says no longer is taken away. Where several tell of one property, the one beside the file has
+the last word, then the one whose path comes last; one that is taken away leaves the word to the others. Whatever is
+wrong with one is told with its line, and no version is made.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -57,11 +58,11 @@ _REBUILDING = ("from", "start_fresh", "exclude")
 
 
 class _Sidecar(NamedTuple):
-    """One that is new or changed: its path, what errors call it, what it is, and what it was in the version before."""
+    """One of them: its path, what errors call it, what it is now, and what it was in the version before."""
 
     path: str
     where: str
-    child: Child
+    child: Child | None
     was: Child | None
 
     @property
@@ -105,45 +106,64 @@ def taken(series: Series, store: Store, tree: Tree, base: str | None) -> Sequenc
     found = list(_found(store, tree, past, series.name))
     if not found:
         return ()
-    now = _read(store, ((one.path, one.child) for one in found))
-    before = _read(store, ((one.path, one.was) for one in found if one.was is not None))
+    level = _Directories(store, tree)
+    there = [one for one in found if one.child is not None]
+    beside = {one.of: one.where for one in there if one.of is not None}
+    _check_files(store, tree, level, beside, "it has to lie beside its file; one that is no sidecar needs another name")
+    now = _read(store, ((one.path, one.child) for one in there))
+    before = _read(store, ((one.path, one.was) for one in found))
     folder = series.name.rpartition("/")[2]
-    told, last = _Told(), _Told()
-    # The sidecar beside a file knows best: it comes after those with lines.
-    for one in sorted(found, key=lambda one: (one.of is not None, one.path)):
-        _tell(told, one, now[one.path], folder)
-        if one.path in before:
-            try:
-                _tell(last, one, before[one.path], folder)
-            except InvalidError:
-                continue  # what it was did not come from here
-    _check_files(store, tree, told)
-    gone = {path: said for path, said in last.files.items() if _without(said, told.files.get(path))}
-    said = {path: _joined(gone.get(path), told.files.get(path)) for path in {**gone, **told.files}}
-    properties.write(series.registry, series.series, said, lambda path: told.where.get(path, path))
+    told = _told(there, now, folder)
+    _check_files(store, tree, level, told.where, "paths are relative to the directory of the sidecar")
+    last = _told(there, before, folder, lenient=True)
+    gone = _told([one for one in found if one.child is None], before, folder, lenient=True)
+    about = {**gone.files, **last.files, **told.files}
+    others = list(_unchanged(level, about, {one.path for one in found}, series.name))
+    now |= _read(store, ((one.path, one.child) for one in others))
+    whole = _told(there + others, now, folder, lenient=True) if others else told
+    said = {path: _change(path, told=told, last=last, gone=gone, whole=whole) for path in about}
+    properties.write(series.registry, series.series, said, lambda path: whole.where.get(path, path))
     return tuple(told.aliases)
 
 
-def _without(was: Said, now: Said | None) -> bool:
-    """Whether something that was said is not said any more."""
-    now = properties.NOTHING if now is None else now
-    return not (set(was.tags) <= set(now.tags) and was.metadata.keys() <= now.metadata.keys())
+def _told(some: Iterable[_Sidecar], data: Mapping[str, bytes], folder: str, *, lenient: bool = False) -> _Told:
+    """What sidecars say, each by what it has in `data`; a `lenient` reading leaves out those that cannot be read."""
+    told = _Told()
+    # The sidecar beside a file knows best: it comes after those with lines.
+    for one in sorted(some, key=lambda one: (one.of is not None, one.path)):
+        if one.path in data:
+            try:
+                _tell(told, one, data[one.path], folder)
+            except InvalidError:
+                if not lenient:  # else what it was did not come from here
+                    raise
+    return told
 
 
-def _joined(was: Said | None, now: Said | None) -> Said:
-    now = properties.NOTHING if now is None else now
-    if was is None:
-        return now
-    untag = tuple(tag for tag in was.tags if tag not in now.tags)
-    metadata = {**dict.fromkeys(was.metadata), **now.metadata}  # `None` takes away what is there
-    return now._replace(metadata=metadata, untag=untag, strict=False)
+def _change(path: str, *, told: _Told, last: _Told, gone: _Told, whole: _Told) -> Said:
+    """What becomes of a file's record.
+
+    Args:
+        path: of the file.
+        told: what the new and changed sidecars say.
+        last: what they said before.
+        gone: what those said that were taken away. It stays, unless another sidecar tells of the same.
+        whole: what all sidecars say that there are.
+    """
+    new, old, lost, all_ = (one.files.get(path, properties.NOTHING) for one in (told, last, gone, whole))
+    metadata: dict[str, Any] = dict.fromkeys(old.metadata)  # `None` takes away what is there
+    for name in (*lost.metadata, *old.metadata, *new.metadata):
+        if name in all_.metadata:
+            metadata[name] = all_.metadata[name]
+    untag = tuple(tag for tag in old.tags if tag not in all_.tags)
+    return Said(new.tags, metadata, untag, strict=False)
 
 
 # Which there are.
 
 
 def _found(store: Store, tree: Tree, past: Tree | None, name_of: str) -> Iterator[_Sidecar]:
-    """The sidecars that are not what they were. Directories that are equal are not opened."""
+    """The sidecars that are not what they were, or not there any more. Directories that are equal are not opened."""
     waiting = [("", store.root(tree), Past.of(store, past))]
     while waiting:
         top, node, before = waiting.pop()
@@ -158,18 +178,55 @@ def _found(store: Store, tree: Tree, past: Tree | None, name_of: str) -> Iterato
                 if was is None or was.digest != child.digest:
                     path = top + key_text(name)
                     yield _Sidecar(path, f"{name_of}/{path}", child, was)
+        for was in () if before.child is None else store.below(before.child).children:
+            if was.kind == "file" and was.name.endswith(_ENDS) and _is_sidecar(was.name, node):
+                now = node.find(was.name)
+                if now is None or now.kind != "file":
+                    path = top + key_text(was.name)
+                    yield _Sidecar(path, f"{name_of}/{path}", None, was)
 
 
 def _is_sidecar(name: bytes, node: Node) -> bool:
-    """Whether a file is one: a file of that name with nothing beside it is like any other."""
+    """Whether a file of that name is one: beside a directory it is like any other."""
     if name.endswith(_SUFFIX):
-        beside = node.find(name[: -len(_SUFFIX)])
-        return beside is not None and beside.kind != "dir"
+        return name != _SUFFIX and node.find(name[: -len(_SUFFIX)], directory=True) is None
     return name in _LINES
 
 
-def _read(store: Store, files: Iterator[tuple[str, Child]]) -> dict[str, bytes]:
-    group = [(entry_of(child, path), child) for path, child in files]
+class _Directories:
+    """The directories of a tree, each opened once."""
+
+    def __init__(self, store: Store, tree: Tree) -> None:
+        self._nodes: dict[str, Past] = {"": Past.of(store, tree)}
+
+    def find(self, path: str) -> Child | None:
+        """What is at a path."""
+        above, _, name = path.rpartition("/")
+        return self._at(above).find(key_bytes(name))
+
+    def _at(self, path: str) -> Past:
+        if path not in self._nodes:
+            above, _, name = path.rpartition("/")
+            self._nodes[path] = self._at(above).below(key_bytes(name))
+        return self._nodes[path]
+
+
+def _unchanged(level: _Directories, paths: Iterable[str], known: set[str], name_of: str) -> Iterator[_Sidecar]:
+    """The sidecars that may tell of files as well, other than those known."""
+    asked = set(known)
+    for path in paths:
+        steps = path.split("/")
+        tops = ("".join(f"{step}/" for step in steps[:depth]) for depth in range(len(steps)))
+        for side in (f"{path}{SUFFIX}", *(top + name for top in tops for name in LINES)):
+            if side not in asked:
+                asked.add(side)
+                child = level.find(side)
+                if child is not None and child.kind == "file":
+                    yield _Sidecar(side, f"{name_of}/{side}", child, child)
+
+
+def _read(store: Store, files: Iterable[tuple[str, Child | None]]) -> dict[str, bytes]:
+    group = [(entry_of(child, path), child) for path, child in files if child is not None]
     for entry, _ in group:
         if entry.size > _LIMIT:
             raise InvalidError(f"a sidecar has up to {_LIMIT:,} bytes", where=entry.key)
@@ -182,24 +239,14 @@ def _read(store: Store, files: Iterator[tuple[str, Child]]) -> dict[str, bytes]:
     return found
 
 
-def _check_files(store: Store, tree: Tree, told: _Told) -> None:
-    """Refuse what is said of files that the tree has not."""
-    nodes: dict[str, Past] = {"": Past.of(store, tree)}
-
-    def directory(path: str) -> Past:
-        if path not in nodes:
-            above, _, name = path.rpartition("/")
-            nodes[path] = directory(above).below(key_bytes(name))
-        return nodes[path]
-
-    for path, where in told.where.items():
-        above, _, name = path.rpartition("/")
-        if directory(above).find(key_bytes(name)) is None:
-            known = _names(store, tree)
+def _check_files(store: Store, tree: Tree, level: _Directories, told: Mapping[str, str], hint: str) -> None:
+    """Refuse what is said of files that the tree has not: `told` has the place where by the path."""
+    for path, where in told.items():
+        if level.find(path) is None:
             raise NotFoundError(
-                f"{path!r} is told of, and is not there" + did_you_mean(path, known),
+                f"{path!r} is told of, and is not there" + did_you_mean(path, _names(store, tree)),
                 where=where,
-                hint="paths are relative to the directory of the sidecar",
+                hint=hint,
             )
 
 

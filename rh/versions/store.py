@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
@@ -155,6 +156,12 @@ class Store:
     def packs_files(self) -> bool:
         """Whether small files are put together: on object stores, where each request costs."""
         return self.system.kind not in ("file", "ssh")
+
+    @property
+    def is_of_machine(self) -> bool:
+        """Whether it is the one below `RH_HOME`, which no other machine sees."""
+        location = self.system.location
+        return location.system == "file" and location.path == os.path.abspath(config.home() / "store")
 
     @property
     def group_size(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterator
 
 from rh import digest as digests
@@ -10,12 +10,49 @@ from rh.content.tree import key_text
 from rh.digest import Hasher
 from rh.errors import ConflictError, IntegrityError, NotFoundError, RhError
 from rh.transfer import Verification
-from rh.versions.layout import pack_key
-from rh.versions.nodes import Child, Node, pieces_of
+from rh.versions.layout import hex_of, node_key, pack_key, tree_key
+from rh.versions.moving import twice
+from rh.versions.nodes import Child, Node, Where, pieces_of
 from rh.versions.reading import raw
-from rh.versions.store import Store
+from rh.versions.store import NODE_PACK, Store, Tree
 
-__all__ = ["files_of", "verify_version"]
+__all__ = ["Uncached", "files_of", "verify_version"]
+
+_PACKS = 4
+
+
+class Uncached(Store):
+    """A store of which nothing is believed that this machine keeps: markers and directories are read from it again.
+
+    Args:
+        store: which.
+    """
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store.system)
+        self._packs: OrderedDict[str, bytes] = OrderedDict()
+        """Packs of directories that were read just now: neighbours are asked for one after the other."""
+
+    def tree(self, digest: str) -> Tree:
+        return twice(lambda: self._fetch_tree(digest, tree_key(digest), self._mark[:16] + hex_of(digest)))
+
+    def _cached_node(self, digest: str, where: Where, place: str) -> Node | None:  # noqa: ARG002 - the same call
+        return None
+
+    def _fetch_node(self, where: Where, place: str) -> bytes:
+        _, name, offset, length, *_ = where
+        if offset + length > NODE_PACK:
+            return super()._fetch_node(where, place)
+        pack = self._packs.get(name)
+        if pack is None or len(pack) < offset + length:
+            try:
+                with self.system.read(node_key(name), (0, NODE_PACK)) as body:
+                    pack = self._packs[name] = body.read()
+            except NotFoundError as error:
+                raise NotFoundError("the store has lost part of a version", where=place) from error
+            while len(self._packs) > _PACKS:
+                self._packs.popitem(last=False)
+        return pack[offset : offset + length]
 
 
 def verify_version(store: Store, digest: str, url: str) -> Verification:
@@ -23,7 +60,11 @@ def verify_version(store: Store, digest: str, url: str) -> Verification:
 
     Files that the version refers to (`adopt`, `add_reference`) and that are other ones now are `modified`, those that
     are gone are `missing`, as are objects that the store has lost.
+
+    Raises:
+        NotFoundError, IntegrityError: the store has lost the version's marker or directories, or they are damaged.
     """
+    store = Uncached(store)
     tree = store.tree(digest)
     corrupt: list[str] = []
     modified: list[str] = []

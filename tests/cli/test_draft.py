@@ -72,3 +72,27 @@ def test_what_is_refused(rh, mine, tmp_path):
     assert rh("draft", "nobody", "ls", "--json", expect=3).error["kind"] == "not_found"
     assert rh("draft", "mine:v1", "ls", "--json", expect=2).error["kind"] == "invalid"
     assert rh("draft", "-d", "a/b", "mine", "add", "src", "--json", expect=2).error["kind"] == "invalid"
+
+
+def test_options_after_the_name(rh, mine, tmp_path):
+    """As with every other command; `--json` alone lists."""
+    (tmp_path / "n.txt").write_bytes(b"new\n")
+    rh("draft", "mine", "-d", "two", "add", "n.txt", "sub/")
+    rh("draft", "mine", "--draft=one", "--base", "none", "add", "n.txt", "one.txt")
+    assert [one["path"] for one in rh("draft", "mine", "-d", "two", "--json").lines] == ["sub/n.txt"]
+    assert rh("draft", "mine", "--json", "-d", "two", "rm", "a.txt").json["changes"] == 2
+    assert rh("draft", "-d", "one", "mine", "--json").json["path"] == "one.txt"
+    assert rh("draft", "mine", "-d", "two", "commit", "-m", "both", "--json").json["message"] == "both"
+    assert rh("draft", "mine", "--nothing", "ls", "--json", expect=2).error["kind"] == "usage"
+
+
+def test_a_directory_to_come_to(rh, mine, tmp_path):
+    (tmp_path / "n.txt").write_bytes(b"new\n")
+    rh("upload", "mine", "n.txt", "sub/")
+    assert rh("cat", "rh://mine:v2/sub/n.txt").out == "new\n"
+
+
+def test_a_draft_is_not_called_like_a_version(rh, mine):
+    for name in ("v3", "latest"):
+        error = rh("draft", "-d", name, "mine", "add", "src", "--json", expect=2).error
+        assert f"{name!r} is a version" in error["message"]

@@ -8,6 +8,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 import rh as library
+from rh.cli.complete import complete_run, complete_run_name
 
 
 @pytest.fixture
@@ -48,7 +49,28 @@ def test_run_show(rh, work):
     assert told["inputs"][0]["asked"] == "production"
     assert told["code"]["digest"].startswith("sha256:")
     assert rh("run", "show", "20000101", "--json", expect=3).error["kind"] == "not_found"
-    assert rh("run", "show", "../x", "--json", expect=2).error["kind"] == "invalid"
+    assert rh("run", "show", "../x", "--json", expect=3).error["kind"] == "not_found"
+    assert rh("run", "show", done.id[:4], "--json", expect=2).error["kind"] == "invalid"
+
+
+def test_a_run_by_its_name(rh, work):
+    """The newest one of it."""
+    done, _ = work
+    assert rh("run", "show", "train", "--json").json["id"] == done.id
+    with library.run("train"):
+        pass
+    newest = rh("run", "show", "train", "--json").json["id"]
+    assert newest != done.id
+    assert rh("run", "changed", "train").out == ""
+    assert complete_run("tr") == ["train"]
+    assert complete_run(done.id) == [done.id]
+    assert complete_run_name("te") == ["test"]
+    assert rh("run", "rm", "train").out == f"run train {newest} is forgotten\n"
+    assert rh("run", "show", "train", "--json").json["id"] == done.id
+    for words in (("run", "show", "trian"), ("run", "ls", "trian")):
+        error = rh(*words, "--json", expect=3).error
+        assert "did you mean train" in error["message"]
+        assert error["hint"] == "rh run ls lists those there are"
 
 
 def test_run_changed_and_rm(rh, work, tree):
@@ -87,11 +109,18 @@ def test_lineage(rh, work, tmp_path):
     assert event["eventType"] == "COMPLETE"
     rh("lineage", "model", "-f", "svg", "-o", tmp_path / "graph.svg")
     assert ET.parse(tmp_path / "graph.svg").getroot().tag.endswith("svg")
+    error = rh("lineage", "model", "-o", tmp_path / "graph.svg", "--json", expect=4).error
+    assert (error["kind"], error["hint"]) == ("exists", "--overwrite")
+    rh("lineage", "model", "-o", tmp_path / "graph.svg", "--overwrite")
+    assert (tmp_path / "graph.svg").read_text() == text.rstrip("\n")
+    assert rh("lineage", "model", "-o", tmp_path / "no" / "graph", "--json", expect=2).error["kind"] == "invalid"
     json.dumps(told)
 
 
 def test_lineage_of_what_is_not_there(rh, work):
-    assert "did you mean ~/model" in rh("lineage", "modle", "--json", expect=3).error["message"]
+    error = rh("lineage", "modle", "--json", expect=3).error
+    assert "did you mean ~/model" in error["message"]
+    assert error["hint"] == "rh resources lists the names there are"
     assert rh("lineage", "model:v7", "--json", expect=3).error["kind"] == "not_found"
     assert "did you mean svg" in rh("lineage", "model", "-f", "svgg", expect=2).err
     assert rh("lineage", "model", "mine", "--up", "1", "--json", expect=2).error["kind"] == "invalid"

@@ -52,6 +52,30 @@ def test_import(rh, mine, tmp_path):
     assert rh("meta", "get", "mine", "a.txt", "--json").json["tags"] == []
 
 
+def test_import_of_what_is_wrong(rh, mine, tmp_path):
+    """An empty cell says nothing; errors name the file and the row, counted from 1."""
+    rh("meta", "set", "mine", "a.txt", "label=cat", "score=0.5")
+    csv = tmp_path / "labels.csv"
+    csv.write_text("file,label,score,note\na.txt,,0.7,\nz.bin,dog,,\n")
+    assert rh("meta", "import", "mine", "labels.csv").out == "~/mine: 2 files\n"
+    assert rh("meta", "get", "mine", "a.txt", "--json").json["metadata"] == {"label": "cat", "score": 0.7}
+    assert rh("meta", "get", "mine", "z.bin", "--json").json["metadata"] == {"label": "dog"}
+    (tmp_path / "empty.jsonl").write_text('{"file": "a.txt", "label": ""}\n')
+    rh("meta", "import", "mine", "empty.jsonl")
+    assert rh("meta", "get", "mine", "a.txt", "--json").json["metadata"]["label"] == ""
+    error = rh("meta", "import", "mine", "lables.csv", "--json", expect=3).error
+    assert (error["message"], error["where"]) == ("nothing is there", f"file://{tmp_path}/lables.csv")
+    for text, row in (
+        ("file,label\na.txt,cat\nb.txt,dog\n", "row 2: b.txt"),
+        ("file,label\n,cat\n", "row 1"),
+        ("file,label\na.txt,cat\nz.bin,x\na.txt,cat\n", "row 3"),
+        ("file,score\na.txt,high\n", "row 1: a.txt"),
+    ):
+        csv.write_text(text)
+        where = rh("meta", "import", "mine", "labels.csv", "--json", expect=None).error["where"]
+        assert where == f"labels.csv, {row}"
+
+
 def test_find_what_is_saved(rh, mine):
     """Without a place: resources and versions."""
     rh("meta", "set", "mine:v1", "accuracy=0.93")
@@ -65,6 +89,9 @@ def test_find_what_is_saved(rh, mine):
     assert rh("find", "--created-after", "2000-01-01", "--limit", "1", "--json").json["version"] is None
     assert rh("find", "--tag", "good", "--as-of", "2000-01-01").out == ""
     assert "did you mean accuracy" in rh("find", "--where", "acuracy > 1", "--json", expect=2).error["message"]
+    assert "did you mean folder" in rh("find", "--kind", "foldr", "--json", expect=2).error["message"]
+    error = rh("find", "--where", "accuracy > 'x'", "--json", expect=2).error
+    assert "'accuracy' is a number" in error["message"]
     assert rh("find", "--larger", "1M", "--json", expect=2).error["hint"] == "rh find PLACE …"
 
 

@@ -53,7 +53,10 @@ def test_names_are_kept_apart_from_paths(rh, tree):
 
 def test_history(rh, tree):
     rh("save", "mine", "src")
-    rh("save", "mine", "src/sub")
+    refused = rh("save", "mine", "src/sub", "--json", expect=4).error
+    assert (refused["kind"], "--overwrite" in refused["hint"]) == ("exists", True)
+    assert "revision 1" in rh("save", "mine", "src").out
+    rh("save", "mine", "src/sub", "--overwrite")
     changes = rh("history", "mine", "--json").lines
     assert [change["revision"] for change in changes] == [1, 2]
     assert rh("history", "rh://mine").out.splitlines()[1].endswith("/src/sub")

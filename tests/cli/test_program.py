@@ -156,6 +156,8 @@ def test_ctrl_c_while_reading_input(tmp_path, json_):
         ("rh cp --on-existing s", "skip"),
         ("rh sync --names ", "refuse encode decode"),
         ("rh find . --type ", "f d l"),
+        ("rh table head x --format p", "parquet"),
+        ("rh table write a b --mode ", "error append overwrite"),
         ("rh playground ssh", "ssh-a ssh-b"),
         ("rh config get systems.s3.", "systems.s3.kind"),
     ],

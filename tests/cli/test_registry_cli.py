@@ -164,3 +164,94 @@ def test_a_port_that_is_taken(program, server, tmp_path):
     done = program("registry", "serve", "--port", str(server.port), expect=7)
     assert b"choose another --port" in done.stderr
     assert b"needs its key" in program("registry", "serve", "--tls-cert", "x", expect=2).stderr
+
+
+def test_a_login_says_what_wins_over_it(rh, server, monkeypatch, tmp_path):
+    token = server.token("bob")
+    assert "fix: rh login https://127.0.0.1:8443" in rh("login", "127.0.0.1:8443", expect=2).err
+    monkeypatch.setenv("RH_REGISTRY_TOKEN", token)
+    assert rh("login", server.url).err == ""
+    monkeypatch.setenv("RH_REGISTRY", f"file://{tmp_path}/shared")
+    monkeypatch.setenv("RH_USER", "cy")
+    told = rh("login", server.url)
+    assert "RH_REGISTRY is set to something else and wins" in told.err
+    assert "RH_USER is set to something else and wins" in told.err
+    monkeypatch.setenv("RH_REGISTRY_TOKEN", f"rh_{'0' * 12}_{'c' * 48}")
+    error = rh("login", server.url, "--json", expect=5).error
+    assert error["hint"].startswith("RH_REGISTRY_TOKEN is what was sent")
+    monkeypatch.setenv("RH_REGISTRY", server.url)
+    assert "RH_REGISTRY_TOKEN is what was sent" in rh("resources", "/bob", expect=5).err
+
+
+def test_tokens_and_users_say_what_was_done(rh, login):
+    login("ada")
+    made = rh("registry", "token", "new", "--name", "ci", "--json").json
+    assert made["user"] == "ada"
+    assert made["id"] == made["token"].split("_")[1]
+    assert rh("registry", "token", "revoke", made["id"]).out == f"the token {made['id']} is revoked\n"
+    rh("registry", "user", "add", "cy")
+    assert rh("registry", "user", "rm", "cy").out == "cy is let in no more; what they saved stays\n"
+
+
+def test_only_a_name_that_is_there_is_shared(rh, server, login, tmp_path):
+    (tmp_path / "x").write_text("x")
+    server.token("eve")
+    login("bob")
+    rh("save", "@/cats", "x")
+    for words in ((), ("eve",), ("--public",)):
+        assert "nothing is called /bob/catz; did you mean /bob/cats?" in rh("share", "@/catz", *words, expect=3).err
+    assert rh("share", "@/cats").out == "/bob/cats is shared with nobody\n"
+
+
+def test_a_part_of_a_registry_is_not_exported_as_the_whole(rh, login, tmp_path):
+    (tmp_path / "x").write_text("x")
+    login("ada")
+    rh("save", "@/x", "x")
+    login("bob")
+    rh("save", "@/x", "x")
+    told = rh("registry", "export", "part.jsonl", expect=5).err
+    assert "bob is no admin" in told
+    assert "--partial writes what you may read" in told
+    assert not (tmp_path / "part.jsonl").exists()
+    part = rh("registry", "export", "part.jsonl", "--partial", "--json").json["changes"]
+    login("ada")
+    assert rh("registry", "export", "all.jsonl", "--json").json["changes"] > part
+
+
+def test_moving_what_is_not_there(rh, tmp_path):
+    error = rh(
+        "registry", "migrate", f"sqlite://{tmp_path}/typo.db", f"sqlite://{tmp_path}/b.db", "--json", expect=3
+    ).error
+    assert error["kind"] == "not_found"
+    assert error["where"].endswith("/typo.db")
+
+
+def test_serving_says_that_nobody_gets_in(rh, program, server, login, tmp_path):
+    told = program(
+        "registry", "serve", "--registry", f"sqlite://{tmp_path}/typo.db", "--port", str(server.port), expect=7
+    ).stderr.decode()
+    assert "typo.db has no users yet" in told
+    assert "rh registry user add NAME --admin" in told
+    login("bob")
+    for options in ((), ("--registry", server.url)):
+        assert f"{server.url} is a server already" in rh("registry", "serve", *options, expect=2).err
+
+
+def test_names_that_are_cut_off(rh, tmp_path):
+    (tmp_path / "b").write_text("x")
+    assert "not a version or alias: ''" in rh("ls", "rh:///acme/k:", expect=2).err
+    assert "not a digest: 'sha256:12'" in rh("ls", "rh:///acme/k@sha256:12", expect=2).err
+    assert "@/name is yours" in rh("save", "@", "b", expect=2).err
+
+
+def test_a_directory_registry_has_a_directory_of_its_own(rh, tmp_path, monkeypatch):
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "a.png").write_bytes(b"x")
+    monkeypatch.setenv("RH_REGISTRY", f"file://{data}")
+    monkeypatch.setenv("RH_USER", "ada")
+    told = rh("save", "@/cats", "data", expect=2).err
+    assert "no registry is made among other things: there is 'a.png'" in told
+    assert [path.name for path in data.iterdir()] == ["a.png"]
+    monkeypatch.setenv("RH_REGISTRY", "file:///proc/registry")
+    assert "right to write below" in rh("save", "@/cats", "data", expect=5).err

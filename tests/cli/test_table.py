@@ -127,9 +127,15 @@ def test_a_copy_without_its_index(rh, rows):
         (("stream", "rows", "--rank", "2", "--world-size", "2"), 2, "rank"),
         (("head", "rows", "--option", "x"), 2, "KEY=VALUE"),
         (("head", "rows", "--format", "xml"), 2, "parquet"),
+        (("head", "x.csv", "--option", "delimiter=;;"), 2, "delimiter is one character, not ';;'"),
+        (("head", "x.csv", "--option", "column_types=v:string"), 2, '--option \'column_types={"column": "int64"}\''),
+        (("sql", "~/saved", "select 1"), 3, "rh://~/saved"),
+        (("write", "rows", "rows"), 4, "--mode append or --mode overwrite"),
         (("head", "postgresql://u@127.0.0.1/db"), 2, "rh table sql"),
     ],
 )
-def test_what_is_wrong_is_said(rh, rows, words, code, says):
+def test_what_is_wrong_is_said(rh, rows, tmp_path, words, code, says):
+    (tmp_path / "x.csv").write_text("v,w\n1,2\n")
+    rh("save", "saved", "rows")
     error = rh("table", *words, "--json", expect=code).error
     assert says in error["message"] + (error["hint"] or "") + str(error.get("where"))

@@ -23,6 +23,10 @@ def test_commit(rh, mine):
     """A commit is told, and one of nothing new makes no version."""
     again = rh("commit", "mine", "--json").json
     assert (again["name"], again["version"], again["message"], again["tags"]) == ("~/mine", "v2", "second", ["good"])
+    assert again["new"] is False
+    told = rh("commit", "mine", "-m", "lost")
+    assert told.out.startswith("nothing new, still ~/mine:v2 (latest, production)")
+    assert "the message is not kept" in told.err
     (mine / "c").write_bytes(b"c")
     assert rh("commit", "mine", "-m", "third", "--ttl", "30d").out.startswith("~/mine:v3 (latest) sha256:")
     shown = rh("version", "show", "mine", "--json").json

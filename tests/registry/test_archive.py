@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+import rh
 from rh.errors import ConflictError, ExistsError, IntegrityError, NotFoundError, UnsupportedError
 from rh.registry import open_registry
 from rh.registry.archive import export, import_, migrate
@@ -106,3 +107,50 @@ def test_what_is_of_one_machine_or_one_server_stays_there(registry, empty):
     ]
     migrate(registry, empty, everything=True)
     assert list(empty.list()) == list(registry.list())
+
+
+def test_what_both_sides_changed_is_refused_whole(tmp_path, monkeypatch):
+    """A record that went on here and a version that was made there are of one name."""
+    for side in ("one", "two"):
+        monkeypatch.setenv("RH_REGISTRY", f"sqlite://{tmp_path}/{side}.db")
+        if side == "one":
+            cats = rh.folder(name="/acme/n", path=tmp_path / "a").mkdir().save()
+            cats.put({"1.txt": b"tabby"})
+            cats.commit("first")
+            one = open_registry(f"sqlite://{tmp_path}/one.db")
+            two = open_registry(f"sqlite://{tmp_path}/two.db")
+            migrate(one, two)
+            rh.blob(b"x", name="/acme/b", path=tmp_path / "b").save()
+            rh.folder(name="/acme/n", path=tmp_path / "c").save(overwrite=True)
+        else:
+            cats = rh.folder("/acme/n")
+            cats.put({"2.txt": b"siamese"})
+            cats.commit("second")
+    before = list(two.changes())
+    for run in (lambda: migrate(one, two), lambda: migrate(two, one)):
+        with pytest.raises(ConflictError, match="both registries have changed /acme/n "):
+            run()
+    assert list(two.changes()) == before
+    export(one, tmp_path / "one.jsonl")
+    with pytest.raises(ConflictError, match="/acme/n "):
+        import_(two, tmp_path / "one.jsonl")
+    assert list(two.changes()) == before
+
+
+def test_one_side_may_be_ahead_of_each_name(registry, empty):
+    """What is new there under other names stays, and neither side loses anything."""
+    migrate(registry, empty)
+    registry.put("resources/acme/here", {})
+    empty.put("resources/acme/there", {})
+    assert migrate(registry, empty) == 1
+    assert migrate(empty, registry) == 1
+    assert migrate(registry, empty) == 0
+
+
+def test_a_source_that_is_not_there(empty, tmp_path):
+    with pytest.raises(NotFoundError, match="no registry"):
+        migrate(open_registry(f"sqlite://{tmp_path}/typo.db"), empty)
+    with pytest.raises(NotFoundError, match="no registry"):
+        migrate(open_registry(f"file://{tmp_path}/typo"), empty)
+    assert not (tmp_path / "typo").exists()
+    assert not (tmp_path / "typo.db").exists()

@@ -197,3 +197,13 @@ def test_what_python_would_misread():
     with pytest.raises(InvalidError):
         F.a == float("inf")  # noqa: B015 - it raises
     assert isinstance((F.a == 1) | (F.b == 2), Filter)
+
+
+def test_what_other_libraries_call_it():
+    with pytest.raises(InvalidError, match=r"no method 'isin'; did you mean is_in") as caught:
+        F.label.isin(["cat"])
+    assert "contains" in caught.value.hint
+    for wrong in (lambda: F.score == None, lambda: F.score != None, lambda: parse("score == None")):  # noqa: E711
+        with pytest.raises(InvalidError, match="held against None") as caught:
+            wrong()
+        assert "score.exists()" in caught.value.hint

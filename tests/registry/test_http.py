@@ -20,6 +20,7 @@ from rh import config, errors
 from rh.observe import counting
 from rh.registry import open_registry
 from rh.registry.base import Delete, Put, Rename
+from rh.registry.filters import F
 from rh.registry.http import HTTPRegistry, logins
 from rh.registry.http.wire import PROTOCOL
 from rh.registry.sql import postgres
@@ -170,6 +171,13 @@ def test_a_request_that_arrives_twice_has_the_effect_of_one(server):
     assert registry.replay([]) == 0
 
 
+@pytest.fixture
+def slow_start(monkeypatch):
+    """A server may take longer to restart here than reads are tried where nothing listens."""
+    monkeypatch.setattr("rh.registry.http._REFUSED_S", 25.0)
+
+
+@pytest.mark.usefixtures("slow_start")
 def test_the_server_restarts_in_the_middle(server, registry):
     """Promise 15: what was answered is there, and what was under way is there once."""
     done = threading.Event()
@@ -230,6 +238,49 @@ def test_an_unreachable_registry_says_what_still_works(server, registry):
         HTTPRegistry(server.url, timeout_s=0.5).get("a")
     assert caught.value.where == server.url
     assert "~/" in caught.value.hint
+
+
+def test_where_nothing_listens_reads_give_up_before_the_deadline(server, registry, monkeypatch):
+    """A commit is asked again until the deadline: what was worked on is not to be lost to a restart."""
+    from rh.registry import http
+    from rh.registry.http import RemoteAccounts
+
+    monkeypatch.setattr(http, "_REFUSED_S", 0.001)
+    server.kill()
+    registry = HTTPRegistry(server.url, timeout_s=300)
+    for read in (
+        lambda: registry.get("a"),
+        lambda: list(registry.list()),
+        lambda: list(registry.search(F.x == 1)),
+        lambda: list(registry.changes()),
+        registry.whoami,
+        RemoteAccounts(registry).users,
+    ):
+        with counting() as counts, pytest.raises(errors.UnavailableError, match="cannot be reached") as caught:
+            read()
+        assert counts.total("registry") == 1
+        assert "~/" in caught.value.hint
+    with counting() as counts, pytest.raises(errors.UnavailableError):
+        HTTPRegistry(server.url, timeout_s=1).put("a", {})
+    assert counts.total("registry") > 1
+
+
+@pytest.mark.usefixtures("slow_start")
+def test_a_read_waits_for_a_server_that_restarts(server, registry):
+    registry.put("a", {"n": 1})
+    server.kill()
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(registry.get, "a")
+        server.start()
+        assert answer.result().document == {"n": 1}
+
+
+def test_a_token_of_the_environment_that_is_refused_is_named(server, registry, monkeypatch):
+    monkeypatch.setenv("RH_REGISTRY_TOKEN", f"rh_{'0' * 12}_{'c' * 48}")
+    with pytest.raises(errors.UnauthenticatedError) as caught:
+        registry.get("a")
+    assert caught.value.hint.startswith("RH_REGISTRY_TOKEN is what was sent")
+    assert "c" * 48 not in str(caught.value)
 
 
 def test_a_peer_that_says_nothing():
@@ -466,7 +517,7 @@ def test_tls(certificate, monkeypatch, variable):
             assert registry.put("resources/ada/x", {"n": 1}).author == "ada"
 
 
-def test_a_certificate_that_cannot_be_used(tmp_path, server):
+def test_a_certificate_that_cannot_be_used(tmp_path):
     (tmp_path / "cert.pem").write_text("nonsense")
     done = subprocess.run(
         [Path(sys.executable).with_name("rh"), "registry", "serve", "--tls-cert", "cert.pem", "--tls-key", "cert.pem"],

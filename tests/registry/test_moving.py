@@ -113,7 +113,7 @@ def test_every_kind_through_a_file(source, target, monkeypatch, tmp_path):
         export(three, tmp_path / "three.jsonl")
         one.put("resources/team/cats", {"kind": "folder"})
         before = told(one)
-        with pytest.raises(errors.ConflictError, match="'resources/team/cats' has another change"):
+        with pytest.raises(errors.ConflictError, match="both registries have changed /team/cats"):
             import_(one, tmp_path / "three.jsonl")
         assert told(one) == before
 

@@ -352,3 +352,7 @@ def test_a_copy_with_a_property_of_another_type_is_refused(near, tmp_path):
     with near.draft() as draft, pytest.raises(errors.InvalidError, match="'label' is a number here"):
         draft.copy_from("dogs:v1", "1.png")
     assert [version.label for version in near.versions()] == ["v1"]
+
+
+def test_a_named_draft_says_what_it_is(here):
+    assert repr(here.save("cats").draft("spring")) == "<draft spring of ~/cats>"

@@ -2,6 +2,7 @@
 
 import threading
 
+import numpy
 import pytest
 
 import rh
@@ -28,6 +29,24 @@ def revisions(folder):
 
 
 # A resource.
+
+
+def test_scalars_of_numpy_are_numbers(cats):
+    plain = {"score": 0.5, "count": 3, "ok": True, "list": [1, {"x": 2.0}]}
+    said = {
+        "score": numpy.float64(0.5),
+        "count": numpy.int64(3),
+        "ok": numpy.bool_(True),
+        "list": [numpy.int8(1), {"x": numpy.float32(2)}],
+    }
+    assert rh.folder(path=cats.path, metadata=said).save("said").metadata == plain
+    assert rh.folder("said").metadata == plain
+    assert cats.annotate(**said).metadata == plain
+    cats.annotate("3.png", score=numpy.float64(0.5), count=numpy.int64(3))
+    assert cats.annotations("3.png")["metadata"] == {"score": 0.5, "count": 3}
+    assert cats.commit(metadata=said).metadata == plain
+    with pytest.raises(errors.InvalidError, match="holds no ndarray"):
+        cats.annotate(score=numpy.arange(3))
 
 
 def test_a_resource(cats):

@@ -100,6 +100,51 @@ def test_directories_are_mended_by_the_same_data(here, kind, lose, monkeypatch, 
     assert rh.folder("cats:v1").get("sub/big.bin") == BIG
 
 
+@pytest.mark.parametrize("kind", ["trees", "nodes"])
+def test_what_the_store_has_counts_not_the_cache(here, kind):
+    """The directories of a version are looked at where it is stored, although this machine keeps a copy of them."""
+    here.put(FILES)
+    cats = here.save("cats")
+    cats.commit()
+    system, keys = below(cats, kind)
+    for key in keys:
+        system.write(key, b"")
+    with pytest.raises(errors.IntegrityError, match="cannot be read") as failed:
+        rh.folder("cats:v1").verify()
+    assert failed.value.hint == "rh version repair ~/cats:v1"
+    if kind == "trees":
+        with pytest.raises(errors.IntegrityError, match="what ~/cats:v1 is made of") as failed:
+            rh.gc(older_than_s=0)
+        assert failed.value.hint == "rh version repair ~/cats:v1"
+    assert cats.repair()
+    assert rh.folder("cats:v1").verify()
+
+
+def test_a_place_that_is_not_there(here):
+    here.put(FILES)
+    cats = here.save("cats")
+    cats.commit()
+    nowhere = here.path + "-nowhere"
+    with pytest.raises(errors.NotFoundError, match="nothing at this place"):
+        cats.repair(source=nowhere)
+    with pytest.raises(errors.NotFoundError, match="nothing at this place"):
+        rh.gc(path=nowhere, dry_run=True)
+    assert rh.gc(path=here.path, dry_run=True)[0].dropped == []
+
+
+def test_a_damaged_file_says_what_mends_it(here, tmp_path):
+    here.put({"a": os.urandom(300)})
+    cats = here.save("cats")
+    cats.commit()
+    damage(*contents_of(cats))
+    with pytest.raises(errors.IntegrityError) as failed:
+        rh.folder("cats:v1").get("a")
+    assert "rh version repair NAME" in failed.value.hint
+    with pytest.raises(errors.TransferError) as failed:
+        rh.folder("cats:v1").to(path=tmp_path / "out")
+    assert "rh version repair NAME" in failed.value.hint
+
+
 def test_a_blob_and_a_table(folder):
     blob = rh.blob(os.urandom(800), name="one", path=(folder / "one.bin").url).save()
     blob.commit()

@@ -9,6 +9,7 @@ import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy
 import pytest
 
 import rh
@@ -44,6 +45,19 @@ def dogs(here):
 
 
 # What is recorded.
+
+
+def test_scalars_of_numpy_are_parameters(here):
+    with rh.run("train", params={"rate": numpy.float64(0.1), "layers": [numpy.int64(3)]}) as r:
+        pass
+    assert rh.load_run(r.id).params == {"rate": 0.1, "layers": [3]}
+
+    @rh.run
+    def train(rate, layers):
+        return rate * layers
+
+    train(numpy.float32(0.5), numpy.int64(3))
+    assert rh.runs()[0].params == {"rate": 0.5, "layers": 3}
 
 
 def test_a_run_says_who_when_how_and_with_what(dogs):

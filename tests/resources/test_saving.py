@@ -138,6 +138,24 @@ def test_overwrite(here, tmp_path):
         rh.folder("x")
 
 
+def test_somebody_else_s_name_keeps_its_place(here, tmp_path, monkeypatch):
+    """Who has not loaded a name does not make it mean another place unasked, if somebody else wrote it."""
+    monkeypatch.setenv("RH_REGISTRY", f"sqlite://{tmp_path}/team.db")
+    (tmp_path / "b").mkdir()
+    other = rh.folder(path=tmp_path / "b")
+    monkeypatch.setenv("RH_USER", "ada")
+    here.save("/acme/cats")
+    monkeypatch.setenv("RH_USER", "bob")
+    with pytest.raises(errors.ExistsError, match="ada's") as failed:
+        other.save("/acme/cats")
+    assert "overwrite=True" in failed.value.hint
+    assert rh.folder("/acme/cats").path == here.path
+    assert here.save("/acme/cats").revision == 1, "the same place is no harm"
+    assert replace(rh.folder("/acme/cats"), location=other.location).save().path == other.path, "who loaded it may"
+    monkeypatch.setenv("RH_USER", "ada")
+    assert here.save("/acme/cats", overwrite=True).revision == 3
+
+
 def test_many_save_one_name_at_once(here):
     def save(n):
         return rh.folder("x", path=here.path, metadata={"n": n}).save().revision

@@ -19,6 +19,28 @@ def cats(folder):
     return folder.save("cats")
 
 
+def test_a_name_has_versions_of_the_place_that_it_means(here, tmp_path):
+    here.put(FILES)
+    here.save("here").commit()
+    (tmp_path / "b").mkdir()
+    other = rh.folder("here", path=tmp_path / "b")
+    other.put({"x": b"x"})
+    for change in (other.commit, lambda: other.upload(tmp_path / "b" / "x"), other.draft().__enter__):
+        with pytest.raises(errors.ConflictError, match="~/here is at file://"):
+            change()
+    assert len(other.versions()) == 1
+    assert other.save().commit().label == "v2"
+
+
+def test_versions_of_this_machine_under_a_shared_name_are_told_of(here, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("RH_REGISTRY", f"sqlite://{tmp_path}/team.db")
+    here.put(FILES)
+    here.save("mine").commit()
+    assert not caplog.records
+    here.save("/acme/cats").commit()
+    assert "/acme/cats:v1 is kept on this machine only" in caplog.text
+
+
 def test_a_version_stays_what_it_was(cats, python):
     first = cats.commit("begin", aliases=["production"], tags=["x"], metadata={"k": 1})
     assert (first.label, first.message, first.tags, first.files) == ("v1", "begin", ("x",), 4)

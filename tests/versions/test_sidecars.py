@@ -1,6 +1,7 @@
 """Sidecars: what they say is taken over when a version is made; whatever is wrong with one is told with its line."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -74,9 +75,21 @@ def test_valohai_names(cats):
     assert said["metadata"] == {"mine": 1}
 
 
-def test_a_file_of_such_a_name_beside_nothing_is_like_any_other(cats):
-    cats.put({"other.metadata.json": b"not JSON", "dir.metadata.json": b"nor this", "dir/x": b""})
+def test_a_file_of_such_a_name_beside_a_directory_is_like_any_other(cats):
+    cats.put({"dir.metadata.json": b"not JSON", "dir/x": b"", ".metadata.json": b"nor this"})
     assert cats.commit().files == 6
+
+
+def test_a_sidecar_of_a_file_that_is_not_there(cats):
+    cats.commit()
+    cats.put({"img/11.png.metadata.json": b"{}"})
+    with pytest.raises(errors.NotFoundError, match=r"'img/11\.png' is told of.*did you mean img/1\.png") as caught:
+        cats.commit()
+    assert caught.value.where == "~/cats/img/11.png.metadata.json"
+    assert "beside its file" in caught.value.hint
+    assert [version.label for version in cats.versions()] == ["v1"]
+    cats.put({"img/11.png": b"x"})
+    assert cats.commit().label == "v2"
 
 
 @pytest.mark.parametrize(
@@ -159,6 +172,28 @@ def test_what_a_changed_sidecar_says_no_longer_is_taken_away(cats):
     cats.put({side: b'{"a": 3, "tags": ["y"]}'}, overwrite=True)
     cats.commit()
     assert cats.annotations("3.png") == {"tags": ["y"], "metadata": {"a": 3, "mine": True}}
+
+
+def test_which_sidecar_has_the_last_word(cats):
+    """The one beside the file; when it goes, or says no more of a property, the others are heard again."""
+    side, many = "img/1.png.metadata.json", "img/rh.metadata.jsonl"
+    cats.put({many: lines({"file": "1.png", "metadata": {"label": "dog", "n": 1}, "tags": ["x"]})})
+    cats.commit()
+    cats.put({side: b'{"label": "cow", "own": 1, "tags": ["x", "y"]}'})
+    cats.commit()
+    assert cats.annotations("img/1.png") == {"tags": ["x", "y"], "metadata": {"label": "cow", "n": 1, "own": 1}}
+    cats.put({many: lines({"file": "1.png", "metadata": {"label": "bird", "n": 2}, "tags": ["x"]})}, overwrite=True)
+    cats.commit()
+    assert cats.annotations("img/1.png")["metadata"] == {"label": "cow", "n": 2, "own": 1}
+    cats.put({side: b'{"own": 1}'}, overwrite=True)
+    cats.commit()
+    assert cats.annotations("img/1.png") == {"tags": ["x"], "metadata": {"label": "bird", "n": 2, "own": 1}}
+    cats.put({side: b'{"label": "cow", "own": 1}'}, overwrite=True)
+    cats.commit()
+    cats.annotate("img/1.png", n=3)
+    (Path(cats.path) / side).unlink()
+    cats.commit()
+    assert cats.annotations("img/1.png")["metadata"] == {"label": "bird", "n": 3, "own": 1}
 
 
 def test_what_was_read_is_not_read_again(cats):

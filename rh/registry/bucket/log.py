@@ -9,9 +9,11 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from rh.errors import (
+    AccessError,
     DeadlineError,
     ExistsError,
     IntegrityError,
+    InvalidError,
     NotFoundError,
     RhError,
     UnavailableError,
@@ -28,6 +30,7 @@ __all__ = ["Listing", "Log", "Position", "Stored", "UnreachableError"]
 
 _THREADS = 16
 _AT_ONCE = 64
+_OURS = ("log/", "segments/")
 _NEAR = 2
 """Directories that are listed one by one; who is further behind asks for segments."""
 
@@ -191,7 +194,9 @@ class Log:
 
         Raises:
             UnsupportedError: the place cannot hold one, since it does not know create-only writes, or ignores them.
+            InvalidError: it holds other things.
         """
+        self._check_own()
         header = log_format.new_header(secrets.token_hex(16))
         try:
             self._write(HEADER, header)
@@ -203,6 +208,16 @@ class Log:
             return
         self.system.delete([HEADER])
         raise self._unfit("the place ignores the condition that nothing is there yet")
+
+    def _check_own(self) -> None:
+        """Refuse a place with other things in it, whose next listing would tell our files among them."""
+        for key, _ in self._keys("", ""):
+            if key != HEADER and not key.startswith((*_OURS, ".")):  # a disk may have hidden files of its own
+                raise InvalidError(
+                    f"no registry is made among other things: there is {key[:200]!r}",
+                    where=self.system.url(),
+                    hint="name a directory or prefix for the registry alone",
+                )
 
     def append(self, entry: Entry) -> Stored:
         """Write the next entry.
@@ -222,6 +237,9 @@ class Log:
             return self.system.write(key, data, when=ABSENT).etag
         except UnsupportedError as error:
             raise self._unfit(error.message) from error
+        except AccessError as error:
+            error.hint = error.hint or f"who changes names needs the right to write below {self.system.url()}"
+            raise
 
     def _unfit(self, reason: str) -> UnsupportedError:
         return UnsupportedError(

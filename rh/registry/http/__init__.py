@@ -54,6 +54,8 @@ CA_BUNDLE = "RH_CA_BUNDLE"
 _STILL = "names in ~/ are on this machine and work without it"
 _WAIT_S = 0.05
 _LONGEST_WAIT_S = 2.0
+_REFUSED_S = 5.0
+"""How long a read is tried again where nothing listens: a server that restarts is back by then."""
 _BATCH = 2 << 20
 """Bytes of one request of `replay`, unless one commit has more."""
 
@@ -222,7 +224,7 @@ class HTTPRegistry(Registry):
                     raise DeadlineError(f"no whole answer within {timeout_s:g} s", where=self.url)
             return self._json(bytes(text))
 
-        return self._persist(once, until)
+        return self._persist(once, until, patient=method != "GET" and verb != "search")
 
     def _lines(self, verb: str, path: str, query: Mapping[str, str]) -> Iterator[bytes]:
         """The lines of a long answer. It may take longer than the deadline, each wait for more of it may not."""
@@ -238,14 +240,25 @@ class HTTPRegistry(Registry):
         if rest:
             yield rest
 
-    def _persist(self, once: Callable[[float], T], until: float) -> T:
-        """Ask until there is an answer, or an error that stays, or no time."""
-        wait = _WAIT_S
+    def _persist(self, once: Callable[[float], T], until: float, *, patient: bool = False) -> T:
+        """Ask until there is an answer, or an error that stays, or no time.
+
+        Args:
+            once: asks once, given the seconds that are left.
+            until: when to give up (monotonic).
+            patient: until then also where nothing listens; else `_REFUSED_S` is enough of that.
+        """
+        wait, refused = _WAIT_S, 0.0
         while True:
             try:
                 return once(max(until - time.monotonic(), 0.1))
             except RhError as error:
                 left = until - time.monotonic()
+                if not getattr(error, "refused", False):
+                    refused = 0.0
+                elif not patient:
+                    refused = refused or time.monotonic()
+                    left = min(left, refused + _REFUSED_S - time.monotonic())
                 pause = max(getattr(error, "wait_s", 0.0), wait * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
                 if not error.retryable or isinstance(error, DeadlineError) or pause >= left:
                     if isinstance(error, UnavailableError | DeadlineError):
@@ -286,9 +299,11 @@ class HTTPRegistry(Registry):
             error.hint = f"name the authority's certificates in {CA_BUNDLE} or SSL_CERT_FILE"
             raise
         except UnavailableError as error:
-            raise UnavailableError(
+            found = UnavailableError(
                 f"the registry cannot be reached: {error.message}", where=self.url, hint="check that its server runs"
-            ) from None
+            )
+            found.refused = isinstance(error.__context__, ConnectionRefusedError)  # type: ignore[attr-defined]
+            raise found from None
         self._check(answer)
         return answer
 
@@ -327,7 +342,10 @@ class HTTPRegistry(Registry):
         raise error
 
     def _login(self) -> str:
-        if os.environ.get(logins.VARIABLE) and not logins.is_configured(self.url):
+        given = bool(os.environ.get(logins.VARIABLE))
+        if given and logins.is_configured(self.url):
+            return f"{logins.VARIABLE} is what was sent: give it another token, or unset it to use that of `rh login`"
+        if given:
             return f"rh login {self.url}; {logins.VARIABLE} goes only to the registry that RH_REGISTRY names"
         return f"rh login {self.url}"
 

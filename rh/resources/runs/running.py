@@ -21,6 +21,7 @@ from rh.registry.documents import check_document, encode, is_secret_field
 from rh.registry.lineage.recording import Active, RunRef, active
 from rh.resources.runs import Run
 from rh.resources.runs.recording import Recording
+from rh.versions.properties import plain
 
 __all__ = ["Block", "run"]
 
@@ -136,10 +137,11 @@ def run(name: Any, *, params: Mapping[str, Any] | None = None) -> Any:
     if not isinstance(name, str) or not name or len(name) > 200:
         raise InvalidError(f"not the name of a run: {name!r:.80}", hint='rh.run("train")')
     check_document({"name": name}, where="the name of a run")
-    check_document({} if params is None else params, where=f"parameters of run {name}")
+    params = plain({} if params is None else params)
+    check_document(params, where=f"parameters of run {name}")
     caller = sys._getframe(1)  # noqa: SLF001 - the documented way to the caller
     module, code = str(caller.f_globals.get("__name__", "?")), caller.f_code
-    return Block(name, dict(params or {}), lambda: code_in(module, code))
+    return Block(name, params, lambda: code_in(module, code))
 
 
 def decorated(function: Called, name: str, params: Mapping[str, Any]) -> Called:
@@ -192,6 +194,7 @@ def _arguments(signature: inspect.Signature, args: Any, kwargs: Any) -> dict[str
         if is_secret_field(name) or value is None or (isinstance(value, str | list) and len(value) > _ARGUMENT):
             continue
         try:
+            value = plain(value)  # noqa: PLW2901
             check_document({name: value}, where="")
         except InvalidError:
             continue
