@@ -10,7 +10,7 @@ WORKERS ?= 2
 help:
 	@echo "make demo    see it work: a directory goes here -> S3 -> GCS -> an SSH host -> back, verified"
 	@echo "make test    every test, on real servers"
-	@echo "make check   the fast loop: lint, types, all but the slow tests"
+	@echo "make check   the fast loop: lint, types, the quick tests that need no server"
 	@echo "make bench   measure against the peers"
 	@echo "make docs    build the site"
 
@@ -31,7 +31,7 @@ test: lint
 	@$(PY) -m pytest -q -n $(WORKERS) --dist load || $(PY) -m pytest -q --last-failed --last-failed-no-failures none
 
 check: lint
-	@$(PY) -m pytest -q -n $(WORKERS) --dist load -m "not slow"
+	@$(PY) -m pytest -q -n $(WORKERS) --dist load -m "not slow and not servers"
 
 bench: .venv/.ready-bench
 	@BENCH_COMMAND="make bench" $(PY) -m benchmarks --docs docs

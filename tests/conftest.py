@@ -39,6 +39,8 @@ _FOREIGN = (
     "RCLONE_",
 )
 _KEPT = ("RH_AZURITE",)
+_REMOTE = frozenset({"s3", "moto", "gs", "azure", "ssh-a", "ssh-b", "postgres", "bucket", "http"})
+"""Parameters of tests that stand for a place behind a server."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -50,6 +52,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Fix what depends on HOME before tests get homes of their own."""
     os.environ["RH_AZURITE"] = str(azurite.home())
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that need a server to be started are marked as such: `make check` leaves them out."""
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        values = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        if any(name in ("world", "host") or "server" in name for name in fixtures) or any(
+            isinstance(value, str) and value in _REMOTE for value in values
+        ):
+            item.add_marker(pytest.mark.servers)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -33,6 +33,8 @@ from rh.resources import places
 from rh.systems import BUILT_IN
 from rh.testing import servers
 
+pytestmark = pytest.mark.servers
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
 PROGRAMS = Path(sys.executable).parent

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.servers
+
 TUTORIALS = Path(__file__).resolve().parent.parent / "tutorials"
 
 PRINTED = {

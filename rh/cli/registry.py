@@ -97,7 +97,7 @@ def _serve(
 
 def _check_served(served: Registry, given: str | None) -> None:
     """Refuse to serve another server, and say so where nobody could get in."""
-    from rh.errors import InvalidError
+    from rh.errors import InvalidError, RhError
     from rh.registry.accounts import accounts_of
 
     if served.url.startswith(("http://", "https://")):
@@ -106,7 +106,12 @@ def _check_served(served: Registry, given: str | None) -> None:
             f"{served.url} is a server already{whose}",
             hint="name the registry to serve: --registry sqlite:///abs/path.db (or postgresql://…, s3://…)",
         )
-    if not accounts_of(served).users():
+    try:
+        users = accounts_of(served).users()
+    except RhError as error:  # it may come back, and until then /ready says so
+        show.tell(f"warning: {error}")
+        return
+    if not users:
         adding = f"rh registry user add NAME --admin --registry '{served.url}'"
         show.tell(f"{served.url} has no users yet, so nobody gets in: {adding}")
 

@@ -26,6 +26,8 @@ from rh.testing.faults import DropAnswer, FaultProxy, Status
 from rh.testing.registry import _ADD, CANARY, RegistrySuite, finished, python
 from rh.types import ABSENT, Match
 
+pytestmark = pytest.mark.servers
+
 
 def configure(name, settings):
     """Settings of a system that other processes see as well."""

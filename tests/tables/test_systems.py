@@ -12,6 +12,8 @@ from rh.errors import InvalidError
 from rh.systems import memory
 from rh.testing.tables import TableSuite
 
+pytestmark = pytest.mark.servers
+
 
 class TestFile(TableSuite):
     @pytest.fixture

@@ -16,6 +16,8 @@ from rh.errors import InvalidError, NotFoundError, UnsupportedError
 from rh.testing import servers
 from rh.testing.playground import SYSTEMS, Playground
 
+pytestmark = pytest.mark.servers
+
 CODE = "from rh.testing.playground import Playground; Playground(tell=lambda line: print(line, flush=True)).run()"
 
 

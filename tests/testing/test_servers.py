@@ -23,6 +23,8 @@ from rh.testing import servers
 from rh.testing.servers.process import LOOPBACK, Port, Server, answers, program
 from rh.testing.servers.web import ask
 
+pytestmark = pytest.mark.servers
+
 ALL = [servers.s3, servers.moto, servers.gcs, servers.azure, servers.ssh, servers.postgres]
 
 
