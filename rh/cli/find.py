@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import time
+from collections.abc import Iterator
+from typing import Annotated, Any
 
 import typer
 
 from rh.cli import listing, show
 from rh.cli.complete import complete_name, complete_place, one_of
-from rh.cli.options import AsJson
+from rh.cli.options import AsJson, size_of, span_of
+from rh.errors import InvalidError, NotFoundError
+from rh.types import Entry
 
 __all__ = ["find"]
 
@@ -64,8 +68,6 @@ def find(
     With PLACE, files there by name, size and age; names are below PLACE. With a saved PLACE (rh://NAME, rh://NAME:v3)
     also by tags and properties.
     """
-    from rh.errors import InvalidError
-
     of_files = dict(zip(_OF_FILES, (kind, larger, smaller, newer, null or None), strict=True))
     of_saved = {
         "--kind": sort, "--name": name, "--produced-by": produced_by, "--created-after": created_after,
@@ -83,7 +85,7 @@ def find(
             as_of=as_of, prefix=prefix, limit=limit, json=json,
         )  # fmt: skip
     elif where is None and not tag:
-        listing.find(place, pattern, kind, larger, smaller, newer, null, json)
+        _listed(place, pattern, kind, larger=larger, smaller=smaller, newer=newer, null=null, json=json)
     else:
         wrong = [option for option, value in of_files.items() if value is not None and option != "--null"]
         if wrong or pattern != "**":
@@ -106,7 +108,6 @@ def _files(place: str, where: str | None, tags: list[str], *, null: bool, json: 
     import sys
 
     from rh.cli.place import saved
-    from rh.errors import InvalidError
     from rh.registry.filters import All, Compare
     from rh.resources.folder import Folder
     from rh.versions.properties import condition
@@ -125,3 +126,71 @@ def _files(place: str, where: str | None, tags: list[str], *, null: bool, json: 
             sys.stdout.write(row["file"] + "\0")
         else:
             show.line(row["file"])
+
+
+def _listed(
+    place: str,
+    pattern: str,
+    kind: str | None,
+    *,
+    larger: str | None,
+    smaller: str | None,
+    newer: str | None,
+    null: bool,
+    json: bool,
+) -> None:
+    """Tell what is at a place, by name, size and age."""
+    import sys
+
+    from rh.cli.place import place_of
+
+    wanted = {None: None, "f": "file", "d": "dir", "l": "link"}
+    if kind not in wanted:
+        raise InvalidError(f"--type {kind!r} is not one of f, d, l")
+    least, most, span = size_of(larger, "--larger"), size_of(smaller, "--smaller"), span_of(newer, "--newer")
+    since = None if span is None else time.time() - span
+    at = place_of(place)
+    if at.kind() != "tree":
+        raise NotFoundError("that is a file; nothing is in it", where=at.url)
+    for entry in _matching(at.folder(), pattern):
+        sized = least is not None or most is not None
+        if (
+            (wanted[kind] is not None and entry.kind != wanted[kind])
+            or (sized and entry.kind == "dir")
+            or (least is not None and entry.size < least)
+            or (most is not None and entry.size > most)
+            or (since is not None and (entry.modified is None or entry.modified < since))
+        ):
+            continue
+        if json:
+            show.emit(listing.document(entry))
+        elif null:
+            sys.stdout.write(entry.key + "\0")
+        else:
+            show.line(entry.key)
+
+
+def _matching(folder: Any, pattern: str) -> Iterator[Entry]:
+    """Entries whose key matches, in key order."""
+    if pattern == "**":
+        yield from folder.handle().list()
+        return
+    keys = set(folder.glob(pattern))
+    yielded: set[str] = set()
+    for entry in folder.handle().list(_literal(pattern)):
+        steps = entry.key.rstrip("/").split("/")
+        for depth in range(1, len(steps)):
+            directory = "/".join(steps[:depth]) + "/"
+            if directory in keys and directory not in yielded:
+                yielded.add(directory)
+                yield Entry(directory, 0, "dir")
+        if entry.key in keys and entry.key not in yielded:
+            yielded.add(entry.key)
+            yield entry
+
+
+def _literal(pattern: str) -> str:
+    """What every match begins with."""
+    import re
+
+    return re.split(r"[*?\[]", pattern, maxsplit=1)[0].rpartition("/")[0]

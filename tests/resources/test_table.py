@@ -324,7 +324,6 @@ CALLS = {
 @pytest.mark.parametrize("call", CALLS, ids=lambda name: name.replace(" ", "-"))
 def test_arguments_of_a_wrong_kind_are_never_a_bare_error_of_python(here, call):
     """Each is an error of ours, or means something after all."""
-    pytest.importorskip("torch")
     table = rh.table(ROWS, path=here.path + "/t").write()
     refused = 0
     for wrong in WRONG:
