@@ -574,6 +574,18 @@ def test_a_commit_whose_answer_was_lost_is_ours(moto_server):
         assert [change.document for change in registry.history("a")] == [{"n": n} for n in range(15)]
 
 
+def test_a_registry_whose_making_is_tried_again_is_not_taken_for_unfit(moto_server):
+    def second(request):
+        return request.method == "PUT" and request.path.endswith("registry.json") and request.nth == 1
+
+    with FaultProxy(moto_server.port, [Status(match=second)], http=True) as proxy:
+        configure("s3", moto_server.settings(via=proxy.port))
+        registry = open_registry(f"s3://{moto_server.buckets[0]}/{uuid4().hex}")
+        registry.put("a", {"n": 1})
+        assert registry.get("a").document == {"n": 1}
+        assert proxy.counts.faults["Status"] == 1
+
+
 def test_errors_that_pass_are_tried_again(moto_server):
     with FaultProxy(moto_server.port, [Status(code=503, probability=0.3)], seed=5, http=True) as proxy:
         configure("s3", moto_server.settings(via=proxy.port))

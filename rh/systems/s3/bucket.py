@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -55,6 +56,7 @@ class Bucket(Root[Place]):
 
     def __init__(self, location: Location, settings: Settings, identity: Identity, url: Callable[[str], str]) -> None:
         super().__init__(location, settings, url, lambda named: place_of(named, identity))
+        self._token = uuid.uuid4().hex
         if self.name.endswith("--x-s3"):
             raise UnsupportedError(
                 "directory buckets (S3 Express) speak another protocol", where=f"{location.system}://"
@@ -152,22 +154,36 @@ class Bucket(Root[Place]):
         if not self.place.honours(self.name, name, self.probe):
             raise unsupported(self.place, self.url(key))
 
-    def probe(self) -> dict[str, bool]:
-        """Try which preconditions the endpoint keeps, on a hidden object that goes again."""
-        key = PROBE + uuid.uuid4().hex
+    def probe(self, found: dict[str, bool]) -> None:
+        """Try which preconditions the endpoint keeps, on a hidden object that goes again.
+
+        Args:
+            found: what is known. Filled step by step, so that a try after a failure goes on where the last one broke.
+        """
+        key = f"{PROBE}{self._token}-{os.getpid()}"
         source = {"x-amz-copy-source": source_of(self.name, self.path(key)), "x-amz-copy-source-if-match": _WRONG}
-        self.ask("probe", "PUT", key, body=b"probe")
+        steps: dict[str, tuple[str, Mapping[str, str], bytes]] = {
+            "absent": (key, {"if-none-match": "*"}, b"probe"),
+            "match": (key, {"if-match": _WRONG}, b"probe"),
+            "copy": (f"{key}-copy", source, b""),
+        }
+        missing = [name for name in steps if name not in found]
         try:
-            return {
-                "absent": self._keeps(key, {"if-none-match": "*"}, b"probe"),
-                "match": self._keeps(key, {"if-match": _WRONG}, b"probe"),
-                "copy": self._keeps(f"{key}-copy", source, b""),
-            }
-        finally:
-            try:
-                self.delete([key, f"{key}-copy"])
-            except AccessError as error:
-                observe.log.warning("%s stays behind: %s", self.url(key), error)
+            if missing:
+                self.ask("probe", "PUT", key, body=b"probe")
+            for name in missing:
+                found[name] = self._keeps(*steps[name])
+        except BaseException as error:
+            if not (isinstance(error, RhError) and error.retryable):
+                self._clear(key)
+            raise
+        self._clear(key)
+
+    def _clear(self, key: str) -> None:
+        try:
+            self.delete([key, f"{key}-copy"])
+        except AccessError as error:
+            observe.log.warning("%s stays behind: %s", self.url(key), error)
 
     def _keeps(self, key: str, headers: Mapping[str, str], body: bytes) -> bool:
         try:

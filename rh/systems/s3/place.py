@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from rh.errors import InvalidError, RhError, UnsupportedError
@@ -72,20 +72,27 @@ class Place(StorePlace):
         """Buckets found to answer etags that look like an MD5 of the bytes and are none."""
         self.singly: set[str] = set()
         """Buckets found not to delete in batches."""
-        self._honours: dict[tuple[str, str], bool] = {}
+        self._honours: dict[str, dict[str, bool]] = {}
+        """What each bucket was found to do; those in `_probed` were asked everything."""
+        self._probed: set[str] = set()
         self._probing = threading.Lock()
 
-    def honours(self, bucket: str, what: str, probe: Callable[[], Mapping[str, bool]]) -> bool:
-        """Whether the endpoint keeps a precondition: `"absent"`, `"match"` or `"copy"`. Found out once."""
+    def honours(self, bucket: str, what: str, probe: Callable[[dict[str, bool]], None]) -> bool:
+        """Whether the endpoint keeps a precondition: `"absent"`, `"match"` or `"copy"`. Found out once.
+
+        `probe` is given what an earlier one that broke off had found out, and adds the rest.
+        """
         told = flag(self.settings.get("conditional_writes"))
         if told is not None and what != "copy":
             return told
         if self.trusted:
             return True
         with self._probing:
-            if (bucket, what) not in self._honours:
-                self._honours.update({(bucket, name): kept for name, kept in probe().items()})
-            return self._honours[bucket, what]
+            found = self._honours.setdefault(bucket, {})
+            if bucket not in self._probed:
+                probe(found)
+                self._probed.add(bucket)
+            return found[what]
 
 
 def stored_headers(settings: Settings) -> dict[str, str]:
