@@ -7,13 +7,11 @@ tree.
 
 from __future__ import annotations
 
-import marshal
-import tempfile
 import time
-import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
-from itertools import chain, pairwise
-from typing import IO, Any
+from itertools import chain, groupby, islice, pairwise
+from operator import attrgetter
+from typing import Any, cast
 
 from rh.content import names, patterns
 from rh.content.cache import DigestCache
@@ -21,6 +19,7 @@ from rh.content.manifest import DamagedManifestError
 from rh.content.tree import key_bytes
 from rh.errors import ExistsError, InvalidError, NameClashError, NotFoundError, UnsupportedError
 from rh.observe import log
+from rh.spool import Spool
 from rh.systems import BUCKETS, unwritable
 from rh.systems.abilities import Following
 from rh.systems.base import System
@@ -34,6 +33,10 @@ from rh.types import Entry
 __all__ = ["Action", "Plan", "Same", "Step", "existing", "plan_file", "plan_tree"]
 
 _IN_MEMORY = 20_000
+_TOGETHER = 200
+"""Steps that are read back from the file at once."""
+_ACTIONS = {action.value: action for action in Action}
+_value = attrgetter("_value_")
 
 
 class Plan:
@@ -71,7 +74,7 @@ class Plan:
         """What the target's manifest says, if it describes just what is there."""
         self._steps: list[Step | Same] = []
         self._held = 0
-        self._spool: IO[bytes] | None = None
+        self._spool: Spool | None = None
 
     def add(self, steps: Step | Same | list[Step]) -> None:
         """Take what is next in key order: a step, files that need nothing done, or (a list) files to copy.
@@ -127,16 +130,14 @@ class Plan:
 
     def _flush(self) -> None:
         if self._spool is None:
-            self._spool = tempfile.TemporaryFile(prefix="rh-plan-")  # noqa: SIM115 - lives as long as the plan
-            weakref.finalize(self, self._spool.close)
-        for step in self._steps[:-1]:
-            flat: tuple[Any, ...]
-            if isinstance(step, Same):
-                flat = (None, step.keys, list(map(tuple, step.entries)), list(map(tuple, step.old)), *step[3:])
+            self._spool = Spool("rh-plan-")
+        for kind, steps in groupby(self._steps[:-1], type):
+            if kind is Same:
+                flat = map(_flat_same, cast("Iterator[Same]", steps))
             else:
-                action, key, entry, digest, chunks, executable, old, *rest = step
-                flat = (action.value, key, tuple(entry), digest, chunks, executable, tuple(old) if old else None, *rest)
-            marshal.dump(flat, self._spool)
+                flat = map(_flat_steps, _batches(cast("Iterator[Step]", steps)))
+            for one in flat:
+                self._spool.write(one)
         del self._steps[:-1]
         self._held = 1
 
@@ -150,20 +151,8 @@ class Plan:
 
     def runs(self) -> Iterator[Step | Same]:
         """The same, with neighbours that need nothing done as they were found. One iteration at a time."""
-        if self._spool is not None:
-            end = self._spool.tell()
-            self._spool.seek(0)
-            while self._spool.tell() < end:
-                flat: Any = marshal.load(self._spool)  # noqa: S302 - our own unnamed file
-                if flat[0] is None:
-                    _, keys, entries, olds, *columns = flat
-                    yield Same(keys, list(map(Entry._make, entries)), list(map(Entry._make, olds)), *columns)
-                    continue
-                action, key, entry, digest, chunks, executable, old, *rest = flat
-                yield Step(
-                    Action(action), key, Entry(*entry), digest, chunks, executable, Entry(*old) if old else None, *rest
-                )
-            self._spool.seek(0, 2)
+        for flat in self._spool or ():
+            yield from _unflat(flat)
         yield from self._steps
 
     @property
@@ -226,6 +215,34 @@ class Plan:
         from html import escape
 
         return f"<pre>{escape(str(self))}</pre>"
+
+
+def _batches(steps: Iterator[Step]) -> Iterator[list[Step]]:
+    while batch := list(islice(steps, _TOGETHER)):
+        yield batch
+
+
+def _flat_same(same: Same) -> tuple[Any, ...]:
+    """As plain values, for the spool."""
+    return (None, same.keys, list(map(tuple, same.entries)), list(map(tuple, same.old)), *same[3:])
+
+
+def _flat_steps(steps: list[Step]) -> tuple[Any, ...]:
+    """As plain values, column by column."""
+    actions, keys, entries, digests, chunks, executables, old, *rest = zip(*steps, strict=True)
+    olds = [None if entry is None else tuple(entry) for entry in old]
+    return (list(map(_value, actions)), keys, list(map(tuple, entries)), digests, chunks, executables, olds, *rest)
+
+
+def _unflat(flat: tuple[Any, ...]) -> Iterator[Step | Same]:
+    if flat[0] is None:
+        _, keys, entries, old, *columns = flat
+        yield Same(keys, list(map(Entry._make, entries)), list(map(Entry._make, old)), *columns)
+        return
+    actions, keys, entries, digests, chunks, executables, olds, *rest = flat
+    old = [None if entry is None else Entry._make(entry) for entry in olds]
+    begin = (map(_ACTIONS.__getitem__, actions), keys, map(Entry._make, entries), digests, chunks, executables, old)
+    yield from map(Step._make, zip(*begin, *rest, strict=True))
 
 
 def plan_tree(source: System, target: System, options: Options) -> Plan:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import marshal
-import tempfile
 from collections.abc import Iterable, Iterator
 from itertools import chain
-from typing import IO, Any, NamedTuple
+from typing import NamedTuple
 
 from rh import digest as digests
 from rh.content.tree import key_bytes, key_text
 from rh.digest import Digest
 from rh.errors import ConflictError
+from rh.spool import Spool
 from rh.transfer.survey import Page
 from rh.types import Entry
 from rh.versions.nodes import Child, Node, Where, link_where
@@ -34,7 +33,7 @@ class Pages:
     def __init__(self) -> None:
         self._pages: list[Page] = []
         self._held = 0
-        self._spool: IO[bytes] | None = None
+        self._spool: Spool | None = None
 
     def add(self, page: Page) -> None:
         """Take the next page."""
@@ -42,22 +41,17 @@ class Pages:
         self._held += len(page.keys)
         if self._held > _IN_MEMORY:
             if self._spool is None:
-                self._spool = tempfile.TemporaryFile(prefix="rh-commit-")  # noqa: SIM115 - lives as long as the pages
+                self._spool = Spool("rh-commit-")
             for one in self._pages:
-                marshal.dump(tuple(one._replace(entries=list(map(tuple, one.entries)))), self._spool)  # type: ignore[arg-type]
+                keys, entries, *more = one
+                self._spool.write((keys, list(map(tuple, entries)), *more))
             self._pages.clear()
             self._held = 0
 
     def __iter__(self) -> Iterator[Page]:
         """All pages in order. One iteration at a time."""
-        if self._spool is not None:
-            end = self._spool.tell()
-            self._spool.seek(0)
-            while self._spool.tell() < end:
-                columns: Any = marshal.load(self._spool)  # noqa: S302 - our own unnamed file
-                page = Page._make(columns)
-                yield page._replace(entries=list(map(Entry._make, page.entries)))
-            self._spool.seek(0, 2)
+        for keys, entries, *more in self._spool or ():
+            yield Page(keys, list(map(Entry._make, entries)), *more)
         yield from self._pages
 
     def close(self) -> None:
