@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from benchmarks import hashing, report, tables
+from benchmarks import hashing, report, suites, tables
 from benchmarks.peers import OURS, Contestant, roster
 from benchmarks.run import Case, Runner, directory_name
 from benchmarks.servers import PLACES, Local, Place, Relay
@@ -18,7 +18,7 @@ from benchmarks.shapes import HASHED, SHAPES, Shape, remove
 from rh.errors import RhError
 
 _PLACES = {("relay" if place is Relay else place.name): place for place in PLACES}
-_NAMES = (*_PLACES, "digest", "tables")
+_NAMES = (*_PLACES, "digest", "tables", *suites.NAMES)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -73,6 +73,8 @@ def _cases(arguments: argparse.Namespace, runner: Runner, missing: list[str]) ->
     shapes = _words(arguments.shapes, dict.fromkeys([*(s.name for s in SHAPES), *(s.name for s in HASHED)]), "shape")
     ways = _words(arguments.directions, ("up", "down", "copy", "read"), "direction")
     for name in names:
+        if name in suites.NAMES:
+            continue
         if name == "tables":
             yield from tables.cases(runner, arguments.scale)
             continue
@@ -124,7 +126,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run what was asked for; 0 if nothing of ours failed (with `--strict`: and every bar is met)."""
     given = list(sys.argv[1:] if words is None else words)
     arguments = _parser().parse_args(given)
-    directory, missing, cases = directory_name(), [], []
+    directory, missing, cases, others = directory_name(), [], [], []
     say = (lambda _line: None) if arguments.quiet else lambda line: print(line, file=sys.stderr, flush=True)
     if arguments.profile:
         arguments.profile.mkdir(parents=True, exist_ok=True)
@@ -132,16 +134,20 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         for case in () if arguments.add and not arguments.only else _cases(arguments, runner, missing):
             cases.append(case)  # noqa: PERF402 - what was measured before an interruption is still told
+        for name in () if arguments.add and not arguments.only else _words(arguments.only, _NAMES, "place"):
+            if name in suites.NAMES:
+                say(f"\n{name}")
+                sizes = {"scale": arguments.scale, "rounds": arguments.rounds}
+                others.append(suites.measured(name, **sizes, say=say, missing=missing))
     except KeyboardInterrupt:
         say("interrupted")
     finally:
         remove(directory)
     command = os.environ.get("BENCH_COMMAND") or shlex.join(["python", "-m", "benchmarks", *given])
     runs = [json.loads(path.read_text("utf-8")) for path in arguments.add]
-    if cases or not runs:
-        runs.append(
-            report.document(cases, command=command, rounds=arguments.rounds, scale=arguments.scale, missing=missing)
-        )
+    if cases or others or not runs:
+        told = {"command": command, "rounds": arguments.rounds, "scale": arguments.scale, "missing": missing}
+        runs.append(report.document(cases, others=others, **told))
     run = report.joined(runs)
     print(report.text(run))
     if arguments.json:

@@ -2,19 +2,20 @@
 
 Figures with a bar have it beside them: commits of eight processes at once, all of them found afterwards; 100,000
 properties written; searches over 1,000,000 properties. SQLite writes to the disk of the directory this is run in, and
-waits for it; the PostgreSQL of `rh.testing.servers` runs without `fsync`.
+waits for it, and so does PostgreSQL as it comes; the one of `rh.testing.servers` runs without `fsync`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +24,9 @@ from rh.registry import open_registry
 from rh.registry.base import Put, Registry
 from rh.registry.filters import F, Filter
 from rh.testing import servers
+from rh.testing.servers.postgresql import PostgresServer
+
+NAMES = ("sqlite", "postgres", "postgres, fsync")
 
 _CLIENT = """
 import sys
@@ -117,6 +121,21 @@ def median_ms(call: Callable[[], object], rounds: int) -> float:
     return statistics.median(found)
 
 
+class _Durable(PostgresServer):
+    """PostgreSQL with its own defaults for what is on disk when, in the directory that this is run in."""
+
+    @property
+    def directory(self) -> Path:
+        if self._directory is None:
+            self._directory = Path(tempfile.mkdtemp(prefix="rh-postgres-", dir=Path.cwd()))
+        return self._directory
+
+    def _command(self) -> Sequence[str]:
+        return [
+            re.sub("^(fsync|synchronous_commit|full_page_writes)=off$", r"\1=on", word) for word in super()._command()
+        ]
+
+
 @contextmanager
 def places(names: list[str]) -> Iterator[dict[str, tuple[str, float]]]:
     """URL and bar in commits a second of each registry."""
@@ -127,6 +146,8 @@ def places(names: list[str]) -> Iterator[dict[str, tuple[str, float]]]:
             found["sqlite"] = (f"sqlite://{directory}/registry.db", 1000.0)
         if "postgres" in names:
             found["postgres"] = (stack.enter_context(servers.postgres()).dsn, 300.0)
+        if "postgres, fsync" in names:
+            found["postgres, fsync"] = (stack.enter_context(_Durable()).dsn, 300.0)
         yield found
 
 
@@ -151,17 +172,20 @@ def _apart(url: str, word: str) -> str:
 
 def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.registry", description=__doc__)
-    parser.add_argument("--only", default="sqlite,postgres", help="registries, with commas between")
+    parser.add_argument("--only", default="sqlite,postgres,fsync", help="sqlite, postgres, fsync, with commas between")
     parser.add_argument("--scale", type=float, default=1.0, help="numbers of commits and records, times this")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     arguments = parser.parse_args(words)
     figures = []
-    with places(arguments.only.split(",")) as found:
+    only = [{"fsync": NAMES[-1]}.get(word, word) for word in arguments.only.split(",")]
+    if unknown := set(only) - set(NAMES):
+        parser.error(f"no such registry: {', '.join(sorted(unknown))}")
+    with places(only) as found:
         for name, (url, bar) in found.items():
             for figure in measure(name, url, bar, arguments.scale):
                 figures.append(figure)
                 mark = "" if figure.bar is None else f"   bar {figure.bar:,.0f}{'' if figure.met else ': MISSED'}"
-                print(f"{name:9} {figure.what:58} {figure.value:10,.2f} {figure.unit}{mark}", flush=True)
+                print(f"{name:16} {figure.what:58} {figure.value:10,.2f} {figure.unit}{mark}", flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps([one._asdict() | {"met": one.met} for one in figures], indent=1) + "\n")
     return 0

@@ -9,7 +9,7 @@ import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -65,9 +65,15 @@ def _row(case: Case, entrant: Entrant, best: float | None) -> dict[str, Any]:
 
 
 def document(
-    cases: Iterable[Case], *, command: str, rounds: int, scale: float, missing: Sequence[str]
+    cases: Iterable[Case],
+    *,
+    others: Sequence[Mapping[str, Any]] = (),
+    command: str,
+    rounds: int,
+    scale: float,
+    missing: Sequence[str],
 ) -> dict[str, Any]:
-    """All of a run as plain values: what the other functions here show."""
+    """All of a run as plain values: what the other functions here show. `others` are those of `benchmarks.suites`."""
     told, bars = [], []
     for case in cases:
         peers = [one for one in case.entrants if one.runs and not one.error and not _is_ours(one.contestant.name)]
@@ -95,7 +101,8 @@ def document(
         "versions": versions(),
         "missing": list(missing),
         "cases": told,
-        "bars": bars,
+        "others": [{key: value for key, value in other.items() if key != "bars"} for other in others],
+        "bars": [*bars, *(bar for other in others for bar in other["bars"])],
     }
 
 
@@ -106,7 +113,9 @@ def joined(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             raise SystemExit(f"runs of different {name} cannot be told together")
     cases: dict[tuple[str, str, str], dict[str, Any]] = {}
     bars: dict[str, dict[str, Any]] = {}
+    others: dict[str, dict[str, Any]] = {}
     for run in runs:
+        others.update({other["name"]: other for other in run.get("others", ())})
         cases.update({(case["place"], case["shape"], case["direction"]): case for case in run["cases"]})
         bars.update({bar["text"]: bar for bar in run["bars"]})
     return {
@@ -114,6 +123,7 @@ def joined(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "command": "\n".join(run["command"] for run in runs),
         "missing": sorted({one for run in runs for one in run["missing"]}),
         "cases": list(cases.values()),
+        "others": list(others.values()),
         "bars": list(bars.values()),
     }
 
@@ -188,20 +198,26 @@ def _verdict(bar: Mapping[str, Any]) -> str:
     return f"{'met   ' if bar['met'] else 'MISSED'}  {bar['text']}: {value}"
 
 
+def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """The lines of a table, for a terminal."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [
+            cell.ljust(width) if at == 0 else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        yield "  " + "  ".join(cells).rstrip()
+
+
 def text(run: Mapping[str, Any]) -> str:
     """The tables, for a terminal."""
     lines = []
     for case in run["cases"]:
         lines += ["", f"{_TITLES[case['place']]}: {_heading(case)}"]
-        rows = [_HEAD, *(_cells(row) for row in case["rows"])]
-        widths = [max(len(row[at]) for row in rows) for at in range(len(_HEAD))]
-        for row in rows:
-            cells = [
-                cell.ljust(width) if at == 0 else cell.rjust(width)
-                for at, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ]
-            lines.append("  " + "  ".join(cells).rstrip())
+        lines += _aligned([_HEAD, *(_cells(row) for row in case["rows"])])
         lines += [f"  {row['name']} failed: {row['error']}" for row in case["rows"] if row["error"]]
+    for other in run["others"]:
+        lines += ["", other["title"], *_aligned([other["head"], *other["rows"]])]
     lines += ["", *(f"not here, so left out: {what}" for what in run["missing"])]
     lines += ["Bars", *("  " + _verdict(bar) for bar in run["bars"])]
     met = sum(bar["met"] for bar in run["bars"])
@@ -270,6 +286,11 @@ def markdown(run: Mapping[str, Any]) -> str:
         lines.append("How each was called:\n")
         how = {row["name"]: row["how"] for case in cases for row in case["rows"]}
         lines += [f"* {_escaped(name)}: {note}" for name, note in how.items()]
+        lines.append("")
+    for other in run["others"]:
+        lines += [f"## {other['title']}\n", other["about"] + "\n"]
+        lines += ["| " + " | ".join(other["head"]) + " |", "| :-- |" + " --: |" * (len(other["head"]) - 1)]
+        lines += ["| " + " | ".join(map(_escaped, row)) + " |" for row in other["rows"]]
         lines.append("")
     if run["missing"]:
         lines += ["## Left out\n", "Not installed where this ran: " + ", ".join(run["missing"]) + ".\n"]

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["main"]
+__all__ = ["BARS", "main", "works"]
 
 BARS = {"add": 50.0, "s3": 1.5, "unchanged": 0.5}
 """How many times as fast as the other one each has to be."""
@@ -166,6 +166,28 @@ def _told(took: dict[str, list[float]], ours: str, other: str) -> dict[str, obje
     return {"seconds": took, "median": medians, "ours": ours, "other": other, "times": medians[other] / medians[ours]}
 
 
+def works(
+    *, scale: float, rounds: int, files: int = 100_000, dvc: Path | None = None
+) -> dict[str, Callable[[], dict[str, object]]]:
+    """All measurements, by name.
+
+    Args:
+        scale: numbers of files times this.
+        rounds: of each.
+        files: of the version that ten files are added to.
+        dvc: an environment that has DVC.
+    """
+
+    def scaled(files: int) -> int:
+        return max(1, int(files * scale))
+
+    return {
+        "add": lambda: add(scaled(files), rounds, dvc),
+        "s3": lambda: s3(scaled(10_000), rounds),
+        "unchanged": lambda: unchanged(scaled(100_000), rounds),
+    }
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, and print a table; 1 if a bar was missed and `--strict` is given."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.versions", description=__doc__)
@@ -181,18 +203,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown := set(only) - set(BARS):
         parser.error(f"no such measurement: {', '.join(sorted(unknown))}; there are {', '.join(BARS)}")
 
-    def scaled(files: int) -> int:
-        return max(1, int(files * told.scale))
-
-    works: dict[str, Callable[[], dict[str, object]]] = {
-        "add": lambda: add(scaled(told.files), told.rounds, told.dvc),
-        "s3": lambda: s3(scaled(10_000), told.rounds),
-        "unchanged": lambda: unchanged(scaled(100_000), told.rounds),
-    }
+    measurements = works(scale=told.scale, rounds=told.rounds, files=told.files, dvc=told.dvc)
     found = {}
     print("| | files | ours | the other | times | bar |\n| --- | --- | --- | --- | --- | --- |")
     for name in only:
-        one = found[name] = works[name]()
+        one = found[name] = measurements[name]()
         medians, times = one["median"], one["times"]
         assert isinstance(medians, dict)
         assert isinstance(times, float)

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import hypothesis
@@ -20,6 +21,7 @@ import pytest
 from rh import config
 from rh.testing import servers
 from rh.testing.servers import azurite
+from tests import sizes
 
 faulthandler.enable()
 hypothesis.settings.register_profile("rh", deadline=None)  # a timing is no test
@@ -41,17 +43,19 @@ _FOREIGN = (
 _KEPT = ("RH_AZURITE",)
 _REMOTE = frozenset({"s3", "moto", "gs", "azure", "ssh-a", "ssh-b", "postgres", "bucket", "http"})
 """Parameters of tests that stand for a place behind a server."""
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """How large the campaigns of `test_campaigns.py` are: a sample by default."""
-    parser.addoption("--faults", type=int, default=240, help="Faults to inject over all pairs of systems (promise 1).")
-    parser.addoption("--races", type=int, default=600, help="Races between two writers (promise 12).")
+_STARTED = frozenset({"servers", "RegistryServer", "Playground"})
+"""What tests and fixtures that start a server themselves name."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Fix what depends on HOME before tests get homes of their own."""
+    """Fix what depends on HOME before tests get homes of their own, and give tests of full size their time."""
     os.environ["RH_AZURITE"] = str(azurite.home())
+    if sizes.FULL and config.option.timeout is None:
+        config.option.timeout = sizes.LIMIT_S
+
+
+def pytest_report_header() -> str:
+    return f"sizes: {'those of the promises' if sizes.FULL else 'samples; RH_TEST_FULL=1 makes all tries'}"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -59,10 +63,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
         values = item.callspec.params.values() if hasattr(item, "callspec") else ()
-        if any(name in ("world", "host") or "server" in name for name in fixtures) or any(
-            isinstance(value, str) and value in _REMOTE for value in values
+        if (
+            any(name in ("world", "host") or "server" in name for name in fixtures)
+            or any(isinstance(value, str) and value in _REMOTE for value in values)
+            or any(_STARTED.intersection(code.co_names) for code in _codes(item))
         ):
             item.add_marker(pytest.mark.servers)
+
+
+def _codes(item: pytest.Item) -> Iterator[CodeType]:
+    """The code of a test and of its fixtures."""
+    fixtures = getattr(item, "_fixtureinfo", None)
+    made = [one.func for several in fixtures.name2fixturedefs.values() for one in several] if fixtures else []
+    for function in (getattr(item, "function", None), *made):
+        code = getattr(function, "__code__", None)
+        if code is not None:
+            yield code
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,4 +1,4 @@
-"""Promises about very many tries: a sample here, the whole with `--faults 10000 --races 10000`."""
+"""Promises about very many tries."""
 
 from __future__ import annotations
 
@@ -24,9 +24,12 @@ from rh.systems import locate, open_system
 from rh.testing import servers
 from rh.testing.faults import Duplicate, FaultProxy, Flip, Request, Truncate
 from rh.types import ABSENT, Location, Match
+from tests.sizes import sized
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(0)]
 
+FAULTS = sized(240, full=10_000)
+"""Faults over all pairs of systems (promise 1)."""
 STORES = ("s3", "gs", "azure")
 PLACES = ("file", "ssh", *STORES)
 PAIRS = [pair for pair in itertools.product(PLACES, PLACES) if pair != ("file", "file")]
@@ -69,7 +72,7 @@ def test_no_fault_is_silent(source: str, target: str, request: pytest.FixtureReq
 
     Every other round the source has no manifest, as if other tools had written it.
     """
-    wanted = -(-request.config.getoption("--faults") // len(PAIRS))
+    wanted = -(-FAULTS // len(PAIRS))
     truth = {f"d{n % 3}/f{n:02}": random.Random(n).randbytes(200 + 331 * n) for n in range(24)}
     for key, data in truth.items():
         path = tmp_path / "truth" / key
@@ -155,7 +158,7 @@ def test_one_of_two_writers_wins(place: str, request: pytest.FixtureRequest, tmp
 
     Not on S3: of the servers there are, rclone ignores preconditions, and moto checks and writes in two steps.
     """
-    rounds = max(10, request.config.getoption("--races") // 20)
+    rounds = sized(30, full=5_000)  # of two races each
     if place == "file":
         where = locate(str(tmp_path / "races"))
     elif place == "memory":
@@ -182,12 +185,12 @@ def test_one_of_two_writers_wins(place: str, request: pytest.FixtureRequest, tmp
                 seen = writers[0].head(key).etag
 
 
-def test_one_of_two_names_wins(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+def test_one_of_two_names_wins(tmp_path: Path) -> None:
     """Promise 12: the loser learns the revision that won."""
     registries = [SQLiteRegistry(tmp_path / "registry.db"), SQLiteRegistry(tmp_path / "registry.db")]
     revision = registries[0].commit([Put("name", {"by": "nobody"})])[0].revision
     with ThreadPoolExecutor(2) as pool:
-        for _ in range(request.config.getoption("--races")):
+        for _ in range(sized(600, full=10_000)):
             calls = [
                 partial(registry.commit, [Put("name", {"by": who}, when=Match(str(revision)))], by=who)
                 for registry, who in zip(registries, ("ada", "bob"), strict=True)

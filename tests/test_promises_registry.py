@@ -34,13 +34,15 @@ from rh.testing.servers.registry import RegistryServer
 from rh.types import ABSENT, Match
 from rh.versions.store import Store
 from tests.registry.kinds import KINDS, Shared, opened
+from tests.sizes import sized
 from tests.test_campaigns import race
 
 pytestmark = pytest.mark.slow
 
-RACES = {"sqlite": 1500, "postgres": 1000, "bucket": 60, "directory": 300, "http": 500}
-"""Races between two writers (promise 12): what fits into 20 s on two slow cores."""
-CRASHES = 3
+SAMPLES = {"sqlite": 1500, "postgres": 1000, "bucket": 60, "directory": 300, "http": 500}
+RACES = {kind: sized(sample, full=10_000) for kind, sample in SAMPLES.items()}
+"""Races between two writers (promise 12): what fits into 20 s on two slow cores, or all."""
+CRASHES = sized(3, full=100)
 """Rounds of two processes each that are killed (promise 16)."""
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rh.cli import show
+from rh.cli.complete import complete_name, one_of
 from rh.cli.options import AsJson, SavedName, span_of
 
 if TYPE_CHECKING:
@@ -27,12 +30,48 @@ registry_app.add_typer(token_app, name="token")
 
 _COUNTED = {"names": "resources", "versions": "versions", "runs": "runs"}
 
+_ROLES = ("read", "write", "admin")
+_ACCESS = _ROLES[:2]
+
+
+def _complete_user(incomplete: str) -> list[str]:
+    """Users of the registry that is configured; of a server, those that its admins may see."""
+    from rh.errors import RhError
+
+    try:
+        return [user.name for user in _accounts(None).users() if user.name.startswith(incomplete)]
+    except RhError:
+        return []  # completion has nowhere to complain
+
+
 At = Annotated[
     str | None,
     typer.Option("--registry", metavar="URL", help="Of this registry; by default of the one that is configured."),
 ]
 FileName = Annotated[str, typer.Argument(metavar="FILE", show_default=False, help="JSON lines.")]
-UserName = Annotated[str, typer.Argument(metavar="USER", show_default=False)]
+UserName = Annotated[str, typer.Argument(metavar="USER", autocompletion=_complete_user, show_default=False)]
+UserNames = Annotated[
+    list[str] | None, typer.Argument(metavar="[USER]...", autocompletion=_complete_user, show_default=False)
+]
+Names = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--name",
+        metavar="NAME[=NEW]",
+        autocompletion=complete_name,
+        help="Only this name, with its versions, aliases and properties; NEW is what it is called there. Repeatable.",
+    ),
+]
+Prefixes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--prefix",
+        metavar="PREFIX[=NEW]",
+        autocompletion=complete_name,
+        help="Only the names below this one. Repeatable.",
+    ),
+]
+Partial = Annotated[bool, typer.Option("--partial", help="Of a server, what you may read, if that is not all.")]
 Lifetime = Annotated[
     str | None, typer.Option("--expires", metavar="SPAN", help="The token ends after this time: 12h, 90d, 4w.")
 ]
@@ -118,9 +157,22 @@ def _check_served(served: Registry, given: str | None) -> None:
 
 @registry_app.command("grant")
 def _grant(
-    prefix: Annotated[str, typer.Argument(metavar="PREFIX", show_default=False, help="/org, /org/team, /org/name")],
+    prefix: Annotated[
+        str,
+        typer.Argument(
+            metavar="PREFIX", autocompletion=complete_name, show_default=False, help="/org, /org/team, /org/name"
+        ),
+    ],
     user: UserName,
-    role: Annotated[str, typer.Argument(metavar="ROLE", show_default=False, help="read, write, admin or none")],
+    role: Annotated[
+        str,
+        typer.Argument(
+            metavar="ROLE",
+            autocompletion=one_of(*_ROLES, "none"),
+            show_default=False,
+            help="read, write, admin or none",
+        ),
+    ],
     registry: At = None,
     json: AsJson = False,
 ) -> None:
@@ -128,11 +180,12 @@ def _grant(
 
     Who has the role admin on /org says who may do what there.
     """
+    from rh.config import did_you_mean
     from rh.errors import InvalidError
-    from rh.registry.accounts import ROLES
 
-    if role not in (*ROLES, "none"):
-        raise InvalidError(f"there is no role {role!r}", hint=", ".join((*ROLES, "none")))
+    roles = (*_ROLES, "none")
+    if role not in roles:
+        raise InvalidError(f"there is no role {role!r}" + did_you_mean(role.lower(), roles), hint=", ".join(roles))
     given: Any = None if role == "none" else role
     _tell_share(_accounts(registry).put_share(prefix, {user: given}), json=json)
 
@@ -161,23 +214,27 @@ def _show(registry: At = None, json: AsJson = False) -> None:
 @registry_app.command("export")
 def _export(
     file: FileName,
+    names: Names = None,
+    prefixes: Prefixes = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
-    partial: Annotated[
-        bool, typer.Option("--partial", help="Of a server, what you may read, if that is not all.")
-    ] = False,
+    partial: Partial = False,
     registry: At = None,
     json: AsJson = False,
 ) -> None:
-    """Write all of a registry, its history included, to one file."""
-    from rh.errors import AccessError
+    """Write all of a registry, or some names, its history included, to one file."""
     from rh.registry.archive import export
 
-    try:
-        changes = export(_registry(registry).direct, file, overwrite=overwrite, partial=partial)
-    except AccessError as error:
-        error.hint = (error.hint or "").replace("partial=True", "--partial") or None
-        raise
-    _moved("written", changes, json=json)
+    source = _registry(registry)
+    with _told_here():
+        changes = export(
+            source,
+            file,
+            names=_called(names, "--name"),
+            prefixes=_called(prefixes, "--prefix"),
+            overwrite=overwrite,
+            partial=partial,
+        )
+    _moved("written", changes, json=json, source=source)
 
 
 @registry_app.command("import")
@@ -195,17 +252,69 @@ def _migrate(
     everything: Annotated[
         bool, typer.Option("--all", help="Also names in ~/, which are of one machine, and a server's users and tokens.")
     ] = False,
+    names: Names = None,
+    prefixes: Prefixes = None,
+    partial: Partial = False,
     json: AsJson = False,
 ) -> None:
-    """Take over one registry into another. The first one stays; it can be repeated until nothing is new."""
+    """Take over one registry, or some names, into another.
+
+    The first one stays; it can be repeated until nothing is new. Where both have changed a name, nothing is taken over.
+    """
     from rh.registry.archive import migrate
 
-    _moved("taken over", migrate(_registry(source), _registry(target), everything=everything), json=json)
+    one = _registry(source)
+    with _told_here():
+        changes = migrate(
+            one,
+            _registry(target),
+            names=_called(names, "--name"),
+            prefixes=_called(prefixes, "--prefix"),
+            everything=everything,
+            partial=partial,
+        )
+    _moved("taken over", changes, json=json, source=one)
 
 
-def _moved(what: str, changes: int, *, json: bool) -> None:
+def _called(chosen: list[str] | None, option: str) -> dict[str, str]:
+    """What `NAME` and `NAME=NEW` say, as names and what they are called afterwards."""
+    from rh.errors import InvalidError
+
+    found: dict[str, str] = {}
+    for text in chosen or ():
+        name, equals, new = text.partition("=")
+        if not name or (equals and not new):
+            raise InvalidError(f"{option} {text!r} names nothing", hint=f"{option} /org/name, or ~/name=/org/name")
+        found[_bare(name)] = _bare(new or name)
+    return found
+
+
+@contextmanager
+def _told_here() -> Iterator[None]:
+    """Errors whose fix is an argument in Python, with the option that it is here."""
+    from rh.errors import RhError
+
+    try:
+        yield
+    except RhError as error:
+        if error.hint:
+            error.hint = error.hint.replace("partial=True", "--partial").partition(", names=")[0]
+        raise
+
+
+def _moved(what: str, changes: int, *, json: bool, source: Registry | None = None) -> None:
+    from rh.registry.archive import limited_to
+
+    user = None if source is None else limited_to(source)
+    told: dict[str, Any] = {"changes": changes}
+    if user is not None and source is not None:
+        told |= {"partial": True, "user": user}
+        show.tell(
+            f"warning: {user} is no admin of {source.url}: what {user} may not read there, and its users and runs of"
+            f" others, are not among what was {what}"
+        )
     if json:
-        show.emit({"changes": changes})
+        show.emit(told)
     else:
         show.line(f"{changes:,} {'change' if changes == 1 else 'changes'} {what}")
 
@@ -281,7 +390,10 @@ def _users(registry: At = None, json: AsJson = False) -> None:
 @token_app.command("new")
 def _new_token(
     user: Annotated[
-        str | None, typer.Argument(metavar="[USER]", show_default=False, help="Whose; by default yours.")
+        str | None,
+        typer.Argument(
+            metavar="[USER]", autocompletion=_complete_user, show_default=False, help="Whose; by default yours."
+        ),
     ] = None,
     name: Annotated[str, typer.Option(metavar="TEXT", help="What it is for.")] = "",
     expires: Lifetime = None,
@@ -299,7 +411,9 @@ def _new_token(
 
 @token_app.command("ls")
 def _tokens(
-    user: Annotated[str | None, typer.Argument(metavar="[USER]", show_default=False)] = None,
+    user: Annotated[
+        str | None, typer.Argument(metavar="[USER]", autocompletion=_complete_user, show_default=False)
+    ] = None,
     registry: At = None,
     json: AsJson = False,
 ) -> None:
@@ -410,23 +524,33 @@ def logout(
 
 def share(
     name: SavedName,
-    users: Annotated[list[str] | None, typer.Argument(metavar="[USER]...", show_default=False)] = None,
-    access: Annotated[str, typer.Option(metavar="read|write", help="What they may do.")] = "read",
+    users: UserNames = None,
+    access: Annotated[
+        str, typer.Option(metavar="read|write", autocompletion=one_of(*_ACCESS), help="What they may do.")
+    ] = "read",
     public: Annotated[
         bool | None, typer.Option("--public/--private", help="Whether everybody may read it.", show_default=False)
     ] = None,
     json: AsJson = False,
 ) -> None:
     """Let others at a name on a registry server. Without USER, tell who may do what."""
+    from rh.config import did_you_mean
+    from rh.errors import InvalidError
     from rh.resources import sharing
 
+    if access not in _ACCESS:
+        more = "; more is given on a prefix of names: rh registry grant" if access in (*_ROLES, "none") else ""
+        raise InvalidError(
+            f"there is no access {access!r}" + did_you_mean(access.lower(), _ACCESS),
+            hint=f"{' or '.join(_ACCESS)}{more}",
+        )
     visibility = None if public is None else "public" if public else "private"
     _tell_share(sharing.share(_bare(name), users or [], access, visibility=visibility), json=json)
 
 
 def revoke(
     name: SavedName,
-    users: Annotated[list[str], typer.Argument(metavar="USER...", show_default=False)],
+    users: Annotated[list[str], typer.Argument(metavar="USER...", autocompletion=_complete_user, show_default=False)],
     json: AsJson = False,
 ) -> None:
     """Let users at a name no more."""

@@ -10,44 +10,59 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from rh.errors import AccessError, ExistsError, IntegrityError, NotFoundError, UnsupportedError
+from rh.errors import AccessError, ExistsError, IntegrityError, InvalidError, NotFoundError, UnsupportedError
 from rh.registry import diverged
 from rh.registry.base import Change, Registry
 from rh.registry.documents import decode, encode
+from rh.registry.selection import Chosen, Selection
 
-__all__ = ["export", "import_", "migrate"]
+__all__ = ["export", "import_", "limited_to", "migrate"]
 
 FORMAT = "rh-registry"
 VERSION = 1
 
 
-def export(registry: Registry, path: str | os.PathLike[str], *, overwrite: bool = False, partial: bool = False) -> int:
+def export(
+    registry: Registry,
+    path: str | os.PathLike[str],
+    *,
+    names: Chosen = (),
+    prefixes: Chosen = (),
+    overwrite: bool = False,
+    partial: bool = False,
+) -> int:
     """Write every change of a registry to a file, all or nothing, and return how many there are.
 
     Args:
         registry: of any kind.
         path: of the file.
+        names: only these names, with their versions, aliases and properties; a mapping says what they are to be called
+            where the file is taken over.
+        prefixes: only names below these, in the same way.
         overwrite: replace a file that is there.
         partial: through a server, write what we may read there, even where that is not all.
 
     Raises:
         ExistsError: the file is there, and `overwrite` is not given.
-        AccessError: we may not read all of it, and `partial` is not given.
+        AccessError: we may not read all of it, and neither `partial` nor names are given.
+        NotFoundError: nothing has one of these names.
     """
+    registry = registry.direct
     target = Path(path).expanduser().absolute()
     if target.exists() and not overwrite:
         raise ExistsError("there is a file already", where=str(target), hint="overwrite=True replaces it")
     if not target.parent.is_dir():
         raise NotFoundError("there is no such directory", where=str(target.parent))
-    if not partial:
-        _check_whole(registry)
+    chosen = _chosen(registry, names, prefixes)
+    if not partial and chosen is None:
+        _check_whole(registry, "writes")
     with tempfile.NamedTemporaryFile("wb", dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
         try:
-            count = _write(registry, file)
+            count = _write(registry.changes() if chosen is None else chosen.changes(), file)
             file.flush()
             os.fsync(file.fileno())
             if overwrite:
@@ -63,17 +78,30 @@ def export(registry: Registry, path: str | os.PathLike[str], *, overwrite: bool 
     return count
 
 
-def _check_whole(registry: Registry) -> None:
-    """Refuse a server that shows us a part of its registry only."""
+def limited_to(registry: Registry) -> str | None:
+    """The user whose rights say what can be read of a registry, where that may not be all: who is no admin."""
     from rh.registry.http import HTTPRegistry
 
     registry = registry.direct
-    if isinstance(registry, HTTPRegistry) and not (me := registry.whoami())["admin"]:
+    if not isinstance(registry, HTTPRegistry):
+        return None
+    me = registry.whoami()
+    return None if me["admin"] else str(me["user"])
+
+
+def _check_whole(registry: Registry, does: str) -> None:
+    """Refuse a server that shows us a part of its registry only."""
+    user = limited_to(registry)
+    if user is not None:
         raise AccessError(
-            f"{me['user']} is no admin and may not read all of the registry",
+            f"{user} is no admin and may not read all of the registry",
             where=registry.url,
-            hint="log in as an admin; partial=True writes what you may read",
+            hint=f"log in as an admin; partial=True {does} what you may read",
         )
+
+
+def _chosen(registry: Registry, names: Chosen, prefixes: Chosen) -> Selection | None:
+    return Selection(registry, names, prefixes) if names or prefixes else None
 
 
 def _put_anew(temporary: str, target: Path) -> None:
@@ -89,7 +117,7 @@ def _put_anew(temporary: str, target: Path) -> None:
         os.unlink(temporary)
 
 
-def _write(registry: Registry, file: Any) -> int:
+def _write(changes: Iterable[Change], file: Any) -> int:
     hasher, count = hashlib.sha256(), 0
 
     def line(told: dict[str, Any]) -> None:
@@ -98,7 +126,7 @@ def _write(registry: Registry, file: Any) -> int:
         file.write(text)
 
     line({"format": FORMAT, "version": VERSION})
-    for change in registry.changes():
+    for change in changes:
         line(change._asdict())
         count += 1
     file.write(encode({"changes": count, "sha256": hasher.hexdigest()}) + b"\n")
@@ -162,30 +190,63 @@ def _decoded(text: bytes, where: str, number: int) -> dict[str, Any]:
         raise IntegrityError(f"line {number} is not JSON: {error}", where=where) from error
 
 
-def migrate(source: Registry, target: Registry, *, everything: bool = False) -> int:
+def migrate(
+    source: Registry,
+    target: Registry,
+    *,
+    names: Chosen = (),
+    prefixes: Chosen = (),
+    everything: bool = False,
+    partial: bool = False,
+) -> int:
     """Take over one registry into another one, and return how many changes were new. The source stays.
 
     Args:
         source: where from.
         target: where to.
+        names: only these names, with their versions, aliases and properties; a mapping says what they are to be called
+            in the target.
+        prefixes: only names below these, in the same way.
         everything: also names in `~/` with their versions, which mean something on one machine only, and the users and
             tokens of a server.
+        partial: from a server, take over what we may read there, even where that is not all.
 
     Raises:
         ConflictError: both have changed the same name, or its versions; nothing was taken over.
-        NotFoundError: there is nothing in the source, or nothing of it that we may read.
+        NotFoundError: there is nothing in the source, or nothing of it that we may read, or nothing has such a name.
+        AccessError: we may not read all of the source, and neither `partial` nor names are given.
+        InvalidError: a name in `~/` would come to where nobody can use it.
     """
+    source, target = source.direct, target.direct
     if next(iter(source.changes()), None) is None:
         raise NotFoundError(
             "there is no registry, or nothing in it that you may read", where=source.url, hint="check the URL"
         )
-    own = frozenset() if everything else _own_series(source)
+    chosen = _chosen(source, names, prefixes)
+    if chosen is not None:
+        _check_usable(chosen, target)
+    elif not partial:
+        _check_whole(source, "takes over")
+    own = frozenset() if everything or chosen is not None else _own_series(source)
 
     def wanted() -> Iterator[Change]:
+        if chosen is not None:
+            return chosen.changes()
         return (change for change in source.changes() if everything or not _is_own(change.key, own))
 
     diverged.check(wanted(), target.changes(), where=target.url)
     return target.replay(wanted())
+
+
+def _check_usable(chosen: Selection, target: Registry) -> None:
+    """Refuse names in `~/` for a registry that can be no machine's own."""
+    mine = next((path for path in chosen.called.values() if path.startswith("~/")), None)
+    if mine is not None and not target.url.startswith("sqlite:"):
+        raise InvalidError(
+            f"names in ~/ are those of one machine: nobody would find {mine} there",
+            where=target.url,
+            hint=f"say what it is to be called: --name {mine}=/org/name, names={{{mine!r}: '/org/name'}}",
+        )
 
 
 def _own_series(registry: Registry) -> frozenset[str]:

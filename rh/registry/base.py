@@ -45,6 +45,7 @@ from rh.registry.filters import Filter
 from rh.types import ABSENT, ANY, Condition, Match
 
 __all__ = [
+    "CONNECT_S",
     "Change",
     "Delete",
     "Put",
@@ -53,12 +54,21 @@ __all__ = [
     "Rename",
     "StaleWarning",
     "Step",
+    "UnconnectedError",
     "author",
     "check_steps",
     "fresh",
     "new_token",
     "request_digest",
 ]
+
+
+CONNECT_S = 2.0
+"""How long a read tries to get through to a registry where something else can answer (`Registry.hurried`)."""
+
+
+class UnconnectedError(UnavailableError):
+    """Nobody answers where a registry should be, or its server says that of what is behind it."""
 
 
 class StaleWarning(UserWarning):
@@ -142,11 +152,23 @@ class Registry(ABC):
     """What `open_registry` opened; holds no secret."""
     distant: ClassVar[bool] = False
     """Whether it may be out of reach and keeps nothing here: what is read of it is then mirrored on this machine."""
+    connect_s: float | None = None
+    """How long a read may take to get through to it, in seconds, if not until the deadline."""
 
     @property
     def direct(self) -> Registry:
-        """The registry itself, where this is one with a mirror."""
+        """The registry itself, which is an error when it cannot be reached: without a mirror, or a replica's word."""
         return self
+
+    def hurried(self) -> Self:
+        """The same, whose reads end with `UnconnectedError` where no connection comes about within `CONNECT_S`.
+
+        Once there is one, a read has until the deadline as ever. Changes are not hurried.
+        """
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        twin.connect_s = CONNECT_S
+        return twin
 
     @abstractmethod
     def get(self, key: str) -> Record:

@@ -19,7 +19,7 @@ from typing import TypeVar
 from rh import config, sqlite
 from rh.errors import DeadlineError, NotFoundError, RhError, UnavailableError
 from rh.observe import log
-from rh.registry.base import Change, Record, Registry, StaleWarning, Step
+from rh.registry.base import Change, Record, Registry, StaleWarning, Step, UnconnectedError
 from rh.registry.documents import decode, encode
 from rh.registry.filters import Filter
 
@@ -51,8 +51,12 @@ class Mirrored(Registry):
 
     def __init__(self, inner: Registry) -> None:
         self.inner = inner
+        self._hurried = inner.hurried()
         self.url = inner.url
         self._path = config.home() / "mirrors" / f"{hashlib.sha256(inner.url.encode()).hexdigest()[:32]}-{_FORMAT}.db"
+
+    def __reduce__(self) -> tuple[type[Mirrored], tuple[Registry]]:
+        return Mirrored, (self.inner,)
 
     @property
     def direct(self) -> Registry:
@@ -66,7 +70,7 @@ class Mirrored(Registry):
             return known[0][0]
         try:
             with self._answering():
-                record = self.inner.get(key)
+                record = self._got(key)
         except NotFoundError:
             self._write(lambda db: db.execute("delete from records where key = ?", (key,)))
             raise
@@ -79,6 +83,14 @@ class Mirrored(Registry):
         self._remember([record])
         return record
 
+    def _got(self, key: str) -> Record:
+        try:
+            return self._hurried.get(key)
+        except UnconnectedError:
+            if self._read("key = ?", (key,)):
+                raise
+        return self.inner.get(key)  # nothing else can tell: it may be slow to answer, or about to be back
+
     def list(self, prefix: str = "", *, after: str = "") -> Iterator[Record]:
         if (silent := self._silence()) and (known := self._below(prefix, after)):
             yield from self._told(silent, known)
@@ -86,7 +98,7 @@ class Mirrored(Registry):
         seen: builtins.list[Record] = []
         last, began = after, self._turn()
         try:
-            for record in self.inner.list(prefix, after=after):
+            for record in self._asked(lambda registry, last: registry.list(prefix, after=last), prefix, after):
                 seen.append(record)
                 last = record.key
                 if len(seen) >= _PAGE:
@@ -113,11 +125,29 @@ class Mirrored(Registry):
             return
         last = after
         try:
-            for record in self.inner.search(where, prefix, after=after):
+            for record in self._asked(lambda registry, last: registry.search(where, prefix, after=last), prefix, after):
                 last = record.key
                 yield record
         except (UnavailableError, DeadlineError) as error:
             yield from (record for record in self._known(error, prefix, last) if where.matches(record.document))
+
+    def _asked(self, ask: Callable[[Registry, str], Iterator[Record]], prefix: str, last: str) -> Iterator[Record]:
+        """What the registry tells of a prefix; in no hurry where the mirror knows nothing of it.
+
+        Args:
+            ask: asks a registry for the records after a key.
+            prefix: of the keys.
+            last: the key that the first ones come after.
+        """
+        try:
+            for record in ask(self._hurried, last):
+                last = record.key
+                yield record
+            return
+        except UnconnectedError:
+            if self._below(prefix, last):
+                raise
+        yield from ask(self.inner, last)
 
     # Not mirrored.
 

@@ -302,7 +302,7 @@ class RegistrySuite(SearchSuite, HistorySuite):
     def test_increments_from_many_processes_are_all_there(self, registry: Registry, url: str) -> None:
         """Promises 1, 2 and 9: no increment is lost, and each had its own revision."""
         for process in [python(_ADD, url, str(self.increments)) for _ in range(self.processes)]:
-            finished(process)
+            finished(process, self.patience_s)
         total = self.processes * self.increments
         assert registry.get("counter").document == {"n": total}
         assert [change.revision for change in registry.history("counter")] == list(range(1, total + 1))

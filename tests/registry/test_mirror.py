@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
 import re
 import secrets
+import socket
 import sqlite3
 import subprocess
 import sys
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from typing import Self
 
 import pytest
 
 import rh
 from rh import config, errors
 from rh.observe import counting
-from rh.registry import default, mirror, open_registry
+from rh.registry import base, bucket, default, http, mirror, open_registry
 from rh.registry.base import Put, StaleWarning
 from rh.registry.filters import F
 from rh.registry.http import HTTPRegistry
 from rh.registry.mirror import Mirrored
 from rh.registry.sql import postgres
 from rh.testing import servers
+from rh.testing.faults import Delay, FaultProxy, Status
 from rh.testing.servers.registry import RegistryServer
 
 
@@ -359,3 +364,121 @@ def test_postgresql_has_one_too(monkeypatch, tmp_path):
         told = b"".join(path.read_bytes() for path in config.home().rglob("*") if path.is_file())
         assert server.password.encode() not in told
     postgres._connections.close()
+
+
+# How soon it is said, where nobody answers. Deadlines are long here, so that who waits for one is noticed.
+
+
+class Mute:
+    """Something at a port whose connections never come about: its queue of them is full."""
+
+    def __init__(self, port: int) -> None:
+        self.listener = socket.socket()
+        self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.listener.bind(("127.0.0.1", port))
+        self.listener.listen(0)
+        self.waiting = []
+        for _ in range(4):
+            one = socket.socket()
+            one.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                one.connect(("127.0.0.1", port))
+            self.waiting.append(one)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        for one in (*self.waiting, self.listener):
+            one.close()
+
+
+@pytest.fixture
+def hasty(monkeypatch):
+    """Little time to get through, and much for everything else."""
+    monkeypatch.setenv("RH_TIMEOUT_S", "300")
+    monkeypatch.setattr(base, "CONNECT_S", 0.3)
+
+
+@pytest.mark.parametrize("how", ["refused", "mute"])
+def test_where_nobody_answers_the_mirror_does_soon(server, cats, hasty, how):
+    server.kill()
+    with Mute(server.port) if how == "mute" else contextlib.nullcontext():
+        begun = time.monotonic()
+        with pytest.warns(StaleWarning, match="cannot be reached"):
+            assert rh.load("/team/cats:production").get("1.txt") == b"tabby"
+        mirror._silent.clear()
+        with pytest.warns(StaleWarning):
+            assert rh.resources("/team") == ["/team/cats"]
+        mirror._silent.clear()
+        with pytest.warns(StaleWarning):
+            assert [record.key for record in default().search(F.kind == "none", "resources/")] == []
+        assert time.monotonic() - begun < 60
+
+
+def test_what_the_mirror_does_not_know_is_waited_for(server, cats, hasty, monkeypatch):
+    """A server that restarts, or is far away, is not out of reach for who has nothing else to ask."""
+    monkeypatch.setattr(http, "_REFUSED_S", 200.0)
+    open_registry(server.behind).put("resources/team/dogs", {"kind": "blob"})
+    server.kill()
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(default().get, "resources/team/dogs")
+        server.start()
+        assert silently(answer.result).document == {"kind": "blob"}
+
+
+def test_slow_is_not_out_of_reach(server, cats, hasty, monkeypatch):
+    """Answers take longer than a connection may."""
+    with FaultProxy(server.port, [Delay(each_way_s=0.4)]) as proxy:
+        monkeypatch.setenv("RH_REGISTRY", proxy.url)
+        assert silently(lambda: rh.load("/team/cats:production")).version == "v1"
+        mirrored = default()
+        assert isinstance(mirrored, Mirrored)
+        assert silently(lambda: mirrored.get("resources/team/cats")).revision == 1
+        assert [record.key for record in silently(lambda: list(mirrored.list("resources/")))] == ["resources/team/cats"]
+
+
+@pytest.mark.parametrize("how", ["refused", "mute"])
+def test_postgresql_that_does_not_answer(monkeypatch, hasty, how):
+    monkeypatch.setattr(base, "CONNECT_S", 2.0)  # libpq's least
+    with servers.postgres() as server:
+        monkeypatch.setenv("RH_REGISTRY", server.url)
+        monkeypatch.setenv("PGPASSWORD", server.password)
+        registry = default()
+        registry.put("resources/team/x", {"n": 1})
+        server.kill()  # the connection that is kept breaks, and another one does not come about
+        with Mute(server.port) if how == "mute" else contextlib.nullcontext():
+            begun = time.monotonic()
+            with pytest.warns(StaleWarning, match="cannot be reached"):
+                assert registry.get("resources/team/x").document == {"n": 1}
+            assert time.monotonic() - begun < 60
+        server.start()
+        mirror._silent.clear()
+        assert silently(lambda: registry.get("resources/team/x")).revision == 1
+    postgres._connections.close()
+
+
+def test_a_bucket_that_does_not_answer(moto_server, hasty, monkeypatch):
+    """The replica answers soon where nobody does; a store that fails, or is slow, is asked until the deadline."""
+    monkeypatch.setattr(bucket, "CONNECT_S", 0.3)
+    monkeypatch.setattr(bucket, "_silent", {})
+    place = moto_server.make_bucket(f"t{secrets.token_hex(6)}")
+    with FaultProxy(moto_server.port, http=True) as proxy:
+        config.register("s3", moto_server.settings(via=proxy.port, timeout_s=300, retries=1000))
+        registry = open_registry(f"{place}/registry")
+        registry.put("a", {"n": 1})
+        proxy.plan = [Delay(each_way_s=0.4)]
+        assert silently(lambda: registry.get("a")).document == {"n": 1}
+        proxy.plan = [Status(code=503, match=lambda request: request.nth < 4)]
+        assert silently(lambda: registry.get("a")).document == {"n": 1}
+        proxy.plan = []
+        proxy.stop()
+        begun = time.monotonic()
+        with pytest.warns(StaleWarning, match="cannot be reached"):
+            assert registry.get("a").document == {"n": 1}
+        with counting() as counts, pytest.warns(StaleWarning):
+            registry.get("a")
+        assert not counts.total()
+        with pytest.raises((errors.UnavailableError, errors.DeadlineError)):
+            registry.direct.hurried().get("a")
+        assert time.monotonic() - begun < 60

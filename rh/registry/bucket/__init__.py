@@ -27,6 +27,7 @@ from rh.errors import (
 )
 from rh.observe import log as logger
 from rh.registry.base import (
+    CONNECT_S,
     Change,
     Record,
     Registry,
@@ -37,12 +38,14 @@ from rh.registry.base import (
     new_token,
     request_digest,
 )
+from rh.registry.bucket.hurry import Hurried
 from rh.registry.bucket.log import Log, Position, Stored, UnreachableError
 from rh.registry.bucket.log_format import SEGMENT, Commit, Entry, entry_key
 from rh.registry.bucket.replica import DamagedError, Replica, Replicas
 from rh.registry.bucket.steps import applied
 from rh.registry.filters import Filter
 from rh.systems import locate, open_system
+from rh.systems.wrap import Retrying, unwrap
 
 __all__ = ["BucketRegistry"]
 
@@ -72,6 +75,9 @@ class BucketRegistry(Registry):
         url: `s3://bucket/prefix`, `gs://…`, `az://…`, `file:///shared/directory`, or a place on a named system.
     """
 
+    _offline = True
+    """Whether the replica has its say where the place cannot be reached."""
+
     def __init__(self, url: str) -> None:
         self.system = open_system(locate(url))
         self.url = self.system.url()
@@ -83,6 +89,12 @@ class BucketRegistry(Registry):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (BucketRegistry, (self.url,))
+
+    @property
+    def direct(self) -> BucketRegistry:
+        found = BucketRegistry(self.url)
+        found._offline, found.connect_s = False, self.connect_s
+        return found
 
     # Reading.
 
@@ -141,13 +153,19 @@ class BucketRegistry(Registry):
                 replica, mended = self._mended(error, replica), True
 
     def _fresh(self) -> Replica | None:
-        """The replica, up to date; where the place cannot be reached, as it is, with a warning."""
+        """The replica, up to date; where the place cannot be reached, as it is, with a warning. Else an error."""
         replica = self._replicas.current()
+        if not self._offline:
+            try:
+                state = self._state(hurried=self.connect_s is not None)
+            except UnreachableError as problem:
+                raise problem.cause from problem
+            return None if state is None else state.replica
         if replica is not None and time.monotonic() < _silent.get(self._identity, 0.0) and _usable(replica):
             self._warn("it did not answer")
             return replica
         try:
-            state = self._state()
+            state = self._state(hurried=True)
         except UnreachableError as problem:
             replica = self._replicas.current()
             if replica is None or not _usable(replica):
@@ -167,13 +185,17 @@ class BucketRegistry(Registry):
 
     # The state.
 
-    def _state(self) -> _State | None:
-        """The registry as it is now; `None` where there is none. A replica that is damaged is made anew."""
+    def _state(self, *, hurried: bool = False) -> _State | None:
+        """The registry as it is now; `None` where there is none. A replica that is damaged is made anew.
+
+        With `hurried`, and where there is a replica, it is not tried for long to get through to the place.
+        """
         replica, position = self._replicas.current(), None
         if replica is not None:
             try:
                 position = replica.position()
-                now = None if position is None else self._caught_up(replica, position)
+                log = Log(Retrying(Hurried(unwrap(self.system), CONNECT_S))) if hurried else self._log
+                now = None if position is None else self._caught_up(replica, position, log)
             except DamagedError as error:
                 logger.warning("a replica is made anew: %s", error)
                 position = now = None
@@ -185,18 +207,18 @@ class BucketRegistry(Registry):
         _silent.pop(self._identity, None)
         return state
 
-    def _caught_up(self, replica: Replica, position: Position) -> Position | None:
+    def _caught_up(self, replica: Replica, position: Position, log: Log) -> Position | None:
         """Take over what is new; `None` if the log does not go on from where the replica ends."""
-        there = self._log.listed(position.sequence)
+        there = log.listed(position.sequence)
         if position.sequence not in there.etags:
             return None
         etag = there.etags[position.sequence]
         if etag is None or etag != position.etag:
-            stored = self._log.entry(position.sequence, etag)
+            stored = log.entry(position.sequence, etag)
             if Entry.digest(stored.data) != position.digest:
                 return None
             replica.retag(position, stored.etag)
-        for entries in self._log.after(position.sequence, position.digest, there):
+        for entries in log.after(position.sequence, position.digest, there):
             replica.go_on(position.id, entries)
             position = entries[-1].position(position.id)
         return position

@@ -10,9 +10,11 @@ from __future__ import annotations
 import ipaddress
 import os
 import random
+import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from contextvars import ContextVar
 from typing import Any, ClassVar, TypeVar
 from urllib.parse import urlencode
 
@@ -30,7 +32,7 @@ from rh.errors import (
 from rh.forks import Lock
 from rh.observe import count, log
 from rh.registry.accounts import Accounts, Credential, Role, Share, User, check_user
-from rh.registry.base import Change, Record, Registry, Step, check_steps, new_token
+from rh.registry.base import Change, Record, Registry, Step, UnconnectedError, check_steps, new_token
 from rh.registry.filters import Filter
 from rh.registry.http import logins
 from rh.registry.http.wire import (
@@ -61,16 +63,34 @@ _BATCH = 2 << 20
 
 _lock = Lock()
 _pools: dict[tuple[str, float, str | None], Pool] = {}
+_connect_s: ContextVar[float | None] = ContextVar("rh_registry_connect_s", default=None)
+"""How long the request of this moment may wait for its connection, if that is less than the deadline."""
+
+
+class _TooLateError(OSError):
+    """No connection came about in the time there was for it."""
 
 
 class _Direct(Pool):
-    """To this machine itself no proxy leads."""
+    """To this machine itself no proxy leads, and connecting may have less time than answering."""
 
     def __init__(self, endpoint: Endpoint, timeout_s: float, *, ca_bundle: str | None = None) -> None:
         super().__init__(endpoint, timeout_s, ca_bundle=ca_bundle)
         if _is_loopback(endpoint.host):
             self._proxy, self._target = None, endpoint.base
             self._lines = f"Host: {endpoint.authority}\r\n"
+
+    def _dial(self, host: str, port: int) -> socket.socket:
+        within = _connect_s.get()
+        if within is None or within >= self.timeout_s:
+            return super()._dial(host, port)
+        try:
+            sock = socket.create_connection((host, port), within)
+        except TimeoutError:
+            raise _TooLateError(f"nothing answers within {within:g} s") from None
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.settimeout(self.timeout_s)
+        return sock
 
 
 class HTTPRegistry(Registry):
@@ -246,25 +266,31 @@ class HTTPRegistry(Registry):
         Args:
             once: asks once, given the seconds that are left.
             until: when to give up (monotonic).
-            patient: until then also where nothing listens; else `_REFUSED_S` is enough of that.
+            patient: until then also where nobody answers, or the server says so of what is behind it; else `_REFUSED_S`
+                is enough of that, or `connect_s`.
         """
         wait, refused = _WAIT_S, 0.0
+        enough = _REFUSED_S if self.connect_s is None else min(self.connect_s, _REFUSED_S)
         while True:
+            begun = time.monotonic()
+            limit = _connect_s.set(None if patient else self.connect_s)
             try:
-                return once(max(until - time.monotonic(), 0.1))
+                return once(max(until - begun, 0.1))
             except RhError as error:
                 left = until - time.monotonic()
-                if not getattr(error, "refused", False):
+                if not isinstance(error, UnconnectedError):
                     refused = 0.0
                 elif not patient:
-                    refused = refused or time.monotonic()
-                    left = min(left, refused + _REFUSED_S - time.monotonic())
+                    refused = refused or begun
+                    left = min(left, refused + enough - time.monotonic())
                 pause = max(getattr(error, "wait_s", 0.0), wait * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
                 if not error.retryable or isinstance(error, DeadlineError) or pause >= left:
                     if isinstance(error, UnavailableError | DeadlineError):
                         error.hint = f"{error.hint}; {_STILL}" if error.hint else _STILL
                     raise
                 log.debug("%s: %s; trying again", self.url, error.message)
+            finally:
+                _connect_s.reset(limit)
             time.sleep(pause)
             wait = min(wait * 2, _LONGEST_WAIT_S)
 
@@ -299,11 +325,10 @@ class HTTPRegistry(Registry):
             error.hint = f"name the authority's certificates in {CA_BUNDLE} or SSL_CERT_FILE"
             raise
         except UnavailableError as error:
-            found = UnavailableError(
+            nobody = isinstance(error.__context__, ConnectionRefusedError | _TooLateError)
+            raise (UnconnectedError if nobody else UnavailableError)(
                 f"the registry cannot be reached: {error.message}", where=self.url, hint="check that its server runs"
-            )
-            found.refused = isinstance(error.__context__, ConnectionRefusedError)  # type: ignore[attr-defined]
-            raise found from None
+            ) from None
         self._check(answer)
         return answer
 
@@ -333,8 +358,11 @@ class HTTPRegistry(Registry):
             )
         if answer.status < 300:
             return
-        told = self._json(answer.read(1 << 20)).get("error")
-        error = error_of(told if isinstance(told, dict) else {}, answer.status, self.url)
+        found = self._json(answer.read(1 << 20)).get("error")
+        told = found if isinstance(found, dict) else {}
+        error = error_of(told, answer.status, self.url)
+        if told.get("behind") and isinstance(error, UnavailableError):
+            error = UnconnectedError(error.message, where=error.where, hint=error.hint)
         if isinstance(error, UnauthenticatedError):
             error.hint = self._login()
         with suppress(ValueError):

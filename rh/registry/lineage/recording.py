@@ -3,17 +3,39 @@
 A run holds for what its block calls, in this task or thread, and for threads and tasks that were given its context
 (`contextvars.copy_context().run`). One that was begun in the main thread, outside a task, also holds for every thread
 that has none of its own, so those of a pool need nothing.
+
+A process that was started with the id of a run in `RH_RUN` is in that run, unless it begins one: children of a process
+that is in a run, and whoever is given the variable.
 """
 
 from __future__ import annotations
 
 import contextvars
+import os
 import sys
 import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol
 
-__all__ = ["Active", "Pin", "Recorder", "RunRef", "active", "committed", "opened", "producer", "read", "wrote"]
+from rh.forks import Lock
+
+__all__ = [
+    "VARIABLE",
+    "Active",
+    "Pin",
+    "Recorder",
+    "RunRef",
+    "active",
+    "committed",
+    "inherit",
+    "opened",
+    "producer",
+    "read",
+    "wrote",
+]
+
+VARIABLE = "RH_RUN"
 
 
 class RunRef(NamedTuple):
@@ -34,6 +56,8 @@ class Pin(NamedTuple):
     number: int
     digest: str
     asked: str
+    drafted: bool = False
+    """Whether a draft made it: the live data had no part in it."""
 
 
 class Recorder(Protocol):
@@ -56,11 +80,34 @@ _context: contextvars.ContextVar[Recorder | None] = contextvars.ContextVar("rh_r
 
 class _Process:
     run: Recorder | None = None
+    given: str | None = os.environ.get(VARIABLE)
+    """The run that this process was started in, until that is looked up. Later values are for its children."""
+    attach: Callable[[str], Recorder | None] | None = None
+
+
+_attaching = Lock()
+
+
+def inherit(attach: Callable[[str], Recorder | None]) -> None:
+    """Say what makes a recorder of the id of a run that another process began, or `None` where that cannot be."""
+    _Process.attach = attach
 
 
 def active() -> Recorder | None:
     """The run that this code is in."""
-    return _context.get() or _Process.run
+    run = _context.get() or _Process.run
+    if run is None and _Process.given is not None:
+        return _inherited()
+    return run
+
+
+def _inherited() -> Recorder | None:
+    with _attaching:
+        if _Process.attach is not None:
+            given, _Process.given = _Process.given, None  # before it is looked up: that is no work of the run
+            if given:
+                _Process.run = _Process.attach(given)
+    return _Process.run
 
 
 class Active:
@@ -92,21 +139,21 @@ def _in_task() -> bool:
 
 def read(resource: Any, pin: Pin | None = None) -> None:
     """Say that the data of `resource` (of the version `pin` of it) are read."""
-    run = _context.get() or _Process.run
+    run = active()
     if run is not None:
         run.read(resource, pin)
 
 
 def wrote(resource: Any) -> None:
     """Say that the data of `resource` are written."""
-    run = _context.get() or _Process.run
+    run = active()
     if run is not None:
         run.wrote(resource)
 
 
 def opened(resource: Any, mode: str) -> None:
     """Say that a file of `resource` is opened in this mode."""
-    run = _context.get() or _Process.run
+    run = active()
     if run is not None:
         if "r" in mode:
             run.read(resource, None)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rh.config import did_you_mean
-from rh.errors import ConflictError, ExistsError, InvalidError, NotFoundError, UnauthenticatedError
+from rh.errors import ConflictError, ExistsError, InvalidError, NotFoundError, RhError, UnauthenticatedError
 from rh.forks import Lock
 from rh.registry.accounts import (
     ROLES,
@@ -107,6 +107,7 @@ class StoredAccounts(Accounts):
         self.credential = credential
         self._lock = Lock()
         self._snapshot = Snapshot()
+        self._failure: tuple[float, RhError] | None = None
 
     def as_(self, user: str, credential: str | None = None) -> StoredAccounts:
         """The same, for somebody else who changes them."""
@@ -124,8 +125,20 @@ class StoredAccounts(Accounts):
             return self._snapshot
         with self._lock:
             if at_once or not self.fresh():
-                self._snapshot = self._read()
+                self._snapshot = self._read_or_fail(at_once=at_once)
             return self._snapshot
+
+    def _read_or_fail(self, *, at_once: bool) -> Snapshot:
+        """A new snapshot; where that failed a moment ago, the same error, for all who waited meanwhile."""
+        if self._failure is not None and not at_once and time.monotonic() - self._failure[0] < FRESH_S:
+            raise self._failure[1]
+        try:
+            made = self._read()
+        except RhError as error:
+            self._failure = (time.monotonic(), error)
+            raise
+        self._failure = None
+        return made
 
     def _read(self) -> Snapshot:
         made = Snapshot(taken=time.monotonic())
@@ -295,7 +308,9 @@ class StoredAccounts(Accounts):
         snapshot = self.now(at_once=True)
         for user, role in roles.items():
             if role is not None and role not in ROLES:
-                raise InvalidError(f"there is no role {role!r:.80}", hint=", ".join(ROLES))
+                raise InvalidError(
+                    f"there is no role {role!r:.80}" + did_you_mean(str(role)[:80], ROLES), hint=", ".join(ROLES)
+                )
             if role is not None and user not in snapshot.admins:
                 raise _unknown(user, snapshot)
 

@@ -53,7 +53,10 @@ _TOLD = frozenset(
 )
 """Kinds of errors that are about what was asked, not about what is behind the server."""
 _INNER: Mapping[type[RhError], str] = {
+    UnavailableError: "the registry behind the server cannot be reached",
     DeadlineError: "the registry behind the server did not answer in time",
+    AccessError: "the registry behind the server does not let the server in",
+    NotFoundError: "the registry behind the server is gone",
     FullError: "the registry behind the server is full",
 }
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -245,12 +248,18 @@ class App:
         if self._threads is None:
             limiter = plugins.need("anyio", extra="server").CapacityLimiter
             self._threads, self._stranger_threads = limiter(self.limits.threads), limiter(self.limits.stranger_threads)
-        if not stranger:
-            return await to_thread.run_sync(work, limiter=self._threads)
-        if self._stranger_threads.statistics().tasks_waiting >= self.limits.strangers:
+        if stranger and self._stranger_threads.statistics().tasks_waiting >= self.limits.strangers:
             self.metrics.refuse("busy")
             raise _RateError("too many requests without a token", 1.0)
-        return await to_thread.run_sync(work, limiter=self._stranger_threads)
+        limiter = self._stranger_threads if stranger else self._threads
+        try:
+            async with asyncio.timeout(self.limits.answer_s):
+                return await to_thread.run_sync(work, limiter=limiter, abandon_on_cancel=True)
+        except TimeoutError as error:
+            if isinstance(error, RhError):
+                raise
+            where = self.service.registry.url
+            raise DeadlineError(f"no answer within {self.limits.answer_s:g} s", where=where) from None
 
     async def _caller(self, request: Request, state: _State) -> Caller:
         """Who asks. A token that is given must be good, also for what is public."""
@@ -320,9 +329,13 @@ class App:
         return _response(encode(told), status or usual, headers)
 
     def _told(self, state: _State, error: Exception) -> tuple[dict[str, Any], int]:
-        """What a caller is told of an error, and its status."""
+        """What a caller is told of an error, and its status.
+
+        `behind` says that nothing can be had of the registry behind the server for the moment, and that it was tried.
+        """
         kind = error.kind if isinstance(error, RhError) else "error"
-        if isinstance(error, RhError) and (kind in _TOLD or isinstance(error, _RateError)):
+        behind = False
+        if isinstance(error, RhError) and not _is_of_the_registry(state, error):
             message, hint = error.message, error.hint
         else:
             # Names of hosts, files and accounts behind the server are nobody's business.
@@ -330,9 +343,11 @@ class App:
             inner = (text for found, text in _INNER.items() if isinstance(error, found))
             message = next(inner, "the registry behind the server failed")
             hint = f"its log tells more of request {state.request}"
-        return {"error": {"kind": kind, "message": message, "hint": hint, "request": state.request}}, STATUS.get(
-            kind, 500
-        )
+            behind = isinstance(error, UnavailableError | DeadlineError | AccessError | NotFoundError)
+            if isinstance(error, AccessError | NotFoundError):
+                kind = UnavailableError.kind  # it is not the caller who has no right, or the name that is not there
+        told = {"kind": kind, "message": message, "hint": hint, "request": state.request, "behind": behind}
+        return {"error": told}, STATUS.get(kind, 500)
 
     async def _no_route(self, request: Request, error: Any) -> Response:
         state: _State = request.state.rh
@@ -375,6 +390,16 @@ class App:
         except Exception as error:  # noqa: BLE001 - as in `_serve`
             return self._failed(state, error)
         return _response(made(), media=media)
+
+
+def _is_of_the_registry(state: _State, error: RhError) -> bool:
+    """Whether an error is about the registry behind the server, and not about what was asked."""
+    if error.kind not in _TOLD:
+        return not isinstance(error, _RateError)
+    # What is made here has no place. A registry names the key that is not there, or says that it is gone itself.
+    if isinstance(error, NotFoundError):
+        return error.where is not None and not any(repr(key) in error.message for key in state.keys)
+    return error.where is not None and isinstance(error, AccessError)
 
 
 def _response(

@@ -37,6 +37,8 @@ class Limits(NamedTuple):
     """Open at once; fewer where the process may not open as many files."""
     page_s: float = 5.0
     """About how long one page of an answer takes."""
+    answer_s: float = 25.0
+    """How long an answer may take. Callers wait a little longer, so they hear whose fault it was."""
     header_s: float = 30.0
     """How long a caller may take to send the head of a request."""
     body_s: float = 30.0

@@ -31,7 +31,10 @@ def describe(url: str | None) -> dict[str, Any]:
                     "properties": {
                         "error": {
                             "type": "object",
-                            "properties": {name: {"type": "string"} for name in ("kind", "message", "hint", "request")},
+                            "properties": {
+                                **{name: {"type": "string"} for name in ("kind", "message", "hint", "request")},
+                                "behind": {"type": "boolean"},
+                            },
                         }
                     },
                 }

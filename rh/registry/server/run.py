@@ -56,7 +56,9 @@ def serve(
     limits = limits or Limits()
     if (tls_cert is None) is not (tls_key is None):
         raise InvalidError("a certificate needs its key, and the key its certificate", hint="--tls-cert and --tls-key")
-    registry = registry.direct  # clients are not to be told out of a mirror of ours
+    # Clients are not told out of a mirror or replica of ours, since rights may have changed where we cannot look; and
+    # they hear soon that there is nothing to be had.
+    registry = registry.direct.hurried()
     app = App(registry, limits=limits, audit=audit, public_url=public_url)
     config = uvicorn.Config(
         app,

@@ -35,6 +35,7 @@ from rh.errors import (
 )
 from rh.forks import Lock
 from rh.plugins import need
+from rh.registry.base import UnconnectedError
 from rh.registry.documents import is_secret_field
 from rh.registry.sql.relational import TABLES, Dialect, Query, RelationalRegistry, Row, Session
 
@@ -109,7 +110,7 @@ class PostgresRegistry(RelationalRegistry):
 
     def _read(self, work: Callable[[Session], T], *, nothing: T, snapshot: bool = False) -> T:
         begin = "begin isolation level repeatable read read only" if snapshot else None
-        return self._tried(begin, (), work, nothing=lambda: nothing)
+        return self._tried(begin, (), work, nothing=lambda: nothing, connect_s=self.connect_s)
 
     def _write(self, work: Callable[[Session], T], keys: Sequence[str], token: str) -> T:
         for key in keys:
@@ -136,16 +137,29 @@ class PostgresRegistry(RelationalRegistry):
         work: Callable[[Session], T],
         *,
         nothing: Callable[[], T] | None = None,
+        connect_s: float | None = None,
     ) -> T:
-        """Do the work in a transaction, once more where the connection broke or others were in the way."""
+        """Do the work in a transaction, once more where the connection broke or others were in the way.
+
+        Args:
+            begin: the statement that begins it; `None` for a single round trip.
+            locks: to take first.
+            work: what to do.
+            nothing: the answer where there are no tables yet; else they are made.
+            connect_s: how long to try where no connection comes about, if not until the deadline.
+        """
         psycopg = need("psycopg", extra="pg", purpose="a registry in PostgreSQL")
         if self._timeout_s is None:
             self._timeout_s = float(config.get("timeout_s"))
         deadline, pause, connected = time.monotonic() + self._timeout_s, 0.01, False
+        if connect_s is not None and connect_s >= self._timeout_s:
+            connect_s = None
+        nobody: float | None = None  # since when no connection came about
         while True:
+            tried, through = time.monotonic(), False
             try:
-                with _connections.one(self._place, self._timeout_s, deadline) as db:
-                    connected = True
+                with _connections.one(self._place, self._timeout_s, deadline, connect_s) as db:
+                    connected = through = True
                     try:
                         with _transaction(db, begin):
                             return work(_Session(db, self._prefix, self._is_current, locks, alone=begin is None))
@@ -163,8 +177,13 @@ class PostgresRegistry(RelationalRegistry):
                 if broken:
                     _connections.close(self._place)  # what is idle is broken as well
                 again = (broken and (connected or _STARTING in str(error))) or error.sqlstate in _AGAIN
-                if not again or time.monotonic() + pause > deadline:
-                    raise _translated(error, self.url, self._timeout_s) from error
+                end = deadline
+                unconnected = broken and not through and _STARTING not in str(error)
+                if unconnected and connect_s is not None:
+                    nobody = tried if nobody is None else nobody
+                    end = min(end, nobody + connect_s)
+                if not again or time.monotonic() + pause > end:
+                    raise _translated(error, self.url, self._timeout_s, unconnected=unconnected) from error
             except UnicodeEncodeError as error:
                 raise InvalidError("text that is not valid Unicode", where=self.url) from error
             except TimeoutError as error:
@@ -297,9 +316,9 @@ class _Connections:
         self._lock = Lock()
 
     @contextmanager
-    def one(self, place: _Place, timeout_s: float, deadline: float) -> Iterator[Any]:
+    def one(self, place: _Place, timeout_s: float, deadline: float, connect_s: float | None = None) -> Iterator[Any]:
         """A connection for one block; kept afterwards if it is between transactions."""
-        db = self._take(place, timeout_s) or _connected(place, timeout_s, deadline)
+        db = self._take(place, timeout_s) or _connected(place, timeout_s, deadline, connect_s)
         pid, db.rh_deadline = os.getpid(), deadline
         try:
             yield db
@@ -340,9 +359,9 @@ atexit.register(_connections.close)
 os.register_at_fork(after_in_child=_connections.after_fork)
 
 
-def _connected(place: _Place, timeout_s: float, deadline: float) -> Any:
+def _connected(place: _Place, timeout_s: float, deadline: float, connect_s: float | None = None) -> Any:
     psycopg = need("psycopg")
-    left_s = max(deadline - time.monotonic(), 1)
+    left_s = max(deadline - time.monotonic(), 1) if connect_s is None else connect_s
     options = {
         "application_name": "rh",
         "connect_timeout": max(int(left_s), 2),
@@ -445,8 +464,8 @@ _REFUSALS: Mapping[str, str] = {
 """What is said when no connection comes about, which has no code."""
 
 
-def _translated(error: Any, where: str, timeout_s: float) -> RhError:
-    """The error of psycopg as one of ours."""
+def _translated(error: Any, where: str, timeout_s: float, *, unconnected: bool = False) -> RhError:
+    """The error of psycopg as one of ours; `unconnected` where that may be because nobody answers there."""
     said = (str(error).splitlines() or [type(error).__name__])[0]
     state = error.sqlstate or next((code for text, code in _REFUSALS.items() if text in str(error)), "")
     kind, what = _STATES.get(state) or _STATES.get(state[:2]) or (UnavailableError, "the registry cannot be used")
@@ -454,7 +473,9 @@ def _translated(error: Any, where: str, timeout_s: float) -> RhError:
         # libpq repeats an option that it does not know, but not what it was set to.
         return InvalidError("the registry's URL has an option that libpq does not take", where=where)
     hint = _HINT if kind is UnauthenticatedError else None
-    if kind is DeadlineError:
+    if unconnected and kind in (DeadlineError, UnavailableError) and state[:2] != "53":
+        kind, what = UnconnectedError, "no connection comes about"
+    elif kind is DeadlineError:
         what = f"{what} for {timeout_s:g} s" if error.sqlstate else f"no connection within {timeout_s:g} s"
     return kind(f"{what}: {said}", where=where, hint=hint)
 

@@ -1,0 +1,87 @@
+"""Teammates who share through the library."""
+
+import pytest
+
+import rh
+from rh import errors
+from rh.versions.series import Series
+
+
+def test_teammates_share_through_the_library(server, monkeypatch, tmp_path, org):
+    """`share` and `revoke` of a folder with versions."""
+
+    def be(user):
+        for name, value in server.environment(user).items():
+            monkeypatch.setenv(name, value)
+
+    be("bob")
+    (tmp_path / "cats").mkdir()
+    (tmp_path / "cats/a.txt").write_text("tabby")
+    name = f"/bob/{org}"
+    cats = rh.folder(path=tmp_path / "cats").save(name)
+    cats.commit("first", aliases=["production"])
+    assert cats.share("eve").roles == {"eve": "read"}
+    be("eve")
+    theirs = rh.load(f"{name}:production")
+    assert theirs.open("a.txt").read() == b"tabby"
+    (tmp_path / "cats/a.txt").write_text("siamese")
+    with pytest.raises(errors.AccessError, match="eve may not write"):
+        rh.load(name).commit("mine")
+    with pytest.raises(errors.AccessError, match="role admin"):
+        rh.load(name).share("eve", "write")
+    be("bob")
+    cats.share(["eve"], "write", visibility="public")
+    be("eve")
+    rh.load(name).alias("staging", "v1")
+    assert isinstance(rh.load(name).series_of(), Series)
+    be("bob")
+    assert cats.revoke("eve").public
+    assert cats.share(visibility="private").roles == {}
+    be("eve")
+    assert not rh.exists(name)
+    with pytest.raises(errors.NotFoundError):
+        rh.load(name)
+
+
+def test_sharing_needs_a_server(tmp_path):
+    here = rh.folder(path=tmp_path).save("mine")
+    for verb in (lambda: here.share("bob"), lambda: here.revoke("bob")):
+        with pytest.raises(errors.UnsupportedError, match="only this machine") as caught:
+            verb()
+        assert "rh registry serve" in caught.value.hint
+    with pytest.raises(errors.InvalidError, match="has a name"):
+        rh.folder(path=tmp_path).share("bob")
+
+
+def test_a_run_of_anybody_records_what_it_writes(server, monkeypatch, tmp_path):
+    for name, value in server.environment("bob").items():
+        monkeypatch.setenv(name, value)
+    with rh.run("live") as run:
+        rh.folder(name="/bob/live-out", path=tmp_path / "out").save().put({"b": b"1"})
+    assert run.status == "done"
+    assert [output.name for output in run.outputs] == ["/bob/live-out"]
+
+
+def test_properties_of_one_name_among_others(server, people, org, monkeypatch, tmp_path):
+    """Who may write one name of an owner, and knows of no other, gives it properties, new ones as well."""
+
+    def be(user):
+        for name, value in server.environment(user).items():
+            monkeypatch.setenv(name, value)
+
+    be("ada")
+    cats = rh.folder(name=f"/{org}/cats", path=tmp_path).save()
+    cats.share("bob", "write")
+    be("bob")
+    assert rh.load(f"/{org}/cats").annotate(label="tabby").metadata == {"label": "tabby"}
+
+
+def test_nobody_is_revoked_who_has_no_role(server, org, monkeypatch, tmp_path):
+    for name, value in server.environment("ada").items():
+        monkeypatch.setenv(name, value)
+    cats = rh.folder(name=f"/{org}/cats", path=tmp_path).save()
+    cats.share("bob")
+    with pytest.raises(errors.NotFoundError, match=rf"bobb has no role on /{org}/cats; did you mean bob"):
+        cats.revoke(["bob", "bobb"])
+    assert cats.share().roles == {"bob": "read"}
+    assert cats.revoke("bob").roles == {}
