@@ -39,7 +39,8 @@ class Entry(NamedTuple):
         etag: opaque; equal etags of one key mean equal bytes. `None` where the store has none.
         modified: seconds since the epoch, for people. Never used to decide equality.
         check: a checksum the store itself vouches for, `"sha256:<hex>"`, `"md5:<hex>"`,
-            `"crc32c:<hex>"`; `None` where it has none.
+            `"crc32c:<hex>"`; `None` where it has none. `"md5-<bytes>:<hex>"` is the MD5 of the MD5s of parts of so
+            many bytes.
         executable: the owner's executable bit, `None` where the store does not keep it.
         target: where a link points to, else `None`.
     """

@@ -186,6 +186,7 @@ def test_the_examples_in_docstrings_run(module, tmp_path, monkeypatch):
         assert results.attempted > 0
 
 
+@pytest.mark.slow
 def test_type_checkers_see_everything(tmp_path):
     code = tmp_path / "use.py"
     code.write_text(

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tomllib
 import traceback
+from functools import cache
 from pathlib import Path
 from unittest import mock
 
@@ -57,14 +58,13 @@ _HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
 _FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 
 
-def _pages_module():
+@cache
+def generated():
+    """Pages that are made, not written. Made by the first test that asks: it takes seconds."""
     spec = importlib.util.spec_from_file_location("docs_pages", ROOT / "tools" / "docs_pages.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module
-
-
-GENERATED = _pages_module().generated()
+    return module.generated()
 
 
 def name_of(page):
@@ -294,7 +294,7 @@ def test_links_lead_somewhere(page):
             continue
         path, _, anchor = link.partition("#")
         target = (page.parent / path).resolve() if path else page
-        made = GENERATED.get(os.path.relpath(target, ROOT / "docs"))
+        made = generated().get(os.path.relpath(target, ROOT / "docs"))
         assert target.exists() or made, f"{link} leads nowhere"
         if anchor and (made or target.suffix == ".md"):
             assert anchor in anchors(made or target.read_text("utf-8")), f"there is no {link}"
@@ -363,7 +363,7 @@ def test_every_public_name_is_in_the_reference():
 
 
 def test_every_command_is_in_the_generated_reference():
-    page = GENERATED["reference/cli.md"]
+    page = generated()["reference/cli.md"]
     for command in ("ls", "cp", "sync", "cat", "put", "rm", "du", "find", "plan", "verify", "info", "save", "history"):
         assert f"## rh {command}\n" in page
     for command in ("resources", "config show", "doctor", "playground"):

@@ -84,6 +84,7 @@ def staying(work: forks.Work) -> Iterator[None]:
         thread.join()
 
 
+@pytest.mark.slow
 def test_children_use_the_registry_while_the_parent_does(tmp_path: Path) -> None:
     """Promise 27. SQLite has locks of the whole process: without precaution one child in two never ends here."""
     registry = SQLiteRegistry(tmp_path / "registry.db")
@@ -93,6 +94,7 @@ def test_children_use_the_registry_while_the_parent_does(tmp_path: Path) -> None
             assert ends(lambda: registry.get("a"))
 
 
+@pytest.mark.slow
 def test_children_and_parent_write_the_same_registry(tmp_path: Path) -> None:
     """Promise 27. A child that inherits an open connection takes its locks for its own, and the file is damaged."""
     registry = SQLiteRegistry(tmp_path / "registry.db")
@@ -127,6 +129,7 @@ def test_a_child_forked_in_the_middle_all_the_same_is_told(tmp_path: Path, monke
     assert registry.get("a").document == {"kind": "folder"}
 
 
+@pytest.mark.slow
 def test_our_own_locks_are_open_in_a_child() -> None:
     """Promise 27: settings, names and counts, at a moment when other threads change them without a pause."""
     with observe.counting() as counts:

@@ -19,6 +19,7 @@ __all__ = [
     "complete_run_name",
     "complete_setting",
     "complete_system",
+    "complete_version",
     "one_of",
 ]
 
@@ -80,6 +81,23 @@ def complete_draft(context: Context, incomplete: str) -> Sequence[str]:
     except RhError:
         return []
     return _begun(incomplete, (one.name for one in found))
+
+
+def complete_version(context: Context, incomplete: str) -> Sequence[str]:
+    """Numbers and aliases of versions that begin so, of the name on the command line, the newest first."""
+    from rh.errors import RhError
+    from rh.resources.base import load
+    from rh.resources.versioned import Versioned
+
+    name = context.params.get("name")
+    try:
+        resource = load(name.removeprefix("rh://"), dryrun=True) if isinstance(name, str) else None
+        if not isinstance(resource, Versioned):
+            return []
+        found = [version.label for version in resource.versions()[::-1]]
+        return _begun(incomplete, [*found, *resource.aliases()])
+    except RhError:
+        return []
 
 
 def _begun(incomplete: str, names: Iterable[str]) -> list[str]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rh.cli import show
 from rh.cli.complete import complete_place
 from rh.cli.options import AsJson, PlaceArgument, size_of, span_of
+
+if TYPE_CHECKING:
+    from rh.resources.versioned import Versioned
 
 __all__ = ["cat", "info", "put", "rm", "sweep"]
 
@@ -191,9 +194,10 @@ def info(
     from rh import transfer
     from rh.cli.listing import document
     from rh.cli.place import place_of
+    from rh.resources.versioned import DRAFTED
 
     at = place_of(place)
-    facts: dict[str, Any] = {"place": at.url, **_record(at.name)}
+    facts: dict[str, Any] = {"place": at.url, **_record(at.name, at.version())}
     entry = at.entry()
     if entry is not None:
         facts |= document(entry)
@@ -211,17 +215,34 @@ def info(
     if json:
         show.emit(facts)
         return
+    if facts.pop("drafted", False):
+        key = "version" if "version" in facts else "latest"
+        facts[key] += f", {DRAFTED}"
     if "modified" in facts:
         facts["modified"] = show.when(facts["modified"])
     facts["size"] = f"{facts['size']:,} ({show.human(facts['size'])})"
     show.table([[key, str(value)] for key, value in facts.items() if key != "key"])
 
 
-def _record(name: str | None) -> dict[str, Any]:
+def _record(name: str | None, pinned: Versioned | None) -> dict[str, Any]:
     if name is None:
         return {}
     from rh.resources import base
 
     resource = base.load(name, dryrun=True)
-    known = {"name": resource.name, "resource": resource.kind, "revision": resource.revision}
-    return known | ({"metadata": dict(resource.metadata)} if resource.metadata else {})
+    known: dict[str, Any] = {"name": resource.name, "resource": resource.kind, "revision": resource.revision}
+    return known | ({"metadata": dict(resource.metadata)} if resource.metadata else {}) | _version(pinned or resource)
+
+
+def _version(resource: Any) -> dict[str, Any]:
+    """The version that a resource is, or the newest one it has, and whether the live data had no part in it."""
+    from rh.errors import NotFoundError
+    from rh.resources.versioned import Versioned
+
+    if not isinstance(resource, Versioned):
+        return {}
+    try:
+        version = resource.committed_version()
+    except NotFoundError:
+        return {}
+    return {"version" if resource.version else "latest": version.label, "drafted": version.drafted}

@@ -30,6 +30,10 @@ def gc(
     older_than: Annotated[
         str, typer.Option(metavar="SPAN", help="What was stored in this time stays in any case.")
     ] = "1d",
+    repack: Annotated[
+        float,
+        typer.Option(metavar="SHARE", help="Write packs anew of which more than this share is not needed; 1 for none."),
+    ] = 0.5,
     no_runs: Annotated[bool, typer.Option("--no-runs", help="Keep nothing for the sake of recorded runs.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Only say what would go.")] = False,
     json: AsJson = False,
@@ -54,7 +58,8 @@ def gc(
         raise InvalidError(f"{what!r} is a path here, and a saved name", hint=f"rh gc rh://{what}, or rh gc ./{what}")
     elif what is not None:
         path = place_of(what).url
-    for swept in sweep(name, path, keep=keep, runs=not no_runs, dry_run=dry_run, older_than_s=age):
+    told = sweep(name, path, keep=keep, runs=not no_runs, dry_run=dry_run, older_than_s=age, repack=repack)
+    for swept in told:
         if json:
             show.emit(swept.as_dict())
         else:

@@ -32,9 +32,17 @@ def ls(
     ] = False,
     json: AsJson = False,
 ) -> None:
-    """List a directory, or show a file. Directories end with a slash."""
+    """List a directory, or show a file. Directories end with a slash.
+
+    rh ls rh:// lists the names that are saved, as rh resources does.
+    """
     from rh.cli.place import place_of
 
+    if place in ("rh://", "rh:///"):
+        from rh.cli.names import resources
+
+        resources(None, long=long, json=json)
+        return
     at = place_of(place)
     entry = at.entry()
     entries = iter([entry]) if entry is not None else _below(at, recursive=recursive)

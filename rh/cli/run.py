@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import os
 import signal
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 from rh.cli import exit as codes
 from rh.cli import show
 from rh.errors import RhError, TransferError
+from rh.observe import log
 
 __all__ = ["cancel", "run"]
 
@@ -110,8 +112,9 @@ def _force(as_json: bool) -> None:
 
 @contextlib.contextmanager
 def _warned() -> Iterator[None]:
-    """Warnings are lines on standard error, one of a kind."""
+    """Warnings are lines on standard error, one of a kind; what the library notes as a warning, each once."""
     told: set[type[Warning]] = set()
+    notes = _Notes(logging.WARNING)
 
     def tell(message: Warning | str, category: type[Warning], *_where: object, **_more: object) -> None:
         if category not in told:
@@ -120,7 +123,26 @@ def _warned() -> Iterator[None]:
 
     with warnings.catch_warnings():
         warnings.showwarning = tell
-        yield
+        log.addHandler(notes)
+        try:
+            yield
+        finally:
+            log.removeHandler(notes)
+
+
+class _Notes(logging.Handler):
+    """Tells each note once; where a command keeps a log of its own, that has them."""
+
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self._told: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        alone = all(other is self or isinstance(other, logging.NullHandler) for other in log.handlers)
+        if alone and text not in self._told:
+            self._told.add(text)
+            show.tell(f"warning: {text}")
 
 
 @contextlib.contextmanager

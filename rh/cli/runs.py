@@ -11,7 +11,6 @@ from rh.cli.complete import complete_run, complete_run_name, one_of
 from rh.cli.options import AsJson
 
 if TYPE_CHECKING:
-    from rh.errors import NotFoundError
     from rh.resources.runs import Run
 
 __all__ = ["app"]
@@ -56,8 +55,6 @@ def ls(
     from rh.resources.runs import runs
 
     found = runs(name, status=status, where=where, limit=limit)
-    if name is not None and not found and not runs(name, limit=1):
-        raise _no_run(f"no run is called {name!r}", name)
     if json:
         for run in found:
             show.emit(run.as_dict())
@@ -134,21 +131,13 @@ def _run(word: str) -> Run:
     try:
         return load_run(word)
     except (InvalidError, NotFoundError) as error:
-        newest = runs(word, limit=1)
-        if newest:
-            return newest[0]
-        if isinstance(error, InvalidError) and word[:1].isdigit():
-            raise  # several ids begin so
-    raise _no_run(f"there is no run {word!r}", word)
-
-
-def _no_run(message: str, name: str) -> NotFoundError:
-    from rh.config import did_you_mean
-    from rh.errors import NotFoundError
-    from rh.resources.runs import runs
-
-    known = tuple(dict.fromkeys(one.name for one in runs()))
-    return NotFoundError(message + did_you_mean(name, known), hint="rh run ls lists those there are")
+        try:
+            return runs(word, limit=1)[0]
+        except NotFoundError as unknown:
+            if isinstance(error, InvalidError) and word[:1].isdigit():
+                raise error from None  # several ids begin so
+            unknown.message = unknown.message.replace("no run is called", "there is no run", 1)
+            raise
 
 
 def _seconds(seconds: float | None) -> str:

@@ -207,13 +207,15 @@ def write(
 def compact(
     table: TableArgument,
     target_mb: Annotated[int, typer.Option("--target-mb", metavar="MIB", min=1, help="In a file, about.")] = 256,
+    file_format: Format = None,
+    option: Options = None,
     json: AsJson = False,
 ) -> None:
     """Rewrite the small files of a table as few large ones: the same rows, all or nothing.
 
     rh table compact s3://bucket/table
     """
-    opened = _table(table)
+    opened = _table(table, file_format, option)
     before = len(opened.files()[1].files)
     _written(opened.compact(target_mb), json=json, before=before)
 

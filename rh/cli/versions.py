@@ -8,7 +8,7 @@ import typer
 
 from rh.cli import exit as codes
 from rh.cli import show
-from rh.cli.complete import complete_name
+from rh.cli.complete import complete_name, complete_version
 from rh.cli.options import AsJson, PlaceArgument, SavedName, span_of
 
 if TYPE_CHECKING:
@@ -227,7 +227,10 @@ def rm(name: VersionName, json: AsJson = False) -> None:
 def set_one(
     name: SavedName,
     alias: Alias,
-    version: Annotated[str, typer.Argument(metavar="[VERSION]", help="v3, another alias or a digest.")] = "latest",
+    version: Annotated[
+        str,
+        typer.Argument(metavar="[VERSION]", help="v3, another alias or a digest.", autocompletion=complete_version),
+    ] = "latest",
     expect: Annotated[
         str | None, typer.Option(metavar="VERSION", help="Only if it stands there now ('none': nowhere).")
     ] = None,
@@ -265,8 +268,17 @@ def list_all(name: SavedName, json: AsJson = False) -> None:
 @alias_app.command()
 def history(name: SavedName, alias: Alias, json: AsJson = False) -> None:
     """List every move of an alias, the oldest first."""
+    from rh.config import did_you_mean
+    from rh.errors import NotFoundError
+
     resource, _ = versioned(name, bare=True)
-    for move in resource.alias_history(alias):
+    moves = resource.alias_history(alias)
+    if not moves:
+        near = did_you_mean(alias, tuple(resource.aliases()))
+        raise NotFoundError(
+            f"{resource.name} never had an alias {alias!r:.80}{near}", hint=f"rh alias ls {resource.name}"
+        )
+    for move in moves:
         label = None if move.version is None else f"v{move.version}"
         if json:
             show.emit({"alias": alias, "version": label, "author": move.author, "time": move.time})

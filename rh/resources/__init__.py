@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from types import ModuleType
 
+from rh.registry.lineage import recording
 from rh.resources.base import KINDS, Resource, exists, load
 from rh.resources.blob import Blob
 from rh.resources.cluster import Cluster
@@ -12,6 +13,15 @@ from rh.resources.folder import Folder
 from rh.resources.records import list_names
 
 __all__ = ["KINDS", "Blob", "Cluster", "Folder", "Resource", "exists", "list_names", "load"]
+
+
+def _attach(run: str) -> recording.Recorder | None:
+    from rh.resources.runs.recording import attach
+
+    return attach(run)
+
+
+recording.inherit(_attach)
 
 
 class _Callable(ModuleType):

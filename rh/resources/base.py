@@ -279,7 +279,7 @@ class Resource(Annotated):
             raise UnsupportedError(
                 f"{old} and {new} live in different registries",
                 where=registry.url,
-                hint="save it anew, then delete_configs()",
+                hint=f"rh registry migrate {registry.url} {holding(new).url} --name {old}={new}, then rh forget {old}",
             )
         with records.named(registry, old, new):
             if registry.find(old.key) is None:

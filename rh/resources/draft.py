@@ -130,6 +130,7 @@ class Draft:
             files=tree.files,
             size=tree.size,
             parent=self._from.number if on_newest and self._from is not None else latest,
+            drafted=True,
             **said,
         )
         annotated.carry(carried.items(), self.folder)

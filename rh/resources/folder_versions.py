@@ -121,8 +121,11 @@ class FolderVersions(Versioned):
             new: the same.
         """
         from rh.versions.diff import diff
+        from rh.versions.series import check_which
         from rh.versions.store import Store
 
+        for which in (old, new):
+            check_which(which)
         series = self.series_of()
         a, b = series.get(old), series.get(new)
         stores = Store.at(a.store), Store.at(b.store)

@@ -292,6 +292,7 @@ class NamedDraft(Draft):
                     files=tree.files,
                     size=tree.size,
                     parent=draft.base if draft.follows else series.latest(),
+                    drafted=True,
                     also=drafts.ending(draft),
                     **said,
                 )

@@ -86,6 +86,7 @@ def gc(
     runs: bool = True,
     dry_run: bool = False,
     older_than_s: float = 86_400.0,
+    repack: float = 0.5,
 ) -> list[Swept]:
     """Drop versions whose time is over, then take away the bytes that no version needs any more.
 
@@ -100,6 +101,8 @@ def gc(
         runs: whether what runs need stays; `rh run rm` forgets a run.
         dry_run: only say what would go.
         older_than_s: seconds; bytes that were stored later stay.
+        repack: packs of small files of whose bytes no version needs more than this share are written anew without
+            them; 1 for none.
 
     Returns:
         What became of each store. Print it.
@@ -121,6 +124,8 @@ def gc(
         raise InvalidError("versions of a name, or of a place?", hint="rh.gc(name), or rh.gc(path=…)")
     if keep is not None and (type(keep) is not int or keep < 1):
         raise InvalidError(f"keep={keep!r}: the newest version always stays", hint="keep=1 or more")
+    if isinstance(repack, bool) or not isinstance(repack, int | float) or not 0 < repack <= 1:
+        raise InvalidError(f"repack={repack!r} is no share of a pack", hint="more than 0, at most 1")
     if name is not None:
         chosen = [_versioned(name)]
         stores = list(dict.fromkeys(version.store for version in chosen[0].series_of()))
@@ -141,7 +146,7 @@ def gc(
                 every.pop(version.number, None)
             names.append(Pruned(str(resource.name), tuple(every.values()), dropped))
         try:
-            done = collect(store, dry_run=dry_run, without=without, older_than_s=older_than_s)
+            done = collect(store, dry_run=dry_run, without=without, older_than_s=older_than_s, repack=repack)
         except (IntegrityError, NotFoundError) as error:
             raise _damaged(store, error) from error
         found.append(Swept(store=store.url, names=tuple(names), collected=done))

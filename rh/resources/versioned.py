@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Self
@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     from rh.versions.series import AliasMove, Series, Version
     from rh.versions.store import Store, Tree
 
-__all__ = ["Versioned"]
+__all__ = ["DRAFTED", "Versioned"]
+
+DRAFTED = "from a draft: the live data had no part in it"
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
@@ -278,7 +280,11 @@ class Versioned(Shared, Located):
 
         Raises:
             NotFoundError: there is no such version; the nearest are in the message.
+            InvalidError: no version can be named like that.
         """
+        from rh.versions.series import check_which
+
+        check_which(which)
         return self.pinned(self.series_of().get(which), which)
 
     def pinned(self, version: Version, asked: str | None = None) -> Self:
@@ -286,7 +292,8 @@ class Versioned(Shared, Located):
         from rh.versions.system import location_of
 
         location = location_of(version.store, version.digest)
-        pin = Pin(version.name, version.series, version.number, version.digest, asked or version.label)
+        asked = asked or version.label
+        pin = Pin(version.name, version.series, version.number, version.digest, asked, version.drafted)
         host = places.portable(version.store)
         return replace(self, version=version.label, pin=pin, host=host, **self.at_version(location))
 
@@ -328,7 +335,9 @@ class Versioned(Shared, Located):
             NotFoundError: there is nothing at `source`.
         """
         from rh.resources.repairing import repair
+        from rh.versions.series import check_which
 
+        check_which(which)
         return repair(self, self.version or which, source)
 
     def restore(self, which: str) -> Self:
@@ -336,6 +345,10 @@ class Versioned(Shared, Located):
 
         Args:
             which: `"v3"`, an alias, or a digest.
+
+        Raises:
+            NotFoundError: there is no such version; nothing is changed.
+            InvalidError: no version can be named like that.
         """
         self.check_live()
         restored = self.at(which).to(path=self.url)  # type: ignore[attr-defined]
@@ -350,8 +363,10 @@ class Versioned(Shared, Located):
             overwrite: whether a file that is there may be replaced.
         """
         from rh.versions.export import write_file
+        from rh.versions.series import check_which
         from rh.versions.store import Store
 
+        check_which(which)
         version = self.series_of().get(self.version or which)
         recording.read(self.pinned(version, which if self.version is None else None))
         store = Store.at(version.store)
@@ -422,4 +437,10 @@ class Versioned(Shared, Located):
     def __repr__(self) -> str:
         if self.version is None:
             return super().__repr__()
-        return f"<{type(self).__name__} {Name(self.name or '?')}:{self.version}>"
+        how = ", from a draft" if self.pin is not None and self.pin.drafted else ""
+        return f"<{type(self).__name__} {Name(self.name or '?')}:{self.version}{how}>"
+
+    def facts(self) -> Iterator[tuple[str, str]]:
+        yield from super().facts()
+        if self.version is not None:
+            yield "version", self.version + (f", {DRAFTED}" if self.pin is not None and self.pin.drafted else "")

@@ -5,7 +5,7 @@ Each is a protocol, asked for with `system.ask(Protocol)`: wrappers and plug-ins
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from rh.systems.base import Bytes, System
@@ -13,18 +13,23 @@ from rh.types import ANY, Condition, Entry, Link, Outcome, SignedRequest, Span
 
 __all__ = [
     "Bulk",
+    "Composed",
     "Digesting",
     "Direct",
     "Fetching",
     "Following",
+    "Held",
     "Item",
     "Multipart",
     "Paging",
+    "Piece",
     "Running",
     "ServerCopy",
     "Signing",
     "Sweeping",
     "Upload",
+    "Versioned",
+    "Vouching",
 ]
 
 
@@ -45,6 +50,43 @@ class Bulk(Protocol):
 
     def write_many(self, items: Iterable[Item]) -> Iterator[Outcome]:
         """Write each item with no precondition; lazily: items are taken as room is."""
+
+
+class Piece(NamedTuple):
+    """`size` bytes that another place holds: all there are under `key`, or, from byte `start` on, a range of them.
+
+    With an `etag`, they are those only while the object has it; with a `version`, what is under the key now may be
+    another state of it (`Versioned`).
+    """
+
+    system: System
+    key: str
+    size: int
+    start: int | None = None
+    etag: str | None = None
+    version: str | None = None
+
+
+@runtime_checkable
+class Composed(Protocol):
+    """What is here is made of bytes that other places hold, so it can be moved from there, not by way of here.
+
+    The etag of an entry is the digest of its bytes (text form of `rh.content.digest`): who takes the pieces compares.
+    """
+
+    def origins(self) -> Sequence[System]:
+        """The places that the bytes are in, the likeliest first; single files may be at others."""
+
+    def pieces_of(self, entry: Entry) -> Sequence[Piece]:
+        """What the bytes of a file are, in order. `ConflictError` if it is not the one that was listed."""
+
+
+@runtime_checkable
+class Held(Protocol):
+    """Some of what is here lies on a disk of this machine, whole."""
+
+    def held(self, entry: Entry) -> tuple[System, Entry] | None:
+        """The file with the bytes of an entry, compared with its digest; `None` if there is none."""
 
 
 @runtime_checkable
@@ -119,11 +161,44 @@ class Signing(Protocol):
 
 
 @runtime_checkable
+class Versioned(Protocol):
+    """The place can keep the states of an object that were overwritten or deleted, each under a name of its own."""
+
+    def versions_of(self, entries: Sequence[Entry]) -> Mapping[str, str]:
+        """By key, the names of the states that these entries are, of those that the place may keep."""
+
+    def pinned(self, versions: Mapping[str, str]) -> System:
+        """The same place, to read: each of these keys is the state of that name, whatever is there now.
+
+        A state that there is none of any more is `NotFoundError`.
+        """
+
+
+@runtime_checkable
+class Vouching(Protocol):
+    """The place knows checksums that neither its listings nor its heads tell."""
+
+    def vouch(self, entry: Entry) -> Entry:
+        """The entry with the checksum of its bytes, if there is one; asked for with a few requests.
+
+        A checksum `"etag:<hex>"` is an MD5 unless the answer to a read says that the object is encrypted. An entry that
+        is no longer what the place has comes back as it is.
+        """
+
+
+@runtime_checkable
 class Fetching(Protocol):
     """The place fetches by itself: it moves bytes between its own files and URLs; they do not pass here."""
 
-    def fetch_many(self, requests: Iterable[tuple[Entry, str, SignedRequest]]) -> Iterator[Outcome]:
-        """Get each URL into the key here; the digest of what arrived is in the outcome. The entry is the source's."""
+    def fetch_many(
+        self, requests: Iterable[tuple[Entry, str, SignedRequest | Sequence[tuple[Span, SignedRequest]]]]
+    ) -> Iterator[Outcome]:
+        """Get each URL, or ranges of URLs one after the other, into the key here.
+
+        The entry is the source's: what its size, its etag or its checksum shows to be something else is not published.
+        The digest of what arrived is in the outcome. Neighbours in a URL that come one after the other are fetched
+        together.
+        """
 
     def send_many(self, requests: Iterable[tuple[Entry, Sequence[tuple[Span, SignedRequest]]]]) -> Iterator[Outcome]:
         """Put each entry of this place to URLs, whole or part by part.

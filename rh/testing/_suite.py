@@ -10,6 +10,7 @@ import threading
 import time
 import traceback
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -184,9 +185,18 @@ def by_key(outcomes: Iterable[Outcome]) -> dict[str, Outcome]:
     return found
 
 
+class Held(dict[str, bytes]):
+    """What a web server holds, by path; `ranges` counts the requests for parts of it."""
+
+    def __init__(self, held: Mapping[str, bytes]) -> None:
+        super().__init__(held)
+        self.ranges: Counter[str] = Counter()
+
+
 @contextmanager
-def web(held: dict[str, bytes]) -> Iterator[tuple[str, dict[str, bytes]]]:
+def web(tree: Mapping[str, bytes]) -> Iterator[tuple[str, Held]]:
     """A web server on loopback that gives what it holds and keeps what it is given: its address, and what it holds."""
+    held = Held(tree)
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -200,8 +210,11 @@ def web(held: dict[str, bytes]) -> Iterator[tuple[str, dict[str, bytes]]]:
                 status, span = 200, self.headers.get("Range")
                 if span is not None:
                     first, _, last = span.removeprefix("bytes=").partition("-")
-                    status, data = 206, data[int(first) : int(last) + 1 if last else None]
-            self.answer(status, data or b"")
+                    held.ranges[unquote(self.path)] += 1
+                    start, stop = int(first), min(int(last) + 1, len(data)) if last else len(data)
+                    told = {"Content-Range": f"bytes {start}-{stop - 1}/{len(data)}"}
+                    return self.answer(206, data[start:stop], told)
+            return self.answer(status, data or b"")
 
         def do_PUT(self) -> None:
             held[self.path] = self.rfile.read(int(self.headers["Content-Length"]))

@@ -12,6 +12,7 @@ from rh import digest
 from rh.errors import (
     ConflictError,
     ExistsError,
+    IntegrityError,
     InvalidError,
     NotFoundError,
     RhError,
@@ -19,6 +20,7 @@ from rh.errors import (
 )
 from rh.systems.abilities import (
     Bulk,
+    Composed,
     Digesting,
     Fetching,
     Following,
@@ -29,6 +31,7 @@ from rh.systems.abilities import (
     ServerCopy,
     Signing,
     Sweeping,
+    Versioned,
 )
 from rh.systems.base import System
 from rh.testing._suite import (
@@ -239,6 +242,90 @@ class AbilitiesSuite(Suite):
             entry = sent["got/big"].entry
             assert entry is not None
             assert entry.etag == "tag-/part0\ntag-/part1"
+
+    def test_fetching_ranges(self, system: System) -> None:
+        """Neighbours in a URL come together, a file comes in pieces; what has another digest is not published."""
+        fetching: Fetching | None = self.given(system, Fetching)
+        if fetching is None:
+            return
+        pack, tail = noise(300_000), noise(70_000)
+        with web({"/pack": pack, "/tail": tail}) as (address, held):
+
+            def part(path: str, start: int, stop: int) -> tuple[tuple[int, int], SignedRequest]:
+                return (start, stop), SignedRequest("GET", f"{address}{path}")
+
+            def entry(data: bytes, *, executable: bool = False) -> Entry:
+                return Entry("x", len(data), check=digest.of_bytes(data).text, executable=executable)
+
+            wanted = {f"run/{n:02}": pack[n * 5_000 : n * 5_000 + 4_000] for n in range(50)}
+            requests = [
+                (entry(data), key, [part("/pack", n * 5_000, n * 5_000 + 4_000)])
+                for n, (key, data) in enumerate(wanted.items())
+            ]
+            again = (entry(wanted["run/49"], executable=True), "run/again", [part("/pack", 245_000, 249_000)])
+            joined = pack[100:200_100] + tail[5:] + pack[:50]
+            pieces = [part("/pack", 100, 200_100), part("/tail", 5, 70_000), part("/pack", 0, 50)]
+            wrong = [part("/pack", 0, 10)]
+            bad = [
+                (entry(b"other data"), "bad/digest", wrong),
+                (entry(b"x" * 11), "bad/pieces", [*wrong, part("/tail", 0, 2)]),
+                (entry(b"x" * 10), "bad/gone", [part("/none", 0, 10)]),
+            ]
+            outcomes = by_key(fetching.fetch_many([*requests, again, (entry(joined), "joined", pieces), *bad]))
+        assert {key for key, outcome in outcomes.items() if outcome.error} == {"bad/digest", "bad/pieces", "bad/gone"}
+        assert isinstance(outcomes["bad/digest"].error, IntegrityError)
+        assert isinstance(outcomes["bad/gone"].error, NotFoundError)
+        for key, data in {**wanted, "run/again": wanted["run/49"], "joined": joined}.items():
+            assert system.read(key).read() == data
+            assert outcomes[key].digest == digest.of_bytes(data).text
+        assert [found.key for found in system.list() if found.key.startswith("bad") and found.kind == "file"] == []
+        assert system.head("run/again").executable in (True, None)
+        assert held.ranges["/pack"] <= 6, "neighbours come with one request"  # of 54 that were asked for
+
+    def test_pieces(self, system: System) -> None:
+        """The pieces of a file, where they are, are its bytes; its etag is their digest."""
+        composed: Composed | None = self.given(system, Composed)
+        if composed is None:
+            return
+        tree = {"a": noise(1000), "dir/b": noise(5000), "dir/c": b"", "large": noise(self.large)}
+        self.put(system, tree)
+        assert len(composed.origins()) > 0
+        for key, data in tree.items():
+            entry = system.head(key)
+            assert entry.etag == digest.of_bytes(data).text
+            found = [
+                (piece, None if piece.start is None else (piece.start, piece.start + piece.size))
+                for piece in composed.pieces_of(entry)
+            ]
+            assert sum(piece.size for piece, _ in found) == len(data)
+            assert b"".join(piece.system.read(piece.key, span).read() for piece, span in found) == data
+            with pytest.raises(ConflictError):
+                composed.pieces_of(entry._replace(etag=digest.of_bytes(b"other").text))
+
+    def test_versions(self, system: System) -> None:
+        """What a key was is read as it was when it is overwritten and when it is deleted, or is `NotFoundError`."""
+        versioned: Versioned | None = self.given(system, Versioned)
+        if versioned is None:
+            return
+        self.put(system, {"dir/ü 1": b"first", "other": b"other"})
+        entries = [system.head("dir/ü 1"), system.head("other")]
+        names = versioned.versions_of(entries)
+        assert set(names) <= {"dir/ü 1", "other"}
+        pinned = versioned.pinned(names)
+        assert pinned.read("dir/ü 1").read() == b"first"
+        system.write("dir/ü 1", b"second")
+        if "dir/ü 1" not in names:
+            return
+        for gone in (False, True):
+            if gone:
+                system.delete(["dir/ü 1"])
+            try:
+                assert pinned.read("dir/ü 1", when=Match(entries[0].etag or "")).read() == b"first"
+                assert pinned.read("dir/ü 1", (1, 3)).read() == b"ir"
+                assert pinned.head("dir/ü 1").etag == entries[0].etag
+            except NotFoundError:
+                continue
+        assert pinned.read("other").read() == b"other"
 
     def test_multipart(self, system: System) -> None:
         """Parts in any order and thread; nothing to be seen until the end."""

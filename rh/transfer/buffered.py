@@ -21,6 +21,7 @@ from rh.systems.base import Body, Bytes
 from rh.transfer.journal import OpenUpload
 from rh.transfer.mover import Mover, Shared, as_rh, changed, crew, expect, verified
 from rh.transfer.plan import Step
+from rh.transfer.vouched import InOrder, running, vouched
 from rh.types import ANY, Match, Span
 
 __all__ = ["Buffers", "move", "open_source"]
@@ -128,6 +129,9 @@ class _Large:
         self.lock = threading.Lock()
         self.left = len(missing)
         self.error: Exception | None = None
+        # What was taken over from an earlier run does not pass here again.
+        told = running(step.entry.check) if step.digest is None and not self.tags else None
+        self.told = None if told is None else InOrder(told, lambda: self.error is not None or mover.stopped)
         for number in self.tags:
             start, stop = self.span(number)
             mover.resumed(stop - start)
@@ -185,7 +189,14 @@ class _Large:
             return
         try:
             digest = digests.combine(b"".join(self.chunks[number] for number in range(self.count)), self.chunk)
-            expect(step, digest.text, mover.source.url(step.entry.key))
+            try:
+                expect(step, digest.text, mover.source.url(step.entry.key))
+                if self.told is not None:
+                    self.told.compare(mover.source.url(step.entry.key))
+            except IntegrityError:
+                self.upload.abort()  # nobody knows which part is wrong: all are fetched again
+                mover.journal.drop(step.key)
+                raise
             entry = self.upload.finish([self.tags[number] for number in range(self.count)])
         except Exception as error:  # noqa: BLE001 - told per file
             mover.failed(step, as_rh(error, mover.target.url(step.key)))
@@ -207,6 +218,8 @@ class _Part:
         try:
             if large.error is None:
                 raw = _fill(mover, large.step, self.span, view, lambda data: large.hash(data, self.span[0]))
+                if large.told is not None:
+                    large.told.add(self.number, view)
                 mover.throttle(self.size)
                 tag = large.upload.put(self.number, view)
                 mover.journal.part(key, self.number, raw)
@@ -236,6 +249,8 @@ def move(mover: Mover, steps: Sequence[Step]) -> None:
         for step in steps:
             if mover.stopped:
                 return
+            if step.digest is None:
+                step = step._replace(entry=vouched(mover.source, step.entry))  # noqa: PLW2901
             if step.entry.size <= digests.CHUNK:
                 yield _Whole(mover, step)
             elif multipart is None:
@@ -289,8 +304,11 @@ def _stream(mover: Mover, steps: Iterable[Step]) -> None:
 
 def _hashed(mover: Mover, step: Step, body: Iterable[Bytes], hasher: digests.Hasher) -> Iterator[Bytes]:
     """The bytes of a body; it raises at the end, before anything is published, if they are not the right ones."""
+    told = running(step.entry.check) if step.digest is None else None
     for block in body:
         hasher.update(block)
+        if told is not None:
+            told.update(block)
         mover.throttle(len(block))
         mover.part(len(block))
         yield block
@@ -298,3 +316,5 @@ def _hashed(mover: Mover, step: Step, body: Iterable[Bytes], hasher: digests.Has
     if hasher.size != step.entry.size:
         raise changed(where)
     expect(step, hasher.finish().text, where)
+    if told is not None:
+        told.compare(where)

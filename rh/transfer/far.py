@@ -5,7 +5,7 @@ Server copies, hosts that fetch or send by signed URL, hosts that talk to each o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from queue import Queue
 from threading import Thread
 from typing import NamedTuple
@@ -14,10 +14,11 @@ from rh import digest as digests
 from rh.content.rows import PAGE
 from rh.content.tree import key_bytes
 from rh.digest import Digest
-from rh.errors import IntegrityError, RhError, UnsupportedError
+from rh.errors import DeadlineError, IntegrityError, RhError, UnavailableError, UnsupportedError
 from rh.observe import log
-from rh.systems.abilities import Direct, Fetching, Multipart, Paging, ServerCopy, Signing, Upload
+from rh.systems.abilities import Composed, Direct, Fetching, Multipart, Paging, ServerCopy, Signing, Upload
 from rh.transfer.mover import Mover, as_rh
+from rh.transfer.pieces import Leave, copied, links, told
 from rh.transfer.plan import Step
 from rh.transfer.route import Way
 from rh.transfer.stream import arrived
@@ -31,59 +32,66 @@ _WHOLE = 4 * digests.CHUNK
 """Files up to so many bytes are sent to a signed URL in one request."""
 
 
-def move(mover: Mover, steps: Iterable[Step], way: Way) -> None:
-    """Move the files of these steps without their bytes passing through here."""
+def move(mover: Mover, steps: Iterable[Step], way: Way) -> list[Step]:
+    """Move the files of these steps without their bytes passing through here.
+
+    Returns:
+        The steps that cannot go this way: what they are made of is in pieces that the target cannot copy, or is where
+        nobody can be given a link to, or where a host never comes.
+    """
     if way is Way.SEND:
         _send(mover, steps)
-        return
+        return []
+    left: list[Step] = []
     pending: dict[str, Step] = {}
+    steps = iter(steps)
+    composed = mover.source.ask(Composed)
 
     def taken() -> Iterator[Step]:
         for step in steps:
             if mover.stopped:
                 return
+            if composed is not None:
+                step = step._replace(digest=step.entry.etag)  # noqa: PLW2901
             pending[step.key] = step
             yield step
 
+    def leave(step: Step) -> None:
+        left.append(pending.pop(step.key))
+
     try:
-        for outcome in _begin(mover, way)(taken()):
+        for outcome in _begin(mover, way, composed, taken(), leave):
             arrived(mover, pending.pop(outcome.key), outcome, None)
     except Exception as error:  # noqa: BLE001 - every file in flight is told
+        if composed is not None and isinstance(error, UnavailableError | DeadlineError) and not mover.bytes_moved:
+            log.info("%s: %s", mover.target.url(), error)
+            return [*left, *pending.values(), *steps]
         for step in pending.values():
             mover.failed(step, as_rh(error, mover.target.url(step.key)))
+    return left
 
 
-def _begin(mover: Mover, way: Way) -> Callable[[Iterator[Step]], Iterator[Outcome]]:
+def _begin(mover: Mover, way: Way, composed: Composed | None, steps: Iterator[Step], leave: Leave) -> Iterator[Outcome]:
     source, target = mover.source, mover.target
 
-    def pairs(steps: Iterator[Step]) -> Iterator[tuple[Entry, str]]:
-        return ((_told(step), step.key) for step in steps)
+    def pairs() -> Iterator[tuple[Entry, str]]:
+        return ((told(step), step.key) for step in steps)
 
     if way is Way.SERVER:
         copier = target.ask(ServerCopy)
         assert copier is not None
-        return lambda steps: copier.copy_many(source, pairs(steps))
+        return copier.copy_many(source, pairs()) if composed is None else copied(mover, composed, copier, steps, leave)
     if way is Way.DIRECT_SEND:
         sender = source.ask(Direct)
         assert sender is not None
-        return lambda steps: sender.send_to(target, pairs(steps))
+        return sender.send_to(target, pairs())
     if way is Way.DIRECT_RECEIVE:
         receiver = target.ask(Direct)
         assert receiver is not None
-        return lambda steps: receiver.receive_from(source, pairs(steps))
-    fetcher, signer = target.ask(Fetching), source.ask(Signing)
+        return receiver.receive_from(source, pairs())
+    fetcher = target.ask(Fetching)
     assert fetcher is not None
-    assert signer is not None
-
-    def signed(steps: Iterator[Step]) -> Iterator[tuple[Entry, str, SignedRequest]]:
-        return ((_told(step), step.key, signer.sign_read(step.entry.key)) for step in steps)
-
-    return lambda steps: fetcher.fetch_many(signed(steps))
-
-
-def _told(step: Step) -> Entry:
-    """The source's entry, with the executable bit that perhaps only its manifest knows."""
-    return step.entry if step.executable is None else step.entry._replace(executable=step.executable)
+    return fetcher.fetch_many(links(mover, steps, leave))
 
 
 def _send(mover: Mover, steps: Iterable[Step]) -> None:

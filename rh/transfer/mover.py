@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +19,7 @@ from rh.systems.base import Bytes, System
 from rh.transfer.journal import Journal
 from rh.transfer.options import Options
 from rh.transfer.plan import Step
+from rh.transfer.vouched import running
 from rh.types import Entry
 
 __all__ = ["Mover", "Shared", "crew"]
@@ -167,12 +167,6 @@ class Mover:
                 self.alive_at = time.monotonic()
 
 
-_CHECKS: dict[str, Callable[[Bytes], str]] = {
-    "md5": lambda data: hashlib.md5(data, usedforsecurity=False).hexdigest(),
-    "sha256": lambda data: hashlib.sha256(data).hexdigest(),
-}
-
-
 def verified(mover: Mover, step: Step, data: Bytes) -> Digest:
     """The digest of a whole file in memory, compared with all that is known of it."""
     if len(data) != step.entry.size:
@@ -186,16 +180,9 @@ def verified(mover: Mover, step: Step, data: Bytes) -> Digest:
     if step.digest is not None:
         if step.digest != digest.text:
             expect(step, digest.text, mover.source.url(step.entry.key))
-    elif step.entry.check is not None and step.entry.check != digest.text:
-        name, _, value = step.entry.check.partition(":")
-        check = _CHECKS.get(name)
-        if check is not None and (got := check(data)) != value:
-            raise IntegrityError(
-                "the bytes are not those the store vouches for",
-                where=mover.source.url(step.entry.key),
-                expected=step.entry.check,
-                got=f"{name}:{got}",
-            )
+    elif step.entry.check != digest.text and (told := running(step.entry.check)) is not None:
+        told.update(data)
+        told.compare(mover.source.url(step.entry.key))
     return digest
 
 

@@ -38,7 +38,7 @@ class Receipt:
         source, target: the places, as URLs.
         route: who moved the bytes: `COPY` (one system by itself), `PULL` (the target fetched them), `PUSH` (the
             source sent them), `RELAY` (they passed through this machine although neither end is here), `NONE` (nothing
-            had to be moved).
+            had to be moved). `COPY+RELAY`, say: some files went one way and some another, and `notes` tell how much.
         files: files that the source has (and the patterns mean) = `done` + `skipped` + `len(failed)`.
         skipped: files that were not moved: those that are the same already, and those that were `left`.
         left: files that exist and were left as they are, without a look at them (`on_existing="skip"`).

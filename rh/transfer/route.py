@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 
-from rh.systems.abilities import Direct, Fetching, ServerCopy, Signing
+from rh.systems.abilities import Composed, Direct, Fetching, ServerCopy, Signing
 from rh.systems.base import System
 
 __all__ = ["Route", "Way", "is_here", "route"]
@@ -53,6 +53,9 @@ def route(source: System, target: System, *, limited: bool = False) -> tuple[Rou
 
     Asking whether one host reaches another may log in there once; the answer is remembered by the system.
     """
+    composed = source.ask(Composed)
+    if composed is not None:
+        return _of_pieces(composed, target, limited=limited)
     copier = target.ask(ServerCopy)
     if copier is not None and copier.can_copy_from(source):
         return Route.COPY, Way.STREAM if limited and is_here(source) and is_here(target) else Way.SERVER
@@ -71,3 +74,18 @@ def route(source: System, target: System, *, limited: bool = False) -> tuple[Rou
         if receiver.can_send_to(source):
             return Route.PULL, Way.DIRECT_RECEIVE
     return Route.RELAY, Way.STREAM
+
+
+def _of_pieces(source: Composed, target: System, *, limited: bool) -> tuple[Route, Way]:
+    """The road for what is made of bytes of other places: from there, where the target can take whole files or ranges.
+
+    To here they come by way of the source itself, which keeps and shares what it has read.
+    """
+    if is_here(target):
+        return Route.PULL, Way.STREAM
+    origins = source.origins()
+    for origin in origins:
+        found, way = route(origin, target, limited=limited)
+        if way in (Way.SERVER, Way.FETCH):
+            return found, way
+    return Route.PUSH if all(map(is_here, origins)) else Route.RELAY, Way.STREAM

@@ -13,10 +13,10 @@ from rh.content import manifest
 from rh.content.cache import Described, DigestCache, settled
 from rh.content.rows import PAGE, Rows
 from rh.content.tree import Row, without_implied
-from rh.errors import ConflictError, IntegrityError, RhError, TransferError, UnsupportedError
+from rh.errors import ConflictError, IntegrityError, NotFoundError, RhError, TransferError, UnsupportedError
 from rh.observe import log
 from rh.progress import Progress
-from rh.systems.abilities import Digesting, Multipart
+from rh.systems.abilities import Composed, Digesting, Multipart
 from rh.systems.base import System
 from rh.transfer import far, stream
 from rh.transfer.mover import Mover, as_rh
@@ -29,6 +29,8 @@ __all__ = ["run"]
 
 _Digests: TypeAlias = dict[str, tuple[str, bytes]]
 """Digest and chunk digests by key."""
+_Roads: TypeAlias = dict[Route, tuple[int, int]]
+"""Files and bytes that went by each road."""
 _BATCH = 5_000
 
 
@@ -54,7 +56,7 @@ def run(plan: Plan, *, progress: Progress, cancel: threading.Event | None = None
         if plan.counts[Action.MAKE]:
             _make(mover, (step for step in plan.steps() if step.action is Action.MAKE))
         work = _to_move(plan, mover, kept)
-        route = _move(plan, mover, work)
+        roads = _move(plan, mover, work)
         _again(plan, mover)
         if mover.stop.is_set():
             raise _failure(plan, mover, kept, began, "the transfer was cancelled")
@@ -66,7 +68,7 @@ def run(plan: Plan, *, progress: Progress, cancel: threading.Event | None = None
         digest = _publish(plan, mover, kept, deleted=deleted)
         complete = True
         _abandon(mover)
-        return _receipt(plan, began, mover=mover, kept=kept, deleted=deleted, digest=digest, route=route)
+        return _receipt(plan, began, mover=mover, kept=kept, deleted=deleted, digest=digest, roads=roads)
     except KeyboardInterrupt:
         mover.stop.set()
         raise
@@ -212,21 +214,31 @@ def _has_check(system: System, entry: Entry, check: str | None) -> bool:
     return state.hexdigest() == value
 
 
-def _move(plan: Plan, mover: Mover, steps: Iterable[Step]) -> Route:
+def _move(plan: Plan, mover: Mover, steps: Iterable[Step]) -> _Roads:
     if plan.way in (Way.STREAM, Way.NONE):
         stream.move(mover, steps)
-        return plan.route
-    far.move(mover, steps, plan.way)
-    unsupported = [key for key, error in mover.failures.items() if isinstance(error, UnsupportedError)]
-    if not unsupported or mover.stopped:
-        return plan.route
-    # The shorter road turned out to be closed (a bucket that cannot sign, say): through here, and the receipt says so.
-    log.info("%s: %s; the bytes go through here", plan.target.url(), mover.failures[unsupported[0]])
-    again = set(unsupported)
-    stream.move(mover, (step for step in plan.steps() if step.key in again))
-    if is_here(plan.source):
-        return Route.PUSH
-    return Route.PULL if is_here(plan.target) else Route.RELAY
+        return {plan.route: (mover.done_files, mover.bytes_moved)}
+    left = {step.key for step in far.move(mover, steps, plan.way)}
+    closed = {key: error for key, error in mover.failures.items() if _is_closed(plan, error)}
+    roads = {plan.route: (mover.done_files, mover.bytes_moved)}
+    left.update(closed)
+    if not left or mover.stopped:
+        return roads
+    # The shorter road is closed to these (a bucket that cannot sign, a file in a pack that only one request can read):
+    # through here, and the receipt says so. What fails on the way from a version fails there for a reason with a fix.
+    for error in list(closed.values())[:1]:
+        log.info("%s: %s; the bytes go through here", plan.target.url(), error)
+    files, size = roads[plan.route]
+    stream.move(mover, (step for step in plan.steps() if step.key in left))
+    by_here = Route.PUSH if is_here(plan.source) else Route.PULL if is_here(plan.target) else Route.RELAY
+    return roads | {by_here: (mover.done_files - files, mover.bytes_moved - size)}
+
+
+def _is_closed(plan: Plan, error: Exception) -> bool:
+    """Whether a file that failed on a shorter road may arrive by way of here."""
+    if plan.source.ask(Composed) is None:
+        return isinstance(error, UnsupportedError)
+    return isinstance(error, UnsupportedError | NotFoundError | ConflictError | IntegrityError)
 
 
 def _again(plan: Plan, mover: Mover) -> None:
@@ -235,7 +247,8 @@ def _again(plan: Plan, mover: Mover) -> None:
     if again and not mover.stopped:
         log.info("%d files are moved again: %s", len(again), mover.failures[next(iter(again))])
         steps = (step for step in plan.steps() if step.key in again)
-        if plan.way in (Way.STREAM, Way.NONE):
+        by_here = plan.way in (Way.STREAM, Way.NONE) or plan.source.ask(Composed) is not None
+        if by_here:
             stream.move(mover, steps)
         else:
             far.move(mover, steps, plan.way)
@@ -356,7 +369,7 @@ def _receipt(
     kept: dict[str, Step] | None = None,
     deleted: int = 0,
     digest: str | None = None,
-    route: Route | None = None,
+    roads: _Roads | None = None,
     dry_run: bool = False,
 ) -> Receipt:
     failed: tuple[Failure, ...] = ()
@@ -373,17 +386,19 @@ def _receipt(
         notes.append("no file matched the patterns")
     if mover is not None and mover.bytes_resumed:
         notes.append(f"{human(mover.bytes_resumed)} had arrived in an earlier run")
-    taken = route or plan.route
+    taken = {road: amount for road, amount in (roads or {}).items() if amount[1]} or {plan.route: (done, moved)}
     if not done and not failed and not plan.counts[Action.MAKE]:
-        taken = Route.NONE  # what was compared turned out to be the same
-    if taken is Route.RELAY and moved:
+        taken = {Route.NONE: (0, 0)}  # what was compared turned out to be the same
+    if len(taken) > 1:
+        notes += [f"{road}: {files:,} files, {human(size)}" for road, (files, size) in taken.items()]
+    elif Route.RELAY in taken and moved:
         notes.append(f"{human(moved)} passed through this machine: neither end could do it")
     return Receipt(
         plan.source.location,
         plan.target.location,
         plan.source.url(plan.source_key),
         plan.target.url(plan.file or ""),
-        str(taken),
+        "+".join(taken),
         plan.files,
         done,
         skipped,

@@ -20,6 +20,7 @@ from rh.errors import IntegrityError, UnsupportedError
 from rh.systems.abilities import Bulk, Item
 from rh.transfer import buffered
 from rh.transfer.buffered import open_source
+from rh.transfer.held import taken
 from rh.transfer.mover import Mover, Shared, as_rh, crew, verified
 from rh.transfer.plan import Step
 from rh.types import Entry, Outcome
@@ -35,7 +36,7 @@ def move(mover: Mover, steps: Iterable[Step]) -> None:
     """Move the files of these steps through here."""
     reader, writer = mover.source.ask(Bulk), mover.target.ask(Bulk)
     limit = TINY if reader is None or writer is None else digests.CHUNK
-    steps = iter(steps)
+    steps = taken(mover, steps)
     waiting: list[Step] = []
     more = True
 

@@ -44,6 +44,8 @@ class Verification:
         missing: keys that the manifest has and the place has not.
         added: keys that the manifest has not.
         unreadable: keys that could not be read, with the error.
+        replaced: keys of a version that refers to versions of objects, where something else is by now, or nothing. They
+            are read all the same, as they were: nothing is wrong with them.
         digest: the digest of the tree as it is now, `None` if something could not be read.
     """
 
@@ -58,6 +60,7 @@ class Verification:
     unreadable: tuple[tuple[str, str], ...] = ()
     digest: str | None = None
     above: str | None = None
+    replaced: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -97,7 +100,7 @@ class Verification:
         lines = [f"{self.url}: {self.files:,} files read, {told}"]
         if self.against == "nothing":
             lines = [f"{self.url}: {self.files:,} files read; there is no manifest to compare them with"]
-        for name in ("corrupt", "modified", "missing", "added"):
+        for name in ("corrupt", "modified", "missing", "added", "replaced"):
             keys = getattr(self, name)
             if keys:
                 lines.append(f"  {name}: {len(keys):,} ({', '.join(keys[:5])}{', …' if len(keys) > 5 else ''})")

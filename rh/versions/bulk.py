@@ -24,13 +24,17 @@ _MANY = 8
 """So many members that were read together are kept together: a file for each would cost more than reading it does."""
 
 
+_TRIES = 3
+"""How often members are looked for whose packs move again and again while they are."""
+
+
 class _Run(NamedTuple):
-    """Members of one pack that are read together."""
+    """Members of one pack that are read together, each with where it begins there."""
 
     pack: str
     start: int
     stop: int
-    children: list[Child]
+    children: list[tuple[Child, int]]
 
 
 def read_children(store: Store, group: Sequence[tuple[Entry, Child]]) -> Iterator[tuple[Entry, bytes | Exception]]:
@@ -57,45 +61,62 @@ def read_children(store: Store, group: Sequence[tuple[Entry, Child]]) -> Iterato
 
 def _packed(store: Store, children: Sequence[Child]) -> Iterator[tuple[Child, bytes | Exception]]:
     """Members of packs."""
-    for results in each(lambda run: _read_run(store, run), _runs(children)):
+    for results in each(lambda run: _read_run(store, run), _runs(store, children)):
         yield from results
 
 
-def _runs(children: Sequence[Child]) -> list[_Run]:
+def _runs(store: Store, children: Sequence[Child]) -> list[_Run]:
     runs: list[_Run] = []
-    for child in sorted(children, key=lambda child: (child.where[1], child.where[2])):
-        _, pack, start = child.where
+    placed = [(store.redirects.place(child.where[1], child.where[2]), child) for child in children]
+    for (pack, start), child in sorted(placed, key=lambda one: one[0]):
         stop = start + child.size
         last = runs[-1] if runs else None
         if last is not None and last.pack == pack and start - last.stop <= _GAP and stop - last.start <= _JOINED:
-            last.children.append(child)
+            last.children.append((child, start))
             runs[-1] = last._replace(stop=max(stop, last.stop))
         else:
-            runs.append(_Run(pack, start, stop, [child]))
+            runs.append(_Run(pack, start, stop, [(child, start)]))
     return runs
 
 
-def _read_run(store: Store, run: _Run) -> list[tuple[Child, bytes | Exception]]:
+def _read_run(store: Store, run: _Run, tries: int = _TRIES) -> list[tuple[Child, bytes | Exception]]:
     try:
         with store.system.read(pack_key(run.pack), (run.start, run.stop)) as body:
             data = memoryview(body.read())
     except NotFoundError as error:
-        lost = NotFoundError(
-            "the store has lost part of a version", where=store.system.url(pack_key(run.pack)), hint=REPAIR
-        )
-        lost.__cause__ = error
-        return [(child, lost) for child in run.children]
+        return _elsewhere(store, run, tries, error)
     except RhError as error:
-        return [(child, error) for child in run.children]
+        return [(child, error) for child, _ in run.children]
+    # A stretch is kept under the name that nodes have for its pack: of one that was written anew, each member is kept.
+    many = len(run.children) >= _MANY and all(child.where[1:] == (run.pack, at) for child, at in run.children)
 
-    def member(child: Child) -> bytes:
-        at = child.where[2] - run.start
-        return bytes(data[at : at + child.size])
+    def member(child: Child, at: int) -> bytes:
+        return bytes(data[at - run.start : at - run.start + child.size])
 
-    many = len(run.children) >= _MANY
-    found = [(child, _checked(store, child, member(child), keep=not many)) for child in run.children]
+    found = [(child, _checked(store, child, member(child, at), keep=not many)) for child, at in run.children]
     if many and all(isinstance(one, bytes) for _, one in found):
         store.contents.put_stretch(run.pack, run.start, data)
+    return found
+
+
+def _elsewhere(store: Store, run: _Run, tries: int, error: NotFoundError) -> list[tuple[Child, bytes | Exception]]:
+    """Members of a pack that is not there: where they are by now, if they were written anew."""
+    children = [child for child, _ in run.children]
+    try:
+        for pack in dict.fromkeys(child.where[1] for child in children):
+            store.redirects.ask(pack)
+    except RhError as damage:
+        return [(child, damage) for child in children]
+    lost = NotFoundError(
+        "the store has lost part of a version", where=store.system.url(pack_key(run.pack)), hint=REPAIR
+    )
+    lost.__cause__ = error
+    found: list[tuple[Child, bytes | Exception]] = []
+    for again in _runs(store, children):
+        if again.pack == run.pack or not tries:
+            found += [(child, lost) for child, _ in again.children]
+        else:
+            found += _read_run(store, again, tries - 1)
     return found
 
 

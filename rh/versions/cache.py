@@ -21,7 +21,21 @@ from rh import config
 from rh import digest as digests
 from rh.observe import log
 
-__all__ = ["Contents", "Kept", "Sink", "Stretches", "keep", "kept", "kept_span", "ls", "rm", "sound_part", "verify"]
+__all__ = [
+    "Contents",
+    "Kept",
+    "Sink",
+    "Stretches",
+    "keep",
+    "kept",
+    "kept_span",
+    "ls",
+    "path_of",
+    "rm",
+    "sound_file",
+    "sound_part",
+    "verify",
+]
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _DEFAULT_MB = 20 * 1024
@@ -126,18 +140,14 @@ class Contents:
 
         It is compared with the digest once for each state of the file that its times show.
         """
-        path = _path(digest)
+        path = path_of(digest)
         try:
-            at = path.stat()
-        except OSError:
-            return None
-        stamp = (at.st_ino, at.st_size, at.st_mtime_ns)
-        if _sound.get(str(path)) != stamp:
-            if at.st_size != size or _digest_of(path, size) != digest:
+            if not sound_file(path, digest, size):
                 log.warning("the cache is damaged, and %s is fetched again", path)
                 self.drop(digest)
                 return None
-            _note(str(path), stamp)
+        except OSError:
+            return None
         _touch(str(path))
         return path
 
@@ -167,7 +177,7 @@ class Contents:
     def drop(self, digest: str) -> None:
         """Forget a content."""
         with suppress(OSError):
-            _path(digest).unlink()
+            path_of(digest).unlink()
 
     def _grown(self, size: int) -> None:
         """Note that so many bytes were added, and make room when there are too many.
@@ -251,6 +261,11 @@ class Sink:
         self._temp = folder / f".{secrets.token_hex(8)}"
         self._file = open(self._temp, "xb", buffering=0)  # noqa: SIM115 - closed by finish or abandon
 
+    @property
+    def descriptor(self) -> int:
+        """Of the file that is being written."""
+        return self._file.fileno()
+
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Take more bytes. A full disk only means that nothing is kept."""
         if self._file.closed:
@@ -267,7 +282,7 @@ class Sink:
         if self._file.closed:
             return
         self._file.close()
-        path = _path(digest)
+        path = path_of(digest)
         try:
             path.parent.mkdir(exist_ok=True)
             os.replace(self._temp, path)
@@ -297,7 +312,8 @@ def _name(digest: str) -> str:
     return value if tag == "sha256" else f"{value}.{tag}"
 
 
-def _path(digest: str) -> Path:
+def path_of(digest: str) -> Path:
+    """Where a content is kept, if it is."""
     return Path(_path_of("objects", _name(digest)))
 
 
@@ -351,6 +367,17 @@ def _old(entry: os.DirEntry[str]) -> bool:
         return time.time() - entry.stat(follow_symlinks=False).st_mtime > _STALE_S
     except OSError:
         return False
+
+
+def sound_file(path: Path, digest: str, size: int) -> bool:
+    """Whether a file has this digest. Compared once for each state of the file that its times show. OSError."""
+    at = path.stat()
+    stamp = (at.st_ino, at.st_size, at.st_mtime_ns)
+    if _sound.get(str(path)) != stamp:
+        if at.st_size != size or _digest_of(path, size) != digest:
+            return False
+        _note(str(path), stamp)
+    return True
 
 
 def sound_part(path: Path, digest: str, start: int, stop: int) -> bool:

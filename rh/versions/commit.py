@@ -29,7 +29,7 @@ from rh.versions.lease import Lease
 from rh.versions.levels import UNSETTLED, Missing, Pages, Past, levels
 from rh.versions.nodes import Where
 from rh.versions.packs import LARGE, Writer
-from rh.versions.source import asked, digested, gone, is_path, reference, selected, surveyed, tell, with_extra
+from rh.versions.source import asked, digested, gone, is_path, references, selected, surveyed, tell, with_extra
 from rh.versions.store import Store, Tree
 
 __all__ = ["adopt_tree", "commit_file", "commit_tree"]
@@ -293,10 +293,10 @@ class _Commit:
 
     def _settle_by_reference(self, missing: Iterable[tuple[Entry, Digest | None]]) -> None:
         """Say where what is missing is."""
-        for entry, digest in missing:
-            if digest is not None:
-                self._settled[entry.key] = digest.text, reference(self.source, entry)
-                self.progress.advance(1, entry.size)
+        digests = {entry: digest.text for entry, digest in missing if digest is not None}
+        for entry, where in references(self.source, digests):
+            self._settled[entry.key] = digests[entry], where
+            self.progress.advance(1, entry.size)
 
     def _learn(self, entry: Entry, digest: Digest) -> None:
         """Note a digest to be remembered."""

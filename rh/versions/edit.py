@@ -25,7 +25,7 @@ from rh.versions.lease import Lease
 from rh.versions.levels import Past, link
 from rh.versions.nodes import Child, Node
 from rh.versions.overlay import Overlay
-from rh.versions.source import digested, is_path, reference, selected, surveyed
+from rh.versions.source import digested, is_path, references, selected, surveyed
 from rh.versions.store import Store, Tree
 
 __all__ = ["Edit", "kept"]
@@ -150,9 +150,11 @@ class Edit:
             self._check_entry(to, entry, update=True)
         wanted = {entry.key: to for to, entry in entries.items() if entry.kind == "file"}
         found: dict[str, Child] = {}
-        for entry, digest in digested(source, self.store, [entries[to] for to in wanted.values()]):
-            where = reference(source, entry) if entry.size else ("e",)
-            found[wanted[entry.key]] = Child("file", b"", entry.size, digest.text, bool(entry.executable), where)
+        digests = dict(digested(source, self.store, [entries[to] for to in wanted.values()]))
+        for entry, place in references(source, digests):
+            where = place if entry.size else ("e",)
+            digest = digests[entry].text
+            found[wanted[entry.key]] = Child("file", b"", entry.size, digest, bool(entry.executable), where)
         for to, entry in entries.items():
             if entry.kind == "file":
                 self._put(to, found[to])

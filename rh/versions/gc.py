@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rh.errors import ConflictError, InvalidError, NotFoundError
 from rh.observe import log
@@ -22,7 +22,9 @@ from rh.registry.base import fresh
 from rh.systems import open_system
 from rh.systems.base import System
 from rh.transfer.receipt import human
+from rh.versions.layout import pack_key
 from rh.versions.marks import KINDS, Marker, Marks
+from rh.versions.repack import REPACK, Sparse, rewrite
 from rh.versions.series import Series, Version
 from rh.versions.store import Ref, Store
 from rh.versions.sweep import PATIENCE_S, Sweep
@@ -35,14 +37,6 @@ _REST_S = 1.0
 """Between two rounds, so that those who waited get their turn."""
 
 
-class Sparse(NamedTuple):
-    """A pack of which less than half is needed: its key, its bytes, and how many of them are needed."""
-
-    key: str
-    size: int
-    needed: int
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collected:
     """What a collection took away, or would have taken.
@@ -52,7 +46,8 @@ class Collected:
         trees, nodes, packs, objects: how many markers, packs of nodes, packs of files, and files of their own.
         size: their bytes.
         young, young_size: what nothing needs and is not old enough to go.
-        sparse: packs that stay though less than half of them is needed.
+        rewritten: packs of which much was not needed, and that were written anew without that.
+        sparse: such packs that stay as they are: they are too young or damaged, or somebody wrote to the store.
     """
 
     dry_run: bool = False
@@ -63,12 +58,13 @@ class Collected:
     size: int = 0
     young: int = 0
     young_size: int = 0
+    rewritten: tuple[Sparse, ...] = field(default=())
     sparse: tuple[Sparse, ...] = field(default=())
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for `--json`."""
         told = {name: getattr(self, name) for name in self.__slots__}
-        return told | {"sparse": [one._asdict() for one in self.sparse]}
+        return told | {name: [one._asdict() for one in getattr(self, name)] for name in ("rewritten", "sparse")}
 
     def __str__(self) -> str:
         verb = "would remove" if self.dry_run else "removed"
@@ -78,10 +74,14 @@ class Collected:
         )
         if self.young:
             text += f"; {self.young:,} more ({human(self.young_size)}) are too young"
-        if self.sparse:
-            rest = sum(one.size - one.needed for one in self.sparse)
-            text += f"; {len(self.sparse):,} packs are needed less than half ({human(rest)} of them are not)"
+        verb = "would rewrite" if self.dry_run else "rewrote"
+        for told, packs in ((f"; {verb} {{}} packs ({{}} less)", self.rewritten), (_STAYS, self.sparse)):
+            if packs:
+                text += told.format(f"{len(packs):,}", human(sum(one.size - one.needed for one in packs)))
         return text
+
+
+_STAYS = "; {} packs stay though {} of them are not needed"
 
 
 def collect(
@@ -91,8 +91,9 @@ def collect(
     without: Collection[Ref] = (),
     older_than_s: float = _DAY_S,
     patience_s: float = PATIENCE_S,
+    repack: float = REPACK,
 ) -> Collected:
-    """Delete what no reference of a store needs.
+    """Delete what no reference of a store needs, and write packs anew of which much is not needed.
 
     Args:
         store: where.
@@ -100,6 +101,7 @@ def collect(
         without: with `dry_run`, references that do not count, as if they had been taken back before.
         older_than_s: seconds; what was written later stays.
         patience_s: seconds to wait for those who write to the store.
+        repack: packs of whose bytes more than this share (0 to 1) is not needed are written anew.
 
     Raises:
         ConflictError: somebody writes to the store, or sweeps it, and does not come to an end.
@@ -127,7 +129,10 @@ def collect(
                 marker.mark()
                 marks.run("delete from found where belongs in (select key from needed)")
                 _delete(store.system, marks, sweep)
-        return _told(marks, dry_run=dry_run)
+        sparse = [Sparse(pack_key(pack), *of) for pack, *of, young in marks.sparse(repack) if not young]
+        done = sparse if dry_run else rewrite(store, marks, marker, sparse, patience_s)
+        left = [Sparse(pack_key(pack), *of) for pack, *of, _ in marks.sparse(repack)]
+        return _told(marks, done, [one for one in left if one not in done], dry_run=dry_run)
 
 
 def _weigh(store: Store, marks: Marks, kind: str, before: float) -> None:
@@ -152,23 +157,20 @@ def _delete(system: System, marks: Marks, sweep: Sweep) -> None:
         marks.gone(keys)
 
 
-def _told(marks: Marks, *, dry_run: bool) -> Collected:
+def _told(marks: Marks, rewritten: Iterable[Sparse], sparse: Iterable[Sparse], *, dry_run: bool) -> Collected:
     source = "(select kind, size from found where young = 0)" if dry_run else "gone"
     counts = {kind: (number, size) for kind, number, size in marks.all(
         f"select kind, count(*), sum(size) from {source} group by kind"  # noqa: S608 - one of our own
     )}  # fmt: skip
     ((young, young_size),) = marks.all("select count(*), coalesce(sum(size), 0) from found where young = 1")
-    sparse = marks.all(
-        "select packs.key, packs.size, sum(members.size) as used from packs join members on members.key = packs.key "
-        "group by packs.key having used * 2 < packs.size"
-    )
     return Collected(
         dry_run=dry_run,
-        **{kind: number for kind, (number, _) in counts.items()},
+        **{kind: number for kind, (number, _) in counts.items() if kind != "moved"},
         size=sum(size for _, size in counts.values()),
         young=young,
         young_size=young_size,
-        sparse=tuple(Sparse(*row) for row in sparse),
+        rewritten=tuple(rewritten),
+        sparse=tuple(sparse),
     )
 
 

@@ -14,9 +14,11 @@ from rh.types import Location
 __all__ = [
     "FORMAT",
     "NAME",
+    "REDIRECTED",
     "REPAIR",
     "chunks_key",
     "hex_of",
+    "moved_key",
     "node_key",
     "object_key",
     "pack_key",
@@ -27,6 +29,8 @@ __all__ = [
 ]
 
 FORMAT = 1
+REDIRECTED = 2
+"""The format of a store in which packs were written anew: who knows format 1 only would not find what was in them."""
 NAME = ".rh-store"
 REPAIR = "rh version repair NAME writes it again, from the live files or another copy (--from PLACE)"
 """The fix of what the store has lost or damaged."""
@@ -47,6 +51,11 @@ def chunks_key(digest: str) -> str:
 def pack_key(name: str) -> str:
     """The key of a pack of files."""
     return f"packs/{name[:2]}/{name[2:]}"
+
+
+def moved_key(name: str) -> str:
+    """The key of what says where the members of a pack went."""
+    return f"moved/{name[:2]}/{name[2:]}"
 
 
 def node_key(name: str) -> str:

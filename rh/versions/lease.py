@@ -8,18 +8,20 @@ import secrets
 import socket
 import threading
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from rh.errors import ConflictError, ExistsError, IntegrityError, NotFoundError, RhError, UnsupportedError
 from rh.observe import log
 from rh.systems.base import System
-from rh.types import ABSENT
+from rh.types import ABSENT, ANY, Match
+from rh.versions.alive import is_gone, process
 
 __all__ = ["GC", "Lease", "create", "valid"]
 
 GC = "gc.json"
 """While this is valid, somebody sweeps, and nobody may begin to write."""
 _GC_PATIENCE_S = 120.0
+_GRACE_S = 5.0
 
 
 def create(system: System, key: str, data: bytes) -> bool:
@@ -85,7 +87,8 @@ class Lease:
 
     def _write(self) -> None:
         began = time.monotonic()
-        document = {"until": time.time() + self.ttl_s, "ttl": self.ttl_s, "by": f"{socket.gethostname()}:{os.getpid()}"}
+        by = f"{socket.gethostname()}:{os.getpid()}"
+        document = {"until": time.time() + self.ttl_s, "ttl": self.ttl_s, "by": by, "process": process()}
         self._system.write(self.key, json.dumps(document).encode())
         self._valid_until = began + self.ttl_s
 
@@ -98,19 +101,54 @@ class Lease:
 
     def _wait_for_sweeper(self) -> None:
         began = time.monotonic()
-        while (found := valid(self._system, GC, beside=self.key)) is not None:
-            if time.monotonic() - began > _GC_PATIENCE_S:
+        gone_since: float | None = None
+        while (found := _look(self._system, GC, self.key)) is not None:
+            now = time.monotonic()
+            if found.gone and found.told.get("ttl"):
+                gone_since = now if gone_since is None else gone_since
+            calm = gone_since is not None and now - gone_since >= self._grace_s
+            if (calm or not found.valid) and self._broken(found):
+                return
+            if now - began > _GC_PATIENCE_S:
                 raise ConflictError(
-                    f"the store is being swept by {found.get('by', 'somebody')}", where=self._system.url(GC),
+                    f"the store is being swept by {found.told.get('by', 'somebody')}", where=self._system.url(GC),
                     hint="try again later",
                 )  # fmt: skip
             self._system.delete([self.key])  # else the two would wait for each other
             self._stop.wait(0.5)
             self._write()
 
+    @property
+    def _grace_s(self) -> float:
+        """How long a process may still delete after its end: what it asked another machine for may be on its way."""
+        return 0.0 if self._system.kind == "file" else _GRACE_S
+
+    def _broken(self, found: _Told) -> bool:
+        """Say that nobody sweeps any more, as nothing was heard of who did; `False` if something was by now."""
+        if not found.told.get("ttl"):
+            return True  # somebody else said so
+        log.warning("%s does not sweep the store any more, and did not say so", found.told.get("by", "somebody"))
+        told = {"until": 0, "ttl": 0, "by": found.told.get("by")}
+        try:
+            self._system.write(GC, json.dumps(told).encode(), when=ANY if found.etag is None else Match(found.etag))
+        except (ConflictError, NotFoundError):
+            return False
+        except UnsupportedError:
+            pass  # its time is over all the same
+        return True
+
+
+class _Told(NamedTuple):
+    """A lease, or `gc.json`: what it says, and whether it holds. `gone`: whose process was here, and is no more."""
+
+    told: dict[str, Any]
+    etag: str | None
+    valid: bool
+    gone: bool
+
 
 def valid(system: System, key: str, *, beside: str | None = None) -> dict[str, Any] | None:
-    """A lease, or `gc.json`, unless it is not there or has run out.
+    """A lease, or `gc.json`, unless it is not there or has run out, or its process was on this machine and is gone.
 
     Args:
         system: the store's.
@@ -120,9 +158,14 @@ def valid(system: System, key: str, *, beside: str | None = None) -> dict[str, A
     Raises:
         IntegrityError: it is no such document.
     """
+    found = _look(system, key, beside)
+    return None if found is None or found.gone or not found.valid else found.told
+
+
+def _look(system: System, key: str, beside: str | None) -> _Told | None:
     try:
         with system.read(key) as body:
-            written = body.entry.modified
+            written, etag = body.entry.modified, body.entry.etag
             found = json.loads(body.read())
         ttl, until = float(found.get("ttl", 0)), float(found["until"])
     except NotFoundError:
@@ -132,6 +175,5 @@ def valid(system: System, key: str, *, beside: str | None = None) -> dict[str, A
             "nobody can tell who uses this store", where=system.url(key), hint="if nobody does, delete it"
         ) from error
     now = system.head(beside).modified if beside is not None and ttl else None
-    if now is not None and written is not None:
-        return found if now - written < ttl else None
-    return found if until > time.time() else None
+    holds = now - written < ttl if now is not None and written is not None else until > time.time()
+    return _Told(found, etag, holds, is_gone(found.get("process")))

@@ -12,15 +12,16 @@ from rh.errors import IntegrityError, NotFoundError
 from rh.observe import log
 from rh.types import Entry
 from rh.versions import cache
-from rh.versions.layout import node_key, object_key, pack_key, tree_key
-from rh.versions.moving import twice
+from rh.versions.layout import node_key, object_key, tree_key
+from rh.versions.moved import Redirect
+from rh.versions.moving import each, twice
 from rh.versions.nodes import Node, Where
 from rh.versions.store import Ref, Store, Tree
 
-__all__ = ["KINDS", "Marker", "Marks"]
+__all__ = ["KINDS", "Marker", "Marks", "name_of"]
 
-KINDS = ("trees", "nodes", "packs", "objects")
-"""What a store holds, in the order in which it goes: no marker may stay whose contents are gone."""
+KINDS = ("trees", "nodes", "moved", "packs", "objects")
+"""What a store holds, in the order in which it goes: no marker and no redirect may stay whose contents are gone."""
 _CHUNKS = ".chunks"
 _NODES = 200
 
@@ -35,13 +36,28 @@ class Marks:
                 """
                 pragma journal_mode = off;
                 create table needed (key text primary key) without rowid;
-                create table members (key text, start integer, size integer, primary key (key, start)) without rowid;
+                create table members (
+                    pack text, start integer, size integer, digest text, primary key (pack, start)
+                ) without rowid;
+                create table redirects (pack text primary key, etag text) without rowid;
+                create table moved (
+                    pack text, start integer, stop integer, target text, at integer, primary key (pack, start)
+                ) without rowid;
+                create view placed as
+                    select members.pack as named, members.start, members.size, members.digest,
+                        coalesce(moved.target, members.pack) as pack,
+                        coalesce(moved.at + members.start - moved.start, members.start) as at
+                    from members left join moved on moved.pack = members.pack
+                        and moved.start = (
+                            select max(start) from moved where pack = members.pack and start <= members.start
+                        )
+                        and members.start + members.size <= moved.stop;
                 create table seen (pack text, start integer, primary key (pack, start)) without rowid;
                 create table found (
                     key text primary key, belongs text, kind text, rank integer, size integer, young integer
                 ) without rowid;
                 create table gone (kind text, size integer);
-                create table packs (key text primary key, size integer) without rowid;
+                create table packs (pack text primary key, size integer, young integer) without rowid;
                 """
             )
 
@@ -53,24 +69,24 @@ class Marks:
             db.execute("commit")
             return result
 
-    def run(self, statement: str) -> None:
+    def run(self, statement: str, *values: Any) -> None:
         """Run a statement."""
-        self._do(lambda db: db.execute(statement))
+        self._do(lambda db: db.execute(statement, values))
 
     def all(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """All rows of a query."""
         return list(self._do(lambda db: db.execute(query, values).fetchall()))
 
-    def one(self, query: str) -> bool:
+    def one(self, query: str, *values: Any) -> bool:
         """Whether a query has a row."""
-        return bool(self.all(query))
+        return bool(self.all(query, *values))
 
-    def need(self, keys: Iterable[str], members: Iterable[tuple[str, int, int]] = ()) -> None:
-        """Note keys that are needed, and members of packs."""
+    def need(self, keys: Iterable[str], members: Iterable[tuple[str, int, int, str]] = ()) -> None:
+        """Note keys that are needed, and members of packs: of each the pack, the offset, the size and the digest."""
 
         def work(db: Any) -> None:
             db.executemany("insert or ignore into needed values (?)", ((key,) for key in set(keys)))
-            db.executemany("insert or ignore into members values (?, ?, ?)", members)
+            db.executemany("insert or ignore into members values (?, ?, ?, ?)", members)
 
         self._do(work)
 
@@ -97,9 +113,42 @@ class Marks:
                     row = (entry.key, key, kind, KINDS.index(kind), entry.size, young)
                     db.execute("insert or replace into found values (?, ?, ?, ?, ?, ?)", row)
                 elif kind == "packs":
-                    db.execute("insert or replace into packs values (?, ?)", (entry.key, entry.size))
+                    pack = (name_of(entry.key), entry.size, entry.modified is None or entry.modified > before)
+                    db.execute("insert or replace into packs values (?, ?, ?)", pack)
 
         self._do(work)
+
+    def moves(self, pack: str, etag: str | None, redirect: Redirect | None) -> None:
+        """Note where the members of a pack are by now; `None`: where they were."""
+
+        def work(db: Any) -> None:
+            db.execute("delete from moved where pack = ?", (pack,))
+            db.execute("delete from redirects where pack = ?", (pack,))
+            if redirect is None:
+                return
+            db.execute("insert into redirects values (?, ?)", (pack, etag))
+            db.executemany(
+                "insert into moved values (?, ?, ?, ?, ?)",
+                ((pack, start, start + length, to, at) for start, length, to, at in redirect.stretches),
+            )
+
+        self._do(work)
+
+    def need_packs(self) -> None:
+        """Note the packs that the members are in, and the redirects that say so."""
+        key = "%s || substr({0}, 1, 2) || '/' || substr({0}, 3)"
+        packs, redirects = key.format("pack") % "'packs/'", key.format("named") % "'moved/'"
+        self.run(f"insert or ignore into needed select {packs} from placed")  # noqa: S608 - our own
+        self.run(f"insert or ignore into needed select {redirects} from placed where named <> pack")  # noqa: S608
+
+    def sparse(self, share: float) -> list[tuple[str, int, int, bool]]:
+        """The packs of whose bytes more than a share is not needed: name, size, bytes needed, whether it is young."""
+        return self.all(
+            "select packs.pack, packs.size, sum(used.size) as needed, young from packs join "
+            "(select distinct pack, at, size from placed) as used on used.pack = packs.pack "
+            "group by packs.pack having packs.size - needed > ? * packs.size order by packs.pack",
+            share,
+        )
 
     def gone(self, keys: Sequence[str]) -> None:
         """Note that these are deleted."""
@@ -123,10 +172,37 @@ class Marker:
 
     def mark(self) -> None:
         """Mark what all references need that are there now."""
-        wanted = {ref.tree for ref in self._store.refs() if ref not in self._without}
-        for digest in sorted(wanted - self._done):
-            self._mark_tree(digest)
+        wanted = {ref.tree for ref in self._store.refs() if ref not in self._without} - self._done
+        for digest in sorted(wanted):
+            try:
+                self._mark_tree(digest)
+            except NotFoundError:
+                if digest in {ref.tree for ref in self._store.refs() if ref not in self._without}:
+                    raise
+                continue  # it was let go of, and swept by somebody else, since the references were listed
             self._done.add(digest)
+        if self._look_for_redirects() or wanted:
+            self._marks.need_packs()
+
+    def _look_for_redirects(self) -> bool:
+        """Note where the members of packs are that were written anew; whether that changed since it was noted."""
+        try:
+            there = {name_of(one.key): one.etag for one in self._store.system.list("moved/") if one.kind == "file"}
+        except NotFoundError:
+            there = {}
+        named = {pack for (pack,) in self._marks.all("select distinct pack from members")} if there else set()
+        known = dict(self._marks.all("select pack, etag from redirects"))
+        changed = [pack for pack, etag in there.items() if pack in named and (etag is None or known.get(pack) != etag)]
+        asked = each(self._redirect, changed)
+        for pack, redirect in zip(changed, asked, strict=True):
+            self._marks.moves(pack, there[pack], redirect)
+        for pack in known.keys() - there.keys():
+            self._marks.moves(pack, None, None)
+        return bool(changed or known.keys() - there.keys())
+
+    def _redirect(self, pack: str) -> Redirect | None:
+        """Where the members of a pack are; `None` if they are still there: of two places the first one counts."""
+        return None if self._store.has_pack(pack) else self._store.redirects.ask(pack)
 
     def _mark_tree(self, digest: str) -> None:
         key = tree_key(digest)
@@ -148,7 +224,7 @@ class Marker:
             batch = [waiting.pop() for _ in range(min(len(waiting), _NODES))]
             for node in self._nodes(self._marks.unseen(batch)):
                 keys: list[str] = []
-                members: list[tuple[str, int, int]] = []
+                members: list[tuple[str, int, int, str]] = []
                 for child in node.children:
                     if child.kind == "dir":
                         waiting.append((child.digest, child.where))
@@ -190,13 +266,17 @@ class Marker:
             yield from found if found is not None else twice(lambda: decoded(read()))
 
 
-def _needs(digest: str, size: int, where: Where, keys: list[str], members: list[tuple[str, int, int]]) -> None:
+def name_of(key: str) -> str:
+    """The name of the pack that has a key, or whose redirect has it."""
+    return key.partition("/")[2].replace("/", "")
+
+
+def _needs(digest: str, size: int, where: Where, keys: list[str], members: list[tuple[str, int, int, str]]) -> None:
     """What a file needs: an object, a part of a pack, or several."""
     if where[0] == "o":
         keys.append(object_key(digest))
     elif where[0] == "p":
-        keys.append(pack_key(where[1]))
-        members.append((pack_key(where[1]), where[2], size))
+        members.append((where[1], where[2], size, digest))
     elif where[0] == "c":
         keys.append(object_key(digest))  # for its chunk digests
         for piece, length, place in where[1]:

@@ -12,7 +12,7 @@ from rh.content.cache import DigestCache
 from rh.errors import IntegrityError, UnsupportedError
 from rh.observe import log
 from rh.progress import Progress
-from rh.systems.abilities import Bulk
+from rh.systems.abilities import Bulk, Composed
 from rh.systems.base import System
 from rh.transfer import far, stream
 from rh.transfer.compare import Step
@@ -37,6 +37,8 @@ def move(source: System, target: System, steps: Sequence[Step], progress: Progre
     complete = False
     try:
         _, way = route(source, target)
+        if way is Way.SERVER and source.ask(Composed) is not None:
+            way = Way.STREAM  # what is stored under a digest is read first, and compared with it
         _run(mover, steps, way)
         closed = [key for key, error in mover.failures.items() if isinstance(error, UnsupportedError)]
         if closed and way is not Way.STREAM:
@@ -63,7 +65,7 @@ def _run(mover: Mover, steps: Sequence[Step], way: Way) -> None:
     if way is Way.STREAM:
         stream.move(mover, steps)
     else:
-        far.move(mover, steps, way)
+        stream.move(mover, far.move(mover, steps, way))
 
 
 def read_small(source: System, entries: Sequence[Entry]) -> Iterator[tuple[Entry, bytes]]:

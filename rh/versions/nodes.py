@@ -15,7 +15,8 @@ Where a child is has no part in the digest: what is found there is compared with
     ["e"]                                       nothing to store: an empty file
     ["l", base64]                               a link's target
     ["n", pack, offset, length, files, entries] a directory's record in a node pack; files and entries below it
-    ["r", system, path, etag]                   by reference, at a place that is not ours
+    ["r", system, path, etag]                   by reference, at a place that is not ours; where that keeps versions,
+                                                the name of the one that is meant follows
     ["c", [[digest, size, where], …]]           pieces of a large file
 """
 
@@ -34,7 +35,7 @@ from rh import digest as digests
 from rh.content.tree import key_text
 from rh.errors import IntegrityError, NameClashError
 
-__all__ = ["EMPTY", "Child", "Node", "Where", "in_pack", "link_target", "link_where", "pieces_of"]
+__all__ = ["EMPTY", "Child", "Node", "Where", "in_pack", "is_pack", "link_target", "link_where", "pieces_of"]
 
 Where: TypeAlias = tuple[Any, ...]
 """Where a child is: one of the forms above."""
@@ -241,7 +242,8 @@ def _check(child: Child, packs: set[str]) -> None:
     elif form == "p":
         right = len(where) == 3 and type(where[2]) is int and where[2] >= 0
     elif form == "r":
-        right = len(where) == 4 and type(where[1]) is type(where[2]) is str and type(where[3]) in (str, type(None))
+        right = len(where) in (4, 5) and type(where[1]) is type(where[2]) is str and type(where[3]) in (str, type(None))
+        right = right and all(type(one) is str and one for one in where[4:])
     elif form == "c":
         right = len(where) == 2 and type(where[1]) is list and sum(_piece(one, packs) for one in where[1]) == size
     elif form == "e":
@@ -251,7 +253,7 @@ def _check(child: Child, packs: set[str]) -> None:
     if not right:
         raise ValueError(f"{child.name!r} is said to be at {where!r}")
     if form in ("n", "p") and where[1] not in packs:
-        if type(where[1]) is not str or _PACK.fullmatch(where[1]) is None:
+        if not is_pack(where[1]):
             raise ValueError(f"no pack is called {where[1]!r}")
         packs.add(where[1])
 
@@ -274,6 +276,11 @@ def pieces_of(child: Child) -> list[Child]:
         Child("file", child.name, size, digest, executable=False, where=tuple(where))
         for digest, size, where in child.where[1]
     ]
+
+
+def is_pack(name: object) -> bool:
+    """Whether a pack may be called this."""
+    return type(name) is str and _PACK.fullmatch(name) is not None
 
 
 def link_where(target: bytes) -> Where:

@@ -27,12 +27,13 @@ from rh.types import Entry
 from rh.versions import cache, pieces
 from rh.versions.layout import chunks_key, node_key, object_key, pack_key
 from rh.versions.lease import Lease
+from rh.versions.moved import Redirect
 from rh.versions.moving import each, move, read_small
 from rh.versions.nodes import EMPTY, Node, Where
 from rh.versions.reading import keep_chunks
 from rh.versions.store import Store, Tree
 
-__all__ = ["LARGE", "PACK", "Stored", "Writer", "existing"]
+__all__ = ["LARGE", "Pack", "Stored", "Writer", "existing", "pack_limit"]
 
 LARGE = 1 << 20
 """Files of so many bytes and more are objects of their own."""
@@ -42,6 +43,11 @@ _NODES = 4 << 20
 _BATCH = 4_000
 _AHEAD = 8 << 20
 _ITEMS = 1_000
+
+
+def pack_limit() -> int:
+    """Bytes of a pack of files, as the setting `memory_mb` allows."""
+    return min(PACK, max(int(config.get("memory_mb")) << 19, LARGE))
 
 
 class Stored(NamedTuple):
@@ -56,40 +62,58 @@ def existing(
     store: Store,
     wanted: Iterable[str],
     known: Mapping[str, Where] | None = None,
-    packs: dict[str, bool] | None = None,
+    packs: dict[str, Redirect | bool] | None = None,
+    sizes: Mapping[str, int] | None = None,
 ) -> dict[str, Where]:
     """Which of these contents the store has, and where: as `known` says, or as objects of their own.
+
+    What is cut is not there: it is going to be stored again.
 
     Args:
         store: where.
         wanted: digests.
         known: where they are thought to be; else the index is asked.
-        packs: remembers the packs that were asked for.
+        packs: remembers the packs that were asked for, and where their members went.
+        sizes: of contents, in bytes, as far as they are known.
     """
     wanted = list(dict.fromkeys(wanted))
     known = store.known(wanted) if known is None else known
     packs = {} if packs is None else packs
+    sizes = {} if sizes is None else sizes
 
-    def there(key: str) -> bool:
+    def pack_of(name: str) -> Redirect | bool:
+        return store.has_pack(name) or store.redirects.ask(name) or False
+
+    def in_pack(where: Where) -> bool:
+        pack = packs[where[1]]
+        return pack if isinstance(pack, bool) else pack.place(where[2]) is not None
+
+    def whole_one(digest: str) -> bool:
         try:
-            store.system.head(key)
+            return store.system.head(object_key(digest)).size == sizes.get(digest, -1) or digest not in sizes
         except NotFoundError:
             return False
-        return True
 
     ask = [name for name in dict.fromkeys(where[1] for where in known.values() if where[0] == "p") if name not in packs]
-    packs.update(zip(ask, each(lambda name: there(pack_key(name)), ask), strict=True))
-    found = {digest: where for digest, where in known.items() if where[0] == "p" and packs[where[1]]}
+    packs.update(zip(ask, each(pack_of, ask), strict=True))
+    found = {digest: where for digest, where in known.items() if where[0] == "p" and in_pack(where)}
     whole = [digest for digest in wanted if digest not in found]
     on_disk = store.system.kind == "file"  # where workers would only wait for each other
-    has = (map if on_disk else each)(lambda digest: there(object_key(digest)), whole)
+    has = (map if on_disk else each)(whole_one, whole)
     found |= {digest: ("o",) for digest, yes in zip(whole, has, strict=True) if yes}
     store.index.forget(digest for digest in known if digest not in found)
     return found
 
 
-class _Pack:
-    """Bytes put together until they are enough; then they are written while the next ones are put together."""
+class Pack:
+    """Bytes put together until they are enough; then they are written while the next ones are put together.
+
+    Args:
+        system: where to.
+        key: of a pack's name.
+        limit: bytes of a pack, at most; what is larger is one of its own.
+        done: told of each pack that is written, and of its bytes.
+    """
 
     def __init__(
         self, system: System, key: Callable[[str], str], limit: int, done: Callable[[str, bytearray], None]
@@ -149,13 +173,12 @@ class Writer:
         self._lease = lease
         self._system = store.system
         self._lock = Lock()
-        limit = min(PACK, max(int(config.get("memory_mb")) << 19, LARGE))
-        self._pack = _Pack(self._system, pack_key, limit, self._packed)
-        self._node_pack = _Pack(self._system, node_key, _NODES, self._nodes_packed)
+        self._pack = Pack(self._system, pack_key, pack_limit(), self._packed)
+        self._node_pack = Pack(self._system, node_key, _NODES, self._nodes_packed)
         self._cut_from = pieces.least()
         self._placed: dict[str, Where] = {EMPTY: ("e",)}
         self._in_packs: dict[str, dict[str, Where]] = {}
-        self._packs: dict[str, bool] = {}
+        self._packs: dict[str, Redirect | bool] = {}
         self._nodes: dict[str, Where] = {}
         self._node_packs: list[tuple[str, int]] = []
         self._items: list[Item] = []
@@ -243,7 +266,7 @@ class Writer:
         known = self.store.known(new) if new else {}
         # To ask costs a request, which only a large file is worth, or a file that probably is there.
         ask = [digest for digest in new if digest in known or wanted[digest] >= LARGE or self._system.kind == "file"]
-        more = existing(self.store, ask, known, self._packs) if ask else {}
+        more = existing(self.store, ask, known, self._packs, wanted) if ask else {}
         self._placed.update(more)
         return found | more
 

@@ -16,20 +16,37 @@ from typing import TYPE_CHECKING
 
 from rh import digest as digests
 from rh.digest import CHUNK, Digest, Hasher, parse
-from rh.errors import ConflictError, IntegrityError, InvalidError, NotFoundError
-from rh.systems import open_system
-from rh.systems.base import Body, Bytes
+from rh.errors import AccessError, ConflictError, IntegrityError, InvalidError, NotFoundError, UnsupportedError
+from rh.observe import log
+from rh.systems import open_system, settings_of
+from rh.systems.abilities import Piece, Versioned
+from rh.systems.base import Body, Bytes, System
 from rh.systems.memory import MemoryBody
 from rh.types import ANY, Entry, Location, Match, Span
 from rh.versions import cache
+from rh.versions.joining import joined
 from rh.versions.layout import REPAIR, chunks_key, object_key, pack_key
+from rh.versions.moved import read_member
 from rh.versions.moving import twice
 from rh.versions.nodes import Child, Where, link_target, pieces_of
 
 if TYPE_CHECKING:
     from rh.versions.store import Store
 
-__all__ = ["chunks_of", "entry_of", "keep_chunks", "kept_whole", "opened", "place_of_file", "raw", "whole"]
+__all__ = [
+    "chunks_of",
+    "entry_of",
+    "file_of",
+    "is_replaced",
+    "keep_chunks",
+    "kept_whole",
+    "opened",
+    "place_of_file",
+    "places_of",
+    "raw",
+    "referenced",
+    "whole",
+]
 
 _PIECE = 1 << 20
 _IN_MEMORY = 1 << 20
@@ -112,7 +129,8 @@ def place_of_file(store: Store, child: Child) -> str:
     """Where the bytes of a file are, for people."""
     where = child.where
     if where[0] == "p":
-        return f"{store.system.url(pack_key(where[1]))} at {where[2]}"
+        pack, offset = store.redirects.place(where[1], where[2])
+        return f"{store.system.url(pack_key(pack))} at {offset}"
     if where[0] == "r":
         return f"{where[1]}: {where[2]}"
     return store.system.url(object_key(child.digest))
@@ -141,15 +159,10 @@ def raw(store: Store, child: Child, start: int, stop: int) -> Body:
         return _Pieces(entry_of(child, ""), _chunked(store, child, start, stop))
     try:
         if where[0] == "p":
-            return store.system.read(pack_key(where[1]), (where[2] + start, where[2] + stop))
+            return read_member(store, child, start, stop)
         if where[0] != "r":
             return store.system.read(object_key(child.digest), None if stop - start == child.size else (start, stop))
-        _, system, path, etag = where
-        place = Location(system, path)
-        when = ANY if etag is None else Match(etag)
-        return open_system(place.parent).read(
-            place.name, None if stop - start == child.size else (start, stop), when=when
-        )
+        return _by_reference(where, None if stop - start == child.size else (start, stop))
     except NotFoundError as error:
         told = "a file that a version refers to is gone" if where[0] == "r" else "the store has lost part of a version"
         fix = None if where[0] == "r" else REPAIR
@@ -158,6 +171,63 @@ def raw(store: Store, child: Child, start: int, stop: int) -> Body:
         raise ConflictError(
             "a file that a version refers to has changed since", where=place_of_file(store, child)
         ) from error
+
+
+def referenced(where: Where) -> tuple[System, str]:
+    """The system of a file that is there by reference, and its key in that."""
+    place = Location(where[1], where[2])
+    kind = settings_of(place.system)["kind"]
+    if kind in ("s3", "azure"):  # one root for a whole bucket, so that what is in it is copied by one stream
+        bucket, _, key = place.path.partition("/")
+        return open_system(Location(place.system, bucket)), key
+    if kind == "ssh":
+        top, _, key = place.path.partition("/")
+        return open_system(Location(place.system, top or "/")), key
+    return open_system(place.parent), place.name
+
+
+def _by_reference(where: Where, span: Span | None) -> Body:
+    """The bytes of a file that is elsewhere: of the version that is meant, or of what is there if that is still it."""
+    system, key = referenced(where)
+    versioned = system.ask(Versioned) if where[4:] else None
+    if versioned is not None:
+        try:
+            return versioned.pinned({key: where[4]}).read(key, span)
+        except (NotFoundError, AccessError, InvalidError, UnsupportedError) as error:
+            log.debug("%s: not as version %s: %s", system.url(key), where[4], error)
+    return system.read(key, span, when=ANY if where[3] is None else Match(where[3]))
+
+
+def is_replaced(child: Child) -> bool:
+    """Whether a file is one version of an object, and something else is there by now, or nothing."""
+    where = child.where
+    if where[0] != "r" or not where[4:]:
+        return False
+    system, key = referenced(where)
+    try:
+        return bool(system.head(key).etag != where[3])
+    except NotFoundError:
+        return True
+
+
+def places_of(store: Store, child: Child) -> list[Piece]:
+    """The objects, or ranges of some, that the bytes of a file are. Neighbours in a pack are one range."""
+    found: list[Piece] = []
+    for piece in pieces_of(child):
+        where, size = piece.where, piece.size
+        if where[0] == "r":
+            found.append(Piece(*referenced(where), size, None, *where[3:]))
+        elif where[0] == "o":
+            found.append(Piece(store.system, object_key(piece.digest), size))
+        elif where[0] == "p":
+            pack, start = store.redirects.found(where[1], where[2])
+            key = pack_key(pack)
+            last = found[-1] if found else None
+            if last is not None and last.start is not None and (last.key, last.start + last.size) == (key, start):
+                found[-1] = last._replace(size=last.size + size)
+            else:
+                found.append(Piece(store.system, key, size, start))
+    return found
 
 
 # Large files
@@ -193,6 +263,20 @@ def _range(store: Store, child: Child, start: int, stop: int) -> Iterator[Bytes]
         yield memoryview(data)[low:high]
 
 
+def file_of(store: Store, child: Child) -> Path | None:
+    """The file on a disk of this machine that has the bytes of a file, compared with its digest."""
+    path = store.contents.sound(child.digest, child.size)
+    if path is None and store.system.kind != "file" and (chunks := _kept_chunks(child)) is not None:
+        # A large file is read, and kept, chunk by chunk.
+        if joined(store.contents, child.digest, child.size, chunks) is not None:
+            path = store.contents.sound(child.digest, child.size)
+    elif path is None:
+        path = _here(store, child)
+        if path is not None and not cache.sound_file(path, child.digest, child.size):
+            return None
+    return path
+
+
 def _here(store: Store, child: Child) -> Path | None:
     """The file that an object is, where the store is on a disk of this machine."""
     if store.system.kind != "file" or child.where[0] != "o":
@@ -221,14 +305,21 @@ def chunks_of(store: Store, child: Child) -> bytes | None:
     _, chunk, value = parse(child.digest)
     if not chunk or child.where[0] not in ("o", "c"):
         return None
-    data = cache.kept("nodes", f"{value}.chunks")
-    if data is not None and hashlib.sha256(data).hexdigest() == value:
+    data = _kept_chunks(child)
+    if data is not None:
         return data
     data = _read_chunks(store, chunks_key(child.digest))
     if data is None or hashlib.sha256(data).hexdigest() != value:
         return None
     keep_chunks(Digest(child.digest, data))
     return data
+
+
+def _kept_chunks(child: Child) -> bytes | None:
+    """The chunk digests of a file of many chunks, where they are kept here."""
+    _, chunk, value = parse(child.digest)
+    data = cache.kept("nodes", f"{value}.chunks") if chunk else None
+    return data if data is not None and hashlib.sha256(data).hexdigest() == value else None
 
 
 def keep_chunks(digest: Digest) -> None:

@@ -14,7 +14,7 @@ from rh.progress import Silent
 from rh.systems.base import System
 from rh.transfer.compare import Action, Step
 from rh.types import Entry
-from rh.versions.layout import chunks_key, hex_of, object_key, pack_key, tree_key
+from rh.versions.layout import chunks_key, hex_of, moved_key, object_key, pack_key, tree_key
 from rh.versions.moving import move
 from rh.versions.nodes import Child, pieces_of
 from rh.versions.packs import LARGE
@@ -119,7 +119,8 @@ def mend_contents(store: Store, digest: str, bad: Iterable[str], there: Iterable
                 data = body.read()
             if digests.of_bytes(data).text != child.digest:
                 raise ConflictError("the file changed while it was read", where=system.url(entry.key))
-            packed[child.where[1]].append((child.where[2], data))
+            pack, offset = _where_now(store, child)
+            packed[pack].append((offset, data))
             held += len(data)
             if held > store.group_size:
                 _patch_all(store, packed)
@@ -171,10 +172,23 @@ def _write_pieces(store: Store, child: Child, system: System, entry: Entry) -> N
             if digests.of_bytes(data).text != piece.digest:
                 raise ConflictError("the file changed while it was read", where=system.url(entry.key))
             if piece.where[0] == "p":
-                _patch(store, piece.where[1], [(piece.where[2], data)])
+                pack, offset = _where_now(store, piece)
+                _patch(store, pack, [(offset, data)])
             else:
                 store.system.write(object_key(piece.digest), data, size=len(data))
         at += piece.size
+
+
+def _where_now(store: Store, child: Child) -> tuple[str, int]:
+    """The pack that a file belongs into by now, and where in it."""
+    pack, offset = child.where[1:]
+    if store.redirects.place(pack, offset) == (pack, offset) and not store.has_pack(pack):
+        try:
+            store.redirects.ask(pack)
+        except IntegrityError as error:
+            log.warning("the pack %s is written again where it was: %s", pack, error)
+            store.system.delete([moved_key(pack)])
+    return store.redirects.place(pack, offset)
 
 
 def _patch_all(store: Store, packed: dict[str, list[tuple[int, bytes]]]) -> None:

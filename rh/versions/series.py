@@ -29,11 +29,12 @@ from rh.registry.lineage.recording import Pin, RunRef
 from rh.types import ABSENT, Location, Match
 from rh.versions.properties import Said, check_tags, note_types, plain, types_key
 
-__all__ = ["LATEST", "AliasMove", "Series", "Version", "check_alias", "new_series"]
+__all__ = ["LATEST", "AliasMove", "Series", "Version", "check_alias", "check_which", "new_series"]
 
 LATEST = "latest"
 """The alias that moves by itself."""
 _NUMBER = re.compile(r"v([1-9][0-9]{0,7})")
+_NAMED = "'v3', an alias, 'latest' or 'sha256:…'"
 _ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _TRIES = 100
 
@@ -53,6 +54,7 @@ class Version:
         expires: seconds since the epoch after which `rh gc` may drop it; `None` for never.
         aliases: those that stood on it when it was looked up.
         produced_by: the run that made it, if one did.
+        drafted: whether a draft or an upload made it: what was live then had no part in it.
         name: of the resource.
         series, registry: of which series it is, and the URL of the registry that has it.
     """
@@ -71,6 +73,7 @@ class Version:
     expires: float | None = None
     aliases: tuple[str, ...] = ()
     produced_by: RunRef | None = None
+    drafted: bool = False
     name: str = field(default="", compare=False)
     series: str = field(default="", compare=False, repr=False)
     registry: str = field(default="", compare=False, repr=False)
@@ -113,13 +116,15 @@ class Version:
             "expires": self.expires,
             "aliases": list(self.aliases),
             "produced_by": None if self.produced_by is None else self.produced_by._asdict(),
+            "drafted": self.drafted,
         }
 
     def __str__(self) -> str:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(self.time))
         names = f" ({', '.join(self.aliases)})" if self.aliases else ""
         text = f" {self.message}" if self.message else ""
-        return f"{self.label}{names} {self.digest[:19]}… {when} {self.author}: {self.files:,} files{text}"
+        how = ", by a draft" if self.drafted else ""
+        return f"{self.label}{names} {self.digest[:19]}… {when} {self.author}{how}: {self.files:,} files{text}"
 
 
 class AliasMove(NamedTuple):
@@ -145,6 +150,17 @@ def check_alias(alias: str) -> None:
         )
     if alias == LATEST or _NUMBER.fullmatch(alias):
         raise InvalidError(f"{alias!r} cannot be an alias: it means a version already", hint="choose another word")
+
+
+def check_which(which: object) -> None:
+    """Refuse what can name no version: nothing, what is no text, and text that no version can have."""
+    if isinstance(which, Version):
+        return
+    if not isinstance(which, str):
+        hint = f"'v{which}'" if type(which) is int and which > 0 else _NAMED
+        raise InvalidError(f"a version is named by text, not by {which!r:.80}", hint=hint)
+    if ":" not in which and not _ALIAS.fullmatch(which):
+        raise InvalidError(f"{which!r:.80} names no version", hint=_NAMED)
 
 
 class Series:
@@ -175,11 +191,8 @@ class Series:
             if found.digest != which.digest:
                 raise InvalidError(f"{which.label} of another resource is none of {self.name}")
             return found
-        if which is not None and not isinstance(which, str):
-            raise InvalidError(
-                f"a version of {self.name} is named by text, not by a {type(which).__name__}",
-                hint="'v3', an alias, 'latest' or 'sha256:…'",
-            )
+        if which is not None:
+            check_which(which)
         if which is None or which == LATEST:
             head = self.latest()
             if head is None:
@@ -244,6 +257,7 @@ class Series:
         parent: int | None = None,
         aliases: Sequence[str] = (),
         expires: float | None = None,
+        drafted: bool = False,
         also: Sequence[Step] = (),
     ) -> tuple[Version, bool]:
         """Record a tree that is in the store as the newest version, and say whether it is a new one.
@@ -261,6 +275,7 @@ class Series:
             parent: the version it was made from. If another one is the newest by now, nothing is recorded.
             aliases: to be moved onto it in the same step.
             expires: seconds since the epoch.
+            drafted: whether what is live has no part in it.
             also: what is changed in the registry in the same step.
 
         Raises:
@@ -304,6 +319,8 @@ class Series:
                 "author": author(),
                 "time": time.time(),
             }
+            if drafted:
+                document["drafted"] = True
             if (made_by := recording.producer()) is not None:
                 document["produced_by"] = made_by
             steps: list[Step] = [
@@ -508,6 +525,7 @@ class Series:
                 expires=document.get("expires"),
                 aliases=standing.get(number, ()),
                 produced_by=_producer(document.get("produced_by")),
+                drafted=document.get("drafted") is True,
                 name=self.name,
                 series=self.series,
                 registry=self.registry.url,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 
 from rh import digest as digests
 from rh.content import patterns
@@ -11,7 +12,7 @@ from rh.content.rows import position
 from rh.content.tree import key_bytes
 from rh.digest import Digest
 from rh.errors import ConflictError, IntegrityError, NameClashError, NotFoundError, UnsupportedError
-from rh.systems.abilities import Digesting
+from rh.systems.abilities import Digesting, Versioned
 from rh.systems.base import System
 from rh.transfer.mover import as_rh
 from rh.transfer.options import Options
@@ -21,8 +22,9 @@ from rh.types import Entry
 from rh.versions.nodes import EMPTY, Where
 from rh.versions.store import Store
 
-__all__ = ["asked", "digested", "gone", "is_path", "reference", "selected", "surveyed", "tell", "with_extra"]
+__all__ = ["asked", "digested", "gone", "is_path", "references", "selected", "surveyed", "tell", "with_extra"]
 
+_SOME = 1_000
 _ODD = re.compile(r"[/\0]\.{0,2}[/\0]").search
 
 
@@ -124,10 +126,16 @@ def gone(error: Exception, source: System, store: Store) -> Exception:
     return error
 
 
-def reference(source: System, entry: Entry) -> Where:
-    """The place of a file that stays where it is."""
-    location = source.location / entry.key
-    return ("r", location.system, location.path, entry.etag)
+def references(source: System, entries: Iterable[Entry]) -> Iterator[tuple[Entry, Where]]:
+    """The places of files that stay where they are, with the versions that they are where the place keeps these."""
+    versioned = source.ask(Versioned)
+    left = iter(entries)
+    while some := list(islice(left, _SOME)):
+        names = versioned.versions_of(some) if versioned is not None else {}
+        for entry in some:
+            location = source.location / entry.key
+            name = names.get(entry.key)
+            yield entry, ("r", location.system, location.path, entry.etag, *(() if name is None else (name,)))
 
 
 def tell(source: System, page: Page) -> None:

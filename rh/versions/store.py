@@ -26,8 +26,21 @@ from rh.systems.base import Body, System
 from rh.types import Location, Span
 from rh.versions import cache
 from rh.versions.index import Index, identity
-from rh.versions.layout import FORMAT, NAME, hex_of, node_key, object_key, pack_key, place_of, quoted, ref_key, tree_key
+from rh.versions.layout import (
+    FORMAT,
+    NAME,
+    REDIRECTED,
+    hex_of,
+    node_key,
+    object_key,
+    pack_key,
+    place_of,
+    quoted,
+    ref_key,
+    tree_key,
+)
 from rh.versions.lease import GC, Lease, create
+from rh.versions.moved import Redirects
 from rh.versions.moving import twice
 from rh.versions.nodes import Child, Node, Where, pieces_of
 
@@ -130,6 +143,7 @@ class Store:
         self._identity = identity(system)
         self._mark = hashlib.sha256(self._identity.encode()).hexdigest()
         self.index = Index(self._identity)
+        self.redirects = Redirects(system)
         self._lock = Lock()
         self._nodes: OrderedDict[str, Node] = OrderedDict()
         self._held = 0
@@ -350,6 +364,14 @@ class Store:
 
         return existing(self, digests)
 
+    def has_pack(self, name: str) -> bool:
+        """Whether there is a pack of files of this name."""
+        try:
+            self.system.head(pack_key(name))
+        except NotFoundError:
+            return False
+        return True
+
     # Who writes, and what is meant to stay
 
     @contextmanager
@@ -394,10 +416,18 @@ class Store:
             return
         except (ValueError, KeyError, TypeError) as error:
             raise IntegrityError("the store's format is not told", where=where) from error
-        if found != FORMAT:
+        if found not in (FORMAT, REDIRECTED):
             raise UnsupportedError(
-                f"the store has format {found}; this rh knows {FORMAT}", where=where, hint="upgrade rh-data"
+                f"the store has format {found}; this rh knows {FORMAT} and {REDIRECTED}",
+                where=where,
+                hint="upgrade rh-data",
             )
+
+    def allow_redirects(self) -> None:
+        """Make it a store of the second format: an `rh` that does not know that one writes nothing to it any more."""
+        with self.system.read("format.json") as body:
+            if json.loads(body.read())["rh-store"] == FORMAT:
+                self.system.write("format.json", json.dumps({"rh-store": REDIRECTED}).encode())
 
     def close(self) -> None:
         """Let go of connections."""

@@ -16,12 +16,13 @@ from urllib.parse import quote, unquote
 
 from rh.content.tree import key_bytes
 from rh.errors import ConflictError, ImmutableVersionError, InvalidError, NameClashError, NotFoundError, RhError
-from rh.systems.abilities import Item
+from rh.systems import open_system
+from rh.systems.abilities import Item, Piece
 from rh.systems.base import HIDDEN, Body, Settings, System
 from rh.types import ABSENT, ANY, Condition, Entry, Location, Match, Outcome, Span
 from rh.versions.bulk import read_children
 from rh.versions.nodes import EMPTY, Child, Node
-from rh.versions.reading import chunks_of, entry_of
+from rh.versions.reading import chunks_of, entry_of, file_of, places_of
 from rh.versions.store import Store, Tree
 
 __all__ = ["TreeSystem", "location_of"]
@@ -311,6 +312,34 @@ class TreeSystem(System):
                 yield Outcome(entry.key, entry_of(child, entry.key), None, child.digest, chunks)
             except RhError as error:
                 yield Outcome(entry.key, error=error)
+
+    def held(self, entry: Entry) -> tuple[System, Entry] | None:
+        """The file that this machine keeps of a file's bytes, or that its store has as an object."""
+        try:
+            path = file_of(self.store, self._wanted(entry.key, entry.etag))
+            if path is None:
+                return None
+            system = open_system(Location("file", str(path.parent)))
+            return system, system.head(path.name)
+        except RhError:
+            return None  # reading it tells what is wrong
+
+    def origins(self) -> Sequence[System]:
+        """The store; before it, where files are by reference, the place of the first of them."""
+        if not self.tree.references:
+            return (self.store.system,)
+        waiting = [self._top()[1]]
+        while waiting:
+            node = waiting.pop()
+            for child in node.children:
+                if child.where[0] == "r":
+                    return (places_of(self.store, child)[0].system, self.store.system)
+            waiting += (self.store.below(child) for child in reversed(node.children) if child.kind == "dir")
+        return (self.store.system,)
+
+    def pieces_of(self, entry: Entry) -> Sequence[Piece]:
+        """Where the bytes of a file are: an object, part of a pack, several of these, or where a reference says."""
+        return places_of(self.store, self._wanted(entry.key, entry.etag))
 
 
 class _View(NamedTuple):

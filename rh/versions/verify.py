@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rh import digest as digests
 from rh.content.tree import key_text
@@ -13,7 +13,7 @@ from rh.transfer import Verification
 from rh.versions.layout import hex_of, node_key, pack_key, tree_key
 from rh.versions.moving import twice
 from rh.versions.nodes import Child, Node, Where, pieces_of
-from rh.versions.reading import raw
+from rh.versions.reading import is_replaced, raw
 from rh.versions.store import NODE_PACK, Store, Tree
 
 __all__ = ["Uncached", "files_of", "verify_version"]
@@ -59,7 +59,8 @@ def verify_version(store: Store, digest: str, url: str) -> Verification:
     """Read every byte of a version, and compare it with its digest.
 
     Files that the version refers to (`adopt`, `add_reference`) and that are other ones now are `modified`, those that
-    are gone are `missing`, as are objects that the store has lost.
+    are gone are `missing`, as are objects that the store has lost. Where the version is of versions of objects that are
+    still kept, that is no fault: those are `replaced`.
 
     Raises:
         NotFoundError, IntegrityError: the store has lost the version's marker or directories, or they are damaged.
@@ -70,6 +71,7 @@ def verify_version(store: Store, digest: str, url: str) -> Verification:
     modified: list[str] = []
     missing: list[str] = []
     unreadable: list[tuple[str, str]] = []
+    replaced: list[str] = []
     packed: dict[str, list[tuple[str, Child]]] = defaultdict(list)
     files = size = 0
     for key, child in files_of(store, store.root(tree)):
@@ -82,6 +84,8 @@ def verify_version(store: Store, digest: str, url: str) -> Verification:
             continue
         try:
             _compare(store, child)
+            if is_replaced(child):
+                replaced.append(key)
         except IntegrityError:
             corrupt.append(key)
         except ConflictError:
@@ -91,19 +95,13 @@ def verify_version(store: Store, digest: str, url: str) -> Verification:
         except RhError as error:
             unreadable.append((key, error.message))
     for pack, members in packed.items():
-        try:
-            with store.system.read(pack_key(pack)) as body:
-                data = memoryview(body.read())
-        except NotFoundError:
-            missing += [key for key, _ in members]
-            continue
-        except RhError as error:
-            unreadable += [(key, error.message) for key, _ in members]
-            continue
-        for key, child in members:
-            start = child.where[2]
-            if digests.of_bytes(data[start : start + child.size]).text != child.digest:
+        for key, found in _in_pack(store, pack, members):
+            if isinstance(found, NotFoundError):
+                missing.append(key)
+            elif isinstance(found, IntegrityError):
                 corrupt.append(key)
+            elif found is not None:
+                unreadable.append((key, found.message))
     sound = not (corrupt or modified or missing or unreadable)
     return Verification(
         url,
@@ -114,6 +112,7 @@ def verify_version(store: Store, digest: str, url: str) -> Verification:
         modified=tuple(sorted(modified)),
         missing=tuple(sorted(missing)),
         unreadable=tuple(sorted(unreadable)),
+        replaced=tuple(sorted(replaced)),
         digest=tree.digest if sound else None,
     )
 
@@ -129,6 +128,37 @@ def files_of(store: Store, root: Node) -> Iterator[tuple[str, Child]]:
                 waiting.append((key + "/", store.below(child)))
             elif child.kind == "file":
                 yield key, child
+
+
+def _in_pack(store: Store, pack: str, members: Sequence[tuple[str, Child]]) -> Iterator[tuple[str, RhError | None]]:
+    """What is wrong with each member of a pack, which is read as a whole; also where it was written anew."""
+    placed: dict[str, list[tuple[str, Child]]] = {pack: [*members]}
+    done: set[str] = set()
+    while placed:
+        name, group = placed.popitem()
+        done.add(name)
+        try:
+            with store.system.read(pack_key(name)) as body:
+                data = memoryview(body.read())
+        except NotFoundError as error:
+            try:
+                store.redirects.ask(pack)
+            except RhError as damage:
+                yield from ((key, damage) for key, _ in group)
+                continue
+            for key, child in group:
+                now = store.redirects.place(*child.where[1:])[0]
+                if now in done:
+                    yield key, error
+                else:
+                    placed.setdefault(now, []).append((key, child))
+        except RhError as error:
+            yield from ((key, error) for key, _ in group)
+        else:
+            for key, child in group:
+                at = store.redirects.place(*child.where[1:])[1] if name != pack else child.where[2]
+                right = digests.of_bytes(data[at : at + child.size]).text == child.digest
+                yield key, None if right else IntegrityError("the bytes are not those of the version")
 
 
 def _compare(store: Store, child: Child) -> None:

@@ -6,10 +6,12 @@ import json
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import typer.main
 
 from rh.cli import main
 
@@ -32,6 +34,14 @@ class Result(NamedTuple):
     @property
     def error(self):
         return json.loads(self.err)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _built_once():
+    """The commands are built once, as in a process of its own: again for each call takes longer than most calls."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.main, "get_command", cache(typer.main.get_command))
+        yield
 
 
 @pytest.fixture

@@ -84,6 +84,7 @@ def test_a_host_without_python_is_a_warning(rh):
     assert "python3" in found["host python"]["fix"]
 
 
+@pytest.mark.slow
 def test_the_playground_runs_until_ctrl_c_and_goes_without_a_trace(tmp_path):
     program = str(Path(sys.executable).with_name("rh"))
     argv = [program, "playground", "s3", "ssh-a", "--json"]

@@ -81,6 +81,7 @@ def test_what_cannot_be_swept(rh, http_server):
     assert rh("sweep", f"{http_server.url}/x/", "--json", expect=1).error["kind"] == "unsupported"
 
 
+@pytest.mark.slow
 def test_names_are_exact_bytes(program, tmp_path):
     name = os.fsdecode(b"odd \xff\nname")
     (tmp_path / "d").mkdir()
@@ -125,6 +126,7 @@ def test_cat(rh, tree, program):
     rh("cat", "src/none", expect=3)
 
 
+@pytest.mark.slow
 def test_put(program, tmp_path):
     data = bytes(range(256)) * 10_000
     program("put", "new/x.bin", input=data)
@@ -137,6 +139,7 @@ def test_put(program, tmp_path):
     program("put", "new/", input=b"", expect=2)
 
 
+@pytest.mark.slow
 def test_rm_asks(program, tree):
     refused = program("rm", "src/a.txt", expect=2)
     assert b"--yes" in refused.stderr
@@ -179,6 +182,7 @@ def test_info(rh, tree):
     rh("info", "nothing", expect=3)
 
 
+@pytest.mark.slow
 def test_output_that_nobody_reads_is_quiet(tmp_path):
     import sys
     from pathlib import Path

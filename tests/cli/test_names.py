@@ -24,6 +24,15 @@ def test_a_name_means_its_place(rh, tree):
     rh("cat", "rh://mine/../a.txt", expect=None)
 
 
+def test_the_names_themselves_are_listed(rh, tree):
+    """`rh ls rh://` is `rh resources`."""
+    rh("save", "mine", "src")
+    rh("save", "other", "src/a.txt")
+    for more in ((), ("-l",), ("--json",)):
+        assert rh("ls", "rh://", *more).out == rh("resources", *more).out != ""
+    assert "rh resources" in rh("du", "rh://", "--json", expect=2).error["hint"]
+
+
 def test_the_longest_name_wins(rh, tree):
     rh("save", "data", "src")
     rh("save", "data/sub", "src/empty")
@@ -95,7 +104,7 @@ def test_completion(rh, tree, program):
     assert "resources" in program(env=words, expect=None).stdout.decode()
 
 
-@pytest.mark.parametrize("text", ["", "rh://", "rh://mine:v3", "nosuch://x", "s3://", "file://x", "ssh://ada:pw@h/x"])
+@pytest.mark.parametrize("text", ["", "rh://mine:v3", "nosuch://x", "s3://", "file://x", "ssh://ada:pw@h/x"])
 def test_bad_places_are_errors_with_a_place(rh, text):
     found = rh("ls", text, "--json", expect=None)
     assert found.code in (1, 2, 3)

@@ -37,6 +37,7 @@ def login(rh, server, monkeypatch):
     return be
 
 
+@pytest.mark.slow
 def test_from_nothing(program, tmp_path, monkeypatch):
     """A registry, its admin, the server, a colleague; each with a home of their own."""
 

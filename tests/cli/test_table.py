@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.ipc
@@ -86,6 +87,7 @@ def test_files_that_need_to_be_told_about(rh, tmp_path):
     assert rh("table", "head", "out", "--json").json == {"zip": "01", "n": 2}
 
 
+@pytest.mark.slow
 def test_versions_by_name(rh, rows):
     rows.commit("rows")
     library.table(path=rows.url).write(pa.table(ROWS), mode="append")
@@ -106,6 +108,18 @@ def test_compact(rh, rows):
     found = rh("table", "compact", "rh://rows", "--target-mb", "8", "--json").json
     assert (found["rows"], found["files_before"], found["files"]) == (8, 2, 1)
     assert "1 → 1" in rh("table", "compact", "rows").out
+
+
+def test_what_is_said_of_files_is_said_to_compact_too(rh, rows):
+    """Files of others are left alone, and that is what it says of them."""
+    rh("cp", "rows", "copy")
+    assert "--format parquet" in rh("table", "compact", "copy", "--json", expect=3).error["hint"]
+    error = rh("table", "compact", "copy", "--format", "parquet", "--json", expect=None).error
+    assert error["kind"] == "unsupported"
+    words = ("--format", "csv", "--option", "delimiter=;", "--json")
+    Path("copy.csv").write_text("a;b\n1;2\n")
+    assert rh("table", "compact", "copy.csv", *words, expect=None).error["kind"] == "unsupported"
+    assert "KEY=VALUE" in rh("table", "compact", "rows", "--option", "x", "--json", expect=2).error["message"]
 
 
 def test_a_copy_without_its_index(rh, rows):

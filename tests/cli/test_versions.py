@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from rh import config
@@ -79,7 +81,34 @@ def test_aliases(rh, mine):
     assert [one["version"] for one in rh("alias", "history", "mine", "staging", "--json").lines] == ["v1", "v2", None]
     assert rh("alias", "history", "mine", "staging").out.splitlines()[2].startswith("- ")
     assert rh("alias", "rm", "mine", "staging", "--json", expect=3).error["kind"] == "not_found"
+    error = rh("alias", "history", "mine", "prodution", "--json", expect=3).error
+    assert "did you mean production" in error["message"]
+    assert error["hint"] == "rh alias ls ~/mine"
+    assert len(rh("alias", "history", "mine", "latest", "--json").lines) == 2
     assert rh("alias", "set", "mine", "a:b", "--json", expect=2).error["kind"] == "invalid"
+
+
+@pytest.mark.parametrize(
+    ("words", "values"),
+    [("mine production ", "v2 v1 production"), ("mine production v1", "v1"), ("nobody production ", "")],
+)
+def test_versions_are_completed(rh, mine, program, words, values):
+    """After a name and an alias come the versions of that name."""
+    words = f"rh alias set {words}"
+    environment = {"_RH_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    assert sorted(program(env={**os.environ, **environment}).stdout.decode().split()) == sorted(values.split())
+
+
+def test_a_version_that_only_this_machine_has_is_told_once(rh, tree, monkeypatch, tmp_path):
+    """A line on standard error, in the words of the log."""
+    monkeypatch.setenv("RH_REGISTRY", f"file://{tmp_path}/registry")
+    monkeypatch.setenv("RH_USER", "ada")
+    rh("save", "/team/mine", "src")
+    (line,) = rh("commit", "/team/mine", "--json").err.splitlines()
+    assert line.startswith("warning: /team/mine:v1 is kept on this machine only, in file://")
+    assert rh("commit", "/team/mine").err == ""
+    rh("save", "mine", "src")
+    assert rh("commit", "mine").err == ""
 
 
 def test_reading_a_version(rh, mine):

@@ -46,6 +46,7 @@ _steps = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(steps=_steps)
 @settings(max_examples=60, deadline=None)
 def test_it_knows_what_it_was_told_last(tmp_path_factory, steps):

@@ -350,6 +350,7 @@ def chained(number):
     return graph
 
 
+@pytest.mark.slow
 def test_a_large_graph_is_told_and_not_drawn():
     assert len(boxes(chained(30).svg())) == 60
     for number in (200, 20_000):

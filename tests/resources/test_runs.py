@@ -437,6 +437,10 @@ def test_runs_are_found(dogs):
         rh.runs(where="rat > 1")
     with pytest.raises(errors.InvalidError, match="did you mean done"):
         rh.runs(status="dnoe")
+    with pytest.raises(errors.NotFoundError, match="no run is called 'trian'; did you mean train"):
+        rh.runs("trian")
+    assert rh.runs("train", status="failed") == []
+    assert rh.runs("test", where="rate > 0") == []
     r = rh.runs()[0]
     assert rh.load_run(r.ref) == rh.load_run(r.id[:-2]) == r
     with pytest.raises(errors.InvalidError, match="several"):

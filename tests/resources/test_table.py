@@ -354,6 +354,7 @@ def test_rows_that_are_appended_come_last(here):
     assert [batch["n"].to_pylist() for batch in table.stream(2)] == [[1, 2], [3]]
 
 
+@pytest.mark.slow
 def test_a_damaged_footer_is_found_before_arrow_believes_it(here):
     """Arrow ends the process over some footers, so none that was not written here reaches it."""
     rows = pa.table({f"column {n}": pa.array(range(20_000), pa.float64()) for n in range(12)})

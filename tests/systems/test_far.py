@@ -248,6 +248,7 @@ def test_truncated_answers(tmp_path: Path, at: int) -> None:
             assert len(result) in (len(entries), 3 << 20)
 
 
+@pytest.mark.slow
 def test_garbled_answers(tmp_path: Path) -> None:
     """Answers that are changed anywhere raise what is ours, and nothing else."""
     for number in range(20):
@@ -364,6 +365,7 @@ def test_a_name_leads_nowhere_else(tmp_path: Path) -> None:
     assert (tmp_path / "secret").read_bytes() == b"s"
 
 
+@pytest.mark.slow
 def test_many_directories(tmp_path: Path) -> None:
     """More directories than descriptors are kept open, in one conversation, both ways."""
     with LocalPool() as pool:

@@ -35,7 +35,7 @@ from rh.errors import (
     UnsupportedError,
 )
 from rh.observe import counting
-from rh.systems.abilities import Multipart, Paging, ServerCopy, Signing, Sweeping
+from rh.systems.abilities import Multipart, Paging, ServerCopy, Signing, Sweeping, Versioned
 from rh.systems.gcs import GCSSystem, parts
 from rh.systems.objects import http
 from rh.systems.objects.http import parse_endpoint
@@ -63,7 +63,7 @@ def send(request: SignedRequest, data: bytes | None = None) -> tuple[int, bytes]
 class TestOnFakeGCSServer(SystemSuite):
     """The conformance suite. Line ends are the one thing names of this store cannot hold."""
 
-    abilities: ClassVar[frozenset[Any]] = frozenset({Multipart, Paging, ServerCopy, Signing, Sweeping})
+    abilities: ClassVar[frozenset[Any]] = frozenset({Multipart, Paging, ServerCopy, Signing, Sweeping, Versioned})
     refused: ClassVar[Mapping[str, type[RhError]]] = {"new\nline": NameClashError}
 
     @pytest.fixture

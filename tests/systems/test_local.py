@@ -536,6 +536,7 @@ def test_a_bulk_publish_keeps_that_order(root, count):
     assert sum("the bytes" in call for call in calls[:first_rename]) == count
 
 
+@pytest.mark.slow
 def test_polling_readers_in_another_process(system, root):
     """Promise 5: 1,000 overwrites, and every reader sees whole old or whole new content."""
     size = 50_000

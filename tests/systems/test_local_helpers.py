@@ -221,6 +221,7 @@ def test_a_helper_that_ends_or_hangs_loses_nothing(source, target, entries, how,
     assert children() == before
 
 
+@pytest.mark.slow
 def test_errors_are_the_same_with_and_without(tree, target, monkeypatch, tmp_path):
     """Whatever is not plain is told by the same code in the same words."""
     source = open_at(shutil.copytree(tree, tmp_path / "from"))

@@ -86,6 +86,7 @@ def test_a_directory_in_use_is_no_entry(memory):
     assert [entry.key for entry in memory.list()] == ["d/"]
 
 
+@pytest.mark.slow
 def test_a_fork_while_another_thread_writes(memory):
     """Promise 27: no lock that another thread held is waited for in the child."""
     stop = threading.Event()
@@ -109,6 +110,7 @@ def test_a_fork_while_another_thread_writes(memory):
         memory.head("child")
 
 
+@pytest.mark.slow
 def test_a_million_entries(memory):
     """Promise 18: listing them costs seconds and next to no memory of its own."""
     for number in range(1_000_000):

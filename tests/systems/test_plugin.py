@@ -46,6 +46,7 @@ with open_system(locate("notes://team")) as system:
     assert done.stdout == "[('plans/a/b.txt', 3)] b'one'\n"
 
 
+@pytest.mark.slow
 def test_it_keeps_the_contract(installed):
     words = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--override-ini=testpaths=.", "--rootdir", str(EXAMPLE)]
     done = with_plugin(installed, *words, "-c", os.devnull, str(EXAMPLE / "test_rh_sqlite.py"))

@@ -248,6 +248,7 @@ def test_an_empty_parquet_file_is_damaged(place):
 MANY = b'{"n": 1}\n' * 200_000
 
 
+@pytest.mark.slow
 def test_a_key_that_only_later_lines_have_is_an_error_that_names_it(place):
     place.put({"1.jsonl": MANY + b'{"n": 2, "late": "x"}\n'})
     for way in [way for at, way in enumerate(ways(rh.table(path=place.url))) if at not in (1, 4, 5)]:

@@ -190,6 +190,7 @@ def test_sample(place) -> None:
         look.sample(place, snapshot, -1)
 
 
+@pytest.mark.slow
 def test_sample_is_fair() -> None:
     """Every row is picked about as often as any other, wherever the row groups and files end."""
     system, snapshot = written(ROWS.slice(0, 60), group_rows=7, file_bytes=1, partition_cols=["word"])

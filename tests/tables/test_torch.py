@@ -54,6 +54,7 @@ def test_batches_are_tensors_and_lists_of_texts(table) -> None:
     assert first["name"] == ["w0", "w1", "w2", "w3"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("workers", "method"), [(0, None), (2, "fork"), (2, "spawn")])
 @pytest.mark.parametrize("seed", [None, 5])
 def test_workers_share_the_rows(table, workers: int, method: str | None, seed: int | None) -> None:
@@ -84,6 +85,7 @@ def test_ranks_and_their_workers_have_disjoint_shares(table, monkeypatch) -> Non
         list(TorchRows(*table, 16))
 
 
+@pytest.mark.slow
 def test_torch_distributed_tells_the_rank(table, tmp_path) -> None:
     """And a spawned worker, which has no process group, is told."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/{uuid4().hex}", rank=0, world_size=1)

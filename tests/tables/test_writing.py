@@ -61,6 +61,7 @@ def footers(system: System) -> list[pq.FileMetaData]:
 # What is kept
 
 
+@pytest.mark.slow
 def test_real_tables_come_back(memory) -> None:
     """The package index with its nested lists, and long texts: every row, in its order."""
     for table in (packages(), sources()):
@@ -544,6 +545,7 @@ print(pa.default_memory_pool().max_memory())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [(), ("n",)], ids=["whole", "partitioned"])
 def test_memory_is_bounded(here, python, columns) -> None:
     """Six hundred megabytes of rows are never in memory at once."""

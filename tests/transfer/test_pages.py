@@ -147,6 +147,7 @@ def test_keys_that_were_passed_count_as_checked(size: int) -> None:
         assert outcomes[0] == outcomes[1], new
 
 
+@pytest.mark.slow
 def test_a_plan_longer_than_memory_keeps_its_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files that are the same go to the spool by the page, between those that are not."""
     monkeypatch.setattr("rh.transfer.plan._IN_MEMORY", 700)
@@ -222,6 +223,7 @@ def test_directories_go_with_the_last_file_in_them(tmp_path: Path, world, where:
     assert set(read(back)) == {"half/d", "excluded/g.keep"}
 
 
+@pytest.mark.slow
 def test_a_million_entries_are_planned_in_bounded_memory(python) -> None:
     """Promise 18, with half of the tree at the target already."""
     grown = python(

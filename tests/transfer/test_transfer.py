@@ -418,6 +418,7 @@ def test_progress_is_told_everything(tmp_path: Path) -> None:
         assert told.ended
 
 
+@pytest.mark.slow
 def test_a_million_files_are_planned_in_bounded_memory() -> None:
     """Promise 18, at a tenth of the size; the whole is in the benchmark."""
     import resource

@@ -160,15 +160,17 @@ def test_equal_directories_at_two_places_are_both_kept(store):
 
 
 def test_a_pack_that_is_hardly_needed_is_told(store):
-    """It stays whole, and the result says how much of it is needed."""
+    """Where it is not to be written anew, it stays whole, and the result says how much of it is needed."""
     commit(store, {"a": b"1" * 10, "b": b"2" * 90})
     kept = commit(store, {"a": b"1" * 10})
     store.ref("x", kept.digest)
-    done = collect(store, older_than_s=-60)
+    done = collect(store, older_than_s=60)
     ((key, size, needed),) = done.sparse
     assert (size, needed) == (100, 10)
     assert key in keys(store)
-    assert "needed less than half" in str(done)
+    assert "1 packs stay though 90 B of them are not needed" in str(done)
+    assert collect(store, older_than_s=-60, repack=0.9).rewritten == ()
+    assert key in keys(store)
 
 
 FILES = st.dictionaries(st.sampled_from(["a", "b", "d/a", "d/b", "d/e/a"]), st.sampled_from([b"", b"1", b"2"]))

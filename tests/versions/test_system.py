@@ -8,7 +8,7 @@ import pytest
 
 from rh.errors import ImmutableVersionError
 from rh.systems import locate
-from rh.systems.abilities import Bulk, Digesting, Following, Item, Paging
+from rh.systems.abilities import Bulk, Composed, Digesting, Following, Held, Item, Paging
 from rh.testing.systems import SystemSuite
 from rh.versions.store import Store
 from rh.versions.system import TreeSystem, location_of
@@ -19,7 +19,7 @@ class TestTree(SystemSuite):
     """The promises of the contract, as far as something that never changes keeps them."""
 
     keeps = frozenset({"links", "executable", "directories"})
-    abilities = frozenset({Bulk, Digesting, Following, Paging})
+    abilities = frozenset({Bulk, Composed, Digesting, Following, Held, Paging})
     flat = False
     writable = False
 

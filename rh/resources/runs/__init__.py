@@ -235,6 +235,7 @@ def runs(
         limit: up to so many.
 
     Raises:
+        NotFoundError: no run was ever called that; the nearest names are told.
         InvalidError: the filter is none, or no run has a parameter of that name.
     """
     if status is not None and status not in STATES:
@@ -249,10 +250,25 @@ def runs(
             document = record.document
             if name in (None, document.get("name")) and status in (None, document.get("status")):
                 found.setdefault(record.key, Run(registry, record))
-    if wanted is not None and not found:
-        _check_fields(wanted)
+    if not found:
+        if name is not None:
+            _check_name(name)
+        if wanted is not None:
+            _check_fields(wanted)
     newest = sorted(found.values(), key=lambda one: one.id, reverse=True)
     return newest if limit is None else newest[:limit]
+
+
+def _check_name(name: str) -> None:
+    known = {
+        str(record.document.get("name")) for registry in lineage.registries() for record in registry.list(lineage.RUNS)
+    }
+    if name not in known:
+        raise NotFoundError(
+            f"no run is called {name!r:.80}" + did_you_mean(name, tuple(sorted(known))),
+            where=default().url,
+            hint="rh.runs() lists those there are",
+        )
 
 
 def _check_fields(wanted: filters.Filter) -> None:

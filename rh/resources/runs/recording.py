@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -11,10 +12,10 @@ from rh.errors import AccessError, InvalidError, RhError
 from rh.forks import Lock
 from rh.observe import log
 from rh.registry import holding
-from rh.registry.base import Delete, Registry, Step
+from rh.registry.base import Delete, Record, Registry, Step
 from rh.registry.documents import check_document
-from rh.registry.lineage import Way, external_node, node_of, steps, version_entry
-from rh.registry.lineage.recording import Pin, RunRef
+from rh.registry.lineage import Lineage, Way, external_node, node_of, registries, run_key, steps, version_entry
+from rh.registry.lineage.recording import VARIABLE, Pin, RunRef
 from rh.registry.names import Name
 from rh.resources import places
 from rh.resources.base import load
@@ -25,27 +26,31 @@ from rh.types import Location
 if TYPE_CHECKING:
     from rh.resources.versioned import Versioned
 
-__all__ = ["Recording", "plain_url"]
+__all__ = ["Recording", "attach", "plain_url"]
 
 SOON_S = 0.25
 """What happens within this time is told in one commit. A process that is killed loses no more than that."""
 _COMMIT = 200
+RUN_ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{12}")
 
 
 class Recording:
     """Takes what `rh.registry.lineage.recording` is told, each thing once.
 
-    Used from any number of threads. A forked child tells what it does at once, as nobody knows how it ends.
+    Used from any number of threads. A child process tells what it does at once, as nobody knows how it ends, and only
+    as long as the run goes on.
 
     Args:
         registry: where.
         ref: of which run.
+        begun_here: whether this process has begun the run.
     """
 
-    def __init__(self, registry: Registry, ref: RunRef) -> None:
+    def __init__(self, registry: Registry, ref: RunRef, *, begun_here: bool = True) -> None:
         self.registry = registry
         self.ref = ref
-        self._pid = self._process = os.getpid()
+        self._process = os.getpid()
+        self._pid = self._process if begun_here else None
         self._lock = Lock()
         self._flushing = Lock()
         self._seen: set[tuple[Any, ...]] = set()
@@ -186,6 +191,9 @@ class Recording:
 
     def _tell(self, entries: list[tuple[Way, dict[str, Any]]]) -> None:
         """Have entries recorded; what the registry refuses is left out, and the rest is not lost with it."""
+        if not self.is_ours and not _goes_on(self.registry.find(run_key(self.ref.id))):
+            log.info("run %s is over: what a child of it does is not recorded", self.ref)
+            return
         try:
             self.registry.commit(steps(self.ref, entries))
         except (AccessError, InvalidError) as error:
@@ -205,6 +213,29 @@ class Recording:
         ]
         if doomed:
             self.registry.commit(doomed)
+
+
+def attach(run: str) -> Recording | None:
+    """The recording of a run that another process began; `None`, and a warning, where there is none such."""
+    try:
+        for registry in registries() if RUN_ID.fullmatch(run) else ():
+            record = registry.find(run_key(run))
+            if record is None:
+                continue
+            if not _goes_on(record):
+                return None
+            recording = Recording(registry, RunRef(run, str(record.document.get("name", ""))), begun_here=False)
+            recording._own.update(map(node_of, Lineage([registry]).entries(run, "outputs")))  # noqa: SLF001 - ours
+            return recording
+        why = "no registry here has it"
+    except RhError as error:
+        why = error.message
+    log.warning("what this process reads and writes is not recorded in the run of %s=%.80s: %s", VARIABLE, run, why)
+    return None
+
+
+def _goes_on(record: Record | None) -> bool:
+    return record is not None and record.document.get("status") == "running"
 
 
 def _is_fit(entry: dict[str, Any], run: RunRef) -> bool:

@@ -14,11 +14,12 @@ from types import TracebackType
 from typing import Any, TypeVar, overload
 
 from rh.errors import InvalidError
+from rh.forks import Lock
 from rh.observe import log
 from rh.registry import default, lineage
 from rh.registry.base import author
 from rh.registry.documents import check_document, encode, is_secret_field
-from rh.registry.lineage.recording import Active, RunRef, active
+from rh.registry.lineage.recording import VARIABLE, Active, RunRef, active
 from rh.resources.runs import Run
 from rh.resources.runs.recording import Recording
 from rh.versions.properties import plain
@@ -32,6 +33,43 @@ _ARGUMENTS = 64 << 10
 _SECRET = re.compile(r"(?i)\b([\w.-]*(?:password|passwd|secret|token|api_?key|credential)[\w.-]*['\"]?\s*[=:]\s*)\S+")
 
 Called = TypeVar("Called", bound=Callable[..., Any])
+
+
+class _Children:
+    """Tells processes that are started from now on which run they are in, by their environment.
+
+    That is one for the whole process, so while runs that are not in one another go on at once, nothing is told.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._open: dict[str, str | None] = {}
+        self._before: str | None = None
+
+    def began(self, run: str, parent: str | None) -> None:
+        """A run began."""
+        with self._lock:
+            if not self._open:
+                self._before = os.environ.get(VARIABLE)
+            self._open[run] = parent
+            self._tell()
+
+    def ended(self, run: str) -> None:
+        """A run ended."""
+        with self._lock:
+            self._open.pop(run, None)
+            self._tell()
+
+    def _tell(self) -> None:
+        innermost = self._open.keys() - self._open.values()
+        told = next(iter(innermost)) if len(innermost) == 1 else None if innermost else self._before
+        if told is None:
+            os.environ.pop(VARIABLE, None)
+        else:
+            os.environ[VARIABLE] = told
+
+
+_children = _Children()
 
 
 class Block:
@@ -71,6 +109,7 @@ class Block:
         self._run = Run(registry, registry.put(lineage.run_key(ref.id), self._document), recording)
         self._active = Active(recording)
         self._active.__enter__()
+        _children.began(ref.id, self._document["parent"])
         return self._run
 
     def __exit__(
@@ -79,6 +118,7 @@ class Block:
         assert self._run is not None
         assert self._active is not None
         self._active.__exit__(kind, error, trace)
+        _children.ended(self._run.id)
         recording = self._run._recording  # noqa: SLF001 - one thing in two classes
         assert recording is not None
         status, told = _ending(error)

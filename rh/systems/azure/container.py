@@ -20,9 +20,12 @@ from rh.systems.objects.shared import flag, shared
 from rh.systems.objects.wire import ca_bundle, fields, parse_xml, seconds
 from rh.types import Entry, Location
 
-__all__ = ["AzurePlace", "Container", "in_byte_order"]
+__all__ = ["PARTS", "AzurePlace", "Container", "in_byte_order"]
 
 PAGE = 5000
+PARTS = "rh_parts_md5"
+"""The metadata of a blob that came in blocks of one size: that size in bytes, and the MD5 of their MD5s."""
+_PARTS = re.compile(r"(\d{1,12})-([0-9a-f]{32})")
 _HIGH = re.compile("[\ue000-\U0010ffff]")
 
 _UNKEPT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff\\]|(?:^|/)\.{1,2}(?:/|$)")
@@ -72,7 +75,8 @@ class Container(Root[AzurePlace]):
         return error_of(failure, where=where, container=self.name, system=self.place.system)
 
     def _check(self, headers: Mapping[str, str]) -> str | None:
-        return _check(headers.get("x-ms-blob-content-md5" if "content-range" in headers else "content-md5"))
+        md5 = headers.get("x-ms-blob-content-md5" if "content-range" in headers else "content-md5")
+        return _check(md5, headers.get(f"x-ms-meta-{PARTS}"))
 
     def is_directory(self, headers: Mapping[str, str]) -> bool:
         return bool(flag(headers.get("x-ms-meta-hdi_isfolder")))
@@ -141,7 +145,9 @@ class Container(Root[AzurePlace]):
                 yield Entry(key, 0, "dir", modified=modified)
             else:
                 etag = told.get("Etag", "").strip('"') or None
-                yield Entry(key, size, etag=etag, modified=modified, check=_check(told.get("Content-MD5")))
+                yield Entry(
+                    key, size, etag=etag, modified=modified, check=_check(told.get("Content-MD5"), marked.get(PARTS))
+                )
 
 
 def in_byte_order(entries: Iterable[Entry]) -> Iterator[Entry]:
@@ -162,5 +168,9 @@ def in_byte_order(entries: Iterable[Entry]) -> Iterator[Entry]:
             yield from group
 
 
-def _check(md5: str | None) -> str | None:
-    return f"md5:{base64.b64decode(md5).hex()}" if md5 else None
+def _check(md5: str | None, parts: str | None) -> str | None:
+    """The checksum that the store tells of a blob, or else the one that was stored with its blocks."""
+    if md5:
+        return f"md5:{base64.b64decode(md5).hex()}"
+    found = _PARTS.fullmatch(parts or "")
+    return f"md5-{found.group(1)}:{found.group(2)}" if found else None

@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Sequence
 
 from rh.errors import ConflictError, IntegrityError, InvalidError, NotFoundError
-from rh.systems.azure.container import Container
+from rh.systems.azure.container import PARTS, Container
 from rh.systems.base import Bytes
 from rh.systems.objects.failures import NoBucketError
 from rh.systems.objects.parts import Limits, PartedUpload
@@ -38,6 +38,8 @@ class AzureUpload(PartedUpload):
         self._blobs = blobs
         self._mark = mark
         self._fresh = fresh
+        self._sums: dict[int, bytes] = {}
+        """MD5s of the parts that went through here, for readers to compare: the store knows none of such a blob."""
 
     @classmethod
     def begin(cls, blobs: Container, key: str, size: int, part_size: int) -> AzureUpload:
@@ -69,6 +71,7 @@ class AzureUpload(PartedUpload):
                 raise IntegrityError(
                     "the store received other bytes than were sent", where=self.where, expected=md5, got=got
                 )
+            self._sums[number] = base64.b64decode(md5)
         return name
 
     def _blocks(self) -> dict[str, int]:
@@ -111,6 +114,9 @@ class AzureUpload(PartedUpload):
             "x-ms-meta-rh_upload": self._mark,
         }
         headers["x-ms-blob-content-type"] = "application/octet-stream"
+        if len(self._sums) == self.count:
+            sums = b"".join(self._sums[number] for number in range(self.count))
+            headers[f"x-ms-meta-{PARTS}"] = f"{self.part_size}-{hashlib.md5(sums, usedforsecurity=False).hexdigest()}"
         try:
             self._blobs.ask("finish", "PUT", self.key, query=[("comp", "blocklist")], headers=headers, body=body)
         except NotFoundError:

@@ -17,6 +17,7 @@ import threading
 from urllib.parse import urlsplit
 
 from rh.digest import CHUNK, Hasher, chunk_size, combine
+from rh.systems.far.checks import checksum, new_md5
 from rh.systems.far.files import Root, Writer, digest_field
 from rh.systems.far.flush import write_all
 from rh.systems.far.program import batches, stat_fields
@@ -45,6 +46,7 @@ _BLOCK = 256 << 10
 _DAMAGED = {b"BadDigest", b"InvalidDigest", b"Md5Mismatch", b"InvalidMd5"}
 """How stores say that they did not receive the bytes that were sent."""
 _MD5 = re.compile(r"[0-9a-f]{32}(-\d+)?")
+_AZURE = re.compile(r"0x[0-9A-F]+")
 _STALE = (http.client.RemoteDisconnected, http.client.CannotSendRequest, BrokenPipeError, ConnectionResetError)
 
 
@@ -181,7 +183,12 @@ def crew(wire: Wire, work: Callable[[Any], None]) -> None:
 
 
 def fetch(wire: Wire, root: bytes, flush: bool, timeout_s: float) -> None:  # noqa: FBT001 - a request's fields
-    """`Fetching.fetch_many`: items are key, source (size, etag, executable, checksum) and request."""
+    """`Fetching.fetch_many`: items are the number of the first file, files and parts.
+
+    A file is its key, source (size, etag, executable, checksum) and, where there is one part and it is a range, the
+    place in that where it begins. A part is start, stop and request; a start of -1 is the whole of what is there.
+    """
+    from rh.systems.far.ranges import write_joined, write_run
 
     def work(waiting: Any) -> None:
         place, web = Root(root), Web(timeout_s)
@@ -193,9 +200,16 @@ def fetch(wire: Wire, root: bytes, flush: bool, timeout_s: float) -> None:  # no
                 found = waiting.get()
                 if found is None:
                     break
-                number, (key, source, signed) = found
+                _, (number, files, parts) = found
+                if len(parts) == 1 and parts[0][0] >= 0:
+                    write_run(web, writer, number, parts[0], files)
+                    continue
+                ((key, source, _),) = files
                 try:
-                    _fetch(web, writer, number, key, source, signed)
+                    if len(parts) == 1:
+                        _fetch(web, writer, number, key, source, parts[0][2])
+                    else:
+                        write_joined(web, writer, number, key, source, parts)
                 except (OSError, Failure, http.client.HTTPException) as error:
                     writer.fail(number, error, key)
             writer.commit()
@@ -216,13 +230,14 @@ def _fetch(web: Web, writer: Writer, number: int, key: bytes, source: list[Any],
     if answer.status != 200:
         raise web.refuse(answer)
     _same(answer, want, key)
+    check = _unless_encrypted(check, answer)
     if 0 <= size <= PIECE:
         data = answer.read(size + 1)
         if len(data) != size:
             answer.line.close()
             raise _other_size(answer, len(data), size, key)
         web.done(answer)
-        _vouched(hashlib.md5(data, usedforsecurity=False).digest(), check, key)
+        _vouched(check, lambda start, stop: data[start:stop], size, key)
         writer.put(number, key, flags, data)
         return
     file = writer.create(key, flags)
@@ -239,18 +254,39 @@ def _fetch(web: Web, writer: Writer, number: int, key: bytes, source: list[Any],
             answer.line.close()
             raise _other_size(answer, hasher.size, size, key)
         if check:
-            _vouched(_md5(file, 0, hasher.size), check, key)
+            _vouched(check, lambda start, stop: os.pread(file, stop - start, start), hasher.size, key)
+        digest = hasher.finish()
+        expect(check, digest.text, key)
     except BaseException:
         writer.drop(file)
         raise
     web.done(answer)
-    writer.add(number, key, file, digest_field(*hasher.finish()), b"", hasher.size)
+    writer.add(number, key, file, digest_field(*digest), b"", hasher.size)
 
 
-def _vouched(md5: bytes, check: bytes, key: bytes) -> None:
-    """Hold what came against the MD5 that the store vouches for, if it does."""
-    if check.startswith(b"md5:") and check != b"md5:" + md5.hex().encode():
+def expect(check: bytes, text: str, key: bytes) -> None:
+    """Hold the digest of what came against the one that was told, if one of its kind was."""
+    told = check.decode()
+    if told != text and told.partition(":")[0] == text.partition(":")[0]:
+        raise Failure("integrity", "what came is not what was asked for", key)
+
+
+def _vouched(check: bytes, read: Callable[[int, int], bytes], size: int, key: bytes) -> None:
+    """Hold what came against the checksum that the store vouches for, if it does."""
+    name, _, value = check.decode().partition(":")
+    got = checksum(name, read, size)
+    if got is not None and got != value:
         raise Failure("integrity", "what came is not what the store has", key)
+
+
+def _unless_encrypted(check: bytes, answer: Any) -> bytes:
+    """The checksum that an etag is, where its object turns out not to be encrypted with a key of the customer's."""
+    if not check.startswith(b"etag:"):
+        return check
+    customer = answer.headers.get("x-amz-server-side-encryption-customer-algorithm")
+    if customer or (answer.headers.get("x-amz-server-side-encryption") or "").startswith("aws:kms"):
+        return b""
+    return b"md5:" + check.partition(b":")[2]
 
 
 def _other_size(answer: Any, got: int, size: int, key: bytes) -> Failure:
@@ -267,7 +303,7 @@ def _same(answer: Any, want: bytes, key: bytes) -> None:
     if listed.isdigit() and generation is not None:
         changed = listed != generation
     else:
-        changed = listed != got and bool(_MD5.fullmatch(listed) and _MD5.fullmatch(got))
+        changed = listed != got and any(kind.fullmatch(listed) and kind.fullmatch(got) for kind in (_MD5, _AZURE))
     if changed:
         answer.line.close()
         raise Failure("conflict", "it has changed", key)
@@ -318,13 +354,14 @@ def _in_ranges(web: Web, writer: Writer, number: int, key: bytes, source: list[A
         if len(tags) != 1:
             raise Failure("conflict", "it changed while it was fetched", key)
         if check:
-            _vouched(_md5(file, 0, size), check, key)
+            _vouched(check, lambda start, stop: os.pread(file, stop - start, start), size, key)
+        digest = combine(b"".join(digests[start] for start in range(0, size, chunk)), chunk)
+        expect(check, digest.text, key)
     except BaseException:
         if file in writer.open:
             writer.drop(file)
         raise
-    raw = b"".join(digests[start] for start in range(0, size, chunk))
-    writer.add(number, key, file, digest_field(*combine(raw, chunk)), b"", size)
+    writer.add(number, key, file, digest_field(*digest), b"", size)
     return True
 
 
@@ -421,6 +458,10 @@ def _send(web: Web, place: Root, number: int, key: bytes, want: bytes, spans: li
             raise web.refuse(answer)
         tags[start] = answer.headers.get("ETag") or ""
         web.done(answer)
+        tag = tags[start].strip('"')
+        encrypted = answer.headers.get("x-amz-server-side-encryption")
+        if len(spans) > 1 and _MD5.fullmatch(tag) and tag != md5s[start].hex() and not encrypted:
+            raise Failure("integrity", "the store received other bytes than were sent", key)
 
     try:
         if len(spans) == 1:
@@ -449,11 +490,12 @@ def _send(web: Web, place: Root, number: int, key: bytes, want: bytes, spans: li
 
 
 def _md5(file: int, start: int, stop: int) -> bytes:
-    state = hashlib.md5(usedforsecurity=False)
+    state = new_md5()
     while start < stop:
         data = os.pread(file, min(_BLOCK, stop - start), start)
         if not data:
             break
         state.update(data)
         start += len(data)
-    return state.digest()
+    digest: bytes = state.digest()
+    return digest

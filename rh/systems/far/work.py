@@ -77,15 +77,18 @@ def digest_of(file: int, size: int, key: bytes) -> bytes:
 
 
 def copy(wire: Wire, source: bytes, root: bytes, flush: bool) -> None:  # noqa: FBT001 - fields of a request come by position
-    """`ServerCopy.copy_many`: the kernel copies, and what was copied is hashed."""
+    """`ServerCopy.copy_many`: the kernel copies, and what was copied is hashed.
+
+    Items are key, etag, name to use and whether it is to be executable (nothing: as it is).
+    """
     there, here = Root(source, follow=True), Root(root)
     writer = Writer(here, lambda records: wire.send(OUT, records), flush=flush)
     number = 0
     try:
         for items in batches(wire):
-            for key, want, name in items:
+            for key, want, name, flags in items:
                 try:
-                    _copy_one(there, writer, number, key, want, name)
+                    _copy_one(there, writer, number, key, want, name, flags)
                 except (OSError, Failure) as error:
                     writer.fail(number, error, name)
                 number += 1
@@ -99,10 +102,10 @@ def copy(wire: Wire, source: bytes, root: bytes, flush: bool) -> None:  # noqa: 
         here.close()
 
 
-def _copy_one(there: Root, writer: Writer, number: int, key: bytes, want: bytes, name: bytes) -> None:
+def _copy_one(there: Root, writer: Writer, number: int, key: bytes, want: bytes, name: bytes, flags: int) -> None:
     file, found = there.read(key, want)
     try:
-        flags, size = flags_of(found), found.st_size
+        flags, size = flags or flags_of(found), found.st_size
         if size <= PIECE:
             data = os.read(file, size + 1)
             if len(data) != size:

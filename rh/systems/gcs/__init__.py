@@ -14,7 +14,7 @@ import functools
 import json
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any, ClassVar, TypeVar
@@ -280,6 +280,7 @@ class GCSSystem(StoreSystem):
             lambda: _Place(settings, location.system),
         )
         self._api = self._place.api
+        self._pins: Mapping[str, str] = {}
 
     def at(self, path: str) -> GCSSystem:
         if not path:
@@ -313,7 +314,7 @@ class GCSSystem(StoreSystem):
             raise NameClashError(f"a name here has at most {NAME_LIMIT} bytes, this one {length}", where=where)
         if "\n" in name or "\r" in name or name in (".", "..") or name.startswith(".well-known/acme-challenge/"):
             raise NameClashError("Google Cloud Storage has no such name", where=where)
-        return Target(self._bucket, name, where)
+        return Target(self._bucket, name, where, self._pins.get(key, ""))
 
     # The six verbs
 
@@ -414,6 +415,17 @@ class GCSSystem(StoreSystem):
             raise IntegrityError("the copy is not its source", where=what.where, expected=entry.check, got=copied.check)
         return copied
 
+    # Versioned
+
+    def versions_of(self, entries: Sequence[Entry]) -> Mapping[str, str]:
+        """Generations, which are etags as well; the bucket keeps them if object versioning is on."""
+        return {entry.key: entry.etag for entry in entries if entry.etag is not None}
+
+    def pinned(self, versions: Mapping[str, str]) -> GCSSystem:
+        other = GCSSystem(self.location, self.settings, self._place)
+        other._pins = {key: name for key, name in versions.items() if name.isascii() and name.isdigit()}
+        return other
+
     # Signing
 
     def sign_read(self, key: str, *, expires_s: int = 3600) -> SignedRequest:
@@ -444,7 +456,7 @@ class GCSSystem(StoreSystem):
             headers["X-Goog-User-Project"] = self._place.user_project
         base = self._place.endpoint.url
         if method == "GET":
-            return SignedRequest("GET", f"{base}/download/storage/v1/{what.path}?alt=media", headers)
+            return SignedRequest("GET", f"{base}/download/storage/v1/{what.path}?alt=media{what.pin}", headers)
         headers.pop("x-goog-content-length-range", None)
         bucket, name = quote(what.bucket, safe=""), quote(what.name, safe="")
         return SignedRequest("POST", f"{base}/upload/storage/v1/b/{bucket}/o?uploadType=media&name={name}", headers)
@@ -462,6 +474,7 @@ class GCSSystem(StoreSystem):
                 method=method,
                 headers=bound or None,
                 query_parameters=query,
+                generation=what.generation or None,
                 credentials=identity.credentials(),
                 api_access_endpoint=self._place.endpoint.url,
             )

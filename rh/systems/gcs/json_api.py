@@ -205,6 +205,13 @@ class Target(NamedTuple):
     bucket: str
     name: str
     where: str
+    generation: str = ""
+    """The state of it that is read, where that need not be the one that is there."""
+
+    @property
+    def pin(self) -> str:
+        """The generation as a query parameter."""
+        return f"&generation={self.generation}" if self.generation else ""
 
     @property
     def path(self) -> str:
@@ -289,7 +296,7 @@ class Api:
 
     def get(self, what: Target) -> Object:
         """An object's metadata."""
-        data = self.call("head", "GET", f"/storage/v1/{what.path}?fields={FIELDS}", where=what.where)
+        data = self.call("head", "GET", f"/storage/v1/{what.path}?fields={FIELDS}{what.pin}", where=what.where)
         return self._decode(data, what)
 
     def insert(
@@ -393,7 +400,7 @@ class Api:
         answer = self.send(
             "read",
             "GET",
-            f"/download/storage/v1/{what.path}?alt=media{guard(when, what.where)}",
+            f"/download/storage/v1/{what.path}?alt=media{what.pin}{guard(when, what.where)}",
             where=what.where,
             more=more,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 from rh.errors import (
@@ -146,9 +146,13 @@ class Root(ABC, Generic[P]):
         """Whether an object stands for a directory, whatever its key."""
         return False
 
+    def pin(self, key: str) -> Sequence[tuple[str, str]]:  # noqa: ARG002 - most stores keep one state
+        """Query parameters that name the state of an object which is read."""
+        return ()
+
     def head(self, key: str) -> Entry:
         """The entry under a key; directories of other tools are none."""
-        headers = self.ask("head", "HEAD", key).headers
+        headers = self.ask("head", "HEAD", key, query=self.pin(key)).headers
         entry = self.entry(key, headers)
         if self.is_directory(headers) or (key.endswith("/") and not entry.size):
             raise NotFoundError("this is an empty directory, not a file", where=self.url(key))
@@ -172,7 +176,7 @@ class Root(ABC, Generic[P]):
     def _open(self, key: str, span: Span | None) -> Body | None:
         """`read` of a span that is not empty; `None` when it begins beyond the end."""
         headers = {} if span is None else {self.range_header: f"bytes={span[0]}-{span[1] - 1}"}
-        answer = self.ask("read", "GET", key, headers=headers, stream=True, accept=(416,))
+        answer = self.ask("read", "GET", key, query=self.pin(key), headers=headers, stream=True, accept=(416,))
         if answer.status == 416:
             return None
         assert answer.stream is not None

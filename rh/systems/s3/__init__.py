@@ -266,10 +266,25 @@ class S3System(StoreSystem):
         modified = seconds(told.get("LastModified", ""))
         return Entry(key, entry.size, etag=etag, modified=modified, check=self.bucket.check(etag))
 
+    # Vouching
+
+    def vouch(self, entry: Entry) -> Entry:
+        return self.bucket.vouch(entry)
+
+    # Versioned
+
+    def versions_of(self, entries: Sequence[Entry]) -> Mapping[str, str]:
+        return self.bucket.versions_of(entries)
+
+    def pinned(self, versions: Mapping[str, str]) -> S3System:
+        other = type(self)(self.location, self.settings)
+        other.bucket.pins = versions
+        return other
+
     # Signing
 
     def sign_read(self, key: str, *, expires_s: int = 3600) -> SignedRequest:
-        return self._sign("GET", key, expires_s)
+        return self._sign("GET", key, expires_s, query=self.bucket.pin(key))
 
     def sign_write(self, key: str, size: int, *, expires_s: int = 3600) -> SignedRequest:
         if size > COPY_LIMIT:

@@ -39,6 +39,10 @@ BATCH = 1000
 """Keys deleted in one request, and listed in one page."""
 PROBE = f"{HIDDEN}probe-"
 MD5 = re.compile(r"[0-9a-f]{32}")
+_COMPOSITE = re.compile(r"([0-9a-f]{32})-([1-9]\d{0,4})")
+_SMALL = 5 << 20
+"""Objects of more bytes than this may have arrived in several parts, and are worth a request that tells a checksum."""
+_NO_PARTS = (400, 404, 405, 416, 501)
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\ufffe\uffff]")
 _WRONG = '"00000000000000000000000000000000"'
 
@@ -57,6 +61,8 @@ class Bucket(Root[Place]):
     def __init__(self, location: Location, settings: Settings, identity: Identity, url: Callable[[str], str]) -> None:
         super().__init__(location, settings, url, lambda named: place_of(named, identity))
         self._token = uuid.uuid4().hex
+        self.pins: Mapping[str, str] = {}
+        """Versions by key, of what is read as it was."""
         if self.name.endswith("--x-s3"):
             raise UnsupportedError(
                 "directory buckets (S3 Express) speak another protocol", where=f"{location.system}://"
@@ -64,6 +70,30 @@ class Bucket(Root[Place]):
 
     def _error(self, failure: Failure, where: str) -> RhError:
         return error_of(failure, where=where, bucket=self.name, system=self.location.system, profile=self.place.profile)
+
+    def pin(self, key: str) -> Sequence[tuple[str, str]]:
+        version = self.pins.get(key)
+        return () if version is None else [("versionId", version)]
+
+    def versions_of(self, entries: Sequence[Entry]) -> Mapping[str, str]:
+        """`Versioned.versions_of`: of a bucket that keeps versions, a request for each entry."""
+        try:
+            told = fields(parse_xml(self.ask("head", "GET", query=[("versioning", "")]).data))
+        except (AccessError, NotFoundError, InvalidError, UnsupportedError) as error:
+            observe.log.debug("%s: whether versions are kept is not told: %s", self.url(""), error)
+            return {}
+        if told.get("Status") != "Enabled":
+            return {}
+
+        def version(entry: Entry) -> tuple[str, str | None]:
+            try:
+                headers = self.ask("head", "HEAD", entry.key).headers
+            except NotFoundError:
+                return entry.key, None
+            same = entry.etag is not None and etag_of(headers) == entry.etag
+            return entry.key, headers.get("x-amz-version-id") if same else None
+
+        return {key: name for key, name in spread(version, entries) if name is not None}
 
     def check(self, etag: str | None) -> str | None:
         """The checksum an etag is, where it can be trusted to be one (never with AWS: KMS shows in no listing)."""
@@ -74,6 +104,41 @@ class Bucket(Root[Place]):
 
     def _check(self, headers: Mapping[str, str]) -> str | None:
         return self.check(etag_of(headers))
+
+    def vouch(self, entry: Entry) -> Entry:
+        """`Vouching.vouch`: by the checksum of the whole object, or by the etag of one that arrived in parts."""
+        etag = entry.etag or ""
+        plain, parts = MD5.fullmatch(etag), _COMPOSITE.fullmatch(etag)
+        if entry.check is not None or not entry.size:
+            return entry
+        if entry.size <= _SMALL and parts is None:
+            # Without a request; whether the object is encrypted, the answer to its reader says.
+            return entry._replace(check=f"etag:{etag}") if plain and self.place.aws else entry
+        headers = self.ask("head", "HEAD", entry.key, headers={"x-amz-checksum-mode": "ENABLED"}).headers
+        if etag_of(headers) != entry.etag:
+            return entry
+        etags = self.name not in self.place.opaque and not opaque(headers)
+        check = f"md5:{etag}" if plain and etags else _checksum(headers, ("sha256",))
+        if check is None and parts is not None and etags:
+            part = self._part_size(entry, int(parts.group(2)))
+            check = f"md5-{part}:{parts.group(1)}" if part else None
+        return entry._replace(check=check or _checksum(headers, ("crc32c", "crc64nvme")))
+
+    def _part_size(self, entry: Entry, count: int) -> int | None:
+        """Bytes of each part but the last of an object that arrived in so many; `None` where they differ."""
+        if count == 1:
+            return entry.size
+        sizes = []
+        for number in (1, count):
+            query = [("partNumber", str(number))]
+            answer = self.ask("head", "HEAD", entry.key, query=query, accept=_NO_PARTS)
+            length = answer.headers.get("content-length", "")
+            told = answer.headers.get("x-amz-mp-parts-count") == str(count)
+            if not told or not length.isdigit():
+                return None
+            sizes.append(int(length))
+        first, last = sizes
+        return first if first * (count - 1) + last == entry.size and last <= first else None
 
     def stored(self, key: str, data: Bytes, etag: str | None, md5: str | None, headers: Mapping[str, str]) -> Entry:
         """The entry of what was put, once the store's answer has been held against what was sent.
@@ -193,6 +258,17 @@ class Bucket(Root[Place]):
         except (UnsupportedError, InvalidError):
             return False
         return False
+
+
+def _checksum(headers: Mapping[str, str], names: Sequence[str]) -> str | None:
+    """The checksum of a whole object that the headers tell, of the first of these kinds that they do."""
+    if headers.get("x-amz-checksum-type", "FULL_OBJECT") != "FULL_OBJECT":
+        return None
+    for name in names:
+        told = headers.get(f"x-amz-checksum-{name}", "")
+        if told and "-" not in told:
+            return f"{name}:{base64.b64decode(told).hex()}"
+    return None
 
 
 def opaque(headers: Mapping[str, str]) -> bool:

@@ -17,6 +17,7 @@ from rh.errors import InvalidError, NameClashError
 from rh.systems import abilities
 from rh.systems.abilities import Item, Upload
 from rh.systems.base import Body, Bytes, P, Settings, System
+from rh.systems.ssh.fetching import Request
 from rh.systems.ssh.road import FarRoad
 from rh.systems.ssh.session import Pool, pool_of
 from rh.systems.ssh.transport import Host
@@ -215,8 +216,8 @@ class SSHSystem(System):
         found: Iterator[Outcome] = self.road.digest_many(entries)
         return found
 
-    def fetch_many(self, requests: Iterable[tuple[Entry, str, SignedRequest]]) -> Iterator[Outcome]:
-        """The host gets each URL."""
+    def fetch_many(self, requests: Iterable[Request]) -> Iterator[Outcome]:
+        """The host gets each URL, or ranges of URLs."""
         found: Iterator[Outcome] = self.road.fetch_many(requests)
         return found
 

@@ -15,6 +15,7 @@ from rh.errors import IntegrityError, InvalidError, RhError
 from rh.systems.abilities import Item
 from rh.systems.base import Body, Bytes
 from rh.systems.far import wire
+from rh.systems.ssh.fetching import Request, items_of, signed
 from rh.systems.ssh.session import Pool, Session, problem
 from rh.systems.ssh.streams import WINDOW, FarBody, FarUpload, entries_of, entry_of
 from rh.types import ABSENT, Condition, Entry, Link, Match, Outcome, SignedRequest, Span
@@ -339,9 +340,18 @@ class FarRoad:
     # What the far side does by itself
 
     def batches(
-        self, verb: str, request: Sequence[Any], items: Iterable[tuple[str, Any]], batch: int = _BATCH
+        self,
+        verb: str,
+        request: Sequence[Any],
+        items: Iterable[tuple[Sequence[str], Any]],
+        batch: int = _BATCH,
+        window: int | None = None,
     ) -> Iterator[Outcome]:
-        """A conversation of items out and outcomes back. Each item comes with its key."""
+        """A conversation of items out and outcomes back. Each item comes with the keys that it is about.
+
+        No more is asked for while the outcomes of `window` keys (by default, of four batches) are not known.
+        """
+        window = window or 4 * batch
         items = iter(items)
         first = next(items, None)
         if first is None:
@@ -350,13 +360,13 @@ class FarRoad:
             session.request(request[0], *request[1:])
             keys: dict[int, str] = {}
             number, sending = 0, True
-            item: tuple[str, Any] | None = first
+            item: tuple[Sequence[str], Any] | None = first
             while sending or session.busy:
-                while sending and len(keys) < 4 * batch:
+                while sending and len(keys) < window:
                     many: builtins.list[Any] = []
                     while item is not None and len(many) < batch:
-                        keys[number] = item[0]
-                        number += 1
+                        keys.update(enumerate(item[0], number))
+                        number += len(item[0])
                         many.append(item[1])
                         item = next(items, None)
                     if many:
@@ -373,20 +383,22 @@ class FarRoad:
         return [name(entry.key), (entry.etag or "").encode(), *more]
 
     def digest_many(self, entries: Iterable[Entry]) -> Iterator[Outcome]:
-        items = ((entry.key, [self.name(entry.key)]) for entry in entries)
+        items = (((entry.key,), [self.name(entry.key)]) for entry in entries)
         return self.batches("digest", ("digest", self.root), items)
 
     def copy_many(self, source: FarRoad, pairs: Iterable[tuple[Entry, str]]) -> Iterator[Outcome]:
-        items = ((key, self._wanted(source.name, entry, self.name(key))) for entry, key in pairs)
+        items = (
+            ((key,), self._wanted(source.name, entry, self.name(key), _flags(entry.executable))) for entry, key in pairs
+        )
         return self.batches("copy", ("copy", source.root, self.root, self.flush), items, 64)
 
-    def fetch_many(self, requests: Iterable[tuple[Entry, str, SignedRequest]]) -> Iterator[Outcome]:
-        items = ((key, [self.name(key), _source(entry), _signed(request)]) for entry, key, request in requests)
-        return self.batches("fetch", ("fetch", self.root, self.flush, self.pool.host.timeout_s), items, 16)
+    def fetch_many(self, requests: Iterable[Request]) -> Iterator[Outcome]:
+        request = ("fetch", self.root, self.flush, self.pool.host.timeout_s)
+        return self.batches("fetch", request, items_of(requests, self.name), 16, _OPEN)
 
     def send_many(self, requests: Iterable[tuple[Entry, Sequence[tuple[Span, SignedRequest]]]]) -> Iterator[Outcome]:
         items = (
-            (entry.key, self._wanted(self.name, entry, [[*span, _signed(request)] for span, request in parts]))
+            ((entry.key,), self._wanted(self.name, entry, [[*span, signed(request)] for span, request in parts]))
             for entry, parts in requests
         )
         request = ("send", self.root, self.pool.host.timeout_s)
@@ -396,7 +408,7 @@ class FarRoad:
         """Send to, or receive from, another host that this one logs in to."""
         peer = list(other.pool.transport.address())
         source, target = (self, other) if away else (other, self)
-        items = ((key, self._wanted(source.name, entry, target.name(key))) for entry, key in pairs)
+        items = (((key,), self._wanted(source.name, entry, target.name(key))) for entry, key in pairs)
         limits = [self.flush, other.pool.host.python, self.pool.host.timeout_s]
         return self.batches("direct", ("direct", self.root, peer, other.root, away, *limits), items)
 
@@ -480,11 +492,3 @@ def _cancel(session: Session) -> None:
             continue
     except RhError:
         return  # the pool closes what is broken
-
-
-def _signed(request: SignedRequest) -> list[Any]:
-    return [request.method, request.url, [[name, value] for name, value in request.headers.items()]]
-
-
-def _source(entry: Entry) -> list[Any]:
-    return [entry.size, (entry.etag or "").encode(), bool(entry.executable), (entry.check or "").encode()]

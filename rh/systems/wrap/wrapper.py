@@ -13,7 +13,7 @@ hooks; the verbs and the abilities (`ask`) all go through them::
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, Self, TypeVar, cast
 
 from rh.errors import IntegrityError
@@ -31,6 +31,8 @@ from rh.systems.abilities import (
     Signing,
     Sweeping,
     Upload,
+    Versioned,
+    Vouching,
 )
 from rh.systems.base import Body, Bytes, System
 from rh.types import ANY, Condition, Entry, Link, Outcome, SignedRequest, Span
@@ -274,7 +276,9 @@ class _ServerCopy(_Through[ServerCopy]):
 
 
 class _Fetching(_Through[Fetching]):
-    def fetch_many(self, requests: Iterable[tuple[Entry, str, SignedRequest]]) -> Iterator[Outcome]:
+    def fetch_many(
+        self, requests: Iterable[tuple[Entry, str, SignedRequest | Sequence[tuple[Span, SignedRequest]]]]
+    ) -> Iterator[Outcome]:
         return self._wrapper.many(_outcomes("fetch_many", self._inner.fetch_many, lambda one: one[1]), requests)
 
     def send_many(self, requests: Iterable[tuple[Entry, Sequence[tuple[Span, SignedRequest]]]]) -> Iterator[Outcome]:
@@ -371,6 +375,19 @@ class _Signing(_Through[Signing]):
         return self._inner.sign_part(upload, number, size, expires_s=expires_s)
 
 
+class _Versioned(_Through[Versioned]):
+    def versions_of(self, entries: Sequence[Entry]) -> Mapping[str, str]:
+        return self._wrapper.call("versions_of", "", lambda: self._inner.versions_of(entries))
+
+    def pinned(self, versions: Mapping[str, str]) -> System:
+        return self._wrapper.over(self._inner.pinned(versions))
+
+
+class _Vouching(_Through[Vouching]):
+    def vouch(self, entry: Entry) -> Entry:
+        return self._wrapper.call("vouch", entry.key, lambda: self._inner.vouch(entry))
+
+
 _THROUGH: dict[Any, Callable[[Wrapper, Any], Any]] = {
     Bulk: _Bulk,
     Direct: _Direct,
@@ -383,4 +400,6 @@ _THROUGH: dict[Any, Callable[[Wrapper, Any], Any]] = {
     ServerCopy: _ServerCopy,
     Signing: _Signing,
     Sweeping: _Sweeping,
+    Versioned: _Versioned,
+    Vouching: _Vouching,
 }

@@ -1,0 +1,149 @@
+"""What files are made of where their bytes are, for roads that do not pass through here.
+
+A live file is one object of its source. A file of a version (`rh.systems.abilities.Composed`) is an object, part of a
+pack, or several of these, on a system that the version only knows of.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice, takewhile
+from typing import TypeAlias
+
+from rh.errors import RhError, UnsupportedError
+from rh.observe import log
+from rh.systems.abilities import Composed, Piece, ServerCopy, Signing, Versioned, Vouching
+from rh.systems.base import System
+from rh.transfer.mover import Mover
+from rh.transfer.plan import Step
+from rh.types import Entry, Location, Outcome, SignedRequest, Span
+
+__all__ = ["copied", "links", "told"]
+
+Leave: TypeAlias = Callable[[Step], None]
+"""Takes a step that cannot go this way."""
+
+_WINDOW = 2_000
+"""So many files are put in the order of their places before they are asked for."""
+_GOOD_FOR_S = 600.0
+"""A link to a pack is used so long for further members of it, in seconds: well before it expires."""
+
+
+def told(step: Step) -> Entry:
+    """The source's entry, with the executable bit that perhaps only its manifest knows."""
+    return step.entry if step.executable is None else step.entry._replace(executable=step.executable)
+
+
+def _placed(mover: Mover, steps: Iterator[Step], leave: Leave) -> Iterator[tuple[Step, Sequence[Piece]]]:
+    """Steps with what they are made of, neighbours in a pack one after the other."""
+    composed = mover.source.ask(Composed)
+    if composed is None:
+        for step in steps:
+            yield step, [Piece(mover.source, step.entry.key, step.entry.size, etag=step.entry.etag)]
+        return
+    while window := list(islice(steps, _WINDOW)):
+        found = [(step, pieces) for step in window if (pieces := _pieces(composed, step, leave)) is not None]
+        found.sort(key=_order)
+        yield from found
+
+
+def _pieces(composed: Composed, step: Step, leave: Leave) -> Sequence[Piece] | None:
+    """What a file is made of; one of which that is not known is left, and fails for its reason when it is read."""
+    try:
+        return composed.pieces_of(step.entry)
+    except RhError as error:
+        log.debug("%s: %s", step.entry.key, error)
+        leave(step)
+        return None
+
+
+def _order(placed: tuple[Step, Sequence[Piece]]) -> tuple[str, int]:
+    _, pieces = placed
+    return (pieces[0].key, pieces[0].start or 0) if len(pieces) == 1 else ("", 0)
+
+
+def links(
+    mover: Mover, steps: Iterator[Step], leave: Leave
+) -> Iterator[tuple[Entry, str, SignedRequest | Sequence[tuple[Span, SignedRequest]]]]:
+    """What the target has to fetch. Files to which no link can be made are left."""
+    signed = _Links()
+    composed = mover.source.ask(Composed) is not None
+    voucher = mover.source.ask(Vouching)
+    for step, pieces in _placed(mover, steps, leave):
+        if mover.stopped:
+            return
+        entry = told(step)
+        try:
+            if composed:
+                entry = entry._replace(etag=pieces[0].etag if len(pieces) == 1 else None, check=step.entry.etag)
+            elif voucher is not None and step.digest is None and entry.check is None:
+                entry = voucher.vouch(entry)  # only the store can tell the target what is right
+            if len(pieces) == 1 and pieces[0].start is None:
+                request: SignedRequest | Sequence[tuple[Span, SignedRequest]] = signed.to(pieces[0])
+            else:
+                request = [(_span(piece), signed.to(piece)) for piece in pieces]
+        except RhError as error:
+            log.info("%s: no link can be made: %s", mover.source.url(step.entry.key), error)
+            leave(step)
+            continue
+        yield entry, step.key, request
+
+
+def _span(piece: Piece) -> Span:
+    start = piece.start or 0
+    return start, start + piece.size
+
+
+class _Links:
+    """Signed requests; those to packs are used again for their neighbours."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Location, str, float, SignedRequest] | None = None
+
+    def to(self, piece: Piece) -> SignedRequest:
+        """A request for the object that a piece is, or is in. RhError: there can be none."""
+        place = piece.system.location
+        last = self._last
+        if last is not None and last[:2] == (place, piece.key) and time.monotonic() - last[2] < _GOOD_FOR_S:
+            return last[3]
+        versioned = piece.system.ask(Versioned) if piece.version is not None else None
+        system = piece.system if versioned is None else versioned.pinned({piece.key: piece.version or ""})
+        signer = system.ask(Signing)
+        if signer is None:
+            raise UnsupportedError("this place signs no links", where=piece.system.url(piece.key))
+        request = signer.sign_read(piece.key)
+        if piece.start is not None:
+            self._last = (place, piece.key, time.monotonic(), request)
+        return request
+
+
+def copied(
+    mover: Mover, composed: Composed, copier: ServerCopy, steps: Iterator[Step], leave: Leave
+) -> Iterator[Outcome]:
+    """Have the target copy those files that are whole objects where it can copy from. The others are left."""
+    while window := list(islice(steps, _WINDOW)):
+        places: dict[Location, tuple[System, list[tuple[Step, Piece]]]] = {}
+        for step in window:
+            pieces = _pieces(composed, step, leave)
+            if pieces is None:
+                continue
+            if not pieces:  # there is nothing to copy
+                yield Outcome(step.key, mover.target.write(step.key, b"", executable=told(step).executable))
+                continue
+            if len(pieces) > 1 or pieces[0].start is not None:
+                leave(step)
+                continue
+            system = pieces[0].system
+            places.setdefault(system.location, (system, []))[1].append((step, pieces[0]))
+        for system, files in places.values():
+            if copier.can_copy_from(system):
+                going = takewhile(lambda _: not mover.stopped, files)
+                yield from copier.copy_many(system, ((_object(step, piece), step.key) for step, piece in going))
+                continue
+            for step, _ in files:
+                leave(step)
+
+
+def _object(step: Step, piece: Piece) -> Entry:
+    return Entry(piece.key, piece.size, etag=piece.etag, executable=told(step).executable)
