@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from rh.cli import (
+    accounts,
     doctor,
     draft,
     files,
@@ -98,10 +99,10 @@ for command in (
     draft.upload,
     lineage.lineage,
     keeping.gc,
-    registry.login,
-    registry.logout,
-    registry.share,
-    registry.revoke,
+    accounts.login,
+    accounts.logout,
+    accounts.share,
+    accounts.revoke,
 ):
     app.command()(command)
 app.add_typer(settings.app, name="config")

@@ -48,6 +48,6 @@ def test_the_nearest_word_is_told(people, capsys):
     assert "there is no access 'wirte'; did you mean write?" in capsys.readouterr().err
     assert main(["share", "/acme/x", "bob", "--access", "admin"]) != 0
     assert "rh registry grant" in capsys.readouterr().err
-    from rh.cli import registry
+    from rh.cli.accounts import _ROLES
 
-    assert registry._ROLES == accounts.ROLES
+    assert accounts.ROLES == _ROLES
