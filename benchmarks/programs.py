@@ -72,7 +72,7 @@ def _ours(job: Job) -> None:
     }
     systems = {job.source_system, job.target_system}
     places = [f"systems.{kinds.get(system, system)}" for system in systems]
-    for name in ("transfer.run", "transfer.verify", "content", *places):
+    for name in ("transfer.run", "transfer.verify", "content", "systems.wrap", *places):
         package = importlib.import_module(f"rh.{name}")
         for module in pkgutil.iter_modules(getattr(package, "__path__", ())):
             importlib.import_module(f"rh.{name}.{module.name}")
