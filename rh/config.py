@@ -137,7 +137,7 @@ def _check_number(key: str, value: Any, where: str) -> None:
     """Refuse what is no number, or one below what makes sense."""
     word = key.lower()
     whole = word.endswith(("workers", "memory_mb"))
-    least = 0 if word.endswith(("retries", "chunk_from_mb")) else 1 if whole else 0.001
+    least = 0 if word.endswith(("retries", "chunk_from_mb", "cache_mb")) else 1 if whole else 0.001
     if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
         raise InvalidError(f"{key} is not a number of at least {least}: {value!r}", where=where)
 
@@ -193,7 +193,7 @@ def _environment(names: set[str]) -> dict[str, tuple[Any, str]]:
     found: dict[str, tuple[Any, str]] = {}
     stems = {name.upper().replace("-", "_").replace(".", "_"): name for name in names}
     for variable, text in os.environ.items():
-        if not variable.startswith("RH_") or variable in ("RH_HOME", "RH_PROFILE"):
+        if not text or not variable.startswith("RH_") or variable in ("RH_HOME", "RH_PROFILE"):
             continue
         rest = variable[3:]
         if rest.lower() in DEFAULTS and rest.lower() != "systems":

@@ -25,6 +25,7 @@ __all__ = [
     "Share",
     "User",
     "accounts_of",
+    "check_identity",
     "check_path",
     "check_user",
     "new_credential",
@@ -36,6 +37,7 @@ ROLES: tuple[Role, ...] = ("read", "write", "admin")
 """From the least on; each may do what those before it may."""
 
 _COMPONENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_IDENTITY = re.compile(r"[0-9a-f]{12}")
 _TOKEN = re.compile(r"rh_([0-9a-f]{12})_([0-9a-f]{48})")
 
 
@@ -148,6 +150,13 @@ def parse_token(token: str) -> tuple[str, str] | None:
     """The id of a token and the SHA-256 of its secret; `None` for what is no token."""
     match = _TOKEN.fullmatch(token)
     return None if match is None else (match.group(1), hashlib.sha256(match.group(2).encode()).hexdigest())
+
+
+def check_identity(identity: Any) -> str:
+    """Refuse what cannot be the id of a token; one that may be a whole token is not repeated."""
+    if not isinstance(identity, str) or not _IDENTITY.fullmatch(identity):
+        raise InvalidError("not the id of a token", hint="12 letters and digits, as rh registry token ls tells")
+    return identity
 
 
 def check_user(name: Any) -> str:

@@ -39,13 +39,15 @@ from contextlib import contextmanager
 from typing import Any, ClassVar, Literal, NamedTuple, Self, TypeAlias
 
 from rh import config
-from rh.errors import ConflictError, InvalidError, NotFoundError, UnavailableError
+from rh.errors import ConflictError, InvalidError, NotFoundError, RhError, UnavailableError
 from rh.registry.documents import Document, check_document, encode
 from rh.registry.filters import Filter
 from rh.types import ABSENT, ANY, Condition, Match
 
 __all__ = [
     "CONNECT_S",
+    "OUT_OF_REACH",
+    "STILL",
     "Change",
     "Delete",
     "Put",
@@ -60,11 +62,16 @@ __all__ = [
     "fresh",
     "new_token",
     "request_digest",
+    "unreachable",
 ]
 
 
 CONNECT_S = 2.0
 """How long a read tries to get through to a registry where something else can answer (`Registry.hurried`)."""
+
+OUT_OF_REACH = "the registry cannot be reached"
+STILL = "names in ~/ are on this machine and work without it, and so do local files"
+"""What goes on when a registry cannot be reached."""
 
 
 class UnconnectedError(UnavailableError):
@@ -75,6 +82,15 @@ class StaleWarning(UserWarning):
     """A registry cannot be reached, and what was read of it before was given instead."""
 
 
+def unreachable(error: RhError) -> RhError:
+    """The same error, which says that it is the registry that cannot be reached, and what works without it."""
+    if OUT_OF_REACH not in error.message:
+        error.message = f"{OUT_OF_REACH}: {error.message}"
+    if STILL not in (error.hint or ""):
+        error.hint = f"{error.hint}; {STILL}" if error.hint else STILL
+    return error
+
+
 @contextmanager
 def fresh() -> Iterator[None]:
     """In this block a registry that cannot be reached is an error, whatever was read of it before."""
@@ -83,7 +99,7 @@ def fresh() -> Iterator[None]:
         try:
             yield
         except StaleWarning as warning:
-            raise UnavailableError(str(warning), hint="try again when it can be reached") from warning
+            raise UnavailableError(str(warning), hint=f"try again when it can be reached; {STILL}") from warning
 
 
 class Record(NamedTuple):

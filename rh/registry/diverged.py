@@ -31,9 +31,12 @@ def check(source: Iterable[Change], target: Iterable[Change], *, where: str) -> 
     together = _Together()
     theirs = {(change.key, change.revision): _digest(change) for change in source if together.learn(change)}
     ours: set[int] = set()
+    named: dict[str, None] = {}
     shared: set[tuple[str, int]] = set()
     for change in target:
         together.learn(change)
+        if change.key.startswith("series/"):
+            named[change.key] = None
         at = (change.key, change.revision)
         digest = theirs.get(at)
         if digest is None:
@@ -45,6 +48,10 @@ def check(source: Iterable[Change], target: Iterable[Change], *, where: str) -> 
     ahead = {together.root(number) for number in ours}
     for key, revision in theirs:
         if (key, revision) not in shared and together.root(together.number(key)) in ahead:
+            root = together.root(together.number(key))
+            there = next((one for one in reversed(named) if together.root(together.number(one)) == root), None)
+            if there is not None and there not in {one for one, _ in theirs}:
+                raise _elsewhere(together.name(key), together.name(there), where)
             raise _conflict(together, key, where)
 
 
@@ -96,6 +103,14 @@ class _Together:
 
 def _digest(change: Change) -> bytes:
     return hashlib.blake2b(encode(change._asdict()), digest_size=16).digest()
+
+
+def _elsewhere(name: str, there: str, where: str) -> ConflictError:
+    return ConflictError(
+        f"the versions that {name} would have are those of {there} there; nothing was taken over",
+        where=where,
+        hint=f"what has been taken over under one name does not get another: call it {there} again, or rename it there",
+    )
 
 
 def _conflict(together: _Together, key: str, where: str) -> ConflictError:

@@ -9,29 +9,30 @@ from __future__ import annotations
 
 import builtins
 import hashlib
-import sqlite3
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
 
-from rh import config, sqlite
+from rh import config
 from rh.errors import DeadlineError, NotFoundError, RhError, UnavailableError
-from rh.observe import log
-from rh.registry.base import Change, Record, Registry, StaleWarning, Step, UnconnectedError
-from rh.registry.documents import decode, encode
+from rh.registry.base import (
+    OUT_OF_REACH,
+    STILL,
+    Change,
+    Record,
+    Registry,
+    StaleWarning,
+    Step,
+    UnconnectedError,
+)
+from rh.registry.documents import encode
 from rh.registry.filters import Filter
+from rh.registry.mirror_file import Known, MirrorFile, listed
+from rh.registry.spoken import spoken
 
 __all__ = ["Mirrored"]
 
-T = TypeVar("T")
-
-_SCHEMA = """
-create table if not exists records (
-    key text primary key, revision integer, document text, author text, time real, read real, turn integer
-) without rowid;
-"""
 _FORMAT = 1
 """Of the file, and in its name."""
 _PAGE = 1000
@@ -45,6 +46,8 @@ _silent: dict[str, tuple[float, str]] = {}
 class Mirrored(Registry):
     """A registry whose records can still be read when it cannot be reached.
 
+    What was answered before is answered again, also that there is nothing.
+
     Args:
         inner: the registry itself. Whatever writes, and histories, are its own business.
     """
@@ -53,7 +56,8 @@ class Mirrored(Registry):
         self.inner = inner
         self._hurried = inner.hurried()
         self.url = inner.url
-        self._path = config.home() / "mirrors" / f"{hashlib.sha256(inner.url.encode()).hexdigest()[:32]}-{_FORMAT}.db"
+        name = f"{hashlib.sha256(inner.url.encode()).hexdigest()[:32]}-{_FORMAT}.db"
+        self._file = MirrorFile(config.home() / "mirrors" / name, inner.url)
 
     def __reduce__(self) -> tuple[type[Mirrored], tuple[Registry]]:
         return Mirrored, (self.inner,)
@@ -65,87 +69,117 @@ class Mirrored(Registry):
     # Read, and remembered.
 
     def get(self, key: str) -> Record:
-        if (silent := self._silence()) and (known := self._read("key = ?", (key,))):
-            self._warn(silent, known)
-            return known[0][0]
-        try:
-            with self._answering():
-                record = self._got(key)
-        except NotFoundError:
-            self._write(lambda db: db.execute("delete from records where key = ?", (key,)))
-            raise
-        except (UnavailableError, DeadlineError) as error:
-            known = self._read("key = ?", (key,))
-            if not known:
-                raise self._unknown(error, repr(key)) from error
-            self._warn(error, known)
-            return known[0][0]
-        self._remember([record])
-        return record
+        silent = self._silence()
+        known = self._file.known(key) if silent else None
+        if silent is None or known is None:
+            try:
+                with self._answering():
+                    record = self._got(key)
+            except NotFoundError:
+                self._file.forget([key])
+                raise
+            except (UnavailableError, DeadlineError) as error:
+                silent, known = error, self._file.known(key)
+                if known is None:
+                    raise self._unknown(error, key) from error
+            else:
+                self._file.remember([record])
+                return record
+        self._warn(silent, known)
+        if not known.records:
+            raise NotFoundError(f"nothing is registered as {key!r}", where=self.url)
+        return known.records[0]
 
     def _got(self, key: str) -> Record:
         try:
             return self._hurried.get(key)
         except UnconnectedError:
-            if self._read("key = ?", (key,)):
+            if self._file.known(key) is not None:
                 raise
         return self.inner.get(key)  # nothing else can tell: it may be slow to answer, or about to be back
 
     def list(self, prefix: str = "", *, after: str = "") -> Iterator[Record]:
-        if (silent := self._silence()) and (known := self._below(prefix, after)):
-            yield from self._told(silent, known)
-            return
-        seen: builtins.list[Record] = []
-        last, began = after, self._turn()
-        try:
-            for record in self._asked(lambda registry, last: registry.list(prefix, after=last), prefix, after):
-                seen.append(record)
-                last = record.key
-                if len(seen) >= _PAGE:
-                    self._remember(seen)
-                    seen.clear()
-                yield record
-        except (UnavailableError, DeadlineError) as error:
-            self._remember(seen)
-            yield from self._known(error, prefix, last)
-            return
-        self._remember(seen)
-        # What was not told is gone; what somebody else read meanwhile is not.
-        gone = "delete from records where substr(key, 1, length(?)) = ? and key > ? and turn <= ?"
-        self._write(lambda db: db.execute(gone, (prefix, prefix, after, began)))
+        since = self._file.turn()
+
+        def whole(records: Sequence[Record]) -> None:
+            self._file.remember_all(records, prefix, after, since)
+
+        return self._told(
+            lambda registry, last: registry.list(prefix, after=last), prefix, after, listed(prefix, after), whole
+        )
 
     def search(
         self, where: Filter, prefix: str = "", *, after: str = "", as_of: float | None = None
     ) -> Iterator[Record]:
         if as_of is not None:
-            yield from self.inner.search(where, prefix, after=after, as_of=as_of)
-            return
-        if (silent := self._silence()) and (known := self._below(prefix, after)):
-            yield from (record for record in self._told(silent, known) if where.matches(record.document))
-            return
-        last = after
-        try:
-            for record in self._asked(lambda registry, last: registry.search(where, prefix, after=last), prefix, after):
-                last = record.key
-                yield record
-        except (UnavailableError, DeadlineError) as error:
-            yield from (record for record in self._known(error, prefix, last) if where.matches(record.document))
+            return self.inner.search(where, prefix, after=after, as_of=as_of)
+        asked = hashlib.sha256(encode(where.as_dict())).hexdigest()
+        question = f"search {prefix}\0{after}\0{asked}"
+        return self._told(
+            lambda registry, last: registry.search(where, prefix, after=last),
+            prefix,
+            after,
+            question,
+            lambda records: self._file.remember(records, question),
+            where,
+        )
 
-    def _asked(self, ask: Callable[[Registry, str], Iterator[Record]], prefix: str, last: str) -> Iterator[Record]:
-        """What the registry tells of a prefix; in no hurry where the mirror knows nothing of it.
+    def _told(
+        self,
+        ask: Callable[[Registry, str], Iterator[Record]],
+        prefix: str,
+        after: str,
+        question: str,
+        whole: Callable[[Sequence[Record]], None],
+        where: Filter | None = None,
+    ) -> Iterator[Record]:
+        """What the registry tells, and the mirror remembers; or else what the mirror knows.
 
         Args:
             ask: asks a registry for the records after a key.
             prefix: of the keys.
-            last: the key that the first ones come after.
+            after: the key that the first ones come after.
+            question: what is asked, for the mirror.
+            whole: remembers the last records, and that these were all.
+            where: which of the records that the mirror knows are meant; all, if not given.
         """
+        silent, last = self._silence(), after
+        known = self._file.below(prefix, after, question) if silent else None
+        if silent is None or known is None:
+            seen: builtins.list[Record] = []
+            try:
+                for record in self._asked(ask, prefix, after, question):
+                    seen.append(record)
+                    last = record.key
+                    if len(seen) >= _PAGE:
+                        self._file.remember(seen)
+                        seen.clear()
+                    yield record
+            except GeneratorExit:  # more of it is not wanted
+                self._file.remember(seen)
+                raise
+            except (UnavailableError, DeadlineError) as error:
+                self._file.remember(seen)
+                silent, known = error, self._file.below(prefix, last, question)
+                if known is None:
+                    raise self._unknown(error, prefix) from error
+            else:
+                whole(seen)
+                return
+        self._warn(silent, known)
+        yield from (record for record in known.records if where is None or where.matches(record.document))
+
+    def _asked(
+        self, ask: Callable[[Registry, str], Iterator[Record]], prefix: str, last: str, question: str
+    ) -> Iterator[Record]:
+        """What the registry tells; in no hurry where the mirror knows nothing of it."""
         try:
             for record in ask(self._hurried, last):
                 last = record.key
                 yield record
             return
         except UnconnectedError:
-            if self._below(prefix, last):
+            if self._file.below(prefix, last, question) is not None:
                 raise
         yield from ask(self.inner, last)
 
@@ -154,14 +188,12 @@ class Mirrored(Registry):
     def commit(self, steps: Sequence[Step], *, by: str | None = None, token: str | None = None) -> Sequence[Change]:
         with self._answering():
             changes = self.inner.commit(steps, by=by, token=token)
-        self._remember(
+        self._file.remember(
             Record(change.key, change.revision, change.document, change.author, change.time)
             for change in changes
             if change.document is not None
         )
-        gone = [(change.key,) for change in changes if change.document is None]
-        if gone:
-            self._write(lambda db: db.executemany("delete from records where key = ?", gone))
+        self._file.forget([change.key for change in changes if change.document is None])
         return changes
 
     def history(self, key: str, *, after: int = 0) -> Iterator[Change]:
@@ -177,27 +209,12 @@ class Mirrored(Registry):
     def close(self) -> None:
         self.inner.close()
 
-    # The file.
+    # Out of reach.
 
-    def _below(self, prefix: str, after: str) -> builtins.list[tuple[Record, float]]:
-        """What is known of a prefix, in key order."""
-        return self._read("substr(key, 1, length(?)) = ? and key > ? order by key", (prefix, prefix, after))
-
-    def _known(self, error: RhError, prefix: str, after: str) -> Iterator[Record]:
-        known = self._below(prefix, after)
-        if not known:
-            raise self._unknown(error, f"{prefix!r}…") from error
-        yield from self._told(error, known)
-
-    def _told(self, error: RhError, known: Sequence[tuple[Record, float]]) -> Iterator[Record]:
-        self._warn(error, known)
-        yield from (record for record, _ in known)
-
-    def _unknown(self, error: RhError, what: str) -> RhError:
+    def _unknown(self, error: RhError, key: str) -> RhError:
+        what = spoken(key, self._file.name_of)
         return UnavailableError(
-            f"the registry cannot be reached ({_reason(error)}), and nothing was read of {what} before",
-            where=self.url,
-            hint="names in ~/ are on this machine and work",
+            f"{OUT_OF_REACH} ({_reason(error)}), and nothing was read of {what} before", where=self.url, hint=STILL
         )
 
     def _silence(self) -> RhError | None:
@@ -217,10 +234,10 @@ class Mirrored(Registry):
             raise
         _silent.pop(self.url, None)
 
-    def _warn(self, error: RhError, known: Sequence[tuple[Record, float]]) -> None:
+    def _warn(self, error: RhError, known: Known) -> None:
         if self.url not in _silent or time.monotonic() >= _silent[self.url][0]:
             _silent[self.url] = (time.monotonic() + _PAUSE_S, error.message)
-        oldest = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(min(read for _, read in known)))
+        oldest = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(known.oldest))
         warnings.warn(
             f"{self.url} cannot be reached ({_reason(error)}): this is what was read of it, the oldest at {oldest}."
             " Changes since are not in it, and nothing can be saved until it is back",
@@ -228,65 +245,6 @@ class Mirrored(Registry):
             stacklevel=4,
         )
 
-    def _remember(self, records: Iterable[Record]) -> None:
-        now = time.time()
-        rows = [(r.key, r.revision, encode(r.document).decode(), r.author, r.time, now) for r in records]
-        sql = "insert or replace into records values (?, ?, ?, ?, ?, ?, (select user_version from pragma_user_version))"
-        if rows:
-            self._write(lambda db: db.executemany(sql, rows))
-
-    def _turn(self) -> int:
-        """The number of the last change of the file. No clock tells what was remembered before what."""
-        return self._open(lambda db: int(db.execute("pragma user_version").fetchone()[0])) or 0
-
-    def _read(self, condition: str, values: tuple[object, ...]) -> builtins.list[tuple[Record, float]]:
-        def work(db: sqlite3.Connection) -> builtins.list[tuple[Record, float]]:
-            rows = db.execute(
-                f"select key, revision, document, author, time, read from records where {condition}",  # noqa: S608 - ours
-                values,
-            )
-            return [
-                (Record(key, revision, decode(text), author, then), read)
-                for key, revision, text, author, then, read in rows
-            ]
-
-        return self._open(work) or [] if self._path.exists() else []
-
-    def _write(self, work: Callable[[sqlite3.Connection], object]) -> None:
-        def whole(db: sqlite3.Connection) -> None:
-            db.execute("begin immediate")
-            (turn,) = db.execute("pragma user_version").fetchone()
-            db.execute(f"pragma user_version = {(turn + 1) % (1 << 31)}")
-            work(db)
-            db.execute("commit")
-
-        self._open(whole)
-
-    def _open(self, work: Callable[[sqlite3.Connection], T]) -> T | None:
-        """Do some work on the file; one that is damaged is begun anew. `None` where it cannot be used."""
-        try:
-            try:
-                return self._opened(work)
-            except sqlite3.DatabaseError as error:
-                if getattr(error, "sqlite_errorcode", 0) & 0xFF not in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
-                    raise
-                log.warning("the mirror of %s is damaged and begun anew: %s", self.url, error)
-            for end in ("", "-wal", "-shm"):
-                self._path.with_name(self._path.name + end).unlink(missing_ok=True)
-            return self._opened(work)
-        except (sqlite3.Error, OSError, ValueError) as error:
-            log.warning("the mirror of %s cannot be used: %s", self.url, error)
-            return None
-
-    def _opened(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with sqlite.opened(self._path, timeout=2, isolation_level=None) as db:
-            db.execute("pragma synchronous=off")
-            if not db.execute("select 1 from sqlite_master where name = 'records'").fetchone():
-                db.execute("pragma journal_mode=wal")
-                db.executescript(_SCHEMA)
-            return work(db)
-
 
 def _reason(error: RhError) -> str:
-    return error.message.removeprefix("the registry cannot be reached: ")
+    return error.message.removeprefix(f"{OUT_OF_REACH}: ")

@@ -8,7 +8,7 @@ import rh
 from rh.errors import ConflictError, ExistsError, IntegrityError, NotFoundError, UnsupportedError
 from rh.registry import open_registry
 from rh.registry.archive import export, import_, migrate
-from rh.registry.base import Registry
+from rh.registry.base import Put, Registry
 
 
 @pytest.fixture
@@ -154,3 +154,15 @@ def test_a_source_that_is_not_there(empty, tmp_path):
         migrate(open_registry(f"file://{tmp_path}/typo"), empty)
     assert not (tmp_path / "typo").exists()
     assert not (tmp_path / "typo.db").exists()
+
+
+def test_versions_that_are_there_under_another_name(tmp_path):
+    source, target = (open_registry(f"sqlite://{tmp_path}/{name}.db") for name in ("source", "target"))
+    source.commit([Put("resources/acme/cats", {}), Put("series/acme/cats", {"series": "a" * 32})])
+    source.put(f"versions/{'a' * 32}/00000001", {"n": 1})
+    assert migrate(source, target, names={"/acme/cats": "/zoo/cats"}) == 3
+    with pytest.raises(ConflictError, match="versions that /zoo2/cats would have are those of /zoo/cats") as caught:
+        migrate(source, target, prefixes={"/acme": "/zoo2"})
+    assert "call it /zoo/cats again" in caught.value.hint
+    assert target.find("resources/zoo2/cats") is None
+    assert migrate(source, target, names={"/acme/cats": "/zoo/cats"}) == 0

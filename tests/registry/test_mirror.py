@@ -24,7 +24,7 @@ import pytest
 import rh
 from rh import config, errors
 from rh.observe import counting
-from rh.registry import base, bucket, default, http, mirror, open_registry
+from rh.registry import base, bucket, default, http, mirror, mirror_file, open_registry
 from rh.registry.base import Put, StaleWarning
 from rh.registry.filters import F
 from rh.registry.http import HTTPRegistry
@@ -208,6 +208,112 @@ def test_a_clock_that_was_wrong_brings_nothing_back(server, cats, tmp_path, monk
     server.kill()
     with pytest.warns(StaleWarning):
         assert rh.resources("/team") == ["/team/cats"]
+
+
+def test_that_there_is_nothing_is_remembered(server, cats):
+    registry = default()
+    assert list(registry.list("aliases/none/")) == []
+    assert list(registry.list("runs/")) == []
+    assert list(registry.search(F.quality > 2, "resources/team/dogs/")) == []
+    assert registry.find("heads/none") is None
+    server.kill()
+    with pytest.warns(StaleWarning):
+        assert list(registry.list("aliases/none/")) == []
+    with pytest.warns(StaleWarning):
+        assert list(registry.list("runs/2026")) == []  # below what was listed
+    with pytest.warns(StaleWarning):
+        assert list(registry.search(F.quality > 2, "resources/team/dogs/")) == []
+    with pytest.warns(StaleWarning):
+        assert registry.find("heads/none") is None
+    for never in (
+        lambda: list(registry.list("inputs/")),
+        lambda: list(registry.search(F.quality > 1, "resources/team/dogs/")),
+        lambda: registry.find("heads/other"),
+    ):
+        with pytest.raises(errors.UnavailableError, match="nothing was read of"):
+            never()
+
+
+def test_what_a_search_found_is_remembered(server):
+    open_registry(server.behind).put("resources/team/x", {"metadata": {"quality": 0.9}})
+    open_registry(server.behind).put("resources/team/y", {"metadata": {"quality": 0.8}})
+    registry = default()
+    assert len(list(registry.search(F.quality > 0.5, "resources/"))) == 2
+    assert next(iter(registry.search(F.quality > 0.85, "resources/"))).key == "resources/team/x"
+    server.kill()
+    with pytest.warns(StaleWarning):
+        assert len(list(registry.search(F.quality > 0.5, "resources/"))) == 2
+    with pytest.warns(StaleWarning):
+        assert registry.get("resources/team/y").document == {"metadata": {"quality": 0.8}}
+
+
+def test_what_is_remembered_as_nothing_is_bounded(server, monkeypatch):
+    monkeypatch.setattr(mirror_file, "_ANSWERS", 20)
+    registry = default()
+    for n in range(50):
+        assert registry.find(f"heads/{n}") is None
+    (path,) = files()
+    with closing(sqlite3.connect(path)) as db:
+        assert 10 < db.execute("select count(*) from answers").fetchone()[0] <= 20
+    server.kill()
+    with pytest.warns(StaleWarning):
+        assert registry.find("heads/49") is None
+    with pytest.raises(errors.UnavailableError):
+        registry.find("heads/0")
+
+
+def lineage_and_search() -> list[str]:
+    """What the library answers of runs and of searches."""
+    return [
+        str(rh.lineage("/team/out")),
+        str([run.name for run in rh.runs("count")]),
+        str([str(one) for one in rh.runs("count")[0].outputs]),
+        str(rh.find(where=F.quality > 0.5, prefix="/team")),
+        str(rh.find(where=F.quality > 0.95, prefix="/team")),
+        str(rh.load("/team/out").upstream()),
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["server", "postgres"])
+def test_runs_and_searches_are_answered(kind, monkeypatch, tmp_path):
+    """What was answered online is answered offline."""
+    with servers.postgres() if kind == "postgres" else RegistryServer() as running:
+        own = (
+            {"RH_REGISTRY": running.url, "PGPASSWORD": running.password}
+            if kind == "postgres"
+            else running.environment()
+        )
+        for name, value in (own | {"RH_TIMEOUT_S": "3"}).items():
+            monkeypatch.setenv(name, value)
+        rh.blob(b"a", name="/team/in", path=tmp_path / "in").save().commit()
+        with rh.run("count"):
+            data = rh.blob(name="/team/in:v1").fetch()
+            rh.blob(data, name="/team/out", path=tmp_path / "out").save().commit(metadata={"quality": 0.9})
+        before = lineage_and_search()
+        running.kill()
+        postgres._connections.close()
+        with pytest.warns(StaleWarning):
+            assert lineage_and_search() == before
+    postgres._connections.close()
+
+
+def test_errors_say_names(server, cats):
+    open_registry(server.behind).put("resources/team/dogs", {"kind": "blob"})
+    (series,) = [record.document["series"] for record in default().list("series/")]
+    server.kill()
+    for key, words in {
+        "resources/team/dogs": "/team/dogs",
+        "resources/team/": None,
+        "resources/other/": "the names below /other",
+        f"versions/{series}/00000009": "v9 of /team/cats",
+        f"aliases/{series}/best": "the alias best of /team/cats",
+        f"made/{series}/": "the runs that made /team/cats",
+        "runs/20260101-x": "the run 20260101-x",
+    }.items():
+        if words is not None:
+            with pytest.raises(errors.UnavailableError, match=f"nothing was read of {words} before"):
+                default().get(key)
 
 
 def test_a_listing_that_breaks_off_goes_on_from_the_mirror(server, monkeypatch):

@@ -235,8 +235,9 @@ def test_a_user_without_rights(url, database):
 
 def test_nobody_answers():
     port = Port()
-    with pytest.raises(errors.UnavailableError, match="registry cannot be used"):
+    with pytest.raises(errors.UnavailableError, match=r"the registry cannot be reached: .* refused") as caught:
         open_registry(f"postgresql://rh@127.0.0.1:{port.number}/db").get("a")
+    assert "names in ~/ are on this machine and work without it, and so do local files" in caught.value.hint
     port.release()
 
 
@@ -417,3 +418,19 @@ def test_a_listing_of_changes_waits_for_those_under_way(url, registry):
             stop.set()
         for writer in writers:
             writer.result()
+
+
+def test_nothing_is_told_standard_error_where_there_are_no_tables(registry, monkeypatch, caplog):
+    """Also where the server's refusal is there before the last statement is sent."""
+    real = postgres._Session._execute
+
+    def slow(self, statement, values):
+        cursor = real(self, statement, values)
+        time.sleep(0.05)
+        return cursor
+
+    monkeypatch.setattr(postgres._Session, "_execute", slow)
+    assert registry.find("a") is None
+    assert list(registry.list()) == []
+    registry.put("a", {"n": 1})
+    assert not [record for record in caplog.records if record.name.startswith("psycopg")]

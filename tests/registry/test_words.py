@@ -32,6 +32,7 @@ def people(tmp_path, monkeypatch):
     return found
 
 
+@pytest.mark.slow
 def test_words_are_completed(people):
     assert complete("registry grant /acme bob ") == ["read", "write", "admin", "none"]
     assert complete("registry grant /acme b") == ["bert", "bob"]

@@ -99,16 +99,17 @@ def _settings() -> Iterator[Finding]:
 
 def _registry() -> Iterator[Finding]:
     from rh.registry import default
+    from rh.registry.names import SPACE
 
     try:
         config.show()
     except RhError:
         return  # without settings nobody knows which registry; the check of the settings has said so
     try:
-        registry = default()
-        number = sum(1 for _ in registry.list())
+        registry = default().direct.hurried()  # not what a mirror or a replica remembers
+        number = sum(1 for _ in registry.list(SPACE))
     except RhError as error:
-        yield Finding("fail", "registry", str(error.message), error.hint)
+        yield Finding("fail", "registry", f"{error.message} [{error.where}]", error.hint)
         return
     if not registry.url.startswith("sqlite://"):
         yield Finding("ok", "registry", f"{registry.url}, {number:,} names")

@@ -24,6 +24,7 @@ from rh.errors import (
     InvalidError,
     NotFoundError,
     RhError,
+    UnavailableError,
 )
 from rh.observe import log as logger
 from rh.registry.base import (
@@ -37,6 +38,7 @@ from rh.registry.base import (
     check_steps,
     new_token,
     request_digest,
+    unreachable,
 )
 from rh.registry.bucket.hurry import Hurried
 from rh.registry.bucket.log import Log, Position, Stored, UnreachableError
@@ -159,7 +161,7 @@ class BucketRegistry(Registry):
             try:
                 state = self._state(hurried=self.connect_s is not None)
             except UnreachableError as problem:
-                raise problem.cause from problem
+                raise unreachable(problem.cause) from problem
             return None if state is None else state.replica
         if replica is not None and time.monotonic() < _silent.get(self._identity, 0.0) and _usable(replica):
             self._warn("it did not answer")
@@ -169,7 +171,7 @@ class BucketRegistry(Registry):
         except UnreachableError as problem:
             replica = self._replicas.current()
             if replica is None or not _usable(replica):
-                raise problem.cause from problem
+                raise unreachable(problem.cause) from problem
             _silent[self._identity] = time.monotonic() + _PAUSE_S
             self._warn(problem.cause.message)
             return replica
@@ -227,12 +229,14 @@ class BucketRegistry(Registry):
         """The registry, from the log alone; `known` is where a replica ends that the log does not go on from."""
         header = self._log.header()
         if header is None and known is not None:
-            raise NotFoundError(
-                "the registry that was here is gone",
+            # A disk that is not mounted looks like this; names that were there are not taken for new ones.
+            gone = UnavailableError(
+                "the registry that was here is gone: either its place is not mounted, or it was removed on purpose, "
+                f"and then {self._replicas.pointer} is to be deleted",
                 where=self.url,
-                hint="is the place mounted, and the bucket the same? If the registry was removed on purpose, delete "
-                f"{self._replicas.pointer}",
+                hint="mount it again",
             )
+            raise UnreachableError(gone)
         if header is None:
             return None
         identity, digest = header
@@ -269,7 +273,7 @@ class BucketRegistry(Registry):
         try:
             state = self._rebuilt(None)
         except UnreachableError as problem:
-            raise problem.cause from error
+            raise unreachable(problem.cause) from error
         return None if state is None else state.replica
 
     # Writing.
@@ -348,7 +352,7 @@ class BucketRegistry(Registry):
                 except IntegrityError as error:
                     commits, answer = make(self._mended(error, replica))
             except UnreachableError as problem:
-                raise problem.cause from problem
+                raise unreachable(problem.cause) from problem
             if not commits:
                 return answer
             if state is None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import random
+import re
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,8 +32,18 @@ from rh.errors import (
 )
 from rh.forks import Lock
 from rh.observe import count, log
-from rh.registry.accounts import Accounts, Credential, Role, Share, User, check_user
-from rh.registry.base import Change, Record, Registry, Step, UnconnectedError, check_steps, new_token
+from rh.registry.accounts import Accounts, Credential, Role, Share, User, check_identity, check_user
+from rh.registry.base import (
+    OUT_OF_REACH,
+    Change,
+    Record,
+    Registry,
+    Step,
+    UnconnectedError,
+    check_steps,
+    new_token,
+    unreachable,
+)
 from rh.registry.filters import Filter
 from rh.registry.http import logins
 from rh.registry.http.wire import (
@@ -53,11 +64,11 @@ T = TypeVar("T")
 
 ALLOW_HTTP = "RH_REGISTRY_ALLOW_HTTP"
 CA_BUNDLE = "RH_CA_BUNDLE"
-_STILL = "names in ~/ are on this machine and work without it"
 _WAIT_S = 0.05
 _LONGEST_WAIT_S = 2.0
 _REFUSED_S = 5.0
 """How long a read is tried again where nothing listens: a server that restarts is back by then."""
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _BATCH = 2 << 20
 """Bytes of one request of `replay`, unless one commit has more."""
 
@@ -286,7 +297,7 @@ class HTTPRegistry(Registry):
                 pause = max(getattr(error, "wait_s", 0.0), wait * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
                 if not error.retryable or isinstance(error, DeadlineError) or pause >= left:
                     if isinstance(error, UnavailableError | DeadlineError):
-                        error.hint = f"{error.hint}; {_STILL}" if error.hint else _STILL
+                        unreachable(error)
                     raise
                 log.debug("%s: %s; trying again", self.url, error.message)
             finally:
@@ -327,7 +338,7 @@ class HTTPRegistry(Registry):
         except UnavailableError as error:
             nobody = isinstance(error.__context__, ConnectionRefusedError | _TooLateError)
             raise (UnconnectedError if nobody else UnavailableError)(
-                f"the registry cannot be reached: {error.message}", where=self.url, hint="check that its server runs"
+                f"{OUT_OF_REACH}: {error.message}", where=self.url, hint="check that its server runs"
             ) from None
         self._check(answer)
         return answer
@@ -365,6 +376,9 @@ class HTTPRegistry(Registry):
             error = UnconnectedError(error.message, where=error.where, hint=error.hint)
         if isinstance(error, UnauthenticatedError):
             error.hint = self._login()
+        request = answer.headers.get("x-request-id", "")
+        if _REQUEST_ID.fullmatch(request):
+            error.add_note(f"request {request}, in the logs of {self.url}")
         with suppress(ValueError):
             error.wait_s = float(answer.headers.get("retry-after", "0"))  # type: ignore[attr-defined]
         raise error
@@ -422,10 +436,10 @@ class RemoteAccounts(Accounts):
         self, identity: str, sha256: str, *, user: str | None = None, name: str = "", ttl_s: float | None = None
     ) -> Credential:
         body = {"sha256": sha256, "user": user, "name": name, "ttl_s": ttl_s}
-        return Credential(**self.registry.ask("put_token", "PUT", _path("tokens", identity), body=body))
+        return Credential(**self.registry.ask("put_token", "PUT", _path("tokens", check_identity(identity)), body=body))
 
     def revoke_credential(self, identity: str) -> None:
-        self.registry.ask("revoke_token", "DELETE", _path("tokens", identity))
+        self.registry.ask("revoke_token", "DELETE", _path("tokens", check_identity(identity)))
 
     def share(self, path: str) -> Share:
         return Share(**self.registry.ask("share", "GET", "/v1/shares", {"path": path}))

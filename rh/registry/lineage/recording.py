@@ -10,11 +10,12 @@ that is in a run, and whoever is given the variable.
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol
 
@@ -32,6 +33,7 @@ __all__ = [
     "opened",
     "producer",
     "read",
+    "told_as",
     "wrote",
 ]
 
@@ -76,6 +78,7 @@ class Recorder(Protocol):
 
 
 _context: contextvars.ContextVar[Recorder | None] = contextvars.ContextVar("rh_run", default=None)
+_instead: contextvars.ContextVar[Any] = contextvars.ContextVar("rh_told_as", default=None)
 
 
 class _Process:
@@ -141,24 +144,37 @@ def read(resource: Any, pin: Pin | None = None) -> None:
     """Say that the data of `resource` (of the version `pin` of it) are read."""
     run = active()
     if run is not None:
-        run.read(resource, pin)
+        run.read(_meant(resource), pin)
 
 
 def wrote(resource: Any) -> None:
     """Say that the data of `resource` are written."""
     run = active()
     if run is not None:
-        run.wrote(resource)
+        run.wrote(_meant(resource))
 
 
 def opened(resource: Any, mode: str) -> None:
     """Say that a file of `resource` is opened in this mode."""
-    run = active()
-    if run is not None:
-        if "r" in mode:
-            run.read(resource, None)
-        else:
-            run.wrote(resource)
+    if "r" in mode:
+        read(resource)
+    else:
+        wrote(resource)
+
+
+@contextlib.contextmanager
+def told_as(resource: Any) -> Iterator[None]:
+    """Within the block, what is read and written is told as this: what was saved, not the place it is reached by."""
+    before = _instead.set(resource)
+    try:
+        yield
+    finally:
+        _instead.reset(before)
+
+
+def _meant(resource: Any) -> Any:
+    instead = _instead.get()
+    return resource if instead is None else instead
 
 
 def producer() -> dict[str, str] | None:

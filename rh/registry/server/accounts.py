@@ -23,6 +23,7 @@ from rh.registry.accounts import (
     Role,
     Share,
     User,
+    check_identity,
     check_path,
     check_user,
     parse_token,
@@ -290,7 +291,7 @@ class StoredAccounts(Accounts):
 
     def revoke_credential(self, identity: str) -> None:
         snapshot = self.now(at_once=True)
-        if identity not in snapshot.credentials:
+        if check_identity(identity) not in snapshot.credentials:
             raise NotFoundError(f"there is no token {identity!r:.80}")
         children = snapshot.children(identity)
         if self.credential in children:  # who changes an old token for a new one says so with the new one, which stays

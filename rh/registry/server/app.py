@@ -366,10 +366,14 @@ class App:
             await self._thread(self.service.accounts.now)
         except Exception as error:  # noqa: BLE001 - that is the answer
             return self._error(state, error, 503)
+        if self.audit is not None and self.audit.failing:  # it serves all the same; those who watch it are told
+            return _response(b'{"ready":true,"audit":"cannot be written"}')
         return _response(b'{"ready":true}')
 
     async def _metrics(self, request: Request) -> Response:
-        return await self._told_to(request, "metrics", lambda: self.metrics.text().encode(), "text/plain", admin=True)
+        return await self._told_to(
+            request, "metrics", lambda: self.metrics.text(self.audit).encode(), "text/plain", admin=True
+        )
 
     async def _openapi(self, request: Request) -> Response:
         return await self._told_to(

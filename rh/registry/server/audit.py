@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rh.errors import InvalidError
 from rh.forks import Lock
 from rh.observe import log
 
@@ -30,7 +31,26 @@ class Audit:
 
     def __init__(self, path: str | os.PathLike[str] | None) -> None:
         self.path = None if path is None else Path(path)
+        self.failures = 0
+        """Lines that could not be written."""
+        self.failing = False
+        """Whether the last one could not."""
         self._lock = Lock()
+
+    def check(self) -> None:
+        """Make the file if it is not there.
+
+        Raises:
+            InvalidError: it cannot be written.
+        """
+        try:
+            self._append(b"")
+        except OSError as error:
+            raise InvalidError(
+                f"the audit log cannot be written: {error.strerror or error}",
+                where=None if self.path is None else str(self.path),
+                hint="name a file that the server may write: --audit FILE",
+            ) from error
 
     def write(
         self,
@@ -66,7 +86,10 @@ class Audit:
         try:
             with self._lock:
                 self._append(line)
+            self.failing = False
         except OSError as error:
+            self.failures += 1
+            self.failing = True
             log.error("the audit log cannot be written: %s", error)
 
     def _append(self, line: bytes) -> None:
@@ -76,6 +99,8 @@ class Audit:
             return
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            os.write(descriptor, line)
+            view = memoryview(line)
+            while view:
+                view = view[os.write(descriptor, view) :]
         finally:
             os.close(descriptor)

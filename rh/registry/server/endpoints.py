@@ -93,9 +93,13 @@ class Call:
 
     def nothing(self, key: str) -> NoReturn:
         """What is told of a key that is not there, or that the caller may not know of."""
-        if self.caller.user is None:
-            raise UnauthenticatedError("this needs a token")
+        self.check_known(key)
         raise NotFoundError(f"nothing is registered as {key!r}")
+
+    def check_known(self, prefix: str) -> None:
+        """Refuse who has no token, where nothing found means that nothing is public there."""
+        if self.caller.user is None and not self.service.rights.reaches(self.caller, prefix):
+            raise UnauthenticatedError("nothing here is public: this needs a token")
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +147,8 @@ def _get(call: Call) -> Any:
 
 def _list(call: Call) -> Any:
     query = call.query
-    found = call.registry.list(query.get("prefix", ""), after=query.get("after", ""))
-    return _page(call, found, call.number("limit", PAGE, PAGE), query.get("after", ""))
+    prefix, after = query.get("prefix", ""), query.get("after", "")
+    return _page(call, call.registry.list(prefix, after=after), prefix, after, call.number("limit", PAGE, PAGE))
 
 
 def _search(call: Call) -> Any:
@@ -154,12 +158,14 @@ def _search(call: Call) -> Any:
     limit = max(1, min(call.field("limit", int, PAGE), PAGE))
     prefix, after = call.field("prefix", str, ""), call.field("after", str, "")
     if sum(1 for _ in where.fields()) <= _INDEXED:
-        return _page(call, call.registry.search(where, prefix, after=after, as_of=as_of), limit, after)
+        return _page(call, call.registry.search(where, prefix, after=after, as_of=as_of), prefix, after, limit)
     found = call.registry.search(filters.All(()), prefix, after=after, as_of=as_of)
-    return _page(call, found, limit, after, where)
+    return _page(call, found, prefix, after, limit, where)
 
 
-def _page(call: Call, found: Iterable[Record], limit: int, after: str, where: filters.Filter | None = None) -> Raw:
+def _page(
+    call: Call, found: Iterable[Record], prefix: str, after: str, limit: int, where: filters.Filter | None = None
+) -> Raw:
     """Records that the caller may read, as many as fit; `next` is the key to go on after.
 
     Where most are not for the caller, a page ends when it took long enough, and may hold none.
@@ -178,8 +184,8 @@ def _page(call: Call, found: Iterable[Record], limit: int, after: str, where: fi
         if rights.level(call.caller, record.key, record.document) >= READ:
             parts.append(encode(record._asdict()))
             size += len(parts[-1])
-    if not parts and not more and not after and call.caller.user is None:
-        raise UnauthenticatedError("nothing here is public: this needs a token")
+    if not parts and not more and not after:
+        call.check_known(prefix)
     return Raw(b'{"records":[' + b",".join(parts) + b'],"next":' + encode(last if more else None) + b"}")
 
 
@@ -194,8 +200,8 @@ def _history(call: Call) -> Any:
             break
         parts.append(encode(change._asdict()))
         size += len(parts[-1])
-    if not parts and call.caller.user is None:
-        raise UnauthenticatedError("this needs a token")
+    if not parts:
+        call.check_known(key)
     return Raw(b'{"changes":[' + b",".join(parts) + b'],"more":' + encode(more) + b"}")
 
 

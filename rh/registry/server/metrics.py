@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+from rh.registry.server.audit import Audit
+
 __all__ = ["Metrics"]
 
 _BUCKETS = (0.005, 0.02, 0.1, 0.5, 2.0, 10.0)
@@ -32,9 +34,19 @@ class Metrics:
         """One request was turned away: `rate`, `body`, `busy`, `token`."""
         self._refused[reason] += 1
 
-    def text(self) -> str:
-        """All of it."""
-        return "\n".join(self._lines()) + "\n"
+    def text(self, audit: Audit | None = None) -> str:
+        """All of it, and of the audit log whether it can be written."""
+        lines = [*self._lines()]
+        if audit is not None:
+            lines += [
+                "# HELP rh_audit_failures_total Lines that the audit log lacks.",
+                "# TYPE rh_audit_failures_total counter",
+                f"rh_audit_failures_total {audit.failures}",
+                "# HELP rh_audit_failing Whether the last line could not be written.",
+                "# TYPE rh_audit_failing gauge",
+                f"rh_audit_failing {int(audit.failing)}",
+            ]
+        return "\n".join(lines) + "\n"
 
     def _lines(self) -> Iterator[str]:
         yield "# HELP rh_requests_total Requests by endpoint and status."

@@ -105,6 +105,17 @@ class Rights:
             return self._series_level(caller, series, begun)
         return NOTHING
 
+    def reaches(self, caller: Caller, prefix: str) -> bool:
+        """Whether the caller may read what is below a prefix of keys, or the names of a share that is below it.
+
+        Which runs read or wrote data that no version holds anybody may ask, and is told of those that they may read.
+        """
+        if self.level(caller, prefix) >= READ or prefix.startswith(tuple(f"{edge}/external/" for edge in _EDGES)):
+            return True
+        public = [path for path in caller.snapshot.shares if caller.snapshot.role(caller.user, path) >= READ]
+        spaces = (*(f"{space}/" for space in _BY_NAME), _TYPES_OF_NAMES)
+        return any(f"{space}{path}/".startswith(prefix) for space in spaces for path in public)
+
     def _series_level(self, caller: Caller, series: str, begun: Mapping[str, str] | None) -> int:
         name = (begun or {}).get(series) or self.name_of(series, caller.asked)
         return NOTHING if name is None else caller.snapshot.role(caller.user, name)

@@ -50,12 +50,15 @@ def serve(
         ready: called with its URL once it listens.
 
     Raises:
-        UnavailableError: nobody can listen there. InvalidError: the certificate or key cannot be used.
+        UnavailableError: nobody can listen there.
+        InvalidError: the certificate or key cannot be used, or the audit log cannot be written.
     """
     uvicorn = plugins.need("uvicorn", extra="server", purpose="rh registry serve")
     limits = limits or Limits()
     if (tls_cert is None) is not (tls_key is None):
         raise InvalidError("a certificate needs its key, and the key its certificate", hint="--tls-cert and --tls-key")
+    if audit is not None:
+        audit.check()
     # Clients are not told out of a mirror or replica of ours, since rights may have changed where we cannot look; and
     # they hear soon that there is nothing to be had.
     registry = registry.direct.hurried()

@@ -35,7 +35,7 @@ from rh.errors import (
 )
 from rh.forks import Lock
 from rh.plugins import need
-from rh.registry.base import UnconnectedError
+from rh.registry.base import STILL, UnconnectedError, unreachable
 from rh.registry.documents import is_secret_field
 from rh.registry.sql.relational import TABLES, Dialect, Query, RelationalRegistry, Row, Session
 
@@ -189,7 +189,7 @@ class PostgresRegistry(RelationalRegistry):
             except TimeoutError as error:
                 if isinstance(error, RhError):
                     raise
-                raise DeadlineError(f"no answer within {self._timeout_s:g} s", where=self.url) from error
+                raise DeadlineError(f"no answer within {self._timeout_s:g} s", where=self.url, hint=STILL) from error
             time.sleep(pause)
             pause = min(pause * 2, 0.5)
 
@@ -244,7 +244,7 @@ class _Session(Session):
         """The rows of each, in one round trip. The first time takes the locks and looks at the schema as well."""
         first, self._first = self._first or (), None
         # A pipeline of our own ends with the answers; in that of a transaction, the next statements follow.
-        with self._db.pipeline() if self._alone else nullcontext():
+        with _pipeline(self._db) if self._alone else nullcontext():
             cursors = [self._execute(statement, values) for statement, values in (*first, *queries)]
         found = [cursor.fetchall() for cursor in cursors]
         if first:
@@ -274,22 +274,31 @@ def _transaction(db: Any, begin: str | None) -> Iterator[None]:
     if begin is None:
         yield
         return
-    psycopg = need("psycopg")
+    try:
+        with _pipeline(db):
+            db.execute(begin)
+            yield
+            db.execute("commit")
+    except BaseException:
+        status = need("psycopg").pq.TransactionStatus
+        if db.info.transaction_status in (status.INTRANS, status.INERROR):
+            db.execute("rollback")
+        raise
+
+
+@contextmanager
+def _pipeline(db: Any) -> Iterator[None]:
+    """A pipeline, which an error leaves when it has ended: of one left in between psycopg tells standard error."""
     failure: BaseException | None = None
     try:
         with db.pipeline():
             try:
-                db.execute(begin)
                 yield
-                db.execute("commit")
-            except BaseException as error:  # noqa: BLE001 - psycopg would log that its pipeline was left in between
+            except BaseException as error:  # noqa: BLE001 - raised below
                 failure = error
-    except psycopg.Error as error:
+    except need("psycopg").Error as error:
         failure = failure or error
     if failure is not None:
-        status = psycopg.pq.TransactionStatus
-        if db.info.transaction_status in (status.INTRANS, status.INERROR):
-            db.execute("rollback")
         raise failure
 
 
@@ -374,7 +383,7 @@ def _connected(place: _Place, timeout_s: float, deadline: float, connect_s: floa
     db.rh_deadline = deadline
     # What we no longer wait for is given up there as well, and a client that hangs in a commit lets others go on.
     timeouts = {"statement_timeout": timeout_s, "idle_in_transaction_session_timeout": min(timeout_s, _HANGS_S)}
-    with db.pipeline():
+    with _pipeline(db):
         for name, seconds in timeouts.items():
             db.execute("select set_config(%s, %s, false)", (name, str(int(seconds * 1000))))
         # A commit that was answered is on disk, also where the server is told that others need not be.
@@ -472,10 +481,10 @@ def _translated(error: Any, where: str, timeout_s: float, *, unconnected: bool =
     if isinstance(error, need("psycopg").ProgrammingError) and not error.sqlstate:
         # libpq repeats an option that it does not know, but not what it was set to.
         return InvalidError("the registry's URL has an option that libpq does not take", where=where)
-    hint = _HINT if kind is UnauthenticatedError else None
+    hint = _HINT if kind is UnauthenticatedError else STILL if kind in (UnavailableError, DeadlineError) else None
     if unconnected and kind in (DeadlineError, UnavailableError) and state[:2] != "53":
-        kind, what = UnconnectedError, "no connection comes about"
-    elif kind is DeadlineError:
+        return unreachable(UnconnectedError(said, where=where, hint="check that the database server runs"))
+    if kind is DeadlineError:
         what = f"{what} for {timeout_s:g} s" if error.sqlstate else f"no connection within {timeout_s:g} s"
     return kind(f"{what}: {said}", where=where, hint=hint)
 

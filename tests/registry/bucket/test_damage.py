@@ -2,12 +2,14 @@
 
 import os
 import shutil
+import warnings
 from pathlib import Path
 
 import pytest
 
 from rh import config, errors
 from rh.registry import open_registry
+from rh.registry.base import StaleWarning
 from rh.registry.bucket import log_format
 from rh.registry.bucket.log_format import Commit, Entry
 from rh.testing.registry import finished, python
@@ -70,11 +72,23 @@ def test_a_log_that_was_cut_short_is_not_taken_for_true(place, registry):
 def test_a_place_that_is_not_mounted_is_no_empty_registry(place, registry):
     registry.put("a", {"n": 1})
     place.rename(place.with_name("elsewhere"))
-    for call in (lambda: registry.get("a"), lambda: registry.put("a", {}), lambda: list(registry.list())):
-        with pytest.raises(errors.NotFoundError, match="is gone"):
+    with pytest.warns(StaleWarning, match="the registry that was here is gone"):
+        assert registry.get("a").document == {"n": 1}
+    with pytest.warns(StaleWarning):
+        assert [record.key for record in registry.list()] == ["a"]
+    for call in (lambda: registry.put("a", {}), lambda: registry.direct.get("a")):
+        with pytest.raises(
+            errors.UnavailableError, match="cannot be reached: the registry that was here is gone"
+        ) as told:
             call()
+        assert "mount it again" in told.value.hint
+        assert "names in ~/" in told.value.hint
+    assert not place.exists()
     place.with_name("elsewhere").rename(place)
-    assert registry.get("a").document == {"n": 1}
+    registry.put("b", {})  # whoever saves something finds out
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert registry.get("a").document == {"n": 1}
 
 
 def test_another_registry_in_the_same_place_is_another_one(place, registry):

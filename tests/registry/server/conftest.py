@@ -7,9 +7,8 @@ from rh.testing.servers.registry import RegistryServer
 from rh.versions.series import new_series
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def server():
-    """One for all tests of this package: names are of a test's own."""
     with RegistryServer(options=["--rate", "100000"]) as server:
         for user in ("bob", "eve"):
             server.token(user)

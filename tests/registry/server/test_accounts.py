@@ -156,3 +156,13 @@ def test_a_token_outlives_none_that_made_it(server, people):
     assert [is_good(one) for one in (old, new, other)] == [False, True, False]
     revoke(new, server.token("eve"))
     assert not is_good(new)
+
+
+def test_what_is_no_id_of_a_token_is_refused(server, people):
+    """Before anything is sent; a whole token is not repeated."""
+    for accounts in (RemoteAccounts(people("ada")), server.accounts):
+        for wrong in ("../users/bob", "", "x/y", server.token("bob")):
+            with pytest.raises(errors.InvalidError, match="not the id of a token") as caught:
+                accounts.revoke_credential(wrong)
+            assert "rh registry token ls" in caught.value.hint
+            assert server.token("bob") not in str(caught.value)

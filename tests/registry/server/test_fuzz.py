@@ -10,7 +10,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rh.registry.server.endpoints import ENDPOINTS
-from rh.testing.servers.registry import RegistryServer
 from tests.registry.server.client import request
 from tests.sizes import sized
 
@@ -43,14 +42,6 @@ BODIES = (
     | st.lists(STEPS, max_size=3).map(lambda steps: json.dumps({"steps": steps}).encode())
 )
 TARGETS = st.sampled_from([endpoint.path for endpoint in ENDPOINTS] + ["/", "/v1", "/health", "/metrics"])
-
-
-@pytest.fixture(scope="module")
-def server():
-    """One of its own: what is sent may change who uses it."""
-    with RegistryServer(options=["--rate", "100000"]) as server:
-        server.token("bob")
-        yield server
 
 
 @pytest.mark.slow

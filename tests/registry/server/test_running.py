@@ -1,6 +1,7 @@
 """What a running registry server tells: answers, metrics, its description, the audit log."""
 
 import json
+import pickle
 from urllib.parse import urlencode
 
 import pytest
@@ -8,7 +9,9 @@ import pytest
 from rh import errors
 from rh.registry import filters, open_registry
 from rh.registry.http import RemoteAccounts
+from rh.registry.server.audit import Audit
 from rh.registry.server.endpoints import ENDPOINTS
+from rh.registry.server.run import serve
 from rh.testing.servers.registry import RegistryServer
 from tests.registry.server.client import request
 
@@ -66,6 +69,38 @@ def test_the_audit_log_tells_who_changed_what(server, people, org):
     assert "document-canary" not in text
     assert server.token("ada").rpartition("_")[2] not in text
     assert server.audit.stat().st_mode & 0o777 == 0o600
+
+
+def test_an_audit_log_that_cannot_be_written(tmp_path, monkeypatch):
+    with pytest.raises(errors.InvalidError, match="audit log cannot be written") as caught:
+        serve(open_registry(f"sqlite://{tmp_path}/x.db"), port=0, audit=Audit(tmp_path / "none" / "audit.jsonl"))
+    assert "--audit FILE" in caught.value.hint
+    with RegistryServer() as server:
+        registry = open_registry(server.url)
+        monkeypatch.setenv("RH_REGISTRY", server.url)
+        monkeypatch.setenv("RH_REGISTRY_TOKEN", server.token())
+        registry.put("resources/ada/x", {})
+        assert request(server, "GET", "/ready")[2] == {"ready": True}
+        server.audit.rename(tmp_path / "audit")
+        server.audit.mkdir()
+        registry.put("resources/ada/x", {"n": 1})
+        assert request(server, "GET", "/ready")[::2] == (200, {"ready": True, "audit": "cannot be written"})
+        metrics = request(server, "GET", "/metrics", token=server.token())[2]
+        assert "rh_audit_failures_total 1" in metrics
+        assert "rh_audit_failing 1" in metrics
+        server.audit.rmdir()
+        registry.put("resources/ada/x", {"n": 2})
+        assert request(server, "GET", "/ready")[2] == {"ready": True}
+        assert "rh_audit_failing 0" in request(server, "GET", "/metrics", token=server.token())[2]
+
+
+def test_errors_carry_the_id_of_the_request(server, people, org):
+    bob = people("bob")
+    with pytest.raises(errors.AccessError) as caught:
+        bob.put(f"resources/{org}/noted", {})
+    (note,) = pickle.loads(pickle.dumps(caught.value)).__notes__
+    identity = note.split()[1].rstrip(",")
+    assert json.loads(server.audit.read_text().splitlines()[-1])["request"] == identity
 
 
 def test_the_audit_log_tells_both_names_of_a_rename(server, people, org):

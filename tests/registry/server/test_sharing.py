@@ -4,6 +4,7 @@ import pytest
 
 import rh
 from rh import errors
+from rh.cli import main
 from rh.versions.series import Series
 
 
@@ -85,3 +86,31 @@ def test_nobody_is_revoked_who_has_no_role(server, org, monkeypatch, tmp_path):
         cats.revoke(["bob", "bobb"])
     assert cats.share().roles == {"bob": "read"}
     assert cats.revoke("bob").roles == {}
+
+
+def test_what_is_public_is_read_without_a_token(server, org, monkeypatch, tmp_path, capsys):
+    """Also where there is nothing to tell: no aliases, no such alias, no properties."""
+    for name, value in server.environment("bob").items():
+        monkeypatch.setenv(name, value)
+    blob = rh.blob(b"open", name=f"/bob/{org}", path=tmp_path / "blob").save()
+    blob.commit("first")
+    hidden = rh.blob(b"closed", name=f"/bob/{org}-hidden", path=tmp_path / "hidden").save()
+    hidden.commit("first")
+    blob.share(visibility="public")
+    monkeypatch.delenv("RH_REGISTRY_TOKEN")
+    monkeypatch.delenv("RH_USER")
+    for words in (
+        ["info", f"rh:///bob/{org}"],
+        ["cat", f"rh:///bob/{org}:v1"],
+        ["version", "ls", f"/bob/{org}"],
+        ["alias", "ls", f"/bob/{org}"],
+        ["lineage", f"/bob/{org}"],
+    ):
+        assert main(words) == 0, (words, capsys.readouterr().err)
+    assert rh.load(f"/bob/{org}:v1").fetch() == b"open"
+    with pytest.raises(errors.NotFoundError):
+        rh.load(f"/bob/{org}:best")
+    with pytest.raises(errors.UnauthenticatedError, match="nothing here is public"):
+        rh.load(f"/bob/{org}-hidden")
+    with pytest.raises(errors.UnauthenticatedError, match="nothing here is public"):
+        rh.resources("/eve")
