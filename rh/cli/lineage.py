@@ -60,6 +60,8 @@ def lineage(
             f"there is no format {wanted!r}" + did_you_mean(wanted, FORMATS), hint=f"--format {'|'.join(FORMATS)}"
         )
     graph = trace(name, other, up=up, down=down)
+    if other is not None and wanted == "text" and not graph.edges:
+        show.tell(f"no recorded run leads from one of {name} and {other} to the other")
     if wanted == "json":
         text = codec.dumps(graph.as_dict()) + "\n"
     elif wanted == "openlineage":

@@ -96,9 +96,10 @@ def import_all(name: Name, place: PlaceArgument, json: AsJson = False) -> None:
     at.kind()  # raises if nothing is there
     table = rh.table(path=at.url)
     rows = table.fetch(as_="arrow").to_pylist()
-    if table.files()[1].format == "csv":  # it has no other way to say that there is no value
+    typed = table.files()[1].format != "csv"
+    if not typed:  # it has no other way to say that there is no value
         rows = [{column: value for column, value in row.items() if value != ""} for row in rows]
-    files = from_rows(resource, rows, place)
+    files = from_rows(resource, rows, place, typed=typed)
     if json:
         show.emit({"name": resource.name, "files": files})
     else:

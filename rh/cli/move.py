@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,9 @@ from rh.cli import exit as codes
 from rh.cli import show
 from rh.cli.complete import complete_place, one_of
 from rh.cli.options import AsJson, Exclude, Include, NoProgress, PlaceArgument, size_of
+
+if TYPE_CHECKING:
+    from rh.resources.base import Located
 
 __all__ = ["cp", "plan", "sync", "verify"]
 
@@ -136,12 +139,12 @@ def plan(
     """
     from rh.transfer import Options
 
-    made, _ = _planned(source, target, Options.of(given | {"delete": delete}), files=True)
+    made, _, _ = _planned(source, target, Options.of(given | {"delete": delete}), files=True)
     _show_plan(made, steps=steps, as_json=json)
 
 
-def _planned(source: str, target: str, options: Any, *, files: bool) -> tuple[Any, bool]:
-    """The plan, and whether it is that of one file."""
+def _planned(source: str, target: str, options: Any, *, files: bool) -> tuple[Any, Located, Located]:
+    """The plan, and what a run is told of that is read and written by it."""
     from rh import transfer
     from rh.cli.place import place_of
     from rh.errors import InvalidError
@@ -154,8 +157,9 @@ def _planned(source: str, target: str, options: Any, *, files: bool) -> tuple[An
             raise InvalidError("--include, --exclude and --delete are about directories", where=start.url)
         if end.tree or _is_directory(end):
             end = end / start.location.name
-        return transfer.plan_file(start.location, end.location, options), True
-    return transfer.plan_tree(start.location, end.location, options), False
+        return transfer.plan_file(start.location, end.location, options), start.told(), end.told()
+    made = transfer.plan_tree(start.location, end.location, options)
+    return made, start.told(tree=True), end.told(tree=True)
 
 
 def _is_directory(place: Any) -> bool:
@@ -192,13 +196,16 @@ def _transfer(source: str, target: str, given: Given, *, files: bool, as_json: b
     from rh import transfer
     from rh.cli.run import cancel
     from rh.progress import Silent
+    from rh.registry.lineage import recording
 
     options = transfer.Options.of(given)
-    made, _ = _planned(source, target, options, files=files)
+    made, read, written = _planned(source, target, options, files=files)
     if options.dry_run:
         _show_plan(made, steps=not as_json, as_json=as_json, kept=False)
         return
+    recording.read(read)
     receipt = transfer.execute(made, progress=Silent() if no_progress else None, cancel=cancel)
+    recording.wrote(written)
     if as_json:
         show.emit(receipt.as_dict())
     else:

@@ -82,6 +82,9 @@ def _command(words: list[str]) -> int:
     except typer.Abort:
         raise KeyboardInterrupt from None
     except typer.TyperException as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # a group without a command: its help is no error message
+            show.tell(error.format_message())
+            return codes.USAGE
         raise _usage(error, words) from None
     return result if isinstance(result, int) else codes.OK
 

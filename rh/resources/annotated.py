@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -221,11 +222,36 @@ def in_folder(folder: Folder, said: Mapping[str, Said], told: Mapping[str, str] 
     return properties.write(series.registry, series.series, said, lambda path: places.get(path, f"{where}/{path}"))
 
 
-def from_rows(value: Resource, rows: Any, source: str) -> int:
-    """`annotate(rows)`, with rows from a file whose name errors tell; returns how many files there are in it."""
-    said, told = _of_rows(rows, source)
-    in_folder(_folder(value), said, told)
+def from_rows(value: Resource, rows: Any, source: str, *, typed: bool = True) -> int:
+    """`annotate(rows)`, with rows from a file whose name errors tell; returns how many files there are in it.
+
+    Where they are not `typed`, as one word makes text of a whole column, each value has the type of its property if it
+    can: it is the word that is refused.
+    """
+    folder = _folder(value)
+    said, told = _of_rows(rows if typed else _as_known(folder, rows), source)
+    in_folder(folder, said, told)
     return len(said)
+
+
+def _as_known(folder: Folder, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    try:
+        series = folder.series_of()
+    except NotFoundError:
+        return [dict(row) for row in rows]
+    known = properties.Types.read(series.registry, properties.types_key(series.series)).known
+    return [{column: _as_type(cell, known.get(column)) for column, cell in row.items()} for row in rows]
+
+
+def _as_type(cell: Any, kind: str | None) -> Any:
+    """A text as the number or truth value that it writes, where that is the type."""
+    if not isinstance(cell, str) or kind not in ("number", "truth"):
+        return cell
+    try:
+        found = json.loads(cell.lower())
+    except ValueError:
+        return cell
+    return found if isinstance(found, int | float) and isinstance(found, bool) == (kind == "truth") else cell
 
 
 def carry(records: Iterable[tuple[str, Mapping[str, Any]]], folder: Folder) -> None:

@@ -11,9 +11,9 @@ from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, overload
 
 from rh.config import did_you_mean
-from rh.errors import InvalidError, RhError
+from rh.errors import InvalidError, NotFoundError, RhError
 from rh.observe import log
-from rh.registry import default, filters, local, names
+from rh.registry import default, filters, lineage, local, names
 from rh.registry.base import Record, Registry
 from rh.registry.filters import All, Compare, Exists, Filter
 from rh.registry.names import Name
@@ -158,6 +158,8 @@ def find(
         hits += _resources(registry, top, asked, skip=skip)
         if not (asked.condition == All(()) and asked.run is None and asked.after is None):
             hits += _versions(registry, top, asked, skip=skip)
+    if not hits and asked.run is not None:
+        _check_run(asked.run)
     if not hits:
         types = (record for registry, _, _ in spaces for record in registry.list(_TYPES))
         properties.check_kinds(asked.condition, types, spaces[0][0].url)
@@ -234,7 +236,7 @@ def _check_fields(condition: Filter, registries: Sequence[Registry]) -> None:
     # Registries find one record by a property at once; all names there are, they have to list.
     used = {name for name in dict.fromkeys(condition.fields()) if name == "tags" or is_used(name)}
     if not used.issuperset(condition.fields()):
-        properties.check_fields(condition, known(), lambda one: one.field in used, registries[0].url)
+        properties.check_fields(condition, known(), lambda one: one.field in used, registries[-1].url)
 
 
 def _resources(registry: Registry, top: str, asked: _Asked, *, skip: bool) -> Iterator[Hit]:
@@ -301,6 +303,23 @@ def _is_by(document: Mapping[str, Any], run: str | None) -> bool:
         return True
     made = document.get("produced_by")
     return isinstance(made, Mapping) and run in (made.get("run"), made.get("name"))
+
+
+def _check_run(run: str) -> None:
+    """Refuse the id or name of a run that no run and no version knows."""
+    known: dict[str, None] = {}
+    for registry in lineage.registries():
+        for record in registry.list(lineage.RUNS):
+            known |= dict.fromkeys((str(record.document.get("name")), record.key.removeprefix(lineage.RUNS)))
+        for record in registry.list(_VERSIONS) if run not in known else ():  # those of runs that were forgotten
+            made = record.document.get("produced_by")
+            known |= dict.fromkeys((str(made.get("name")), str(made.get("run"))) if isinstance(made, Mapping) else ())
+    if run not in known:
+        raise NotFoundError(
+            f"no run has the id or the name {run!r:.80}" + did_you_mean(run, tuple(known)),
+            where=default().url,
+            hint="rh.runs() lists those there are",
+        )
 
 
 def _named(registry: Registry, name: Name, as_of: float | None) -> Resource | None:

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
-from typing import Any, NamedTuple, Self
+from types import MappingProxyType
+from typing import Any, NamedTuple, Self, TypeAlias
 from urllib.parse import quote, unquote
 
 from rh.config import did_you_mean
@@ -32,6 +34,7 @@ __all__ = [
     "Types",
     "check_fields",
     "check_kinds",
+    "check_names",
     "check_tags",
     "condition",
     "file_key",
@@ -118,6 +121,39 @@ def plain(value: Any) -> Any:
     return value.item()
 
 
+def check_names(metadata: Mapping[str, Any], where: str, beside: Mapping[str, Any] = MappingProxyType({})) -> None:
+    """Refuse properties without a name, and two with the same one: `{"a.b": 1, "a": {"b": 2}}`.
+
+    Args:
+        metadata: the properties.
+        where: for the error.
+        beside: further ones that a record has.
+
+    Raises:
+        InvalidError: conditions could not tell which one is meant.
+    """
+    keys = {".".join(path): path for path in _paths(beside)}
+    for path in _paths(metadata):
+        if not all(key.strip() for key in path):
+            raise InvalidError(f"a property needs a name, and {path[-1]!r} is none", where=where)
+        name = ".".join(path)
+        if keys.setdefault(name, path) != path:
+            raise InvalidError(
+                f"two properties are called {name!r}: one by a key with a dot, one by keys in one another",
+                where=where,
+                hint="give one of them another name",
+            )
+
+
+def _paths(metadata: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """The keys that lead to every value."""
+    for key, value in metadata.items():
+        if isinstance(value, Mapping) and value:
+            yield from ((key, *path) for path in _paths(value))
+        else:
+            yield (key,)
+
+
 class Said(NamedTuple):
     """A change of tags and metadata: a value `None` takes the property away, and so does `remove`.
 
@@ -153,6 +189,7 @@ class Said(NamedTuple):
             raise InvalidError("remove= takes a list", where=where, hint=f"remove=[{remove!r}]")
         metadata = {} if metadata is None else plain(metadata)
         check_document(metadata, where=where)
+        check_names(metadata, where)
         try:
             names = tuple(str(name) for name in remove)  # type: ignore[attr-defined]
             return cls(check_tags(tags), metadata, check_tags(untag, "untag="), names)
@@ -169,6 +206,9 @@ class Said(NamedTuple):
             NotFoundError: a property or a tag to be taken away is not there.
         """
         there = document or {}
+        if self.metadata:
+            others = there.get("metadata") or {}
+            check_names(self.metadata, where, {name: others[name] for name in others if name not in self.metadata})
         tags = dict.fromkeys(there.get("tags") or ())
         metadata = dict(there.get("metadata") or {})
         for tag in self.untag:
@@ -210,11 +250,18 @@ def _removed(metadata: dict[str, Any], name: str) -> bool:
 
 # Types.
 
+Where: TypeAlias = str | Callable[[str], str]
+"""What errors call a place, or what gives that of a property."""
+
 _NAMES = {"number": "a number", "text": "text", "truth": "true or false"}
 
 
 def _type_of(value: filters.Scalar) -> str:
     return "truth" if isinstance(value, bool) else "text" if isinstance(value, str) else "number"
+
+
+def _place(where: Where, name: str) -> str:
+    return where if isinstance(where, str) else where(name)
 
 
 @dataclass
@@ -224,6 +271,8 @@ class Types:
     key: str
     record: Record | None = None
     known: dict[str, str] = field(default_factory=dict)
+    firsts: dict[str, Where] = field(default_factory=dict)
+    """Where those were learned that the record does not have yet."""
 
     @classmethod
     def read(cls, registry: Registry, key: str) -> Self:
@@ -231,22 +280,33 @@ class Types:
         record = registry.find(key)
         return cls(key, record, {} if record is None else _by_name(record.document))
 
-    def learn(self, metadata: Mapping[str, Any], where: str) -> None:
+    def learn(self, metadata: Mapping[str, Any], where: Where) -> None:
         """Take over the types of properties that are used for the first time.
 
         Raises:
-            InvalidError: one has another type; `where` says whose.
+            InvalidError: one has another type, or values of several; `where` says whose.
         """
+        here: dict[str, str] = {}
         for name, value in filters.properties({"metadata": metadata}):
             kind = _type_of(value)
-            first = self.known.setdefault(name, kind)
-            if first == kind:
-                continue
-            raise InvalidError(
-                f"the property {name!r} is {_NAMES[kind]} here, and {_NAMES.get(first, first)} since its first use",
-                where=where,
-                hint=f"write it as {_NAMES.get(first, first)}, or give it another name",
-            )
+            if here.setdefault(name, kind) != kind:
+                raise InvalidError(
+                    f"the property {name!r} is mixed here, {_NAMES[here[name]]} and {_NAMES[kind]}",
+                    where=_place(where, name),
+                    hint="a list has values of one type",
+                )
+        for name, kind in here.items():
+            if name not in self.known:
+                self.known[name], self.firsts[name] = kind, where
+            first = self.known[name]
+            if first != kind:
+                fixed = f" in {_place(self.firsts[name], name)}" if name in self.firsts else ""
+                raise InvalidError(
+                    f"the property {name!r} is {_NAMES[kind]} here, and {_NAMES.get(first, first)} since its first use"
+                    + fixed,
+                    where=_place(where, name),
+                    hint=f"write it as {_NAMES.get(first, first)}, or give it another name",
+                )
 
     def steps(self) -> list[Step]:
         """What the registry has to learn; nothing if all was known."""
@@ -268,8 +328,9 @@ def note_types(registry: Registry, key: str, metadata: Mapping[str, Any] | None,
     """Take over the types of properties before a record with them is written.
 
     Raises:
-        InvalidError: a property has another type since its first use.
+        InvalidError: a property has another type since its first use, or no name of its own.
     """
+    check_names(metadata or {}, where)
     for _ in range(_TRIES if metadata else 0):
         types = Types.read(registry, key)
         types.learn(metadata or {}, where)
@@ -295,7 +356,13 @@ def of_file(registry: Registry, series: str, path: str) -> dict[str, Any]:
     return NOTHING.on(None if record is None else record.document, path)
 
 
-def write(registry: Registry, series: str, said: Mapping[str, Said], where: Callable[[str], str] = str) -> int:
+def write(
+    registry: Registry,
+    series: str,
+    said: Mapping[str, Said],
+    where: Callable[[str], str] = str,
+    where_of: Callable[[str, str], str] | None = None,
+) -> int:
     """Write what is said about files, and return how many records changed.
 
     All is looked at before the first record is written. They are written in batches; the same call again writes what an
@@ -306,6 +373,7 @@ def write(registry: Registry, series: str, said: Mapping[str, Said], where: Call
         series: its id.
         said: changes, by path.
         where: what to call a path in errors.
+        where_of: what to call a property of a path in errors.
 
     Raises:
         InvalidError: a property has another type since its first use.
@@ -317,7 +385,7 @@ def write(registry: Registry, series: str, said: Mapping[str, Said], where: Call
         found = _standing(registry, files_prefix(series), keys)
         steps: list[Put] = []
         for key, path in keys.items():
-            types.learn(said[path].metadata, where(path))
+            types.learn(said[path].metadata, where(path) if where_of is None else partial(where_of, path))
             step = _step(key, found.get(key), said[path], where(path))
             if step is not None:
                 steps.append(step)
@@ -440,7 +508,8 @@ def check_fields(where: Filter, known: Iterable[str], is_used: Callable[[Exists]
         if names is None:
             names = tuple(dict.fromkeys(known))
         if name not in names and not is_used(Exists(name)):
-            shown = ", ".join(sorted(n for n in names if not is_secret_field(n))[:20])
+            open_names = sorted(n for n in names if not is_secret_field(n))
+            shown = ", ".join([*open_names[:_FEW], *(["…"] if len(open_names) > _FEW else [])])
             raise InvalidError(
                 f"nothing has a property {name!r}" + did_you_mean(name, names[:_KNOWN]),
                 where=place,

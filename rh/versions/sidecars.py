@@ -34,8 +34,9 @@ from rh.versions.levels import Past
 from rh.versions.nodes import Child, Node
 from rh.versions.properties import Said
 from rh.versions.reading import entry_of
-from rh.versions.series import Series, check_alias
+from rh.versions.series import Series
 from rh.versions.store import Store, Tree
+from rh.versions.told import check_alias
 
 __all__ = ["LINES", "SUFFIX", "taken"]
 
@@ -122,15 +123,25 @@ def taken(series: Series, store: Store, tree: Tree, base: str | None) -> Sequenc
     now |= _read(store, ((one.path, one.child) for one in others))
     whole = _told(there + others, now, folder, lenient=True) if others else told
     said = {path: _change(path, told=told, last=last, gone=gone, whole=whole) for path in about}
-    properties.write(series.registry, series.series, said, lambda path: whole.where.get(path, path))
+    properties.write(
+        series.registry,
+        series.series,
+        said,
+        lambda path: whole.where.get(path, path),
+        lambda path, name: _where_of(there + others, now, path, name) or whole.where.get(path, path),
+    )
     return tuple(told.aliases)
+
+
+def _in_order(some: Iterable[_Sidecar]) -> list[_Sidecar]:
+    """The one beside a file knows best: it comes after those with lines."""
+    return sorted(some, key=lambda one: (one.of is not None, one.path))
 
 
 def _told(some: Iterable[_Sidecar], data: Mapping[str, bytes], folder: str, *, lenient: bool = False) -> _Told:
     """What sidecars say, each by what it has in `data`; a `lenient` reading leaves out those that cannot be read."""
     told = _Told()
-    # The sidecar beside a file knows best: it comes after those with lines.
-    for one in sorted(some, key=lambda one: (one.of is not None, one.path)):
+    for one in _in_order(some):
         if one.path in data:
             try:
                 _tell(told, one, data[one.path], folder)
@@ -138,6 +149,20 @@ def _told(some: Iterable[_Sidecar], data: Mapping[str, bytes], folder: str, *, l
                 if not lenient:  # else what it was did not come from here
                     raise
     return told
+
+
+def _where_of(some: Iterable[_Sidecar], data: Mapping[str, bytes], path: str, name: str) -> str | None:
+    """The place of a property of a file, by its dotted name, in the sidecar that has the last word on it."""
+    found = None
+    for one in _in_order(some):
+        if one.of not in (None, path) or one.path not in data:
+            continue
+        told = _told([one], data, "", lenient=True)
+        keys = told.files[path].metadata if path in told.files else ()
+        key = next((key for key in keys if f"{name}.".startswith(f"{key}.")), None)
+        if key is not None:
+            found = told.where[path] if one.of is None else _at(one, _text(data[one.path], one.where), key)
+    return found
 
 
 def _change(path: str, *, told: _Told, last: _Told, gone: _Told, whole: _Told) -> Said:
@@ -272,7 +297,12 @@ def _tell(told: _Told, one: _Sidecar, data: bytes, folder: str) -> None:
     if one.of is not None:
         said = _object(text, one.where, None)
         tags = said.pop("tags", ())
-        told.add(one.of, _said(told, said, tags, one.where, folder), one.where)
+        where = _at(one, text, None)
+        try:
+            told.add(one.of, _said(told, said, tags, where, folder), where)
+        except InvalidError as error:
+            error.where = _at(one, text, _refused(said, tags, where, folder))
+            raise
         return
     top = one.path.rpartition("/")[0]
     lines: dict[str, int] = {}
@@ -306,6 +336,39 @@ def _tell(told: _Told, one: _Sidecar, data: bytes, folder: str) -> None:
         told.add(path, _said(told, metadata or {}, found.get("tags", ()), where, folder), where)
 
 
+def _refused(metadata: Mapping[str, Any], tags: Any, where: str, folder: str) -> str | None:
+    """The first key that cannot be taken by itself."""
+    parts: list[tuple[str, dict[str, Any], Any]] = [("tags", {}, tags)]
+    parts += [(name, {name: value}, ()) for name, value in metadata.items()]
+    for name, alone, words in parts:
+        try:
+            _said(_Told(), alone, words, where, folder)
+        except InvalidError:
+            return name
+    return None
+
+
+def _at(one: _Sidecar, text: str, key: str | None) -> str:
+    """The place of a key of the object that a sidecar is: its line; the first one for no key in particular."""
+    decoder = json.JSONDecoder()
+    at = 0 if key is None else _next(text, text.index("{") + 1)
+    while key is not None:
+        found, end = decoder.raw_decode(text, at)
+        if found == key:
+            break
+        _, end = decoder.raw_decode(text, _next(text, end))
+        at = _next(text, end)
+    line = text.count("\n", 0, at) + 1
+    return f"{one.where}, line {line}"
+
+
+def _next(text: str, at: int) -> int:
+    """Where the next key or value of JSON begins."""
+    while text[at] in " \t\r\n,:":
+        at += 1
+    return at
+
+
 def _text(data: bytes, place: str) -> str:
     try:
         return data.decode("utf-8-sig")
@@ -319,9 +382,12 @@ def _object(text: str, place: str, line: int | None) -> dict[str, Any]:
         found = json.loads(text, object_pairs_hook=_pairs)
     except json.JSONDecodeError as error:
         where = f"{place}, line {line or error.lineno}"
-        raise InvalidError(f"the sidecar is not JSON: {error.msg} at column {error.colno}", where=where) from error
-    except (InvalidError, RecursionError) as error:
-        message = error.message if isinstance(error, InvalidError) else "the sidecar is nested too deeply"
+        message = error.msg.removesuffix(" at")
+        raise InvalidError(f"the sidecar is not JSON: {message} at column {error.colno}", where=where) from error
+    except (InvalidError, RecursionError, ValueError) as error:
+        message = "the sidecar is nested too deeply"
+        if not isinstance(error, RecursionError):
+            message = error.message if isinstance(error, InvalidError) else "a number in it has too many digits"
         raise InvalidError(message, where=f"{place}, line {line or 1}") from error
     if not isinstance(found, dict):
         raise InvalidError(f"the sidecar has {_json_type(found)}, not an object", where=f"{place}, line {line or 1}")

@@ -35,6 +35,7 @@ def test_run_ls(rh, work):
     assert [run["id"] for run in rh("run", "ls", "--status", "done", "-n", "1", "--json").lines] == [done.id]
     assert "did you mean rate" in rh("run", "ls", "--where", "rat > 0", "--json", expect=2).error["message"]
     assert rh("run", "ls", "--where", "rate >", "--json", expect=2).error["kind"] == "invalid"
+    assert rh("run", expect=2).err.startswith("Usage: rh run [OPTIONS] COMMAND")
     assert "did you mean failed" in rh("run", "ls", "--status", "faild", "--json", expect=2).error["message"]
 
 
@@ -117,10 +118,74 @@ def test_lineage(rh, work, tmp_path):
     json.dumps(told)
 
 
+def recorded(run):
+    return [str(item) for item in run.inputs], [str(item) for item in run.outputs]
+
+
+@pytest.fixture
+def saved(rh, tree, tmp_path):
+    """`mine`, a folder, `note`, a blob, and `points`, a table of one file; each live, and `v1` as `production`."""
+    (tmp_path / "p.csv").write_text("x\n1\n")
+    library.table(path=str(tmp_path / "p.csv"), name="points").save()
+    rh("save", "mine", "src")
+    rh("save", "note", "src/a.txt")
+    for name in ("mine", "note", "points"):
+        rh("commit", name, "--alias", "production")
+    return tree
+
+
+@pytest.mark.parametrize(
+    ("words", "read", "written"),
+    [
+        (("cat", "rh://mine:production/a.txt"), "~/mine:v1 (as production)", None),
+        (("cat", "rh://mine:v1/sub/run.sh", "rh://mine:v1/a.txt", "--json"), "~/mine:v1", None),
+        (("cat", "rh://mine/a.txt"), "~/mine (live)", None),
+        (("cat", "rh://note:production"), "~/note:v1 (as production)", None),
+        (("cat", "rh://note"), "~/note (live)", None),
+        (("cat", "rh://points:v1"), "~/points:v1", None),
+        (("cat", "src/sub/run.sh"), "file://{here}/src/sub/run.sh", None),
+        (("cp", "rh://mine:production/", "out/"), "~/mine:v1 (as production)", "file://{here}/out"),
+        (("cp", "rh://mine:v1/sub/run.sh", "out/"), "~/mine:v1", "file://{here}/out/run.sh"),
+        (("cp", "rh://mine/", "out"), "~/mine (live)", "file://{here}/out"),
+        (("cp", "src/a.txt", "rh://mine/b.txt"), "file://{here}/src/a.txt", "~/mine (live)"),
+        (("sync", "rh://mine:v1/sub/", "out/"), "~/mine:v1", "file://{here}/out"),
+        (("rm", "rh://mine/a.txt", "--yes"), None, "~/mine (live)"),
+        (("rm", "rh://mine/sub", "--yes", "--recursive"), None, "~/mine (live)"),
+        (("rm", "src/a.txt", "--yes"), None, "file://{here}/src/a.txt"),
+        (("ls", "rh://mine:v1"), None, None),
+        (("plan", "rh://mine:v1/", "out/"), None, None),
+        (("cp", "rh://mine:v1/", "out/", "--dry-run"), None, None),
+        (("verify", "rh://mine:v1"), None, None),
+    ],
+)
+def test_what_commands_read_and_write(rh, saved, tmp_path, words, read, written):
+    """The same as the resources of the library: a version as it was asked for, live data by its name."""
+    with library.run("shell") as run:
+        rh(*words)
+    assert recorded(run) == tuple([] if one is None else [one.format(here=tmp_path)] for one in (read, written))
+
+
+def test_commands_of_their_own_processes(saved, program):
+    with library.run("shell") as run:
+        assert program("cat", "rh://mine:production/a.txt").stdout == b"hello\n"
+        program("cp", "rh://mine:v1/", "rh://mine/copy/")
+        program("put", "rh://mine/new.txt", input=b"new")
+        program("cat", "rh://mine/new.txt")
+    assert recorded(run) == (["~/mine:v1 (as production)", "~/mine:v1"], ["~/mine (live)"])
+
+
 def test_lineage_of_what_is_not_there(rh, work):
+    library.table({"x": [1]}, name="points").save()
     error = rh("lineage", "modle", "--json", expect=3).error
     assert "did you mean ~/model" in error["message"]
     assert error["hint"] == "rh resources lists the names there are"
+    alone = rh("lineage", "mine", "points")
+    assert alone.out == "~/mine:v1\n~/points\n"
+    assert alone.err == "no recorded run leads from one of mine and points to the other\n"
+    assert rh("find", "--produced-by", "train", "--json").json["name"] == "~/model"
+    error = rh("find", "--produced-by", "trian", "--json", expect=3).error
+    assert "did you mean train?" in error["message"]
+    assert error["hint"] == "rh run ls lists those there are"
     assert rh("lineage", "model:v7", "--json", expect=3).error["kind"] == "not_found"
     assert "did you mean svg" in rh("lineage", "model", "-f", "svgg", expect=2).err
     assert rh("lineage", "model", "mine", "--up", "1", "--json", expect=2).error["kind"] == "invalid"

@@ -54,11 +54,15 @@ def test_import(rh, mine, tmp_path):
 
 def test_import_of_what_is_wrong(rh, mine, tmp_path):
     """An empty cell says nothing; errors name the file and the row, counted from 1."""
-    rh("meta", "set", "mine", "a.txt", "label=cat", "score=0.5")
+    rh("meta", "set", "mine", "a.txt", "label=cat", "score=0.5", "final=true")
     csv = tmp_path / "labels.csv"
     csv.write_text("file,label,score,note\na.txt,,0.7,\nz.bin,dog,,\n")
     assert rh("meta", "import", "mine", "labels.csv").out == "~/mine: 2 files\n"
-    assert rh("meta", "get", "mine", "a.txt", "--json").json["metadata"] == {"label": "cat", "score": 0.7}
+    assert rh("meta", "get", "mine", "a.txt", "--json").json["metadata"] == {
+        "label": "cat",
+        "score": 0.7,
+        "final": True,
+    }
     assert rh("meta", "get", "mine", "z.bin", "--json").json["metadata"] == {"label": "dog"}
     (tmp_path / "empty.jsonl").write_text('{"file": "a.txt", "label": ""}\n')
     rh("meta", "import", "mine", "empty.jsonl")
@@ -70,6 +74,8 @@ def test_import_of_what_is_wrong(rh, mine, tmp_path):
         ("file,label\n,cat\n", "row 1"),
         ("file,label\na.txt,cat\nz.bin,x\na.txt,cat\n", "row 3"),
         ("file,score\na.txt,high\n", "row 1: a.txt"),
+        ("file,score\na.txt,1\nz.bin,high\n", "row 2: z.bin"),
+        ("file,final\na.txt,TRUE\nz.bin,perhaps\n", "row 2: z.bin"),
     ):
         csv.write_text(text)
         where = rh("meta", "import", "mine", "labels.csv", "--json", expect=None).error["where"]

@@ -97,7 +97,12 @@ def test_produced_by(models):
     series.registry.put(record.key, made, when=Match(record.etag))
     assert labels(rh.find(produced_by="r-123")) == labels(rh.find(produced_by="train")) == ["~/cats:v2"]
     assert labels(rh.find(produced_by="train", where=F.accuracy > 0.9)) == []
-    assert labels(rh.find(produced_by="r-124")) == []
+    for unknown, near in (("r-124", "r-123"), ("trian", "train")):
+        with pytest.raises(errors.NotFoundError, match=f"did you mean {near}"):
+            rh.find(produced_by=unknown)
+    with rh.run("made nothing") as run:
+        pass
+    assert labels(rh.find(produced_by=run)) == labels(rh.find(produced_by="made nothing")) == []
 
 
 def test_the_names_of_all_properties_are_listed_for_errors_only(models, monkeypatch):

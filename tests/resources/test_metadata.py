@@ -49,6 +49,51 @@ def test_scalars_of_numpy_are_numbers(cats):
         cats.annotate(score=numpy.arange(3))
 
 
+@pytest.mark.parametrize("wrong", [{"": 1}, {" ": 1}, {"a": {"": 1}}, {"a.b": 1, "a": {"b": 2}}])
+def test_names_that_conditions_could_not_tell_are_refused(cats, wrong):
+    cats.commit()
+    for told in (
+        lambda: cats.annotate(metadata=wrong),
+        lambda: cats.at("v1").annotate(metadata=wrong),
+        lambda: cats.annotate("3.png", metadata=wrong),
+        lambda: cats.annotate({"3.png": {"c": 1}, "img/1.png": wrong}),
+        lambda: cats.commit(metadata=wrong),
+        lambda: rh.folder("wrong", path=cats.path, metadata=wrong).save(),
+    ):
+        with pytest.raises(errors.InvalidError, match=r"needs a name|are called 'a\.b'"):
+            told()
+    assert cats.annotations() == cats.annotations("3.png") == {"tags": [], "metadata": {}}
+    assert not rh.exists("wrong")
+
+
+def test_a_name_that_is_there_by_other_keys(cats):
+    """What is said anew is held against what was said before."""
+    said = cats.annotate("3.png", metadata={"a.b": 1}).annotate(metadata={"a": {"b": 1}})
+    for told in (lambda: cats.annotate("3.png", a={"b": 2}), lambda: said.annotate(metadata={"a.b": 2})):
+        with pytest.raises(errors.InvalidError, match=r"two properties are called 'a\.b'"):
+            told()
+    cats.annotate("3.png", a={"c": 3})
+    assert cats.annotations("3.png")["metadata"] == {"a.b": 1, "a": {"c": 3}}
+    cats.annotate("3.png", metadata={"a.b": 2})
+    assert said.annotate(a={"b": 2}).metadata == {"a": {"b": 2}}
+
+
+def test_a_list_of_several_types_is_mixed(cats):
+    for known in (None, 1):
+        if known is not None:
+            cats.annotate("3.png", score=known)
+        with pytest.raises(errors.InvalidError, match="'score' is mixed here, a number and text"):
+            cats.annotate("3.png", score=[1, 2, "a"])
+
+
+def test_a_type_that_was_fixed_in_the_same_call(cats):
+    with pytest.raises(
+        errors.InvalidError, match=r"text here, and a number since its first use in ~/cats/3\.png \["
+    ) as caught:
+        cats.annotate({"3.png": {"score": 1}, "img/1.png": {"score": "high"}})
+    assert caught.value.where == "~/cats/img/1.png"
+
+
 def test_a_resource(cats):
     said = cats.annotate(tags=["gold", "new"], stage="train", metadata={"eval": {"accuracy": 0.9}, "ids": [1, 2]})
     assert said.tags == ("gold", "new")

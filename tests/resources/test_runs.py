@@ -198,15 +198,20 @@ def test_drafts_and_uploads(dogs, tmp_path):
     assert items(exported.inputs) == ["~/dogs:v1 (as production)"]
 
 
-def test_equal_content_is_an_output_that_somebody_else_made(dogs):
+def test_a_version_that_was_there_before_is_no_output(dogs):
+    """It stays that of the run that made it; what was written to the live data is told as that."""
     with rh.run("first") as r:
         dogs.put({"c.txt": b"3"})
         made = dogs.commit()
+        assert dogs.commit() == made
     with rh.run("again") as again:
         assert dogs.commit() == made
-    assert items(again.outputs) == ["~/dogs:v3"]
+    with rh.run("written") as written:
+        dogs.put({"c.txt": b"3"}, overwrite=True)
+        assert dogs.commit() == made
+    assert [items(run.outputs) for run in (r, again, written)] == [["~/dogs:v3"], [], ["~/dogs (live)"]]
     assert dogs.produced_by == r.ref
-    assert {node.label for node in made.upstream().of_kind("run")} == {"first", "again"}
+    assert {node.label for node in made.upstream().of_kind("run")} == {"first"}
 
 
 def test_each_thing_once(dogs):
@@ -546,6 +551,8 @@ def test_the_commit_is_recorded(tmp_path, monkeypatch):
         ("x", {"rate": float("nan")}, "JSON"),
         ("x", {"model": object()}, "only what JSON has"),
         ("x", {1: 2}, "not text"),
+        ("x", {"": 2}, "needs a name"),
+        ("x", {"a.b": 1, "a": {"b": 2}}, "two properties are called 'a.b'"),
         ("x", [1], "mapping"),
         ("x", {"big": "x" * (1 << 20)}, "more than"),
     ],

@@ -99,29 +99,41 @@ def test_a_sidecar_of_a_file_that_is_not_there(cats):
         ("3.png.metadata.json", b"[1]", 1, "an array, not an object"),
         ("3.png.metadata.json", b'\n\n"\xff"', 3, "not UTF-8"),
         ("3.png.metadata.json", b'{"a": 1, "a": 2}', 1, "'a' is there twice"),
-        ("3.png.metadata.json", b'{"tags": "gold"}', None, "tags is a list of words, not text"),
-        ("3.png.metadata.json", b'{"tags": [1]}', None, "tags is a list of words"),
-        ("3.png.metadata.json", b'{"a": NaN}', None, "nan, which JSON does not have"),
+        ("3.png.metadata.json", b'{"tags": "gold"}', 1, "tags is a list of words, not text"),
+        ("3.png.metadata.json", b'{"tags": [1]}', 1, "tags is a list of words"),
+        ("3.png.metadata.json", b'{"a": NaN}', 1, "nan, which JSON does not have"),
         ("3.png.metadata.json", b"[" * 100_000, 1, "nested too deeply"),
-        ("3.png.metadata.json", b'{"password": "hunter2"}', None, "looks like a secret"),
-        ("3.png.metadata.json", b'{"valohai.tag": ["x"]}', None, "did you mean valohai.tags"),
-        ("3.png.metadata.json", b'{"valohai.alias": "latest"}', None, "cannot be an alias"),
-        ("3.png.metadata.json", b'{"valohai.alias": 3}', None, "a list of words, not a number"),
-        ("3.png.metadata.json", b'{"valohai.dataset-versions": "x"}', None, "is a list"),
-        ("3.png.metadata.json", b'{"valohai.dataset-versions": ["x"]}', None, "not the URI"),
-        ("3.png.metadata.json", b'{"valohai.dataset-versions": [{}]}', None, "is a URI, or an object with one"),
+        ("3.png.metadata.json", b'{"password": "hunter2"}', 1, "looks like a secret"),
+        ("3.png.metadata.json", b'{"valohai.tag": ["x"]}', 1, "did you mean valohai.tags"),
+        ("3.png.metadata.json", b'{"valohai.alias": "latest"}', 1, "cannot be an alias"),
+        ("3.png.metadata.json", b'{"valohai.alias": 3}', 1, "a list of words, not a number"),
+        ("3.png.metadata.json", b'{"valohai.dataset-versions": "x"}', 1, "is a list"),
+        ("3.png.metadata.json", b'{"valohai.dataset-versions": ["x"]}', 1, "not the URI"),
+        ("3.png.metadata.json", b'{"valohai.dataset-versions": [{}]}', 1, "is a URI, or an object with one"),
         (
             "3.png.metadata.json",
             b'{"valohai.dataset-versions": [{"uri": "dataset://a/b", "from": "dataset://a/a"}]}',
-            None,
+            1,
             "builds another version",
         ),
         (
             "3.png.metadata.json",
             b'{"valohai.dataset-versions": [{"uri": "dataset://a/b", "packagin": true}]}',
-            None,
+            1,
             "did you mean packaging",
         ),
+        (
+            "3.png.metadata.json",
+            b'{"a": "\\\\",\n "b": {"a": [1, "}"]},\n\n "c": 36893488147419103232}',
+            4,
+            "more than 64 bits",
+        ),
+        ("3.png.metadata.json", b'\xef\xbb\xbf{"a" :\n1 , "b":"\\ud800"}', 2, "not valid Unicode"),
+        ("3.png.metadata.json", b'{"a": ' + b"1" * 5000 + b"}", 1, "too many digits"),
+        ("3.png.metadata.json", b'{"a": 1,\n"tags": "gold"}', 2, "tags is a list of words, not text"),
+        ("3.png.metadata.json", b'{"a": 1,\n"b": [1, 2, "x"]}', 2, "'b' is mixed here, a number and text"),
+        ("3.png.metadata.json", b'{"a": 1,\n"": 2}', 2, "needs a name"),
+        ("3.png.metadata.json", b'{"a.b": 1,\n"a": {"b": 2}}', 1, "two properties are called 'a.b'"),
         ("rh.metadata.jsonl", b'{"file": "3.png"}\n{"file"', 2, "not JSON"),
         ("rh.metadata.jsonl", b'\n{"fil": "3.png"}', 2, "did you mean file"),
         ("rh.metadata.jsonl", b"{}", 1, "names no file"),
@@ -129,7 +141,12 @@ def test_a_sidecar_of_a_file_that_is_not_there(cats):
         ("rh.metadata.jsonl", b'{"file": "/3.png"}', 1, "no path below"),
         ("rh.metadata.jsonl", b'{"file": "3.png", "metadata": 4}', 1, "an object, not a number"),
         ("rh.metadata.jsonl", b'{"file": "3.png"}\n{"file": "./3.png"}', 2, "a line already: line 1"),
-        ("rh.metadata.jsonl", b'{"file": "3.png", "metadata": {"a": [1, "x"]}}', 1, "is text here, and a number"),
+        (
+            "rh.metadata.jsonl",
+            b'{"file": "3.png", "metadata": {"a": [1, "x"]}}',
+            1,
+            "the property 'a' is mixed here, a number and text",
+        ),
         ("img/rh.metadata.jsonl", b'{"file": "1.png", "metadata": {"tags": ["x"]}}', 1, "called 'tags'"),
     ],
 )
@@ -139,7 +156,7 @@ def test_malformed_sidecars_make_no_version(cats, name, data, line, message):
     with pytest.raises(errors.InvalidError) as caught:
         cats.commit()
     assert message in caught.value.message
-    assert caught.value.where == f"~/cats/{name}" + (f", line {line}" if line else "")
+    assert caught.value.where == f"~/cats/{name}, line {line}"
     assert "hunter2" not in str(caught.value)
     assert [version.label for version in cats.versions()] == ["v1"]
     assert len(cats.query()) == 5
@@ -153,6 +170,36 @@ def test_a_file_that_is_not_there(cats):
     assert caught.value.where == "~/cats/img/rh.metadata.jsonl, line 2"
     assert cats.versions() == []
     assert cats.query().properties()[1] == {"file": "img/1.png", "tags": []}
+
+
+def test_a_type_that_changes_is_told_with_the_line_of_the_property(cats):
+    """In the sidecar that has the last word on it."""
+    cats.annotate("3.png", metadata={"score": 0.5, "of": {"size": 1}})
+    for name, data, place in (
+        ("3.png.metadata.json", b'{"a": 1,\n\n"score": "x"}', "3.png.metadata.json, line 3"),
+        ("3.png.metadata.json", b'{"a": 1,\n"of": {"size":\ntrue}}', "3.png.metadata.json, line 2"),
+        ("rh.metadata.jsonl", b'\n{"file": "3.png", "metadata": {"score": "x"}}', "rh.metadata.jsonl, line 2"),
+    ):
+        cats.put({"3.png.metadata.json": b'{"a": 1}', name: data}, overwrite=True)
+        with pytest.raises(errors.InvalidError, match="since its first use") as caught:
+            cats.commit()
+        assert caught.value.where == f"~/cats/{place}"
+    assert cats.versions() == []
+
+
+def test_a_type_that_was_fixed_in_the_same_sidecar(cats):
+    cats.put(
+        {
+            "rh.metadata.jsonl": lines(
+                *({"file": name, "metadata": {"a": value}} for name, value in (("3.png", 1), ("img/1.png", "x")))
+            )
+        }
+    )
+    with pytest.raises(
+        errors.InvalidError, match=r"a number since its first use in ~/cats/rh.metadata.jsonl, line 1 \["
+    ) as caught:
+        cats.commit()
+    assert caught.value.where == "~/cats/rh.metadata.jsonl, line 2"
 
 
 def test_a_type_that_changes_names_property_file_line_and_types(cats):

@@ -280,4 +280,6 @@ def _check_fields(wanted: filters.Filter) -> None:
     }
     for field in wanted.fields():
         if known and field not in known:
-            raise InvalidError(f"no run has a parameter {field!r}" + did_you_mean(field, tuple(sorted(known))))
+            raise InvalidError(
+                f"no run has a parameter {field!r}" + did_you_mean(field, tuple(sorted(known))), where=default().url
+            )

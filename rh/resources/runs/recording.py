@@ -88,8 +88,13 @@ class Recording:
             self._note("outputs", entry)
 
     def committed(self, pin: Pin, *, new: bool) -> None:
-        """A version was made. It holds what was written to the live data, which is no output of its own then."""
-        entry = version_entry(pin.name, pin.series, pin.number, pin.digest) | {"new": new}
+        """A version was made. It holds what was written to the live data, which is no output of its own then.
+
+        One that was there before is what another run made, or none; what this one wrote is the live data.
+        """
+        if not new:
+            return
+        entry = version_entry(pin.name, pin.series, pin.number, pin.digest)
         try:
             there = load(pin.name, dryrun=True)
             entry["kind"] = there.kind

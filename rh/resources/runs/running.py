@@ -22,7 +22,7 @@ from rh.registry.documents import check_document, encode, is_secret_field
 from rh.registry.lineage.recording import VARIABLE, Active, RunRef, active
 from rh.resources.runs import Run
 from rh.resources.runs.recording import Recording
-from rh.versions.properties import plain
+from rh.versions.properties import check_names, plain
 
 __all__ = ["Block", "run"]
 
@@ -179,6 +179,7 @@ def run(name: Any, *, params: Mapping[str, Any] | None = None) -> Any:
     check_document({"name": name}, where="the name of a run")
     params = plain({} if params is None else params)
     check_document(params, where=f"parameters of run {name}")
+    check_names(params, f"parameters of run {name}")
     caller = sys._getframe(1)  # noqa: SLF001 - the documented way to the caller
     module, code = str(caller.f_globals.get("__name__", "?")), caller.f_code
     return Block(name, params, lambda: code_in(module, code))
