@@ -47,7 +47,7 @@ __all__ = [
 
 
 def load(name: str, *, dryrun: bool = False) -> Resource:
-    """The resource of any kind that was saved under a name.
+    """The resource of any kind that was saved under a name: `x`, `/org/x:v3`, or either as a URL, `rh:///org/x:v3`.
 
     Raises:
         NotFoundError: nothing has that name; the nearest names are in the message.

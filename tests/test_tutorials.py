@@ -94,7 +94,7 @@ PRINTED = {
     "06_team_registry.py": [
         r"v1 True\nbob: /acme/facts\nbob: /acme/modules\nbob: /acme/sources\nbob: /acme/sources  folder  .*stage=train",
         r"(?m)^bob: message.py\n(bob: .*\n)*bob: \{\"longest\":.*\}\nbob: \{\"many\": true\}$",
-        r"\['v1 by ada', 'v2 by bob'\]\nFalse\n<Folder /acme/sources:v2> b'read me first\\n'",
+        r"\['v1 by ada', 'v2 by bob'\]\nFalse\n<Folder /acme/sources:v2, from a draft> b'read me first\\n'",
         r"v2 \(latest, production\) sha256:",
         r"bob: rh: the alias 'production' of /acme/sources stands on v2 by now, not on v1",
         r"ada: \d+ changes taken over\nregistry is a server: True\n\{'production': 'v2'\}\nbob is in: True",

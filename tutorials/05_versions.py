@@ -16,10 +16,11 @@ import rh
 from rh.observe import counting
 from rh.testing.playground import Playground
 
-playground = Playground(("s3", "ssh-a")).start()
-os.environ.update(playground.environment())
 scratch = tempfile.TemporaryDirectory(prefix="rh-versions-")
 work = Path(scratch.name)
+os.environ["RH_HOME"] = str(work / "home")  # names, settings and what is kept are of this tutorial alone
+playground = Playground(("s3", "ssh-a")).start()
+os.environ.update(playground.environment())
 
 # %% [markdown]
 # ## Commit
@@ -54,9 +55,10 @@ try:
 except rh.errors.ImmutableVersionError as error:
     print(error.message)
 print(pinned.to("ssh-a", path="run-17/sources").digest() == first.digest)
+text = rh.folder("sources:v1").get("decoder.py")
 with counting() as counts:
-    text = rh.folder("sources:v1").get("decoder.py")
-print(len(text) > 1000, "requests to S3 for what is cached:", counts.total("s3"))
+    again = rh.folder("sources:v1").get("decoder.py")
+print(again == text, "requests to S3 for what is cached:", counts.total("s3"))
 
 # %% [markdown]
 # Aliases move, and remember where they stood. `expect=` makes it safe for two people at once.
@@ -116,6 +118,6 @@ table.write({"step": [4], "loss": [0.3]}, mode="append")
 print(rh.table(name="losses:v1").num_rows, rh.table(name="losses").num_rows)
 
 # %%
-scratch.cleanup()
 playground.stop()
+scratch.cleanup()
 print("finished")

@@ -11,12 +11,11 @@ from typer.core import TyperGroup
 from rh.cli import show
 from rh.cli.complete import complete_draft
 from rh.cli.options import AsJson, SavedName
-from rh.cli.versions import Aliases, Message, Tags, versioned
+from rh.cli.versions import Aliases, Message, Tags, newest_of, tell_made, versioned
 
 if TYPE_CHECKING:
     from rh.resources.folder import Folder
     from rh.resources.named_draft import NamedDraft
-    from rh.versions.series import Version
 
 __all__ = ["app", "upload"]
 
@@ -86,15 +85,15 @@ def upload(
     A file keeps its name unless PATH says otherwise; what is in a directory comes to PATH, by default the root.
     """
     folder = _folder(name)
-    before = folder.versions()
+    newest = newest_of(folder)
     made = folder.upload(local, path, message=message, update=update, aliases=alias or (), tags=tag or ())
     if verbose and not json:
-        if not before:
+        if not newest:
             show.line(f"{made.files:,} files, {show.human(made.size)}")
-        elif before[-1].number != made.number:
-            for change in folder.diff(before[-1].label, made.label):
+        elif newest != made.number:
+            for change in folder.diff(f"v{newest}", made.label):
                 show.line(str(change))
-    _tell(folder, made, json=json)
+    tell_made(folder, made, newest, message, json=json)
 
 
 @app.callback(invoke_without_command=True)
@@ -174,7 +173,8 @@ def mv(context: typer.Context, old: str, new: str, json: AsJson = False) -> None
 def commit(context: typer.Context, message: Message = "", json: AsJson = False) -> None:
     """Make the version. The draft is over."""
     draft = _draft(context)
-    _tell(draft.folder, draft.commit(message or None), json=json)
+    newest = newest_of(draft.folder)
+    tell_made(draft.folder, draft.commit(message or None), newest, message, json=json)
 
 
 @app.command()
@@ -211,10 +211,3 @@ def _changed(draft: NamedDraft, text: str, *, json: bool) -> None:
         show.emit({"name": draft.folder.name, "draft": draft.name, "changes": len(draft.changes())})
     else:
         show.line(f"{draft.folder.name}, draft {draft.name}: {text}")
-
-
-def _tell(folder: Folder, version: Version, *, json: bool) -> None:
-    if json:
-        show.emit({"name": folder.name, **version.as_dict()})
-    else:
-        show.line(f"{folder.name}:{version}")

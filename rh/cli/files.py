@@ -33,18 +33,20 @@ def cat(
     """
     from rh.cli.place import place_of
     from rh.errors import InvalidError, NotFoundError
+    from rh.registry.lineage.recording import told_as
 
     start, most = size_of(offset, "--offset") or 0, size_of(length, "--length")
     for one in place:
         at = place_of(one)
         above = None if at.tree else at.above()
         if above is None:
-            raise InvalidError("that is a directory", where=at.url, hint=f"rh ls {one}")
+            raise InvalidError("that is a directory", where=at.shown, hint=f"rh ls {one}")
         try:
-            file = at.folder_above().open(at.location.name, "rb")
+            with told_as(at.told()):
+                file = at.folder_above().open(at.location.name, "rb")
         except (NotFoundError, InvalidError):
             if at.kind() == "tree":  # says if nothing is there
-                raise InvalidError("that is a directory", where=at.url, hint=f"rh ls {one}") from None
+                raise InvalidError("that is a directory", where=at.shown, hint=f"rh ls {one}") from None
             raise
         with file:
             if start:
@@ -93,6 +95,7 @@ def put(
     """
     from rh.cli.place import place_of
     from rh.errors import ExistsError, InvalidError
+    from rh.registry.lineage.recording import told_as
     from rh.systems import unwritable
 
     at = place_of(place)
@@ -102,7 +105,8 @@ def put(
     if not above[0].writable:
         raise unwritable(above[0], above[1])
     try:
-        at.folder_above().put({at.location.name: sys.stdin.buffer}, overwrite=overwrite)
+        with told_as(at.told()):
+            at.folder_above().put({at.location.name: sys.stdin.buffer}, overwrite=overwrite)
     except ExistsError as error:
         raise ExistsError("something is there already", where=at.url, hint="--overwrite replaces it") from error
     entry = at.entry()
@@ -127,8 +131,15 @@ def rm(
     """
     from rh.cli.place import place_of
     from rh.errors import InvalidError
+    from rh.registry.lineage.recording import told_as
+    from rh.systems import unwritable
 
     found = [place_of(one) for one in place]
+    for at in found:
+        if not at.system().writable:
+            error = unwritable(at.system())
+            error.where = at.shown
+            raise error
     trees = [at.kind() == "tree" for at in found]
     for at, tree in zip(found, trees, strict=True):
         if tree and not recursive:
@@ -136,10 +147,11 @@ def rm(
     if not yes:
         _ask([at.url + ("/ and everything in it" if tree else "") for at, tree in zip(found, trees, strict=True)])
     for at, tree in zip(found, trees, strict=True):
-        if tree:
-            at.folder().rm()
-        else:
-            at.folder_above().rm(at.location.name)
+        with told_as(at.told(tree=tree)):
+            if tree:
+                at.folder().rm()
+            else:
+                at.folder_above().rm(at.location.name)
         if json:
             show.emit({"removed": at.url, "kind": "tree" if tree else "file"})
 

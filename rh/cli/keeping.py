@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import os
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,10 +11,13 @@ from rh.cli import show
 from rh.cli.complete import complete_place
 from rh.cli.options import AsJson, span_of
 
+if TYPE_CHECKING:
+    from rh.versions.cache import Kept
+
 __all__ = ["cache_app", "gc"]
 
 cache_app = typer.Typer(
-    help="Look at what this machine keeps of versions it has read, below the setting cache_mb.",
+    help="Look at what this machine keeps of what it has read elsewhere, below the setting cache_mb.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -46,7 +50,7 @@ def gc(
     """
     from rh.cli.place import place_of
     from rh.cli.versions import versioned
-    from rh.errors import InvalidError
+    from rh.errors import InvalidError, NotFoundError
     from rh.resources import base
     from rh.resources.sweeping import gc as sweep
 
@@ -58,6 +62,10 @@ def gc(
         raise InvalidError(f"{what!r} is a path here, and a saved name", hint=f"rh gc rh://{what}, or rh gc ./{what}")
     elif what is not None:
         path = place_of(what).url
+        if what.startswith("/") and not os.path.lexists(what) and _is_name(what):
+            raise NotFoundError(
+                "nothing is there, and a saved name is called like that", where=what, hint=f"rh gc rh://{what}"
+            )
     told = sweep(name, path, keep=keep, runs=not no_runs, dry_run=dry_run, older_than_s=age, repack=repack)
     for swept in told:
         if json:
@@ -66,50 +74,86 @@ def gc(
             show.line(str(swept))
 
 
+def _is_name(text: str) -> bool:
+    from rh.errors import RhError
+    from rh.resources import base
+
+    try:
+        return base.exists(text)
+    except RhError:
+        return False  # it can be none, or the registry does not answer
+
+
 @cache_app.command()
 def ls(json: AsJson = False) -> None:
-    """List what is kept: bytes, last use, digest; the least used first."""
+    """List what is kept: bytes, last use, digest or what it is a copy of; the least used first.
+
+    A copy that .local() made is marked with * while a process that asked for it lives.
+    """
     from rh.versions import cache
 
-    found = sorted(cache.ls("objects"), key=lambda one: one.used)
+    kept = sorted(cache.ls(), key=lambda one: one.used)
+    found = [one for one in kept if one.kind in cache.READ]
     if json:
         for one in found:
-            show.emit({"digest": one.name, "size": one.size, "used": one.used})
+            document = {"kind": one.kind, _called(one): one.name, "size": one.size, "used": one.used}
+            show.emit(document | ({"in_use": one.in_use} if _called(one) == "copy_of" else {}))
         return
     for one in found:
-        show.line(f"{show.human(one.size):>10}  {show.when(one.used)}  {one.name}")
-    show.line(f"{show.human(sum(one.size for one in found)):>10}  {len(found):,} files")
+        mark = "*" if one.in_use else ""
+        show.line(f"{show.human(one.size):>10}  {show.when(one.used)}  {_shown(one)}{mark}")
+    rest = sum(one.size for one in kept) - sum(one.size for one in found)
+    show.line(f"{show.human(sum(one.size for one in found)):>10}  {len(found):,} entries")
+    if rest:
+        show.line(f"{show.human(rest):>10}  directories of versions")
+
+
+def _called(one: Kept) -> str:
+    """What the name of an entry is."""
+    return {"objects": "digest", "packs": "stretch"}.get(one.kind, "copy_of")
+
+
+def _shown(one: Kept) -> str:
+    return {"digest": "", "stretch": "pack ", "copy_of": "copy of "}[_called(one)] + one.name
 
 
 @cache_app.command()
 def rm(
-    digests: Annotated[
-        list[str] | None, typer.Argument(metavar="[DIGEST]...", help="Only these files.", show_default=False)
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[DIGEST | PLACE]...", help="Only these, as ls shows them.", show_default=False),
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """Remove what is kept: it is fetched again when it is needed."""
-    from rh.errors import NotFoundError
-    from rh.versions import cache
+    """Remove what is kept: it is fetched again when it is needed.
 
-    count, size = cache.rm(*(digests or ()))
-    if digests and not count:
-        raise NotFoundError(f"the cache has nothing of {', '.join(digests)}", hint="rh cache ls lists what it has")
+    Copies that .local() made stay while a process that asked for them lives.
+    """
+    from rh.errors import NotFoundError
+    from rh.versions import cache, copies
+
+    count, size = cache.rm(*(names or ()))
+    left = [one for one in copies.ls() if one.in_use and (not names or one.url in names)]
+    if names and not count and not left:
+        raise NotFoundError(f"the cache has nothing of {', '.join(names)}", hint="rh cache ls lists what it has")
     if json:
-        show.emit({"removed": count, "size": size})
-    else:
-        show.line(f"removed {count:,} files, {show.human(size)}")
+        show.emit({"removed": count, "size": size, "in_use": len(left)})
+        return
+    show.line(f"removed {count:,} entries, {show.human(size)}")
+    if left:
+        size = sum(one.size for one in left)
+        show.tell(f"{show.human(size)} stay: {len(left):,} copies that living processes asked for")
 
 
 @cache_app.command()
 def verify(json: AsJson = False) -> None:
-    """Read all files that are kept, and remove those that are damaged: they are fetched again when they are needed."""
+    """Read all bytes that are kept, and remove what is damaged: it is fetched again when it is needed."""
     from rh.versions import cache
 
     count, damaged = cache.verify()
     if json:
         show.emit({"files": count, "damaged": damaged})
         return
-    for digest in damaged:
-        show.line(f"damaged, and removed: {digest}")
-    show.line(f"{count:,} files, {len(damaged):,} damaged")
+    for name in damaged:
+        show.line(f"damaged, and removed: {name}")
+    show.line(f"{count:,} entries, {len(damaged):,} damaged")

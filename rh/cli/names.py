@@ -141,7 +141,8 @@ def _told() -> Iterator[None]:
     try:
         yield
     except NotFoundError as error:
-        error.hint = "rh resources lists the names there are"
+        if "path=" in (error.hint or ""):  # of a name; of the registry itself it has its own
+            error.hint = "rh resources lists the names there are"
         raise
     except InvalidError as error:
         if "path=" in (error.hint or ""):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from rh import config
-from rh.errors import InvalidError, NotFoundError, RhError, UnsupportedError
-from rh.resources import base, places, records
+from rh.errors import InvalidError, NotFoundError, RhError
+from rh.resources import base, places, places_saved, records
 from rh.resources.blob import Blob
 from rh.resources.folder import Folder
 from rh.systems import HOSTS
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Place", "place_of", "saved"]
 
-_SAVED = re.compile(r"rh://(.*)", re.DOTALL)
-
 
 @dataclass(frozen=True)
 class Place:
@@ -30,7 +27,7 @@ class Place:
     Attributes:
         text: the argument as it was given.
         tree: whether it ended with a slash: a directory is meant.
-        name: the saved name it began with, if any; `root` the place saved under it.
+        name: the saved name it began with, if any; `root` the place saved under it, `resource` what was saved.
     """
 
     text: str
@@ -38,11 +35,17 @@ class Place:
     tree: bool
     name: str | None = None
     root: Location | None = None
+    resource: base.Located | None = None
 
     @property
     def url(self) -> str:
         """The place as one text that every command takes."""
         return places.url_of(self.location)
+
+    @property
+    def shown(self) -> str:
+        """The place for people, in errors: as it was given, where it began with a saved name."""
+        return self.url if self.name is None else self.text
 
     def system(self) -> System:
         """The place opened as a directory."""
@@ -53,8 +56,8 @@ class Place:
         path = self.location.path.rstrip("/")
         if path in ("", "~"):
             return None
-        if "/" not in path and self._in_a_bucket():
-            return None  # a path of one word is a thing in other places, and the bucket here
+        if "/" not in path and (self._in_a_bucket() or self.location.system.startswith("tree://")):
+            return None  # a path of one word is a thing in other places, and the bucket or the version here
         return places.at(self.location.parent), self.location.name
 
     def _in_a_bucket(self) -> bool:
@@ -86,7 +89,7 @@ class Place:
             next(iter(self.system().list(depth=1)), None)  # raises if there is not even a bucket
             if self.above() is None:
                 return "tree"
-        raise NotFoundError("nothing is there", where=self.url, hint=_hint(self))
+        raise NotFoundError("nothing is there", where=self.shown, hint=_hint(self))
 
     def folder(self) -> Folder:
         """The place as a folder."""
@@ -111,58 +114,31 @@ class Place:
         found, _ = saved(self.text.removeprefix("rh://").rstrip("/"))
         return found if isinstance(found, Versioned) else None
 
+    def told(self, *, tree: bool = False) -> base.Located:
+        """What a run is told of when this is read or written: what was saved, else the file (or directory) itself."""
+        if self.resource is not None:
+            return self.resource
+        return self.folder() if tree else self.blob()
+
     def __truediv__(self, name: str) -> Place:
-        return Place(
-            f"{self.text.rstrip('/')}/{name}", self.location / name, tree=False, name=self.name, root=self.root
-        )
+        return replace(self, text=f"{self.text.rstrip('/')}/{name}", location=self.location / name, tree=False)
 
 
 def place_of(text: str) -> Place:
     """The place that an argument means."""
     if not text:
         raise InvalidError("an empty argument names no place", hint=". is the working directory")
-    match = _SAVED.fullmatch(text)
-    if match is None:
+    if not places_saved.is_saved(text):
         return Place(text, places.resolve(text, None), tree=text.endswith("/"))
-    words = match.group(1).rstrip("/")
-    if not words:
-        raise InvalidError("rh:// needs a name after it", hint="rh resources lists the names there are")
-    from rh.resources.table import Table
-
-    resource, rest = saved(words)
-    if not isinstance(resource, base.Located):
-        raise InvalidError(f"{resource.name} is a {resource.kind}, and has no place", where=text)
-    directory = resource.kind == "folder" or (isinstance(resource, Table) and not resource.is_file)
-    if rest and not directory:
-        raise InvalidError(f"{resource.name} is a {resource.kind}; nothing is in it", where=text)
-    if rest:
-        places.check_key(rest)
-    location = resource.placed() / rest if rest else resource.placed()
-    tree = text.endswith("/") or (directory and not rest)
-    return Place(text, location, tree=tree, name=resource.name, root=resource.placed())
+    found = places_saved.find(text)
+    tree = text.endswith("/") or (found.is_directory and not found.below)
+    there = found.resource
+    return Place(text, found.location, tree=tree, name=there.name, root=there.placed(), resource=there)
 
 
 def saved(words: str) -> tuple[base.Resource, str]:
     """The resource with the longest saved name that `words` begin with, and what follows."""
-    steps = words.split("/")
-    first: RhError | None = None
-    for end in range(len(steps), 0, -1):
-        name = "/".join(steps[:end])
-        try:
-            return base.load(name), "/".join(steps[end:])
-        except (NotFoundError, InvalidError, UnsupportedError) as error:
-            if isinstance(error, NotFoundError) and base.exists(_bare(name)):
-                raise  # the name is known; the version is not, or the system it lies on
-            if first is None or (isinstance(first, InvalidError) and not isinstance(error, InvalidError)):
-                first = error
-    if isinstance(first, NotFoundError):
-        raise NotFoundError(first.message, where=first.where, hint="rh resources lists the names there are")
-    raise first or NotFoundError(f"nothing is called {words!r}")
-
-
-def _bare(name: str) -> str:
-    """A name without its version."""
-    return name[:1] + re.split("[:@]", name[1:], maxsplit=1)[0]  # `@/x` begins with one that means something else
+    return places_saved.longest(words)
 
 
 def _hint(place: Place) -> str | None:

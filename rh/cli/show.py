@@ -68,6 +68,7 @@ _WORDS = {
     ".commit()": "rh commit",
     ".rebase()": "rh draft NAME rebase",
     ".add_dir(…)": "rh draft NAME add DIRECTORY",
+    ".draft(…).add(…)": "rh draft NAME add FILE",
     ".to(…)": "rh cp",
     "rh.resources('/')": "rh resources",
     "; to make a new one give path= or system=": "",
@@ -82,6 +83,7 @@ def typed(hint: str | None) -> str | None:
         return None
     hint = re.sub(r"\b(overwrite|recursive|delete|update)=True\b", r"--\1", hint)
     hint = re.sub(r"\b(on_existing|links|names)=(['\"])(\w+)\2", r"--\1 \3", hint)
+    hint = re.sub(r"\bbase=(?:'(\w+)')?", lambda found: f"--base {found[1] or ''}".rstrip(), hint)
     hint = re.sub(r"(?<![(\w])(mode|format)=\"(\w+)\"", r"--\1 \2", hint)
     hint = re.sub(r"\bformat=(?=\s|$)", "--format", hint)
     hint = re.sub(r"\boptions=\{\"(\w+)\": (\{.*?\}|…)\}", r"--option '\1=\2'", hint)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rh.transfer import Verification
     from rh.versions.series import Version
 
-__all__ = ["alias_app", "commit", "version_app", "versioned"]
+__all__ = ["alias_app", "commit", "newest_of", "tell_made", "version_app", "versioned"]
 
 version_app = typer.Typer(
     help="""Look at versions of what is saved: NAME is the newest, NAME:v3, NAME:production or NAME@sha256:… another.
@@ -62,9 +62,9 @@ def commit(
     from rh.resources import base
 
     resource = _of_versions(base.load(_bare(name)))
-    newest = _newest(resource)
+    newest = newest_of(resource)
     made = resource.commit(message, aliases=alias or (), tags=tag or (), parent=parent, ttl=span_of(ttl, "--ttl"))
-    _tell_made(resource, made, newest, message, json=json)
+    tell_made(resource, made, newest, message, json=json)
 
 
 @version_app.command()
@@ -195,9 +195,9 @@ def import_one(
     from rh.cli.place import place_of
 
     resource, _ = versioned(name, bare=True)
-    newest = _newest(resource)
+    newest = newest_of(resource)
     made = resource.import_(place_of(place).url, message, aliases=alias or (), tags=tag or ())
-    _tell_made(resource, made, newest, message, json=json)
+    tell_made(resource, made, newest, message, json=json)
 
 
 @version_app.command()
@@ -298,7 +298,8 @@ def versioned(name: str, *, bare: bool = False) -> tuple[Versioned, str | None]:
     try:
         return _of_versions(base.load(whole.path, dryrun=True)), whole.pinned
     except NotFoundError as error:
-        error.hint = "rh resources lists the names there are"
+        if "path=" in (error.hint or ""):  # of a name; of the registry itself it has its own
+            error.hint = "rh resources lists the names there are"
         raise
 
 
@@ -322,7 +323,7 @@ def _tell(resource: Versioned, version: Version, *, json: bool) -> None:
         show.line(f"{resource.name}:{version}")
 
 
-def _newest(resource: Versioned) -> int:
+def newest_of(resource: Versioned) -> int:
     """The number of the newest version; 0 where there is none."""
     from rh.errors import NotFoundError
 
@@ -332,13 +333,13 @@ def _newest(resource: Versioned) -> int:
         return 0
 
 
-def _tell_made(resource: Versioned, version: Version, newest: int, message: str, *, json: bool) -> None:
+def tell_made(resource: Versioned, version: Version, newest: int, message: str, *, json: bool) -> None:
     """The version that is the newest now, and whether it was made: before, `newest` was."""
     is_new = version.number > newest
     if json:
         show.emit({**_document(resource, version), "new": is_new})
         return
-    show.line(("" if is_new else "nothing new, still ") + f"{resource.name}:{version}")
+    show.line(("" if is_new else "nothing new: it is ") + f"{resource.name}:{version}")
     if message and not is_new:
         show.tell(f"rh: the message is not kept: {version.label} has its own")
 

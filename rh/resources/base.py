@@ -446,14 +446,14 @@ def load(
     """The resource saved under a name.
 
     Args:
-        name: as in `rh.registry.names`.
+        name: as in `rh.registry.names`, with or without `rh://` before it.
         kinds: kinds that will do; anything else is `InvalidError`.
         dryrun: give the record as it is, without asking whether its system is known here.
 
     Raises:
         NotFoundError: nothing has that name; the nearest names are in the message.
     """
-    whole = names.parse(name)
+    whole = names.parse(_bare(name))
     if whole.is_built_in:
         found: Resource = _built_in(whole)
     else:
@@ -496,9 +496,25 @@ def _built_in(name: Name) -> Resource:
     return found
 
 
+def _bare(name: str | os.PathLike[str] | Name) -> str | os.PathLike[str] | Name:
+    """A name without `rh://`. `InvalidError` for the URL of what is below a saved name."""
+    if not isinstance(name, str) or not name.startswith(places.SAVED):
+        return name
+    bare = name.removeprefix(places.SAVED)
+    try:
+        names.parse(bare)
+    except InvalidError as error:
+        raise InvalidError(
+            "this is no saved name; what is below one is a place",
+            where=name,
+            hint=f"rh.folder(path={name!r}), rh.blob(path=…) or rh.table(path=…)",
+        ) from error
+    return bare
+
+
 def exists(name: str) -> bool:
     """Whether a resource is saved under this name."""
-    whole = names.parse(name)
+    whole = names.parse(_bare(name))
     if whole.is_built_in:
         try:
             _built_in(whole)

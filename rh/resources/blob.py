@@ -10,12 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, ClassVar, Self, Unpack
 
-from rh import config
 from rh import digest as digests
 from rh.errors import IntegrityError, InvalidError, NotFoundError, UnsupportedError
 from rh.registry.lineage import recording
 from rh.registry.names import Name
-from rh.resources import codecs, places
+from rh.resources import codecs, places, places_saved
 from rh.resources.arguments import load_only, place_for, split_options
 from rh.resources.places import Place
 from rh.resources.versioned import Versioned
@@ -24,6 +23,7 @@ from rh.types import Entry, Location
 
 if TYPE_CHECKING:
     from rh.transfer import Keywords, Plan, Receipt, Verification
+    from rh.versions.diff import Diff
     from rh.versions.lease import Lease
     from rh.versions.store import Store, Tree
 
@@ -35,6 +35,7 @@ class _Nothing(enum.Enum):
 
 
 NOTHING = _Nothing.NOTHING
+_PIECE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +206,38 @@ class Blob(Versioned):
 
         return open_file(system, key, mode, encoding=encoding, errors=errors, newline=newline, expected=known)
 
+    def stream(self, size: int = _PIECE) -> Iterator[bytes]:
+        """The bytes in order, piece by piece; checked as `open` does it. Nothing is asked before the first one.
+
+        Args:
+            size: bytes of each piece; the last one may be shorter.
+
+        Example:
+            >>> import rh
+            >>> b"-".join(rh.blob(b"abcde", name="docs-pieces").save().stream(2))
+            b'ab-cd-e'
+        """
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise InvalidError(f"size={size!r} is not a number of bytes", hint="1 or more; leave it out for 1 MiB")
+
+        def pieces() -> Iterator[bytes]:
+            with self.open() as file:
+                while piece := file.read(size):
+                    yield piece
+
+        return pieces()
+
+    def diff(self, old: str, new: str = "latest") -> Diff:
+        """What differs from one version to another, as `Folder.diff` has it. No bytes are read.
+
+        Args:
+            old: `"v1"`, an alias, or a digest.
+            new: the same.
+        """
+        from rh.resources.comparing import diff_versions
+
+        return diff_versions(self, old, new)
+
     def exists_in_system(self) -> bool:
         """Whether the bytes are in their place."""
         if self.location is None or self.value is not NOTHING:
@@ -224,7 +257,10 @@ class Blob(Versioned):
         return system.head(key).size
 
     def local(self) -> Path:
-        """A file of this machine with the bytes: the blob itself if it is here, else a copy in the cache."""
+        """A file of this machine with the bytes: the blob itself if it is here, else a copy in the cache.
+
+        As for `Folder.local`, the copy is not to be written to, and stays at least as long as this process does.
+        """
         if self.value is not NOTHING:
             raise InvalidError("this blob is not written yet", hint=".write() or .save() first")
         recording.read(self)
@@ -233,15 +269,14 @@ class Blob(Versioned):
             if not self.exists_in_system():
                 raise NotFoundError("there is no such file", where=self.url)
             return Path(location.path)
-        import hashlib
-
         from rh import transfer
+        from rh.versions import copies
 
-        mark = hashlib.sha256(self.url.encode("utf-8", "surrogateescape")).hexdigest()[:32]
-        place = Location("file", str(config.home() / "cache" / "blobs" / mark / location.name))
         self.check_reachable()
-        transfer.copy_file(location, place)
-        return Path(place.path)
+        path = copies.taken("blobs", self.url, location.name)
+        receipt = transfer.copy_file(location, Location("file", str(path)))
+        copies.made(path, self.url, receipt.digest, receipt.bytes_moved)
+        return path
 
     def __fspath__(self) -> str:
         if self.location is None or self.location.system != "file":
@@ -435,7 +470,8 @@ def blob(
             `serializer="pickle"`.
         name: `x`, `~/x`, `@/x` or `/org/team/x`. The first argument is the data: `rh.blob("x")` is a blob of text, and
             `rh.blob(name="x")` the saved one.
-        path: the file, as a path or URL. Without it the place is `<root>/<name or digest>`.
+        path: the file, as a path or URL; `rh://name:v3/file` is one in what was saved. Without it the place is
+            `<root>/<name or digest>`.
         system: a system's name, a URL, a cluster.
         serializer: how the object becomes bytes, where its type does not say it.
         metadata: plain JSON values to be saved with it.
@@ -446,15 +482,22 @@ def blob(
         >>> rh.blob(b"\r\n\x00\xff", name="docs-bytes").save().read()
         b'\r\n\x00\xff'
     """
-    if data is None and path is None and system is None:
+    name, saved = places_saved.meant(name, path, system, dryrun=dryrun)
+    if saved is not None and saved.is_directory and not saved.below:
+        resource = saved.resource
+        raise InvalidError(f"{resource.name} is a {resource.kind}, and no file", hint=f"rh.{resource.kind}(name=…)")
+    if saved is not None and data is None and name is None and isinstance(saved.resource, Blob):
+        return _with(saved.resource, serializer, metadata)
+    if saved is None and data is None and path is None and system is None:
         found = load_only(name, "blob", dryrun=dryrun)
         if not isinstance(found, Blob):
             raise InvalidError(f"{name} is a {found.kind}")
-        if serializer is not None:
-            found = replace(found, serializer=serializer)
-        return found if metadata is None else replace(found, metadata=metadata)
+        return _with(found, serializer, metadata)
     if data is not None and serializer is None:
         serializer = codecs.pick(data)
+    if saved is not None:
+        value = NOTHING if data is None else data
+        return Blob(name=name, serializer=serializer, metadata=metadata or {}, value=value, **saved.fields())
     place = None
     if path is not None or (system is not None and (name is not None or "://" in str(system))):
         place = place_for(name, path, system)
@@ -471,3 +514,10 @@ def blob(
         metadata=metadata or {},
         value=NOTHING if data is None else data,
     )
+
+
+def _with(blob: Blob, serializer: str | None, metadata: Mapping[str, Any] | None) -> Blob:
+    """A saved blob with what else was said."""
+    if serializer is not None:
+        blob = replace(blob, serializer=serializer)
+    return blob if metadata is None else replace(blob, metadata=metadata)

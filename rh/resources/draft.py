@@ -61,11 +61,15 @@ class Draft:
         tags: Sequence[str] = (),
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
+        from rh.versions.told import Told
+
         folder.check_live()
+        told = Told.of(message, aliases, tags, metadata, where=folder.name or folder.kind)._asdict()
+        del told["ttl"]
         self.folder = folder
         self.version: Version | None = None
         self._base = base
-        self._said: dict[str, Any] = {"message": message, "aliases": aliases, "tags": tags, "metadata": metadata}
+        self._said: dict[str, Any] = told
         self._stack = ExitStack()
         self._edit: Edit | None = None
         self._series: Series | None = None
@@ -114,6 +118,8 @@ class Draft:
 
         edit, series = self._begun(), self._series
         assert series is not None
+        if message is not None:
+            message = self._message(message)
         carried = self._carried(series, self._went)
         tree = edit.finish()
         store = edit.store
@@ -135,6 +141,11 @@ class Draft:
         )
         annotated.carry(carried.items(), self.folder)
         return self.version
+
+    def _message(self, message: str) -> str:
+        from rh.versions.told import check_message
+
+        return check_message(message, self.folder.name or self.folder.kind)
 
     def _carried(self, series: Series, went: Sequence[Went]) -> dict[str, Mapping[str, Any]]:
         """What goes along with files, by their new paths."""

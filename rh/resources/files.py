@@ -405,6 +405,10 @@ def reading(system: System, key: str) -> Iterator[None]:
     try:
         yield
     except NotFoundError as error:
+        from rh.versions.lost import GoneError
+
+        if isinstance(error, GoneError):
+            raise  # not the file alone
         where, below = system.url(key), key + "/"
         try:
             is_directory = next(iter(system.list(below, depth=1)), None) is not None

@@ -8,12 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, ClassVar, Self, Unpack
 
-from rh import config
 from rh import digest as digests
 from rh.errors import IntegrityError, InvalidError, NotFoundError, UnsupportedError
 from rh.registry.lineage import recording
 from rh.registry.names import Name
-from rh.resources import places
+from rh.resources import places, places_saved
 from rh.resources.annotated import Queried
 from rh.resources.arguments import load_only, place_for, split_options
 from rh.resources.folder_versions import FolderVersions
@@ -74,10 +73,17 @@ class Folder(Queried, FolderVersions):
             name: to save the folder under, if it has none.
             message: as for `commit`.
             aliases: as for `commit`.
+
+        Raises:
+            NotFoundError: there is no such folder; nothing is saved.
         """
         from rh.versions.commit import adopt_tree
+        from rh.versions.told import Told
 
         self.check_live()
+        Told.of(message, aliases, (), None, where=name or self.name or self.kind)
+        if not self.exists_in_system():
+            raise NotFoundError("there is no such folder", where=self.url)
         saved = self if name is None else self.save(name)
 
         def adopted(store: Store, _base: str | None, lease: Lease) -> Tree:
@@ -366,22 +372,23 @@ class Folder(Queried, FolderVersions):
     def local(self) -> Path:
         """A directory of this machine with the folder's files: itself if it is here, else a copy in the cache.
 
-        The copy is brought up to date by each call, and is not to be written to.
+        The copy is brought up to date by each call, and is not to be written to. It stays at least as long as this
+        process does; later it may go, as other things in the cache do.
         """
         recording.read(self)
         if places.is_here(self.location):
             if not self.exists_in_system():
                 raise NotFoundError("there is no such folder", where=self.url)
             return Path(self.location.path)
-        import hashlib
-
         from rh import transfer
+        from rh.versions import copies
 
-        mark = hashlib.sha256(self.url.encode("utf-8", "surrogateescape")).hexdigest()[:32]
-        place = Location("file", str(config.home() / "cache" / "folders" / mark / self.location.name))
         self.check_reachable()
-        transfer.copy_tree(self.location, place, transfer.Options(delete=True, ignore_file=False))
-        return Path(place.path)
+        path = copies.taken("folders", self.url, self.location.name)
+        options = transfer.Options(delete=True, ignore_file=False)
+        receipt = transfer.copy_tree(self.location, Location("file", str(path)), options)
+        copies.made(path, self.url, receipt.digest, receipt.bytes_moved)
+        return path
 
     def __fspath__(self) -> str:
         if self.location.system != "file":
@@ -504,11 +511,12 @@ def folder(
 ) -> Folder:
     """A folder: by name alone one that was saved, with `path=` or `system=` a new value for that place.
 
-    Nothing is read or written.
+    Nothing is read or written, but names are looked up.
 
     Args:
         name: `x`, `~/x`, `@/x` or `/org/team/x`. Never a path.
         path: a path or URL. Without a scheme it belongs to `system`; here it is relative to the working directory.
+            `rh://name`, `rh://name:v3/sub` is what was saved, a version of it, or a directory in either.
         system: a system's name, a URL, a cluster. Without `path` the place is `<root>/<name>`.
         version: `"v3"`, an alias or a digest of the saved folder; the same as `name:v3`.
         metadata: plain JSON values to be saved with it.
@@ -530,6 +538,17 @@ def folder(
                 "a version is of a saved name, without path= and system=", hint=f'rh.folder("name:{version}")'
             )
         name = f"{name}@{version}" if str(version).startswith("sha256:") else f"{name}:{version}"
+    name, saved = places_saved.meant(name, path, system, dryrun=dryrun)
+    if saved is not None:
+        resource = saved.resource
+        if not saved.is_directory:
+            raise InvalidError(
+                f"{resource.name} is a {resource.kind}, and no directory", hint=f"rh.{resource.kind}(name=…)"
+            )
+        if isinstance(resource, Folder) and name is None:
+            resource = resource / saved.below if saved.below else resource
+            return resource if metadata is None else replace(resource, metadata=metadata)
+        return Folder(name=name, metadata=metadata or {}, **saved.fields())
     if path is None and system is None:
         found = load_only(name, "folder", dryrun=dryrun)
         if not isinstance(found, Folder):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from rh.errors import ConflictError, InvalidError, NotFoundError
+from rh.errors import ConflictError, InvalidError, NotFoundError, RhError
 from rh.observe import log
 from rh.resources import annotated
 from rh.resources.draft import Draft
@@ -68,6 +68,8 @@ class NamedDraft(Draft):
         self._drafts: Drafts | None = None
         self._draft: OpenDraft | None = None
         self._lease: Lease | None = None
+        self._fresh: OpenDraft | None = None
+        """The draft, if this block began it."""
         self._mark = 0
         """How many of the edit's changes are in the draft already."""
 
@@ -87,8 +89,9 @@ class NamedDraft(Draft):
             self._drafts = Drafts(self._series)
         drafts = self._drafts
         draft = drafts.find(self.name)
+        self._fresh = None
         if draft is None:
-            draft = self._begin(drafts)
+            draft = self._fresh = self._begin(drafts)
         elif self._base != "latest":
             wanted = None if self._base is None else self._series_of().get(self._base).number
             if wanted != draft.base:
@@ -99,6 +102,7 @@ class NamedDraft(Draft):
         try:
             self._load(draft)
         except BaseException:
+            self._withdraw()
             self._over()
             raise
         return self
@@ -116,7 +120,18 @@ class NamedDraft(Draft):
             yield self._edit
         else:
             with self:
-                yield self._begun()
+                try:
+                    yield self._begun()
+                except BaseException:
+                    self._withdraw()
+                    raise
+
+    def _withdraw(self) -> None:
+        """Take away a draft that was begun for a change that was refused: nobody has added to it."""
+        draft, self._fresh = self._fresh, None
+        if draft is not None:
+            with suppress(RhError):  # somebody joined it in this moment: it is theirs
+                self._of().discard(draft)
 
     def _over(self) -> None:
         if self._edit is not None:
@@ -138,8 +153,10 @@ class NamedDraft(Draft):
             try:
                 self._series = self.folder.series_of()
             except NotFoundError as error:
+                from rh.versions.drafts import NONE
+
                 raise NotFoundError(
-                    f"{self.folder.name} has no draft {self.name!r}", where=error.where, hint="it has none"
+                    f"{self.folder.name} has no draft {self.name!r}, nor any other", where=error.where, hint=NONE
                 ) from error
             self._drafts = Drafts(self._series)
         return self._drafts
@@ -265,6 +282,8 @@ class NamedDraft(Draft):
             ConflictError: another version than the one it began with is the newest by now (`rebase`), or somebody
                 finished the draft.
         """
+        if message is not None:
+            message = self._message(message)
         if self._edit is None:
             self._of().get(self.name)
             with self:

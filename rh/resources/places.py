@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import quote, unquote
 
 from rh import config
-from rh.errors import InvalidError, NameClashError, NotFoundError, RhError, UnsupportedError
+from rh.errors import InvalidError, NotFoundError, RhError, UnsupportedError
 from rh.forks import Lock
 from rh.observe import log
 from rh.registry.names import Name
 from rh.systems import HOSTS, locate, open_system, settings_of
-from rh.systems.base import System
+from rh.systems.base import System, check_not_ours
 from rh.types import Location
 
 if TYPE_CHECKING:
@@ -40,6 +40,9 @@ __all__ = [
 
 Place: TypeAlias = "str | os.PathLike[str] | Location | Resource | None"
 """What `system=` takes: a name, a URL, a cluster, a directory here (as a `Path`), or another resource's place."""
+
+SAVED = "rh://"
+"""What comes before a saved name where a path or URL is taken."""
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+._-]*)://(.*)", re.DOTALL)
 _NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]+):([/~].*)", re.DOTALL)
@@ -74,12 +77,13 @@ def system_name(system: str) -> str:
 
 
 def resolve(path: str | os.PathLike[str] | None, system: Place) -> Location:
-    """The place that `path` on `system` means, as `rh.systems.locate` has it.
+    """The place that `path` on `system` means, as `rh.systems.locate` has it; `rh://` is looked up.
 
     Raises:
         InvalidError: they contradict each other, or a URL holds a password.
-        NotFoundError: there is no system of that name.
+        NotFoundError: there is no system of that name, or nothing has the name after `rh://`.
     """
+    from rh.resources import places_saved
     from rh.resources.base import Resource
     from rh.resources.cluster import Cluster
 
@@ -91,6 +95,10 @@ def resolve(path: str | os.PathLike[str] | None, system: Place) -> Location:
         system = system.placed()
     elif isinstance(system, os.PathLike):
         system = locate(system, "file")
+    elif places_saved.is_saved(system):
+        system = places_saved.find(system).location
+    elif system is None and places_saved.is_saved(path):
+        return places_saved.find(path).location
     if isinstance(system, Location):
         return system if path is None else system / _relative(path)
     if path is not None and not isinstance(path, str | bytes | os.PathLike):
@@ -214,10 +222,7 @@ def check_key(key: str) -> None:
             f"{key!r} does not stay below the folder",
             hint="give a path relative to the folder, without '.' and '..'",
         )
-    if key.rstrip("/").rsplit("/", 1)[-1].startswith(".rh-"):
-        raise NameClashError(
-            f"{key!r} is a name that rh keeps for itself", hint="choose one that does not begin with .rh-"
-        )
+    check_not_ours(key)
 
 
 def check_file(key: str) -> None:
@@ -258,6 +263,15 @@ def at(location: Location, host: Mapping[str, Any] | None = None) -> System:
     return system
 
 
+def _store(location: Location) -> Location:
+    """The system that the store of a version is on; no path of it."""
+    url = unquote(location.system.removeprefix("tree://"), errors="surrogateescape")
+    host = _URL.match(url)
+    if host is not None and host.group(1) in ("ssh", "sftp"):
+        return Location(f"{host.group(1)}://{host.group(2).partition('/')[0]}", "")
+    return Location(url.partition(":")[0], "")
+
+
 def _system_of(location: Location) -> str:
     """The system whose settings a handle on a place goes by: for a version, the one its store is on."""
     if location.system.startswith("tree://"):
@@ -279,6 +293,8 @@ def close() -> None:
 
 def portable(location: Location) -> dict[str, Any] | None:
     """The settings of a host that was registered in this process; `None` where every process knows the system."""
+    if location.system.startswith("tree://"):  # a version: where its store is has to be known
+        location = _store(location)
     if "://" in location.system:
         return None
     values = {value.key: value for value in config.show()}
@@ -303,8 +319,7 @@ def settle(location: Location, host: Mapping[str, Any] | None) -> None:
     """
     system = location.system
     if system.startswith("tree://"):  # a version: where its store is has to be known
-        inner = unquote(system.removeprefix("tree://"), errors="surrogateescape").partition(":")[0]
-        settle(Location(inner, ""), host)
+        settle(_store(location), host)
         return
     if "://" in system or config.ALIASES.get(system, system) in config.system_names():
         return

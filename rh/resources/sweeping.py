@@ -19,9 +19,16 @@ if TYPE_CHECKING:
     from rh.versions.series import Version
     from rh.versions.store import Store
 
-__all__ = ["Pruned", "Swept", "gc"]
+__all__ = ["Pruned", "Report", "Swept", "gc", "sweep"]
 
 _SHOWN = 10
+
+
+class Report(list["Swept"]):
+    """What became of each store; as text, what `rh gc` prints."""
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self))
 
 
 class Pruned(NamedTuple):
@@ -87,7 +94,7 @@ def gc(
     dry_run: bool = False,
     older_than_s: float = 86_400.0,
     repack: float = 0.5,
-) -> list[Swept]:
+) -> Report:
     """Drop versions whose time is over, then take away the bytes that no version needs any more.
 
     The newest version of a name stays, and so does every one that an alias stands on, that a recorded run read, or that
@@ -117,6 +124,23 @@ def gc(
         >>> rh.gc(dry_run=True)[0].dropped
         []
     """
+    if isinstance(older_than_s, bool) or not isinstance(older_than_s, int | float) or not older_than_s >= 0:
+        raise InvalidError(f"older_than_s={older_than_s!r} is not a number of seconds", hint="0 or more")
+    return sweep(name, path, system, keep=keep, runs=runs, dry_run=dry_run, older_than_s=older_than_s, repack=repack)
+
+
+def sweep(
+    name: str | None,
+    path: str | os.PathLike[str] | None = None,
+    system: Place = None,
+    *,
+    keep: int | None = None,
+    runs: bool = True,
+    dry_run: bool = False,
+    older_than_s: float = 86_400.0,
+    repack: float = 0.5,
+) -> Report:
+    """`gc`; with an age below 0, also of what was stored just now by a clock that is ahead of this one."""
     from rh.versions.gc import collect, prune, unneeded
     from rh.versions.store import NAME, Store, place_of
 
@@ -134,7 +158,7 @@ def gc(
         if path is not None and location.system == "file":  # in a bucket, a prefix is there as long as its files are
             check_there(location)
         stores, chosen = [location if location.name == NAME else place_of(location)], list(_all())
-    found = []
+    found = Report()
     for store in map(Store.at, stores):
         names, without = [], set()
         for resource in chosen:

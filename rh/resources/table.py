@@ -7,6 +7,7 @@ import os
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from uuid import uuid4
 
@@ -14,7 +15,7 @@ from rh.errors import ExistsError, InvalidError, NotFoundError
 from rh.plugins import need
 from rh.registry.lineage import recording
 from rh.registry.names import Name
-from rh.resources import places
+from rh.resources import places, places_saved
 from rh.resources.arguments import load_only, place_for
 from rh.resources.base import Located
 from rh.resources.blob import NOTHING
@@ -26,6 +27,7 @@ from rh.tables.base import FORMATS, INDEX, ONE_FILE, Mode, Parallel, Snapshot
 from rh.types import Location
 
 if TYPE_CHECKING:
+    from rh.tables.look import Diff
     from rh.transfer import Plan, Receipt, Verification
     from rh.versions.lease import Lease
     from rh.versions.store import Store, Tree
@@ -335,6 +337,54 @@ class Table(Rows):
 
         return table_files.plan(self, system, path, options)
 
+    def local(self) -> Path:
+        """The directory of the table's files on this machine, or the file that it is: its own, or copies in the cache.
+
+        As for `Folder.local`, copies are brought up to date by each call, are not to be written to, and stay at least
+        as long as this process does. Another library may read them as they are: `polars.scan_parquet(path)`.
+
+        Raises:
+            InvalidError: the rows are not in files: they are not written yet, or come from a query.
+        """
+        from rh.resources import table_files
+
+        return table_files.here(self)
+
+    def diff(self, other: Any, new: str | None = None, *, keys: Sequence[str] = ()) -> Diff:
+        """What rows `other` has that this table has not, and the reverse; or in what rows two versions differ.
+
+        `table.diff("v1", "v2")` is from one version to another, and `table.diff("v1")` from that one to the latest, as
+        `Folder.diff` takes them: `table.at("v1").diff(table.at("v2"))`. What is live is in neither: compare it with
+        `table.at("v1").diff(table)`.
+
+        Args:
+            other: the newer one: a table, or rows as `rh.table` takes them; or a version to begin with, as text.
+            new: the version to compare that with.
+            keys: columns that tell which rows are the same row; then changed rows are told as changed.
+
+        Raises:
+            InvalidError: there is no such column, two rows have one key, or `other` cannot be a table.
+            NotFoundError: there is no such version.
+
+        Example:
+            >>> import rh
+            >>> table = rh.table({"x": [1, 2]}, name="docs-differ").save()
+            >>> versions = [table.commit(), table.write({"x": [3]}, mode="append").commit()]
+            >>> table.diff("v1", "v2").added
+            1
+        """
+        if isinstance(other, str):
+            return self.at(other)._compared(self.at(new or "latest"), keys=keys)  # noqa: SLF001 - the same class
+        if new is not None:
+            raise InvalidError(
+                "new= is a version, and goes with another version",
+                hint='table.diff("v1", "v2"), or table.at("v1").diff(other)',
+            )
+        return self._compared(other, keys=keys)
+
+    def _compared(self, other: Any, *, keys: Sequence[str]) -> Diff:
+        return super().diff(other, keys=keys)
+
     def ready(self) -> Self:
         """The table with its rows in their place."""
         if self.is_query:
@@ -464,8 +514,8 @@ def table(
         data: a pyarrow Table, RecordBatchReader or Dataset, a pandas, polars or Dask DataFrame, a Ray or Hugging Face
             Dataset, anything with `__arrow_c_stream__`, a dict of columns, a list of dicts.
         name: `x`, `~/x`, `@/x` or `/org/team/x`.
-        path: the directory of its files, or one file (Parquet, CSV, JSON lines, Arrow IPC), as a path or URL. Without
-            it the place is `<root>/<name>`.
+        path: the directory of its files, or one file (Parquet, CSV, JSON lines, Arrow IPC), as a path or URL;
+            `rh://name:v3/sub` is one in what was saved. Without it the place is `<root>/<name>`.
         system: a system's name, a URL, a cluster; with `query=` the URL of a database (`postgresql://user@host/db`).
         partition_cols: lay files by the values of these columns.
         mkdir: make the directory when rows are written.
@@ -498,7 +548,11 @@ def table(
         return Table(name=name, source=Source(system, query, () if parameters is None else parameters), **kept)
     if parameters is not None:
         raise InvalidError("parameters= is for query=")
-    if data is None and path is None and system is None:
+    name, saved = places_saved.meant(name, path, system, dryrun=dryrun)
+    whole = name is None and data is None and format is None and options is None
+    if saved is not None and whole and not saved.below and isinstance(saved.resource, Table):
+        return saved.resource if metadata is None else replace(saved.resource, metadata=metadata)
+    if saved is None and data is None and path is None and system is None:
         found = load_only(name, "table", dryrun=dryrun)
         if not isinstance(found, Table):
             raise InvalidError(f"{name} is a {found.kind}")
@@ -513,15 +567,17 @@ def table(
         from rh.tables import adapters
 
         native = data.native if isinstance(data, Table) else adapters.owner_of(data).name
-    place = None
-    if path is not None or system is not None:
-        place = place_for(name, path, system) or places.target(system, path, f"table-{uuid4().hex}")
-    elif name is not None:
-        place = place_for(name, None, "here")
+    if saved is not None:
+        kept |= saved.fields()
+    else:
+        place = None
+        if path is not None or system is not None:
+            place = place_for(name, path, system) or places.target(system, path, f"table-{uuid4().hex}")
+        elif name is not None:
+            place = place_for(name, None, "here")
+        kept |= {"location": place, "host": None if place is None else places.portable(place)}
     return Table(
         name=name,
-        location=place,
-        host=None if place is None else places.portable(place),
         native=native,
         format=format,
         options=options,

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rh.errors import ExistsError, InvalidError, NotFoundError
 from rh.registry.lineage import recording
 from rh.resources import places
 from rh.resources.arguments import split_options
+from rh.systems.base import System
 from rh.tables import store
-from rh.tables.base import ONE_FILE, DataFile, Snapshot
+from rh.tables.base import INDEX, ONE_FILE, DataFile, Snapshot
 from rh.types import Location
 
 if TYPE_CHECKING:
     from rh.resources.table import Table
-    from rh.transfer import Options, Plan, Verification
+    from rh.transfer import Options, Plan, Receipt, Verification
 
-__all__ = ["move", "plan", "verify"]
+__all__ = ["here", "move", "plan", "verify"]
 
 _FIXED = ("include", "exclude", "keys", "ignore_file", "delete", "names", "links", "dry_run", "manifest")
 """Options of a transfer that a table decides for itself."""
@@ -48,26 +50,66 @@ def move(table: Table, system: Any, path: Any, options: Mapping[str, Any]) -> Ta
         target = _beside(target, table.placed().name)
         receipt = transfer.copy_file(table.placed(), target, replace(chosen, keys=None), **watch)
     else:
-        there = places.at(target, places.portable(target))
-        before = _occupant(target, snapshot)
-        receipt = transfer.copy_tree(table.placed(), target, chosen, **watch)
-        if snapshot.owned:
-            copied = _arrived(there.list(), snapshot)
-            if before is None or before.fingerprint != snapshot.fingerprint:
-                from rh.tables import access
-
-                store.publish(
-                    there,
-                    before,
-                    copied,
-                    mode="overwrite",
-                    schema=access.schema(place, snapshot),
-                    partition_cols=snapshot.partition_cols,
-                    sort=False,
-                )
+        receipt = _copied(place, snapshot, target, _occupant(target, snapshot), chosen, watch)
     copy = replace(table, location=target, host=places.portable(target), receipt=receipt, version=None)
     recording.wrote(copy)
     return copy
+
+
+def here(table: Table) -> Path:
+    """`Table.local`."""
+    from rh import transfer
+    from rh.versions import copies
+
+    if not table.written:
+        raise InvalidError("the rows of this table are in no files", hint=".save() or .snapshot() writes them")
+    recording.read(table)
+    place, snapshot = table.files()
+    at = table.placed()
+    if places.is_here(at):
+        return Path(at.path)
+    path = copies.taken("tables", table.url, at.name)
+    target = Location("file", str(path))
+    if place.location != at:
+        receipt = transfer.copy_file(at, target)
+    else:
+        path.mkdir(exist_ok=True)
+        there, keys = places.at(target), frozenset(file.key for file in snapshot.files)
+        before = store.look(there) if snapshot.owned and store.find(there) is not None else None
+        old = [entry.key for entry in there.list() if entry.kind != "dir" and entry.key not in keys]
+        there.delete(old if snapshot.owned else [*old, INDEX])  # first, so that the manifest tells of none of them
+        options = transfer.Options(keys=keys, ignore_file=False, links="follow")
+        receipt = _copied(place, snapshot, target, before, options, {})
+    copies.made(path, table.url, receipt.digest, receipt.bytes_moved)
+    return path
+
+
+def _copied(
+    place: System,
+    snapshot: Snapshot,
+    target: Location,
+    before: Snapshot | None,
+    options: Options,
+    watch: Mapping[str, Any],
+) -> Receipt:
+    """Copy the files of a table to the target, where `before` is now, and make them the table that is there."""
+    from rh import transfer
+
+    receipt = transfer.copy_tree(place.location, target, options, **watch)
+    if snapshot.owned and (before is None or before.fingerprint != snapshot.fingerprint):
+        from rh.tables import access
+
+        there = places.at(target, places.portable(target))
+        store.publish(
+            there,
+            before,
+            _arrived(there.list(), snapshot),
+            mode="overwrite",
+            schema=access.schema(place, snapshot),
+            partition_cols=snapshot.partition_cols,
+            sort=False,
+        )
+    return receipt
 
 
 def plan(table: Table, system: Any, path: Any, options: Mapping[str, Any]) -> Plan:

@@ -161,17 +161,13 @@ class Versioned(Shared, Located):
         """Have a tree made in the store, and record it as the newest version."""
         from rh.versions import sidecars
         from rh.versions.properties import Said
-        from rh.versions.series import check_alias
         from rh.versions.store import Store, place_of
+        from rh.versions.told import Told
 
         self.check_live()
-        for alias in aliases:
-            check_alias(alias)
-        for name, value in (("aliases", aliases), ("tags", tags)):
-            if isinstance(value, str):
-                raise InvalidError(f"{name}= takes a list", hint=f"{name}=[{value!r}]")
-        if ttl is not None and (not isinstance(ttl, int | float) or not ttl > 0):
-            raise InvalidError(f"ttl={ttl!r} is not a number of seconds above 0")
+        message, aliases, tags, metadata, ttl = Told.of(
+            message, aliases, tags, metadata, ttl, where=self.name or self.kind
+        )
         series = self.begun()
         made_from = None if parent is None else series.get(parent).number
         newest = series.latest()
@@ -397,22 +393,23 @@ class Versioned(Shared, Located):
 
     # Aliases.
 
-    def alias(self, alias: str, version: str = "latest", *, expect: str | EllipsisType | None = ...) -> Version:
+    def alias(self, alias: str, version: str | None = None, *, expect: str | EllipsisType | None = ...) -> Version:
         """Move an alias onto a version, and return the version.
 
         Args:
             alias: `"production"`.
-            version: `"v3"`, another alias, `"latest"` or a digest.
+            version: `"v3"`, another alias, `"latest"` or a digest; by default the one that this is a handle on, and of
+                what is live the newest.
             expect: the version it must stand on now (`None`: on none), or it is a conflict; by default wherever it is.
         """
         series = self.series_of()
-        target = series.get(version)
+        target = series.get((self.version or "latest") if version is None else version)
         wanted = series.get(expect).number if isinstance(expect, str) else expect
         series.alias(alias, target, expect=wanted)
         return series.get(target.label)
 
     def unalias(self, alias: str) -> None:
-        """Take an alias away. The version stays."""
+        """Take an alias away, whichever version it stands on. The version stays."""
         self.series_of().unalias(alias)
 
     def aliases(self) -> dict[str, str]:

@@ -256,6 +256,10 @@ def _from_url(scheme: str, rest: str, url: str, system: str | None) -> Location:
             settings_of(location.system)
             return location
         raise InvalidError(f"unknown scheme {scheme!r}", where=url)
+    if scheme == "rh":
+        raise InvalidError(
+            "rh:// is a saved name, and here a place itself is meant", where=url, hint="rh.load(name).url is its place"
+        )
     name = _SCHEME_NAMES.get(scheme, scheme)
     kind = config.system(name)["kind"]
     if kind in HOSTS:
@@ -353,7 +357,8 @@ def _clean(path: str) -> str:
             raise InvalidError("'..' leads out of the home directory", where=path, hint="write the absolute path")
         cleaned = os.path.normpath("/" + rest)
         return home + cleaned.rstrip("/")
-    return re.sub("^//", "/", os.path.normpath(path))
+    cleaned = os.path.normpath(path)
+    return cleaned[1:] if cleaned.startswith("//") else cleaned  # POSIX lets two slashes mean something else
 
 
 def unwritable(system: System, key: str = "") -> RhError:

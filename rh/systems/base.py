@@ -31,6 +31,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self, TypeAlias, TypeVar
 
+from rh.errors import NameClashError
 from rh.types import ANY, Condition, Entry, Link, Location, Span
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "Bytes",
     "Settings",
     "System",
+    "check_not_ours",
 ]
 
 Bytes: TypeAlias = bytes | bytearray | memoryview
@@ -47,6 +49,19 @@ Settings: TypeAlias = Mapping[str, Any]
 
 HIDDEN = ".rh-"
 """Prefix of the last component of keys that are ours: manifests and unfinished files."""
+
+
+def check_not_ours(key: str) -> None:
+    """Refuse a key for data of which a component is a name that `rh` keeps for itself: it would never be listed.
+
+    Raises:
+        NameClashError: which is an `InvalidError`.
+    """
+    if f"/{HIDDEN}" in f"/{key}":
+        raise NameClashError(
+            f"{key!r} is a name that rh keeps for itself", hint=f"choose one that does not begin with {HIDDEN}"
+        )
+
 
 P = TypeVar("P")
 

@@ -9,7 +9,8 @@ from rh.errors import IntegrityError, NotFoundError, RhError
 from rh.systems.abilities import Bulk
 from rh.types import Entry
 from rh.versions.cache import Stretches
-from rh.versions.layout import REPAIR, pack_key
+from rh.versions.layout import pack_key
+from rh.versions.lost import LostError
 from rh.versions.moving import each
 from rh.versions.nodes import Child
 from rh.versions.reading import check, kept_whole, place_of_file, whole
@@ -107,9 +108,7 @@ def _elsewhere(store: Store, run: _Run, tries: int, error: NotFoundError) -> lis
             store.redirects.ask(pack)
     except RhError as damage:
         return [(child, damage) for child in children]
-    lost = NotFoundError(
-        "the store has lost part of a version", where=store.system.url(pack_key(run.pack)), hint=REPAIR
-    )
+    lost = LostError(where=store.system.url(pack_key(run.pack)))
     lost.__cause__ = error
     found: list[tuple[Child, bytes | Exception]] = []
     for again in _runs(store, children):
@@ -138,12 +137,7 @@ def _others(store: Store, children: Sequence[Child]) -> Iterator[tuple[Child, by
         for entry, data in bulk.read_many([Entry(key, child.size) for key, child in by_key.items()]):
             child = by_key[entry.key]
             if isinstance(data, NotFoundError):
-                yield (
-                    child,
-                    NotFoundError(
-                        "the store has lost part of a version", where=place_of_file(store, child), hint=REPAIR
-                    ),
-                )
+                yield child, LostError(where=place_of_file(store, child))
             elif isinstance(data, Exception):
                 yield child, data
             else:

@@ -2,7 +2,8 @@
 
 Files below `$RH_HOME/cache`, shared by processes: written under another name, then renamed, so that a reader sees whole
 ones. Nothing here is believed: contents are compared with their digest when they are read, and what does not match is
-dropped and fetched again. Contents are bounded (the setting `cache_mb`): those not used for longest go first. The cache
+dropped and fetched again. All is bounded (the setting `cache_mb`): what was not used for longest goes first. Copies
+that `.local()` makes (`rh.versions.copies`) count, and go likewise, unless a living process asked for them. The cache
 is a convenience: where it cannot be written, everything works without it.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -20,12 +21,15 @@ from typing import NamedTuple
 from rh import config
 from rh import digest as digests
 from rh.observe import log
+from rh.versions import copies
 
 __all__ = [
+    "READ",
     "Contents",
     "Kept",
     "Sink",
     "Stretches",
+    "grown",
     "keep",
     "kept",
     "kept_span",
@@ -38,7 +42,6 @@ __all__ = [
 ]
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-_DEFAULT_MB = 20 * 1024
 _GRAIN = 64 * 1024
 """Growth is noted in steps of so many bytes."""
 _FRESH_S = 3600.0
@@ -48,15 +51,22 @@ _REMEMBERED = 10_000
 _sound: dict[str, tuple[int, int, int]] = {}
 """Files that were compared with their digests, and their state then: inode, size, time of change."""
 _PARTS = ("objects", "packs", "nodes", "trees")
+READ = ("objects", "packs", *copies.KINDS)
+"""The kinds that hold bytes of files: what `verify` reads."""
 
 
 class Kept(NamedTuple):
-    """One thing in the cache: its digest (or other name), size in bytes, and when it was last used."""
+    """One thing in the cache: its digest (or other name), size in bytes, and when it was last used.
+
+    A copy that `.local()` made has the URL of what it is a copy of as its name, and a directory as its path.
+    """
 
     name: str
     size: int
     used: float
     path: Path
+    kind: str
+    in_use: bool = False
 
 
 def _root() -> str:
@@ -119,9 +129,9 @@ class Contents:
 
     @property
     def limit(self) -> int:
-        """Bytes that may be kept; 0 keeps nothing."""
+        """Bytes that may be kept; 0 keeps no contents."""
         if self._limit is None:
-            self._limit = int(config.get("cache_mb") or _DEFAULT_MB) << 20
+            self._limit = int(config.get("cache_mb")) << 20
         return self._limit
 
     def get(self, digest: str) -> bytes | None:
@@ -153,7 +163,7 @@ class Contents:
 
     def put(self, digest: str, data: bytes | bytearray | memoryview) -> None:
         """Keep a content that was compared with its digest."""
-        if len(data) <= self.limit // 8:
+        if 0 < len(data) <= self.limit // 8:
             keep("objects", _name(digest), data)
             self._grown(len(data))
 
@@ -191,6 +201,7 @@ class Contents:
             return
         path = Path(_root(), "objects", "grown")
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             with open(path, "ab", buffering=0) as file:
                 file.write(b"." * steps)
                 if file.tell() * _GRAIN > self.limit:
@@ -199,19 +210,17 @@ class Contents:
             log.debug("%s: %s", path, error)
 
     def shrink(self, limit: int | None = None) -> int:
-        """Remove what was not used for longest until a tenth of the room is free. Returns the bytes removed."""
+        """Remove what was not used for longest until a tenth of the room is free. Returns the bytes removed.
+
+        Copies that living processes asked for stay, and then more may be kept than the limit says.
+        """
         limit = self.limit if limit is None else limit
         found = sorted(ls(), key=lambda one: one.used)
         total = sum(one.size for one in found)
-        removed, goal = 0, limit - limit // 10
-        for one in found if total > limit else ():
-            if total - removed <= goal:
-                break
-            with suppress(OSError):
-                one.path.unlink()
-                removed += one.size
+        goal = limit - limit // 10
+        removed = _removed(found, total - goal)[1] if total > limit else 0
         with suppress(OSError), open(Path(_root(), "objects", "grown"), "wb") as file:
-            file.truncate((total - removed) // _GRAIN)
+            file.truncate(min(total - removed, goal) // _GRAIN)  # where all is in use, each step would look again
         return removed
 
 
@@ -331,13 +340,41 @@ def _digest_of(path: Path, size: int) -> str:
 
 
 def ls(*kinds: str) -> Iterator[Kept]:
-    """What is kept; of all kinds unless some are named (`"objects"`, `"packs"`, `"nodes"`, `"trees"`)."""
+    """What is kept; of all kinds unless some are named.
+
+    Args:
+        kinds: `"objects"`, `"packs"`, `"nodes"`, `"trees"`, or copies: `"folders"`, `"blobs"`, `"tables"`.
+    """
     for kind in kinds or _PARTS:
+        if kind in copies.KINDS:
+            continue
         for name, file in _files(Path(_root(), kind), ""):
             with suppress(OSError):
                 at = file.stat(follow_symlinks=False)
                 named = _digest(name) if kind == "objects" else name
-                yield Kept(named, at.st_size, max(at.st_atime, at.st_mtime), Path(file.path))
+                yield Kept(named, at.st_size, max(at.st_atime, at.st_mtime), Path(file.path), kind)
+    wanted = [kind for kind in kinds or copies.KINDS if kind in copies.KINDS]
+    for copy in copies.ls(*wanted) if wanted else ():
+        yield Kept(copy.url, copy.size, copy.used, copy.path, copy.kind, copy.in_use)
+
+
+def _removed(found: Iterable[Kept], wanted: int | None = None) -> tuple[int, int]:
+    """Remove these, in this order, until so many bytes are free; no copies in use. Returns how many, and bytes."""
+    count = size = 0
+    with copies.Removing() as removing:
+        for one in found:
+            if wanted is not None and size >= wanted:
+                break
+            if one.kind in copies.KINDS:
+                gone = removing.remove(one.kind, one.path)
+            else:
+                try:
+                    one.path.unlink()
+                    gone = True
+                except OSError:
+                    gone = False
+            count, size = count + gone, size + one.size * gone
+    return count, size
 
 
 def _files(folder: Path, name: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
@@ -403,24 +440,28 @@ def _note(name: str, stamp: tuple[int, int, int]) -> None:
     _sound[name] = stamp
 
 
-def rm(*digests_of: str) -> tuple[int, int]:
-    """Forget these contents, or all that is kept. Returns how many things, and their bytes."""
-    wanted = set(digests_of)
-    count = size = 0
-    for one in list(ls(*(("objects",) if wanted else ()))):
-        if not wanted or one.name in wanted:
-            with suppress(OSError):
-                one.path.unlink()
-                count += 1
-                size += one.size
-    if not wanted:
+def rm(*names: str) -> tuple[int, int]:
+    """Forget these contents or copies, or all that is kept; not copies that living processes asked for.
+
+    Args:
+        names: digests of contents, and URLs of what copies are of.
+
+    Returns:
+        How many things, and their bytes.
+    """
+    found = [one for one in ls(*(("objects", *copies.KINDS) if names else ())) if not names or one.name in names]
+    count, size = _removed(found)
+    if not names:
         with suppress(OSError):
             (Path(_root(), "objects", "grown")).unlink()
     return count, size
 
 
 def verify() -> tuple[int, list[str]]:
-    """Read all contents that are kept, and drop those that are damaged. Returns how many there were, and those."""
+    """Read all bytes of files that are kept, and drop what is damaged. Returns how many things there were, and those.
+
+    A copy that is damaged stays if it is in use; the next `.local()` writes what is damaged in it again.
+    """
     count, damaged = 0, []
     for one in ls("objects", "packs"):
         count += 1
@@ -429,4 +470,18 @@ def verify() -> tuple[int, list[str]]:
             if _digest_of(one.path, one.size) != expected:
                 damaged.append(one.name)
                 one.path.unlink()
+    unsound = []
+    for copy in list(copies.ls()):
+        count += 1
+        if not copies.is_sound(copy):
+            damaged.append(copy.url)
+            unsound.append(copy)
+    with copies.Removing() as removing:
+        for copy in unsound:
+            removing.remove(copy.kind, copy.path)
     return count, damaged
+
+
+def grown(size: int) -> None:
+    """Note that so many bytes of copies were added, and make room when there are too many."""
+    Contents()._grown(size)  # noqa: SLF001 - same module

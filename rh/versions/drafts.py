@@ -27,10 +27,12 @@ from rh.versions.changes import Change
 from rh.versions.series import Series
 from rh.versions.store import Store
 
-__all__ = ["Addition", "Drafts", "OpenDraft", "check_name", "clashes"]
+__all__ = ["NONE", "Addition", "Drafts", "OpenDraft", "check_name", "clashes"]
 
 _VERSION = re.compile(r"v[0-9]+")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+NONE = "the first change begins one: .draft(…).add(…)"
+"""The fix where there is no draft at all."""
 
 
 class Addition(NamedTuple):
@@ -76,7 +78,8 @@ def check_name(name: str) -> None:
     """Refuse what no draft can be called."""
     if isinstance(name, str) and (name == "latest" or _VERSION.fullmatch(name)):
         raise InvalidError(
-            f"{name!r} is a version, and no draft can be called so", hint=f"a draft that begins with it: base={name!r}"
+            f"{name!r} is a version, and no draft can be called so",
+            hint=f"a draft that begins with it: base={name!r}",
         )
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise InvalidError(
@@ -112,10 +115,11 @@ class Drafts:
         found = self.find(name)
         if found is None:
             known = tuple(one.name for one in self.all())
+            others = did_you_mean(name, known) if known else ", nor any other"
             raise NotFoundError(
-                f"{self._series.name} has no draft {name!r}" + did_you_mean(name, known),
+                f"{self._series.name} has no draft {name!r}{others}",
                 where=self._registry.url,
-                hint=f"drafts: {', '.join(known)}" if known else "it has none",
+                hint=f"drafts: {', '.join(known)}" if known else NONE,
             )
         return found
 

@@ -14,7 +14,7 @@ from rh.content.tree import key_bytes, key_text
 from rh.digest import Digest
 from rh.errors import ConflictError, IntegrityError, InvalidError, NameClashError, NotFoundError
 from rh.systems import open_system
-from rh.systems.base import System
+from rh.systems.base import System, check_not_ours
 from rh.transfer.options import Options
 from rh.types import Entry, Location
 from rh.versions.changes import Change
@@ -187,7 +187,7 @@ class Edit:
             )
         if old.endswith("/") and new.startswith(old) and new != old:
             raise InvalidError("a directory cannot be moved into itself", where=self._url(f"{old} → {new}"))
-        self._check(new, update=False)
+        self._check(new, update=None)
         self._log.append(Change("move", old, new))
         self._overlay.move(_parts(old), _parts(new), as_directory=old.endswith("/"))
 
@@ -237,7 +237,7 @@ class Edit:
             there = None if is_directory else self._overlay.find(_parts(path))
             if there is not None and (there.kind, there.digest) == (child.kind, child.digest):
                 continue
-            self._check(path + "/" if is_directory else path, update=False)
+            self._check(path + "/" if is_directory else path, update=None)
             puts.append((path, child))
         return puts
 
@@ -366,11 +366,12 @@ class Edit:
 
     # Paths
 
-    def _check(self, path: str, *, update: bool = True) -> None:
+    def _check(self, path: str, *, update: bool | None = True) -> None:
         """Refuse a path that nothing can be put at; that of a directory ends with `/`."""
         self._check_open()
         if not is_path(path.removesuffix("/")):
             raise NameClashError(f"a version cannot hold the path {path!r}", where=self.store.url)
+        check_not_ours(path)
         self._overlay.check(_parts(path), self._url(path), update=update, as_directory=path.endswith("/"))
 
     def _check_entry(self, path: str, entry: Entry, *, update: bool) -> None:

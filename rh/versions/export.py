@@ -25,10 +25,11 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from rh import config
+from rh.content.tree import key_text
 from rh.digest import Hasher
 from rh.errors import ExistsError, FullError, IntegrityError, NotFoundError, RhError, UnsupportedError
 from rh.systems import locate, open_system
-from rh.systems.base import Body, Bytes
+from rh.systems.base import Body, Bytes, check_not_ours
 from rh.types import ABSENT, Entry, Location
 from rh.versions.bulk import read_children
 from rh.versions.layout import hex_of
@@ -41,6 +42,8 @@ __all__ = ["read_file", "write_file"]
 
 _FORMAT = 1
 _MARKER = "rh-version.json"
+_INDEX = b".rh-table.json"
+"""The index of a table (`rh.tables.base.INDEX`): of the names that are ours, the one that versions hold."""
 _NOWHERE = "0" * 32
 _BLOCK = tarfile.BLOCKSIZE
 _MOST = 1 << 30
@@ -332,6 +335,9 @@ class _Listed:
         data = source.take(size)
         source.padding(size)
         node = self._decoded(data, digest)
+        for child in node.children:
+            if child.name != _INDEX:
+                check_not_ours(key_text(child.name))
         if data != _record(node):
             raise IntegrityError("a directory is not as it was written", where=f"{self._where}: {_node_name(digest)}")
         with _room():

@@ -8,7 +8,7 @@ from urllib.parse import quote
 from rh import config
 from rh.digest import parse
 from rh.errors import InvalidError, UnsupportedError
-from rh.systems import BUCKETS, HOSTS, locate, settings_of
+from rh.systems import BUCKETS, HOSTS, locate, open_system, settings_of
 from rh.types import Location
 
 __all__ = [
@@ -97,7 +97,7 @@ def place_of(location: Location) -> Location:
     if kind in ("http", "git", "tree"):
         raise UnsupportedError(
             "versions cannot be stored on a system that is only read",
-            where=f"{location.system}: {location.path}",
+            where=open_system(location).url(),
             hint="copy the data somewhere else first: .to(…)",
         )
     first = location.path.lstrip("/").partition("/")[0]

@@ -20,6 +20,7 @@ from rh.transfer.mover import Mover, as_rh
 from rh.transfer.options import Options
 from rh.transfer.route import Way, route
 from rh.types import ANY, Entry, Match
+from rh.versions.lost import LostError
 
 __all__ = ["each", "move", "read_small", "twice"]
 
@@ -93,6 +94,8 @@ def twice(work: Callable[[], R]) -> R:
     """What the work gives; done once more if it finds damage, which may have come about on the way."""
     try:
         return work()
+    except LostError:
+        raise
     except IntegrityError as error:
         log.debug("read again: %s", error)
         return work()

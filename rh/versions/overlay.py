@@ -66,8 +66,14 @@ class Overlay:
         here, far = self._enter(parts[:-1])
         return far == len(parts) - 1 and parts[-1] in here.directories
 
-    def check(self, parts: Sequence[bytes], where: str, *, update: bool, as_directory: bool) -> None:
+    def check(self, parts: Sequence[bytes], where: str, *, update: bool | None, as_directory: bool) -> None:
         """Refuse to put something where it cannot be.
+
+        Args:
+            parts: the path.
+            where: the place, for people.
+            update: whether a file may be replaced; `None`: that is no question here, it never is.
+            as_directory: whether it is a directory that is to be put.
 
         Raises:
             NameClashError: a file is in the way of a directory, or the other way round.
@@ -84,9 +90,8 @@ class Overlay:
         same, other = (here.directories, here.files) if as_directory else (here.files, here.directories)
         if parts[-1] in same:
             if as_directory or not update:
-                raise ExistsError(
-                    "it is there already", where=where, hint="remove it first, or replace it: update=True"
-                )
+                more = ", or replace it: update=True" if update is False and not as_directory else ""
+                raise ExistsError("it is there already", where=where, hint=f"remove it first{more}")
         elif parts[-1] in other:
             what = "a file" if as_directory else "a directory"
             raise NameClashError(f"{what} of that name is there already", where=where, hint="remove it first")

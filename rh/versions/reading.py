@@ -26,6 +26,7 @@ from rh.types import ANY, Entry, Location, Match, Span
 from rh.versions import cache
 from rh.versions.joining import joined
 from rh.versions.layout import REPAIR, chunks_key, object_key, pack_key
+from rh.versions.lost import LostError
 from rh.versions.moved import read_member
 from rh.versions.moving import twice
 from rh.versions.nodes import Child, Where, link_target, pieces_of
@@ -51,6 +52,7 @@ __all__ = [
 _PIECE = 1 << 20
 _IN_MEMORY = 1 << 20
 _GROUP = 8 << 20
+_REFERENCE = "the version has no copy of it: put back what was there, or commit what is there now"
 
 
 def entry_of(child: Child, key: str) -> Entry:
@@ -132,7 +134,8 @@ def place_of_file(store: Store, child: Child) -> str:
         pack, offset = store.redirects.place(where[1], where[2])
         return f"{store.system.url(pack_key(pack))} at {offset}"
     if where[0] == "r":
-        return f"{where[1]}: {where[2]}"
+        system, key = referenced(where)
+        return system.url(key)
     return store.system.url(object_key(child.digest))
 
 
@@ -164,12 +167,13 @@ def raw(store: Store, child: Child, start: int, stop: int) -> Body:
             return store.system.read(object_key(child.digest), None if stop - start == child.size else (start, stop))
         return _by_reference(where, None if stop - start == child.size else (start, stop))
     except NotFoundError as error:
-        told = "a file that a version refers to is gone" if where[0] == "r" else "the store has lost part of a version"
-        fix = None if where[0] == "r" else REPAIR
-        raise NotFoundError(told, where=place_of_file(store, child), hint=fix) from error
+        place = place_of_file(store, child)
+        if where[0] == "r":
+            raise LostError("a file that a version refers to is gone", where=place, hint=_REFERENCE) from error
+        raise LostError(where=place) from error
     except ConflictError as error:
         raise ConflictError(
-            "a file that a version refers to has changed since", where=place_of_file(store, child)
+            "a file that a version refers to has changed since", where=place_of_file(store, child), hint=_REFERENCE
         ) from error
 
 

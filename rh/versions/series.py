@@ -11,7 +11,6 @@ Numbers grow by one. A version is told to the registry after its tree is in the 
 
 from __future__ import annotations
 
-import re
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,20 +21,16 @@ from rh.config import did_you_mean
 from rh.errors import ConflictError, ExistsError, IntegrityError, InvalidError, NotFoundError
 from rh.registry import lineage
 from rh.registry.base import Put, Record, Registry, Step, author
-from rh.registry.documents import check_document
 from rh.registry.lineage import recording
 from rh.registry.lineage.graph import Graph
 from rh.registry.lineage.recording import Pin, RunRef
 from rh.types import ABSENT, Location, Match
-from rh.versions.properties import Said, check_tags, note_types, plain, types_key
+from rh.versions.properties import Said, note_types, types_key
+from rh.versions.told import ALIAS, LATEST, NUMBER, Told, check_alias
 
 __all__ = ["LATEST", "AliasMove", "Series", "Version", "check_alias", "check_which", "new_series"]
 
-LATEST = "latest"
-"""The alias that moves by itself."""
-_NUMBER = re.compile(r"v([1-9][0-9]{0,7})")
 _NAMED = "'v3', an alias, 'latest' or 'sha256:…'"
-_ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _TRIES = 100
 
 
@@ -141,17 +136,6 @@ def new_series() -> str:
     return uuid.uuid4().hex
 
 
-def check_alias(alias: str) -> None:
-    """Refuse what cannot be an alias."""
-    if not isinstance(alias, str) or not _ALIAS.fullmatch(alias):
-        raise InvalidError(
-            f"not an alias: {alias!r}",
-            hint="letters, digits, '.', '_', '-', a letter or digit first; no ':' and no '/'",
-        )
-    if alias == LATEST or _NUMBER.fullmatch(alias):
-        raise InvalidError(f"{alias!r} cannot be an alias: it means a version already", hint="choose another word")
-
-
 def check_which(which: object) -> None:
     """Refuse what can name no version: nothing, what is no text, and text that no version can have."""
     if isinstance(which, Version):
@@ -159,7 +143,7 @@ def check_which(which: object) -> None:
     if not isinstance(which, str):
         hint = f"'v{which}'" if type(which) is int and which > 0 else _NAMED
         raise InvalidError(f"a version is named by text, not by {which!r:.80}", hint=hint)
-    if ":" not in which and not _ALIAS.fullmatch(which):
+    if ":" not in which and not ALIAS.fullmatch(which):
         raise InvalidError(f"{which!r:.80} names no version", hint=_NAMED)
 
 
@@ -198,7 +182,7 @@ class Series:
             if head is None:
                 raise NotFoundError(f"{self.name} has no versions", where=self.registry.url, hint=".commit() makes one")
             return self._numbered(head, f"v{head}")
-        if match := _NUMBER.fullmatch(which):
+        if match := NUMBER.fullmatch(which):
             return self._numbered(int(match.group(1)), which)
         if ":" in which:
             return self._of_digest(which)
@@ -281,11 +265,7 @@ class Series:
         Raises:
             ConflictError: `parent` is not the newest version, or what a change of `also` asks for does not hold.
         """
-        for alias in aliases:
-            check_alias(alias)
-        metadata = plain(metadata or {})
-        check_document(metadata, where=f"metadata of {self.name}")
-        tags = check_tags(tags)
+        message, aliases, tags, metadata, _ = Told.of(message, aliases, tags, metadata, where=self.name)
         for _ in range(_TRIES):
             head = self.registry.find(self._head_key)
             latest = None if head is None else int(head.document["latest"])

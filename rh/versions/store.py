@@ -40,6 +40,7 @@ from rh.versions.layout import (
     tree_key,
 )
 from rh.versions.lease import GC, Lease, create
+from rh.versions.lost import LostError, no_marker
 from rh.versions.moved import Redirects
 from rh.versions.moving import twice
 from rh.versions.nodes import Child, Node, Where, pieces_of
@@ -192,14 +193,18 @@ class Store:
 
     # Trees
 
-    def tree(self, digest: str) -> Tree:
+    def tree(self, digest: str, *, fresh: bool = False) -> Tree:
         """The marker of a tree.
 
+        Args:
+            digest: of the tree.
+            fresh: ask the store, whatever is kept here.
+
         Raises:
-            NotFoundError: the store has no such tree. IntegrityError: the marker is damaged.
+            NotFoundError: the store has no such tree. IntegrityError: the marker is damaged, or lost.
         """
         key, name = tree_key(digest), self._mark[:16] + hex_of(digest)
-        data = cache.kept("trees", name)
+        data = None if fresh else cache.kept("trees", name)
         if data is not None:
             try:
                 return Tree.decode(data, digest, self.system.url(key))
@@ -212,7 +217,7 @@ class Store:
             with self.system.read(key) as body:
                 data = body.read()
         except NotFoundError as error:
-            raise NotFoundError(f"there is no version {digest} in this store", where=self.system.url(key)) from error
+            raise no_marker(self, digest) from error
         tree = Tree.decode(data, digest, self.system.url(key))
         if not tree.references:  # another one, with the bytes, may take its place
             cache.keep("trees", name, data)
@@ -280,7 +285,7 @@ class Store:
         """The node of a digest, compared with it: from memory, from the cache, or with one request.
 
         Raises:
-            NotFoundError, IntegrityError: the store has lost it, or has another one there.
+            IntegrityError: the store has lost it, or has another one there.
         """
         # Two records of one node may name different packs, of which one is swept: each is a node of its own here.
         key = f"{digest} {where[1]} {where[2]}"
@@ -332,7 +337,7 @@ class Store:
             with self.system.read(key, (offset, offset + length)) as body:
                 record = body.read()
         except NotFoundError as error:
-            raise NotFoundError("the store has lost part of a version", where=place) from error
+            raise LostError(where=place) from error
         cache.keep("nodes", f"{name}-{offset}", record)
         return record
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from itertools import chain
 from typing import ClassVar, NamedTuple
@@ -18,9 +19,11 @@ from rh.content.tree import key_bytes
 from rh.errors import ConflictError, ImmutableVersionError, InvalidError, NameClashError, NotFoundError, RhError
 from rh.systems import open_system
 from rh.systems.abilities import Item, Piece
-from rh.systems.base import HIDDEN, Body, Settings, System
+from rh.systems.base import HIDDEN, Body, Bytes, Settings, System
+from rh.systems.memory import MemoryBody
 from rh.types import ABSENT, ANY, Condition, Entry, Location, Match, Outcome, Span
 from rh.versions.bulk import read_children
+from rh.versions.lost import GoneError, LostError, no_marker
 from rh.versions.nodes import EMPTY, Child, Node
 from rh.versions.reading import chunks_of, entry_of, file_of, places_of
 from rh.versions.store import Store, Tree
@@ -105,7 +108,7 @@ class TreeSystem(System):
         """
         todo = deque(key_bytes(path).split(b"/"))
         done: list[tuple[bytes, Node]] = []
-        top = self.store.root(self.tree)
+        top = self._of_root()
         hops = 0
         while todo:
             part = todo.popleft()
@@ -137,10 +140,42 @@ class TreeSystem(System):
 
     def _top(self) -> tuple[tuple[bytes, ...], Node]:
         """The directory that this handle is on."""
-        found = self._resolve(f"{self._root}/", through=True)
+        with self._whole():
+            found = self._resolve(f"{self._root}/", through=True)
         if found is None or isinstance(found[1], Child):
             raise NotFoundError("the version has no such directory", where=self.url())
         return found[0], found[1]
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """What is missing of a version that was dropped is not lost: the version is no longer there."""
+        try:
+            yield
+        except LostError as error:
+            raise self._told(error) from error
+
+    def _of_root(self) -> Node:
+        """The directory of the version's root."""
+        try:
+            return self.store.root(self.tree)
+        except LostError:
+            if not self._is_renewed():
+                raise
+            return self.store.root(self.tree)
+
+    def _is_renewed(self) -> bool:
+        """Whether the marker names other directories than it did: somebody has repaired the version since."""
+        try:
+            now = self.store.tree(self.digest, fresh=True)
+        except RhError:
+            return False
+        before, self.tree = self.tree, now
+        return now.root != before.root
+
+    def _told(self, error: LostError) -> RhError:
+        self._is_renewed()  # so that the next call finds what is there by then
+        found = no_marker(self.store, self.digest)
+        return found if isinstance(found, GoneError) else error
 
     def _find(self, key: str, *, through: bool) -> Child:
         """The file or link under a key."""
@@ -151,7 +186,8 @@ class TreeSystem(System):
             raise InvalidError("an empty key names nothing", where=self.url())
         found = None
         if "" not in parts:
-            found = self._resolve(f"{self._root}/{key}", through=through)
+            with self._whole():
+                found = self._resolve(f"{self._root}/{key}", through=through)
         if found is None or isinstance(found[1], Node):
             told = "that is a directory, not a file" if found else "the version has nothing under this key"
             raise NotFoundError(told, where=self.url(key))
@@ -167,7 +203,10 @@ class TreeSystem(System):
         """The bytes of a file, compared with its digest; links are looked through."""
         if when is ABSENT or (span is not None and not 0 <= span[0] <= span[1]):
             raise InvalidError(f"cannot read {span} when {when}", where=self.url(key))
-        return self.store.open(self._wanted(key, when.etag if isinstance(when, Match) else None), span, key=key)
+        child = self._wanted(key, when.etag if isinstance(when, Match) else None)
+        with self._whole():
+            body = self.store.open(child, span, key=key)
+        return body if isinstance(body, MemoryBody) else _Told(body, self._whole)
 
     def _wanted(self, key: str, etag: str | None) -> Child:
         child = self._find(key, through=True)
@@ -200,12 +239,13 @@ class TreeSystem(System):
     def _pages(self, view: _View) -> Iterator[Sequence[Entry]]:
         path, node = self._top()
         page: list[Entry] = []
-        for some in self._walk(path, node, "", view, ()):
-            page += some
-            if len(page) >= _PAGE:
-                for at in range(0, len(page), _PAGE):
-                    yield page[at : at + _PAGE]
-                page = []
+        with self._whole():
+            for some in self._walk(path, node, "", view, ()):
+                page += some
+                if len(page) >= _PAGE:
+                    for at in range(0, len(page), _PAGE):
+                        yield page[at : at + _PAGE]
+                    page = []
         if page:
             yield page
 
@@ -279,6 +319,7 @@ class TreeSystem(System):
         """The bytes of each entry, with few requests: neighbours in a pack are read together."""
         left = iter(entries)
         most = self.store.group_size
+        told: RhError | None = None
         while True:
             group: list[tuple[Entry, Child]] = []
             size = 0
@@ -296,7 +337,10 @@ class TreeSystem(System):
                     break
             if not group:
                 return
-            yield from read_children(self.store, group)
+            for entry, found in read_children(self.store, group):
+                if isinstance(found, LostError) and told is None:
+                    told = self._told(found)  # asked once
+                yield entry, told if isinstance(found, LostError) and isinstance(told, GoneError) else found
 
     def write_many(self, items: Iterable[Item]) -> Iterator[Outcome]:
         """`ImmutableVersionError` for each."""
@@ -340,6 +384,22 @@ class TreeSystem(System):
     def pieces_of(self, entry: Entry) -> Sequence[Piece]:
         """Where the bytes of a file are: an object, part of a pack, several of these, or where a reference says."""
         return places_of(self.store, self._wanted(entry.key, entry.etag))
+
+
+class _Told(Body):
+    """The bytes of a large file; what is missing on the way is told as that of a version."""
+
+    def __init__(self, body: Body, whole: Callable[[], AbstractContextManager[None]]) -> None:
+        self.entry = body.entry
+        self._body = body
+        self._whole = whole
+
+    def __iter__(self) -> Iterator[Bytes]:
+        with self._whole():
+            yield from self._body
+
+    def close(self) -> None:
+        self._body.close()
 
 
 class _View(NamedTuple):

@@ -11,6 +11,7 @@ from rh.digest import Hasher
 from rh.errors import ConflictError, IntegrityError, NotFoundError, RhError
 from rh.transfer import Verification
 from rh.versions.layout import hex_of, node_key, pack_key, tree_key
+from rh.versions.lost import LostError
 from rh.versions.moving import twice
 from rh.versions.nodes import Child, Node, Where, pieces_of
 from rh.versions.reading import is_replaced, raw
@@ -33,7 +34,7 @@ class Uncached(Store):
         self._packs: OrderedDict[str, bytes] = OrderedDict()
         """Packs of directories that were read just now: neighbours are asked for one after the other."""
 
-    def tree(self, digest: str) -> Tree:
+    def tree(self, digest: str, *, fresh: bool = True) -> Tree:  # noqa: ARG002 - always
         return twice(lambda: self._fetch_tree(digest, tree_key(digest), self._mark[:16] + hex_of(digest)))
 
     def _cached_node(self, digest: str, where: Where, place: str) -> Node | None:  # noqa: ARG002 - the same call
@@ -49,7 +50,7 @@ class Uncached(Store):
                 with self.system.read(node_key(name), (0, NODE_PACK)) as body:
                     pack = self._packs[name] = body.read()
             except NotFoundError as error:
-                raise NotFoundError("the store has lost part of a version", where=place) from error
+                raise LostError(where=place) from error
             while len(self._packs) > _PACKS:
                 self._packs.popitem(last=False)
         return pack[offset : offset + length]
@@ -86,12 +87,12 @@ def verify_version(store: Store, digest: str, url: str) -> Verification:
             _compare(store, child)
             if is_replaced(child):
                 replaced.append(key)
+        except LostError:
+            missing.append(key)
         except IntegrityError:
             corrupt.append(key)
         except ConflictError:
             modified.append(key)
-        except NotFoundError:
-            missing.append(key)
         except RhError as error:
             unreadable.append((key, error.message))
     for pack, members in packed.items():

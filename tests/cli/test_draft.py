@@ -31,6 +31,30 @@ def test_upload(rh, mine, tmp_path):
     assert "update=" not in refused
 
 
+def test_an_upload_of_what_is_there(rh, mine, tmp_path):
+    """It is said that nothing is new, and which version has it."""
+    again = rh("upload", "mine", "src", "--update", "-m", "again")
+    assert again.out.startswith("nothing new: it is ~/mine:v1 (latest)")
+    assert "the message is not kept" in again.err
+    assert rh("upload", "mine", "src", "--update", "--json").json["new"] is False
+    assert rh("upload", "mine", "src", "more", "--json").json["new"] is True
+    rh("draft", "mine", "add", "src/a.txt", "--update")
+    assert rh("draft", "mine", "commit").out.startswith("nothing new: it is ~/mine:v2")
+
+
+def test_fixes_are_those_of_the_command(rh, mine, tmp_path):
+    """What refuses names options as they are typed, and leaves no draft."""
+    assert "fix: the first change begins one: rh draft NAME add FILE" in rh("draft", "mine", expect=3).err
+    assert "begin with is --base\n" in rh("draft", "mine", "-d", "a/b", expect=2).err
+    assert "begins with it: --base v3\n" in rh("draft", "mine", "-d", "v3", expect=2).err
+    for missing in ("w/none", "memory://nowhere/none"):
+        assert rh("draft", "mine", "add", missing, "--json", expect=3).error["kind"] == "not_found"
+        assert rh("draft", "mine", expect=3).err
+    refused = rh("draft", "mine", "mv", "a.txt", "z.bin", expect=4).err
+    assert "fix: remove it first\n" in refused
+    assert rh("draft", "mine", expect=3).err
+
+
 def test_a_draft(rh, mine, tmp_path):
     """Added to, listed, changed, committed: one version."""
     (tmp_path / "n.txt").write_bytes(b"new\n")

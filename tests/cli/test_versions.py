@@ -27,7 +27,7 @@ def test_commit(rh, mine):
     assert (again["name"], again["version"], again["message"], again["tags"]) == ("~/mine", "v2", "second", ["good"])
     assert again["new"] is False
     told = rh("commit", "mine", "-m", "lost")
-    assert told.out.startswith("nothing new, still ~/mine:v2 (latest, production)")
+    assert told.out.startswith("nothing new: it is ~/mine:v2 (latest, production)")
     assert "the message is not kept" in told.err
     (mine / "c").write_bytes(b"c")
     assert rh("commit", "mine", "-m", "third", "--ttl", "30d").out.startswith("~/mine:v3 (latest) sha256:")
@@ -223,9 +223,10 @@ def test_cache(rh, mine, world):
     rh("commit", "far")
     rh("cp", "rh://far:v1", "back")
     kept = rh("cache", "ls", "--json").lines
-    assert len(kept) >= 3
-    assert "files" in rh("cache", "ls").out
+    assert f"{len(kept)} entries" in rh("cache", "ls").out
     assert rh("cache", "verify", "--json").json == {"files": len(kept), "damaged": []}
+    kept = [one for one in kept if one["kind"] == "objects"]
+    assert len(kept) >= 3
     next(one for one in cache.ls("objects") if one.name == kept[0]["digest"]).path.write_bytes(b"damage")
     assert kept[0]["digest"] in rh("cache", "verify").out
     assert rh("cache", "rm", kept[1]["digest"], "--json").json["removed"] == 1

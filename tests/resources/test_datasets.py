@@ -8,6 +8,7 @@ import pytest
 import rh
 from rh import errors
 from rh.interop import dagshub
+from rh.resources.sweeping import sweep
 
 
 @pytest.fixture
@@ -120,18 +121,18 @@ def test_sweeping(folder):
         cats.put({"a.bin": bytes([number]) * 2_000_000}, overwrite=True)
         cats.commit(str(number))
     cats.alias("production", "v2")
-    (told,) = rh.gc("cats", keep=1, dry_run=True, older_than_s=-60)
+    (told,) = sweep("cats", keep=1, dry_run=True, older_than_s=-60)
     assert len(cats.versions()) == 4
     assert told.dropped == ["~/cats:v1", "~/cats:v3"]
     assert told.collected.size > 4_000_000
     text = str(told)
     assert "would keep ~/cats: v4 (latest), v2 (production)" in text
     assert "would drop ~/cats:v3" in text
-    (done,) = rh.gc("cats", keep=1, older_than_s=-60)
+    (done,) = sweep("cats", keep=1, older_than_s=-60)
     assert done.as_dict() | {"dry_run": True} == told.as_dict()
     assert [version.label for version in cats.versions()] == ["v2", "v4"]
     assert rh.folder("cats:production").get("a.bin") == b"\1" * 2_000_000
-    assert rh.gc(path=cats.url, older_than_s=-60)[0].dropped == []
+    assert sweep(None, cats.url, older_than_s=-60)[0].dropped == []
 
 
 def test_what_sweeping_refuses(here):

@@ -26,6 +26,7 @@ def written(table: pa.Table, **options):
     return system, writing.write(system, table.to_reader(), **options)
 
 
+@pytest.mark.slow
 def test_profile_of_real_data() -> None:
     """Nulls, distinct values, least, greatest, mean and the most frequent of the package index."""
     table = packages()

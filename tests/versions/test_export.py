@@ -170,6 +170,6 @@ def test_a_store_that_lost_a_file_writes_nothing(store, tmp_path):
     tree = commit(store, {"a": b"1"})
     store.system.delete([entry.key for entry in store.system.list("packs/")])
     store.contents.drop(next(iter(store.root(tree).children)).digest)
-    with pytest.raises(NotFoundError, match="lost part"):
+    with pytest.raises(IntegrityError, match="lost part"):
         write_file(tree, store, tmp_path / "out" / "v")
     assert not [entry for entry in open_system(locate(tmp_path)).list("out/") if entry.kind == "file"]

@@ -134,7 +134,7 @@ def test_buckets_that_keep_nothing_have_plain_references(moto_server: servers.Mo
     changed(live)
     with pytest.raises(errors.ConflictError, match="has changed since"):
         rh.folder("cats:v1").get("a.txt")
-    with pytest.raises(errors.NotFoundError, match="there is no such file"):
+    with pytest.raises(errors.IntegrityError, match="a file that a version refers to is gone"):
         rh.folder("cats:v1").get("sub/c d.bin")
 
 

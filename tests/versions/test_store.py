@@ -26,6 +26,7 @@ from rh.errors import (
 from rh.systems import locate, open_system
 from rh.types import Entry, Location
 from rh.versions import cache
+from rh.versions.lost import LostError
 from rh.versions.nodes import EMPTY, Child, Node
 from rh.versions.store import NAME, Ref, Store, Tree, object_key, place_of, tree_key
 from rh.versions.system import TreeSystem, location_of
@@ -261,6 +262,7 @@ def test_damage_is_found_and_placed(kind, how, request, tmp_path, elsewhere):
     """Promise 2: a bit flipped, an end cut off, an object gone: every read of the version says where, none goes on."""
     store = store_on(kind, request, tmp_path)
     tree = commit(store, FILES, **MORE)
+    store.ref("a series", tree.digest)
     store.check_format()
     for key in keys_of(store, "objects", "packs", "nodes", "trees"):
         if key.endswith(".chunks"):
@@ -272,10 +274,10 @@ def test_damage_is_found_and_placed(kind, how, request, tmp_path, elsewhere):
         if how != "gone":
             store.system.write(key, flipped if how == "flipped" else whole[: len(whole) // 2])
         elsewhere()
-        with pytest.raises((IntegrityError, NotFoundError)) as caught:
+        with pytest.raises(IntegrityError) as caught:
             read_all(store, tree)
         assert key in str(caught.value)
-        assert isinstance(caught.value, NotFoundError if how == "gone" else IntegrityError)
+        assert isinstance(caught.value, LostError) is (how == "gone")
         elsewhere()
         told = problem_of(store, tree)
         assert key in str(told)
@@ -493,7 +495,7 @@ def test_by_reference(memory):
     source.delete(["sub/large"])
     with pytest.raises(ConflictError, match="has changed"):
         system.read("x").read()
-    with pytest.raises(NotFoundError, match="sub/large"):
+    with pytest.raises(IntegrityError, match=r"refers to is gone.*sub/large"):
         system.read("large").read()
 
 
@@ -637,7 +639,10 @@ def test_errors_are_ours(memory):
     for bad in ("", "sha256:xyz", "md5:" + "0" * 32, "sha256-16m:" + "0" * 64):
         with pytest.raises(InvalidError):
             memory.tree(bad)
-    with pytest.raises(NotFoundError):
+    with pytest.raises(IntegrityError, match="nothing in it"):
+        memory.tree(EMPTY)
+    memory.check_format()
+    with pytest.raises(NotFoundError, match="no version"):
         memory.tree(EMPTY)
     child = Child("dir", b"d", 0, EMPTY, executable=False, where=("n", "0" * 32, 0, 5, 0, 0))
     with pytest.raises(RhError, match="lost"):

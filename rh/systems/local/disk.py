@@ -90,7 +90,7 @@ def failure(error: OSError, where: str) -> RhError:
     code = error.errno
     text = error.strerror or str(error)
     if code in (errno.ENOENT, errno.ENOTDIR):
-        return NotFoundError("there is nothing under this key", where=where)
+        return NotFoundError("nothing is there", where=where)
     if code in (errno.EACCES, errno.EPERM):
         return AccessError(f"not allowed: {text}", where=where)
     if code == errno.EROFS:

@@ -1,0 +1,82 @@
+"""What a version is told when it is made: its message, aliases, tags, properties and time to live."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from rh.errors import InvalidError
+from rh.registry.documents import check_document
+from rh.versions.properties import Said
+
+__all__ = ["ALIAS", "LATEST", "NUMBER", "Told", "check_alias", "check_message"]
+
+LATEST = "latest"
+"""The alias that moves by itself."""
+NUMBER = re.compile(r"v([1-9][0-9]{0,7})")
+ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+class Told(NamedTuple):
+    """What the author of a version says about it. `of` makes it, before anything is stored."""
+
+    message: str
+    aliases: tuple[str, ...]
+    tags: tuple[str, ...]
+    metadata: Mapping[str, Any]
+    ttl: float | None
+
+    @classmethod
+    def of(
+        cls,
+        message: object,
+        aliases: object,
+        tags: object,
+        metadata: Mapping[str, Any] | None,
+        ttl: object = None,
+        *,
+        where: str,
+    ) -> Told:
+        """What these arguments say.
+
+        Raises:
+            InvalidError: one of them is not what the record of a version can hold; `where` is named.
+        """
+        if isinstance(aliases, str) or not isinstance(aliases, Sequence | set | frozenset):
+            hint = f"aliases=[{aliases!r}]" if isinstance(aliases, str) else None
+            raise InvalidError("aliases= takes a list", hint=hint)
+        for alias in aliases:
+            check_alias(alias)
+        said = Said.of(metadata, tags, where=f"metadata of {where}")
+        if ttl is not None and (
+            isinstance(ttl, bool) or not isinstance(ttl, int | float) or not ttl > 0 or not math.isfinite(ttl)
+        ):
+            raise InvalidError(f"ttl={ttl!r} is not a number of seconds above 0")
+        return cls(check_message(message, where), tuple(dict.fromkeys(aliases)), said.tags, said.metadata, ttl)
+
+
+def check_message(message: object, where: str) -> str:
+    """A message as text; `None` says nothing.
+
+    Raises:
+        InvalidError: it is no text, or none that can be recorded.
+    """
+    if message is None:
+        return ""
+    if not isinstance(message, str):
+        raise InvalidError(f"message= is text, not {type(message).__name__}", where=where)
+    check_document({"message": message}, where=where)
+    return message
+
+
+def check_alias(alias: object) -> None:
+    """Refuse what cannot be an alias."""
+    if not isinstance(alias, str) or not ALIAS.fullmatch(alias):
+        raise InvalidError(
+            f"not an alias: {alias!r}",
+            hint="letters, digits, '.', '_', '-', a letter or digit first; no ':' and no '/'",
+        )
+    if alias == LATEST or NUMBER.fullmatch(alias):
+        raise InvalidError(f"{alias!r} cannot be an alias: it means a version already", hint="choose another word")
