@@ -32,7 +32,10 @@ from rh.resources.parts import visible
 from rh.types import ABSENT, ANY, Condition, Location, Match
 from rh.versions.properties import check_tags, note_types, plain, types_of_names
 
-__all__ = ["KINDS", "Located", "Resource", "exists", "load"]
+__all__ = ["KINDS", "UNWRITTEN", "Located", "Resource", "exists", "load"]
+
+UNWRITTEN = "go on with what .write() or .save() returns: this handle stays as it is"
+"""The fix for who asks data in memory for what only written data have."""
 
 KINDS: dict[str, str] = {
     "folder": "rh.resources.folder",

@@ -16,6 +16,7 @@ from rh.registry.lineage import recording
 from rh.registry.names import Name
 from rh.resources import codecs, places, places_saved
 from rh.resources.arguments import load_only, place_for, split_options
+from rh.resources.base import UNWRITTEN
 from rh.resources.places import Place
 from rh.resources.versioned import Versioned
 from rh.systems.base import System
@@ -115,7 +116,7 @@ class Blob(Versioned):
         from rh.versions.commit import commit_file
 
         if self.value is not NOTHING:
-            raise InvalidError("this blob is not written yet", hint=".save() first")
+            raise InvalidError("this blob is not written yet", hint=UNWRITTEN)
         system, key = self.handle()
         return commit_file(system, key, store, base=base, lease=lease)
 
@@ -192,7 +193,10 @@ class Blob(Versioned):
 
         if self.value is not NOTHING:
             if "r" not in mode:
-                raise InvalidError("this blob holds an object that is still to be written", hint=".write() first")
+                raise InvalidError(
+                    "this blob holds an object that is still to be written",
+                    hint=UNWRITTEN,
+                )
             raw = io.BytesIO(self.read())
             return raw if "b" in mode else io.TextIOWrapper(raw, encoding or "utf-8", errors, newline)
         recording.opened(self, mode)
@@ -262,7 +266,10 @@ class Blob(Versioned):
         As for `Folder.local`, the copy is not to be written to, and stays at least as long as this process does.
         """
         if self.value is not NOTHING:
-            raise InvalidError("this blob is not written yet", hint=".write() or .save() first")
+            raise InvalidError(
+                "this blob is not written yet",
+                hint=UNWRITTEN,
+            )
         recording.read(self)
         location = self.placed()
         if places.is_here(location):
@@ -366,7 +373,8 @@ class Blob(Versioned):
 
         if self.value is not NOTHING:
             raise InvalidError(
-                "this blob is not written yet, so there is nothing to move", hint=".write() or .save() first"
+                "this blob is not written yet, so there is nothing to move",
+                hint=UNWRITTEN,
             )
         chosen, _ = split_options(options)
         return transfer.plan_file(self.placed(), self._target(system, path), chosen)

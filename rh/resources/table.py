@@ -17,7 +17,7 @@ from rh.registry.lineage import recording
 from rh.registry.names import Name
 from rh.resources import places, places_saved
 from rh.resources.arguments import load_only, place_for
-from rh.resources.base import Located
+from rh.resources.base import UNWRITTEN, Located
 from rh.resources.blob import NOTHING
 from rh.resources.folder import Folder
 from rh.resources.places import Place
@@ -141,7 +141,7 @@ class Table(Rows):
         from rh.versions.commit import commit_file, commit_tree
 
         if not self.written:
-            raise InvalidError("this table is not written yet", hint=".save() first")
+            raise InvalidError("this table is not written yet", hint=UNWRITTEN)
         system, snapshot = self.files()
         if system.location != self.placed():
             return commit_file(system, self.placed().name, store, base=base, lease=lease)
@@ -425,7 +425,10 @@ class Table(Rows):
         if isinstance(target_mb, bool) or not isinstance(target_mb, int) or target_mb < 1:
             raise InvalidError(f"target_mb is {target_mb!r}", hint="a whole number of MiB, 1 or more")
         if not self.written:
-            raise InvalidError("this table is not written yet, so there is nothing to compact", hint=".write() first")
+            raise InvalidError(
+                "this table is not written yet, so there is nothing to compact",
+                hint=UNWRITTEN,
+            )
         snapshot = compaction.compact(*self.files(), file_bytes=target_mb << 20)
         return replace(self, facts_known=_facts(snapshot), receipt=None)
 

@@ -11,6 +11,7 @@ from rh.errors import ExistsError, InvalidError, NotFoundError
 from rh.registry.lineage import recording
 from rh.resources import places
 from rh.resources.arguments import split_options
+from rh.resources.base import UNWRITTEN
 from rh.systems.base import System
 from rh.tables import store
 from rh.tables.base import INDEX, ONE_FILE, DataFile, Snapshot
@@ -118,7 +119,8 @@ def plan(table: Table, system: Any, path: Any, options: Mapping[str, Any]) -> Pl
 
     if not table.written:
         raise InvalidError(
-            "this table is not written yet, so there is nothing to move", hint=".write() or .save() first"
+            "this table is not written yet, so there is nothing to move",
+            hint=UNWRITTEN,
         )
     target = _target(table, system, path)
     place, snapshot = table.files()
