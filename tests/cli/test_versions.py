@@ -104,8 +104,9 @@ def test_a_version_that_only_this_machine_has_is_told_once(rh, tree, monkeypatch
     monkeypatch.setenv("RH_REGISTRY", f"file://{tmp_path}/registry")
     monkeypatch.setenv("RH_USER", "ada")
     rh("save", "/team/mine", "src")
-    (line,) = rh("commit", "/team/mine", "--json").err.splitlines()
-    assert line.startswith("warning: /team/mine:v1 is kept on this machine only, in file://")
+    told = rh("commit", "/team/mine", "--json").err.splitlines()
+    assert len(told) == 1, told
+    assert told[0].startswith("warning: /team/mine:v1 is kept on this machine only, in file://")
     assert rh("commit", "/team/mine").err == ""
     rh("save", "mine", "src")
     assert rh("commit", "mine").err == ""

@@ -24,11 +24,13 @@ from rh.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
+from rh.systems.abilities import Multipart
 from rh.systems.ssh import SSHSystem
 from rh.systems.ssh.by_paramiko import Paramiko
 from rh.systems.ssh.openssh import OpenSSH
 from rh.systems.wrap import wrap
 from rh.testing import servers
+from rh.testing.faults import Bandwidth, FaultProxy
 from rh.types import Location, Match
 from tests.systems.hosts import ROADS, TRANSPORTS, fresh, opened
 
@@ -188,6 +190,25 @@ def test_settings_that_cannot_be(host: servers.SSHServer) -> None:
     for path in ("relative", "~other/x", "/nul\0"):
         with pytest.raises(InvalidError):
             opened(host, path)
+
+
+@pytest.mark.slow
+@TRANSPORTS
+def test_a_slow_line_takes_large_files(transport: str) -> None:
+    """A host says that it is alive while a part, or a file, is on its way: that is no answer yet."""
+    data = os.urandom(20 << 20)
+    with servers.ssh() as host, FaultProxy(host.port, [Bandwidth(bytes_per_s=12e6, direction="up")]) as proxy:
+        more = {"via": proxy.port, "timeout_s": 2.0, "transport": transport}
+        with wrap(SSHSystem.open(Location("far", str(host.home)), host.settings(**more))) as system:
+            system.write("whole", data)
+            multipart = system.ask(Multipart)
+            assert multipart is not None
+            upload = multipart.begin("parts", len(data), part_size=16 << 20)
+            step = upload.part_size
+            upload.finish([upload.put(at // step, data[at : at + step]) for at in range(0, len(data), step)])
+            for key in ("whole", "parts"):
+                with system.read(key) as body:
+                    assert body.read() == data
 
 
 @TRANSPORTS

@@ -216,8 +216,20 @@ class Session:
         return count
 
     def waiting(self) -> bool:
-        """Whether a frame has come, or the end."""
-        return self._to > self._from or self.channel.waiting()
+        """Whether a frame that is more than a sign of life has come, or the end. Does not wait."""
+        while True:
+            while self._to - self._from >= wire.FRAME.size:
+                if wire.FRAME.unpack_from(self._buffer, self._from) != (wire.PING, 0):
+                    return True
+                self._from += wire.FRAME.size
+            if not self.channel.waiting():
+                return False
+            self._buffer[: self._to - self._from] = self._buffer[self._from : self._to]
+            self._from, self._to = 0, self._to - self._from
+            count = self.channel.readinto(memoryview(self._buffer)[self._to :])
+            if not count:
+                return True
+            self._to += count
 
     def next(self, where: Callable[[str], str] = str, key: str = "", *, keep: bool = True) -> tuple[int, memoryview]:
         """The next frame of a conversation (about `key`). `OK` ends it, and `ERR` raises what the far side tells."""
