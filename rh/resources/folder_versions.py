@@ -120,13 +120,6 @@ class FolderVersions(Versioned):
             old: `"v1"`, an alias, or a digest.
             new: the same.
         """
-        from rh.versions.diff import diff
-        from rh.versions.series import check_which
-        from rh.versions.store import Store
+        from rh.resources.comparing import diff_versions
 
-        for which in (old, new):
-            check_which(which)
-        series = self.series_of()
-        a, b = series.get(old), series.get(new)
-        stores = Store.at(a.store), Store.at(b.store)
-        return diff(stores[0].tree(a.digest), stores[1].tree(b.digest), *stores)
+        return diff_versions(self, old, new)

@@ -35,13 +35,6 @@ from rh.testing.faults import Delay, FaultProxy, Status
 from rh.testing.servers.registry import RegistryServer
 
 
-@pytest.fixture(autouse=True)
-def _nothing_known_to_be_silent():
-    mirror._silent.clear()
-    yield
-    mirror._silent.clear()
-
-
 @pytest.fixture
 def server(monkeypatch):
     """A registry server of this test's own, which is the registry of `ada`; deadlines are short."""

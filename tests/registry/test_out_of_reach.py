@@ -9,17 +9,10 @@ import pytest
 import rh
 from rh import config, errors
 from rh.cli import main
-from rh.registry import default, mirror, open_registry
+from rh.registry import default, open_registry
 from rh.registry.base import StaleWarning
 from rh.testing.servers.process import Port
 from rh.testing.servers.registry import RegistryServer
-
-
-@pytest.fixture(autouse=True)
-def _nothing_known_to_be_silent():
-    mirror._silent.clear()
-    yield
-    mirror._silent.clear()
 
 
 @pytest.fixture
