@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from rh.errors import MissingExtraError, UnavailableError
 from rh.testing.servers.process import LOOPBACK
@@ -15,7 +16,7 @@ __all__ = ["MotoServer"]
 
 
 class MotoServer(Bucketed):
-    """moto's server on a loopback port; everything is in memory.
+    """moto's server on a loopback port; everything is in memory, and requests are served one at a time.
 
     Args:
         buckets: made at the start; the first one is the root of `settings()`.
@@ -27,7 +28,8 @@ class MotoServer(Bucketed):
     def _command(self) -> Sequence[str]:
         if importlib.util.find_spec("moto") is None or importlib.util.find_spec("flask") is None:
             raise MissingExtraError("moto's server is not installed", hint='pip install "moto[s3]" flask flask-cors')
-        return [sys.executable, "-I", "-m", "moto.server", "-H", LOOPBACK, "-p", str(self.port)]
+        program = Path(__file__).with_name("moto_serial.py")
+        return [sys.executable, "-I", str(program), LOOPBACK, str(self.port)]
 
     def _ready(self) -> bool:
         try:
