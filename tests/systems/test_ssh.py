@@ -8,6 +8,7 @@ import logging
 import os
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -42,7 +43,7 @@ from rh.systems.abilities import (
 from rh.systems.ssh import SSHSystem
 from rh.testing import servers
 from rh.testing.systems import SystemSuite
-from rh.types import Entry, Link, SignedRequest
+from rh.types import Entry, Link, Location, SignedRequest
 from tests.systems.hosts import ROADS, TRANSPORTS, fresh, opened
 
 
@@ -483,6 +484,36 @@ def test_multiplexed(host: servers.SSHServer) -> None:
         bodies = [system.read("x") for _ in range(6)]
         assert [len(body.read()) for body in bodies] == [1 << 20] * 6
     assert host.log.count("Accepted publickey") - before == 1
+
+
+def test_a_connection_that_the_user_has_open(tmp_path: Path) -> None:
+    """It is used where ssh_config says how connections are shared, without a login; when it ends, ours are."""
+    with servers.ssh() as server:
+        config, socket = tmp_path / "config", tmp_path / "shared"
+        config.write_text(f"{server.config_file.read_text()}\nHost *\n  ControlPath {socket}\n")
+        master = subprocess.Popen(["ssh", "-F", config, "-M", "-N", server.alias], stderr=subprocess.DEVNULL)
+        try:
+            while not socket.exists():
+                assert master.poll() is None
+                time.sleep(0.01)
+            logins = server.log.count("Accepted publickey")
+            keys = server.directory / "authorized_keys"
+            known = keys.read_text()
+            keys.write_text("")  # as good as a second factor that nobody gives
+            host = Location(server.alias, "~/x")
+            settings = {"host": server.alias, "config_file": str(config), "transport": "openssh", "timeout_s": 20}
+            with SSHSystem.open(host, settings) as system:
+                system.write("x", bytes(1 << 20))
+                bodies = [system.read("x") for _ in range(4)]
+                assert [len(body.read()) for body in bodies] == [1 << 20] * 4
+            keys.write_text(known)
+        finally:
+            master.terminate()
+            master.wait()
+        assert server.log.count("Accepted publickey") == logins
+        with SSHSystem.open(host, settings) as system:
+            assert system.head("x").size == 1 << 20
+        assert server.log.count("Accepted publickey") == logins + 1
 
 
 @TRANSPORTS

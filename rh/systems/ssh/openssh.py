@@ -2,6 +2,9 @@
 
 The first channel of a connection is its master: when this process dies, however it dies, its pipe closes, the program
 over there ends, and the master with it. Nothing outlives us.
+
+A connection that the user has open, where ssh_config has a `ControlPath`, is taken instead: it may have taken a second
+factor to open.
 """
 
 from __future__ import annotations
@@ -204,19 +207,32 @@ class OpenSSH(Transport):
         self._lock = threading.Lock()
         self._opening = threading.Lock()
         self._lines: list[_Line] = []
+        self._users: _Line | None = None
         self._directory: str | None = None
         self._resolved: dict[str, str] | None = None
 
     def open(self, command: str, begin: Callable[[Channel], T], *, subsystem: bool = False, alone: bool = False) -> T:
         words = ["-s", "--", self.host.host, command] if subsystem else ["--", self.host.host, command]
         with self._opening:
-            line = self._pick()
+            line = self._theirs() or self._pick()
             if line is None and alone:
                 line = _Line("none")
             if line is None:
                 # Nobody can share a connection before it stands.
                 return _begun(self._master(words), begin)
         return _begun(self._start(line, ["-o", "ControlMaster=no", "-o", f"ControlPath={line.path}", *words]), begin)
+
+    def _theirs(self) -> _Line | None:
+        """The connection that the user has open, if there is one with room."""
+        path = self._resolve().get("controlpath", "none")
+        line = self._users
+        if line is None and os.path.exists(path) and not self._ask("-O", "check", "-S", path).returncode:
+            line = self._users = _Line(path)
+            with self._lock:
+                self._lines.append(line)
+        if line is None or len(line.pipes) >= PER_CONNECTION or not os.path.exists(path):
+            return None
+        return line
 
     def _pick(self) -> _Line | None:
         """A connection with room, or `None` where a new one is better."""
@@ -314,18 +330,7 @@ class OpenSSH(Transport):
     def _resolve(self) -> dict[str, str]:
         """What ssh_config says of the host; asked once."""
         if self._resolved is None:
-            try:
-                done = subprocess.run(
-                    [self._program, "-G", *self._plain(), "--", self.host.host],
-                    stdin=subprocess.DEVNULL,
-                    capture_output=True,
-                    text=True,
-                    timeout=self.host.timeout_s,
-                    check=False,
-                    env={**os.environ, "LC_ALL": "C"},
-                )
-            except subprocess.TimeoutExpired as error:
-                raise DeadlineError("reading the ssh configuration took too long", where=str(self.host)) from error
+            done = self._ask("-G")
             if done.returncode:
                 raise InvalidError(
                     f"the ssh configuration is not valid: {done.stderr.strip()[-300:]}",
@@ -334,6 +339,21 @@ class OpenSSH(Transport):
             pairs = (line.partition(" ") for line in done.stdout.splitlines())
             self._resolved = {key: value for key, _, value in reversed(list(pairs))}
         return self._resolved
+
+    def _ask(self, *options: str) -> subprocess.CompletedProcess[str]:
+        """Run the client for what it tells by itself, without a connection."""
+        try:
+            return subprocess.run(
+                [self._program, *options, *self._plain(), "--", self.host.host],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=self.host.timeout_s,
+                check=False,
+                env={**os.environ, "LC_ALL": "C"},
+            )
+        except subprocess.TimeoutExpired as error:
+            raise DeadlineError("the ssh client took too long to answer", where=str(self.host)) from error
 
     def address(self) -> tuple[str, int, str | None]:
         found = self._resolve()
@@ -350,7 +370,7 @@ class OpenSSH(Transport):
             for pipe in line.pipes:
                 if not pipe.closed:
                     pipe.forget()
-        self._lines = []
+        self._lines, self._users = [], None
 
 
 def _control_directory() -> str:
