@@ -40,6 +40,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self, TypeAlias
 
 from rh import config
 from rh.errors import ConflictError, InvalidError, NotFoundError, RhError, UnavailableError
+from rh.observe import log
 from rh.registry.documents import Document, check_document, encode
 from rh.registry.filters import Filter
 from rh.types import ABSENT, ANY, Condition, Match
@@ -57,8 +58,11 @@ __all__ = [
     "StaleWarning",
     "Step",
     "UnconnectedError",
+    "UnreadError",
     "author",
+    "begun",
     "check_steps",
+    "for_a_change",
     "fresh",
     "new_token",
     "request_digest",
@@ -78,8 +82,21 @@ class UnconnectedError(UnavailableError):
     """Nobody answers where a registry should be, or its server says that of what is behind it."""
 
 
+class UnreadError(UnavailableError):
+    """A registry cannot be reached, for this reason, and what is asked of it was never read."""
+
+    def __init__(self, reason: str, what: str, *, where: str) -> None:
+        super().__init__(f"{OUT_OF_REACH} ({reason}), and {what}", where=where, hint=STILL)
+        self.reason = reason
+
+
 class StaleWarning(UserWarning):
     """A registry cannot be reached, and what was read of it before was given instead."""
+
+
+def begun(url: str) -> None:
+    """Say that a registry was made where none was: a misspelt place looks like a new one."""
+    log.warning("a new registry was begun at %s", url)
 
 
 def unreachable(error: RhError) -> RhError:
@@ -100,6 +117,19 @@ def fresh() -> Iterator[None]:
             yield
         except StaleWarning as warning:
             raise UnavailableError(str(warning), hint=f"try again when it can be reached; {STILL}") from warning
+
+
+@contextmanager
+def for_a_change() -> Iterator[None]:
+    """What this block reads is for a change, which cannot be made now, whatever was read of the registry before."""
+    try:
+        yield
+    except UnreadError as error:
+        raise UnavailableError(
+            f"{OUT_OF_REACH} ({error.reason}), and a change needs it: nothing was changed",
+            where=error.where,
+            hint=error.hint,
+        ) from error
 
 
 class Record(NamedTuple):

@@ -86,10 +86,14 @@ def schema_of(url):
     return url.rpartition("=")[2]
 
 
-def test_reading_creates_nothing(registry, url):
+def test_reading_creates_nothing_and_the_first_change_says_that_it_does(registry, url, caplog):
     assert list(registry.list()) == list(registry.changes()) == list(registry.search(F.a == 1)) == []
     assert registry.find("a") is None
     assert tables(url.partition("?")[0], schema_of(url)) == []
+    assert not caplog.messages
+    registry.put("a", {})
+    registry.put("b", {})
+    assert caplog.messages == [f"a new registry was begun at {registry.url}"]
 
 
 def test_the_schema_is_rh_unless_told(database):

@@ -231,15 +231,27 @@ def test_the_file_and_its_directory_are_private(tmp_path, monkeypatch):
     assert (tmp_path / "home").stat().st_mode & 0o077 == 0
 
 
-def test_write_ahead_logging_unless_the_disk_is_a_networks(registry, monkeypatch):
+def test_a_new_registry_is_told_of_once_unless_it_is_this_machines_own(registry, tmp_path, monkeypatch, caplog):
+    """A misspelt path looks like a new registry."""
+    monkeypatch.setenv("RH_HOME", str(tmp_path / "home"))
+    local().put("a", {})
+    assert not caplog.messages
+    assert not list(registry.list())
+    registry.put("a", {})
+    registry.put("b", {})
+    assert caplog.messages == [f"a new registry was begun at {registry.url}"]
+
+
+def test_write_ahead_logging_unless_the_disk_is_a_networks(registry, monkeypatch, caplog):
     registry.put("a", {})
     with closing(sqlite3.connect(registry.path)) as db:
         assert db.execute("pragma journal_mode").fetchone() == ("wal",)
-    monkeypatch.setattr(sqlite, "_is_shared", lambda path: True)
+    monkeypatch.setattr(sqlite, "on_network", lambda path: True)
     other = SQLiteRegistry(registry.path.with_name("shared.db"))
     other.put("a", {})
     with closing(sqlite3.connect(other.path)) as db:
         assert db.execute("pragma journal_mode").fetchone() == ("delete",)
+    assert "file:///directory is the kind of registry for a shared disk" in caplog.messages[-1]
 
 
 def descriptors(path):

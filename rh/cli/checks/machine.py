@@ -100,6 +100,7 @@ def _settings() -> Iterator[Finding]:
 def _registry() -> Iterator[Finding]:
     from rh.registry import default
     from rh.registry.names import SPACE
+    from rh.registry.sql.sqlite import NETWORK_DISK, SHARED, on_network
 
     try:
         config.show()
@@ -119,6 +120,10 @@ def _registry() -> Iterator[Finding]:
     while not place.exists():
         place = place.parent
     if os.access(place, os.W_OK) and os.access(path.parent if path.parent.exists() else place, os.W_OK):
+        if on_network(path):
+            is_local = path == config.home() / "registry.db"
+            fix = "set RH_HOME to a directory on a disk of this machine" if is_local else SHARED
+            yield Finding("warn", "registry", f"{path} is on {NETWORK_DISK}", fix)
         yield Finding("ok", "registry", f"{path}, {number:,} names, writable")
     else:
         yield Finding(

@@ -35,6 +35,7 @@ from rh.registry.base import (
     StaleWarning,
     Step,
     author,
+    begun,
     check_steps,
     new_token,
     request_digest,
@@ -357,6 +358,7 @@ class BucketRegistry(Registry):
                 return answer
             if state is None:
                 self._log.create()
+                begun(self.url)
                 continue
             position = state.position
             try:

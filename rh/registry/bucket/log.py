@@ -133,6 +133,7 @@ class Log:
                         where=self.system.url(log_format.entry_key(one.entry.sequence)),
                         expected=digest,
                         got=one.entry.previous,
+                        hint=log_format.REPAIR,
                     )
                 sequence, digest = one.entry.sequence, Entry.digest(one.data)
             yield found
@@ -163,7 +164,7 @@ class Log:
             raise
         except NotFoundError as error:
             raise IntegrityError(
-                "the registry's log has lost an entry", where=where, hint="put a copy of it back"
+                "the registry's log has lost an entry", where=where, hint=log_format.REPAIR
             ) from error
         return Stored(entry, data, read or etag)
 

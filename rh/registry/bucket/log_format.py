@@ -38,6 +38,11 @@ FORMAT = 1
 HEADER = "registry.json"
 SEGMENT = 100
 """Entries of one directory of the log, which also are those of one segment."""
+REPAIR = (
+    "put a copy of it back; or make a new registry of what a machine that can still read this one exports "
+    "(rh registry export, rh registry import)"
+)
+"""What helps where an entry of the log is not what it was."""
 
 _BEGIN, _MIDDLE, _END = b'{"sha256":"', b'","entry":', b"}"
 _START = len(_BEGIN) + 64 + len(_MIDDLE)
@@ -90,7 +95,7 @@ class Entry(NamedTuple):
                 where=where,
                 expected=ascii(told.decode("latin-1")),
                 got=got,
-                hint="put a copy of it back: without it, nobody can tell what came after",
+                hint=REPAIR,
             )
         try:
             found = decode(text)
@@ -99,10 +104,16 @@ class Entry(NamedTuple):
                 raise ValueError("an entry without a commit")
             entry = cls(int(found["sequence"]), str(found["previous"]), [_commit(one) for one in found["commits"]])
         except (ValueError, KeyError, TypeError) as error:
-            raise IntegrityError(f"an entry of the registry's log cannot be: {error!r}", where=where) from error
+            raise IntegrityError(
+                f"an entry of the registry's log cannot be: {error!r}", where=where, hint=REPAIR
+            ) from error
         if entry.sequence != sequence:
             raise IntegrityError(
-                "this is another entry of the log", where=where, expected=str(sequence), got=str(entry.sequence)
+                "this is another entry of the log",
+                where=where,
+                expected=str(sequence),
+                got=str(entry.sequence),
+                hint=REPAIR,
             )
         return entry
 
@@ -204,7 +215,9 @@ def unpack(data: bytes, where: str) -> list[bytes]:
     try:
         return gzip.decompress(data).splitlines()
     except (OSError, EOFError, zlib.error) as error:
-        raise IntegrityError(f"a segment of the registry's log is damaged: {error}", where=where) from error
+        raise IntegrityError(
+            f"a segment of the registry's log is damaged: {error}", where=where, hint="it may be deleted: the log has all"
+        ) from error
 
 
 def new_header(identity: str) -> bytes:
@@ -223,4 +236,8 @@ def identity_of(header: bytes, where: str) -> str:
         _check_format(found["format"], where)
         return str(found["id"])
     except (ValueError, KeyError, TypeError) as error:
-        raise IntegrityError(f"{HEADER} is not that of a registry: {error!r}", where=where) from error
+        raise IntegrityError(
+            f"{HEADER} is not that of a registry: {error!r}",
+            where=where,
+            hint=f"put a copy of it back, or name a place for the registry where no other {HEADER} is",
+        ) from error

@@ -35,7 +35,7 @@ from rh.errors import (
 )
 from rh.forks import Lock
 from rh.plugins import need
-from rh.registry.base import STILL, UnconnectedError, unreachable
+from rh.registry.base import STILL, UnconnectedError, begun, unreachable
 from rh.registry.documents import is_secret_field
 from rh.registry.sql.relational import TABLES, Dialect, Query, RelationalRegistry, Row, Session
 
@@ -227,6 +227,8 @@ class PostgresRegistry(RelationalRegistry):
                     db.execute(statement.replace("@", self._prefix))
             if found < len(MIGRATIONS):
                 db.execute(f"update {about} set schema = %s", (len(MIGRATIONS),))
+        if table is None:
+            begun(self.url)
 
 
 class _OlderError(Exception):

@@ -33,11 +33,13 @@ from rh.errors import (
     UnsupportedError,
 )
 from rh.forks import Lock, databases
+from rh.observe import log
+from rh.registry.base import begun
 from rh.registry.documents import decode
 from rh.registry.sql import index
 from rh.registry.sql.relational import TABLES, Dialect, Query, RelationalRegistry, Row, Session
 
-__all__ = ["MIGRATIONS", "SQLiteRegistry"]
+__all__ = ["MIGRATIONS", "NETWORK_DISK", "SHARED", "SQLiteRegistry", "on_network"]
 
 T = TypeVar("T")
 APPLICATION = 0x72685247
@@ -71,6 +73,8 @@ MIGRATIONS: tuple[tuple[str | Callable[[sqlite3.Connection], None], ...], ...] =
 """The schema, step by step; step n makes schema n + 1 (`pragma user_version`). Released steps never change."""
 
 _SHARED = ("nfs", "cifs", "smb", "lustre", "gpfs", "beegfs", "ceph", "afs", "9p", "fuse")
+NETWORK_DISK = "a network disk: safe only if its locks are, and slower than elsewhere"
+SHARED = "file:///directory is the kind of registry for a shared disk"
 _KEPT = 8
 """Idle connections of the process."""
 
@@ -147,7 +151,8 @@ class SQLiteRegistry(RelationalRegistry):
         _retry(lambda: _journal(db, self.path), deadline)
         _retry(lambda: db.execute("begin immediate"), deadline)
         try:
-            for number, step in enumerate(MIGRATIONS[self._schema(db) :], self._schema(db) + 1):
+            before = self._schema(db)
+            for number, step in enumerate(MIGRATIONS[before:], before + 1):
                 for action in step:
                     if isinstance(action, str):
                         db.execute(action)
@@ -156,9 +161,18 @@ class SQLiteRegistry(RelationalRegistry):
                 db.execute(f"pragma user_version = {number}")
             db.execute(f"pragma application_id = {APPLICATION}")
             _retry(lambda: db.execute("commit"), deadline)
+            if before == 0:
+                self._tell()
         finally:
             if db.in_transaction:
                 db.execute("rollback")
+
+    def _tell(self) -> None:
+        """Say what may not have been meant of a registry that was just made."""
+        if config.home() not in self.path.parents:
+            begun(self.url)
+            if on_network(self.path):
+                log.warning("%s is on %s; %s", self.url, NETWORK_DISK, SHARED)
 
     def _schema(self, db: sqlite3.Connection) -> int:
         """The schema's number, in a transaction; 0 for a fresh file. Writes nothing."""
@@ -168,7 +182,7 @@ class SQLiteRegistry(RelationalRegistry):
             application or schema or db.execute("select 1 from sqlite_master").fetchone()
         ):
             raise InvalidError(
-                "this file is a database of something else", where=self.url, hint="name another file in RH_REGISTRY"
+                "this file is a database of something else", where=self.url, hint=self._elsewhere()
             )
         if schema > len(MIGRATIONS):
             raise UnsupportedError(
@@ -177,6 +191,12 @@ class SQLiteRegistry(RelationalRegistry):
                 hint="upgrade rh-data",
             )
         return int(schema)
+
+    def _elsewhere(self) -> str:
+        """What makes the registry another file: that of this machine has its place by `RH_HOME`."""
+        if self.path == Path(os.path.abspath(config.home() / "registry.db")):
+            return f"move {self.path} away, or set RH_HOME to another directory"
+        return "name another file in RH_REGISTRY"
 
     def _is_there(self) -> bool:
         """Whether there is a file; none is an empty registry, unless its place cannot be looked at."""
@@ -319,10 +339,10 @@ os.register_at_fork(
 
 def _journal(db: sqlite3.Connection, path: Path) -> None:
     """Write-ahead logging, which lets readers go on beside a writer; not where several machines may share the file."""
-    db.execute(f"pragma journal_mode = {'delete' if _is_shared(path) else 'wal'}")
+    db.execute(f"pragma journal_mode = {'delete' if on_network(path) else 'wal'}")
 
 
-def _is_shared(path: Path) -> bool:
+def on_network(path: Path) -> bool:
     """Whether the file is on a network's file system, where the memory that a write-ahead log shares does not work."""
     try:
         lines = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape").splitlines()

@@ -48,12 +48,16 @@ def test_a_handle_does_nothing_by_itself(place, registry):
     assert not (config.home() / "replicas").exists()
 
 
-def test_reading_creates_nothing(place, registry):
+def test_reading_creates_nothing_and_the_first_change_says_that_it_does(place, registry, caplog):
     assert list(registry.list()) == list(registry.changes()) == list(registry.history("a")) == []
     assert registry.find("a") is None
     with pytest.raises(errors.NotFoundError):
         registry.delete("a")
     assert not place.exists()
+    assert not caplog.messages
+    registry.put("a", {})
+    registry.put("b", {})
+    assert caplog.messages == [f"a new registry was begun at {registry.url}"]
 
 
 # What is written.
