@@ -167,7 +167,7 @@ def _told(took: dict[str, list[float]], ours: str, other: str) -> dict[str, obje
 
 
 def works(
-    *, scale: float, rounds: int, files: int = 100_000, dvc: Path | None = None
+    *, scale: float, rounds: int, files: int = 400_000, dvc: Path | None = None
 ) -> dict[str, Callable[[], dict[str, object]]]:
     """All measurements, by name.
 
@@ -193,7 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.versions", description=__doc__)
     parser.add_argument("--only", help=f"of {', '.join(BARS)}, with commas between")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--files", type=int, default=100_000, help="of the version that ten files are added to")
+    parser.add_argument("--files", type=int, default=400_000, help="of the version that ten files are added to")
     parser.add_argument("--scale", type=float, default=1.0, help="numbers of files times this")
     parser.add_argument("--dvc", type=Path, help="an environment that has DVC")
     parser.add_argument("--json", type=Path, help="write everything measured to this file")

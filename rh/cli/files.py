@@ -9,7 +9,7 @@ import typer
 
 from rh.cli import show
 from rh.cli.complete import complete_place
-from rh.cli.options import AsJson, PlaceArgument, size_of, span_of
+from rh.cli.options import AsJson, PlaceArgument, Yes, ask, size_of, span_of
 
 if TYPE_CHECKING:
     from rh.resources.versioned import Versioned
@@ -122,7 +122,7 @@ def rm(
     recursive: Annotated[
         bool, typer.Option("--recursive", "-r", help="Directories too, with all that is in them.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Yes = False,
     json: AsJson = False,
 ) -> None:
     """Remove files, and directories with --recursive.
@@ -145,7 +145,8 @@ def rm(
         if tree and not recursive:
             raise InvalidError("that is a directory", where=at.url, hint=f"rh rm --recursive {at.text}")
     if not yes:
-        _ask([at.url + ("/ and everything in it" if tree else "") for at, tree in zip(found, trees, strict=True)])
+        told = [at.url + ("/ and everything in it" if tree else "") for at, tree in zip(found, trees, strict=True)]
+        ask(told, "Remove?")
     for at, tree in zip(found, trees, strict=True):
         with told_as(at.told(tree=tree)):
             if tree:
@@ -180,19 +181,6 @@ def sweep(
         show.emit({"place": at.url, "swept": swept})
     else:
         show.line(f"{at.url}: {swept:,} removed")
-
-
-def _ask(what: list[str]) -> None:
-    from rh.errors import InvalidError
-
-    if not sys.stdin.isatty():
-        raise InvalidError("there is nobody to ask", hint="--yes removes without asking")
-    for text in what[:20]:
-        show.tell(text)
-    if len(what) > 20:
-        show.tell(f"… and {len(what) - 20:,} more")
-    if not typer.confirm("Remove?", err=True):
-        raise typer.Exit(1)
 
 
 def info(

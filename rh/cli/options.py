@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
+from rh.cli import show
 from rh.cli.complete import complete_name, complete_place
 from rh.errors import InvalidError
 
@@ -18,6 +21,8 @@ __all__ = [
     "NoProgress",
     "PlaceArgument",
     "SavedName",
+    "Yes",
+    "ask",
     "size_of",
     "span_of",
 ]
@@ -31,10 +36,12 @@ Include = Annotated[
 Exclude = Annotated[
     list[str] | None, typer.Option(metavar="PATTERN", help="Not the keys that match this pattern; repeatable.")
 ]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 PlaceArgument = Annotated[str, typer.Argument(metavar="PLACE", autocompletion=complete_place, show_default=False)]
 SavedName = Annotated[str, typer.Argument(metavar="NAME", autocompletion=complete_name, show_default=False)]
 NamePrefix = Annotated[str | None, typer.Argument(metavar="PREFIX", autocompletion=complete_name, show_default=False)]
 
+_SHOWN = 20
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]?)(i?b)?(?:/s)?", re.IGNORECASE)
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
@@ -60,3 +67,20 @@ def span_of(text: str | None, option: str) -> float | None:
     if match is None:
         raise InvalidError(f"{option} {text!r} is not a span of time", hint=f"{option} 90s, 15m, 2h, 3d or 1w")
     return float(match.group(1)) * _SECONDS[match.group(2)]
+
+
+def ask(what: Sequence[str], question: str) -> None:
+    """Go on only if the person at the terminal wants what cannot be taken back; nobody there is a no.
+
+    Raises:
+        InvalidError: there is no terminal.
+        Exit: the answer is no.
+    """
+    if not sys.stdin.isatty():
+        raise InvalidError("there is nobody to ask", hint="--yes goes on without asking")
+    for text in what[:_SHOWN]:
+        show.tell(text)
+    if len(what) > _SHOWN:
+        show.tell(f"… and {len(what) - _SHOWN:,} more")
+    if not typer.confirm(question, err=True):
+        raise typer.Exit(1)

@@ -114,11 +114,13 @@ class Blob(Versioned):
 
     def committed(self, store: Store, base: str | None, lease: Lease) -> Tree:
         from rh.versions.commit import commit_file
+        from rh.versions.source import Written
 
         if self.value is not NOTHING:
             raise InvalidError("this blob is not written yet", hint=UNWRITTEN)
         system, key = self.handle()
-        return commit_file(system, key, store, base=base, lease=lease)
+        written = None if self.stamp is None else Written(self.stamp.digest, self.stamp.etag)
+        return commit_file(system, key, store, base=base, written=written, lease=lease)
 
     def at_version(self, location: Location) -> dict[str, Any]:
         return {"location": location / self.placed().name, "stamp": None, "value": NOTHING, "receipt": None}
@@ -134,7 +136,8 @@ class Blob(Versioned):
         path = location.path.rstrip("/")
         if "/" not in path:
             raise InvalidError("this is the root of a place, not a file in it", where=self.url)
-        return places.at(location.parent, self.host), location.name
+        above = self.pin if self.version is None else None  # nothing is in what is a version of one file
+        return places.at(location.parent, self.host, above), location.name
 
     # Getting.
 

@@ -243,7 +243,7 @@ class Draft:
     def copy_from(self, name: str, sub: str = "", to: str | None = None) -> None:
         """Take over a file or a directory of another version; where that is in the same store, nothing is read.
 
-        What is said of the files goes along.
+        What is said of the files goes along. All of a table's version is its files, to be read with `format=`.
 
         Args:
             name: `"other:v4"`.

@@ -113,7 +113,7 @@ class Folder(Queried, FolderVersions):
 
     def handle(self) -> System:
         """The system opened at this folder."""
-        return places.at(self.location, self.host)
+        return places.at(self.location, self.host, self.pin)
 
     # What is in it.
 

@@ -20,6 +20,7 @@ from rh.systems.base import System, check_not_ours
 from rh.types import Location
 
 if TYPE_CHECKING:
+    from rh.registry.lineage.recording import Pin
     from rh.resources.base import Resource
 
 __all__ = [
@@ -244,23 +245,33 @@ _handles: OrderedDict[tuple[str, str, str], System] = OrderedDict()
 os.register_at_fork(after_in_child=_handles.clear)
 
 
-def at(location: Location, host: Mapping[str, Any] | None = None) -> System:
-    """A handle on a place. Handles are kept while the system's settings stay as they are."""
+def at(location: Location, host: Mapping[str, Any] | None = None, pin: Pin | None = None) -> System:
+    """A handle on a place. Handles are kept while the system's settings stay as they are.
+
+    With a `pin`, the place is in that version, and errors tell its name.
+    """
     settle(location, host)
     settings = settings_of(_system_of(location))
-    key = (location.system, location.path, json.dumps(settings, sort_keys=True, default=str))
+    called = f"{SAVED}{pin.name}:v{pin.number}" if pin is not None and location.system.startswith("tree://") else ""
+    key = (location.system, location.path, json.dumps(settings, sort_keys=True, default=str) + called)
     with _lock:
         system = _handles.get(key)
         if system is not None:
             _handles.move_to_end(key)
             return system
-    system = open_system(location)
+    system = _version(location, called) if called else open_system(location)
     with _lock:
         system = _handles.setdefault(key, system)
         old = [_handles.popitem(last=False)[1] for _ in range(len(_handles) - _KEPT)]
     for handle in old:
         handle.close()
     return system
+
+
+def _version(location: Location, called: str) -> System:
+    from rh.versions.system import opened_as
+
+    return opened_as(location, called)
 
 
 def _store(location: Location) -> Location:

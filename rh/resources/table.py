@@ -139,6 +139,7 @@ class Table(Rows):
     def committed(self, store: Store, base: str | None, lease: Lease) -> Tree:
         from rh.tables import index
         from rh.versions.commit import commit_file, commit_tree
+        from rh.versions.source import Written
 
         if not self.written:
             raise InvalidError("this table is not written yet", hint=UNWRITTEN)
@@ -147,7 +148,8 @@ class Table(Rows):
             return commit_file(system, self.placed().name, store, base=base, lease=lease)
         keys = frozenset(file.key for file in snapshot.files)
         extra = {INDEX: index.without_etags(system)} if snapshot.owned else {}
-        return commit_tree(system, store, base=base, keys=keys, extra=extra, lease=lease)
+        written = {file.key: Written(file.digest, file.etag) for file in snapshot.files if file.digest is not None}
+        return commit_tree(system, store, base=base, keys=keys, extra=extra, written=written, lease=lease)
 
     def at_version(self, location: Location) -> dict[str, Any]:
         place = location / self.placed().name if self.is_file else location
@@ -163,7 +165,7 @@ class Table(Rows):
     def handle(self) -> System:
         """The system opened at the table's directory; for a table that is one file, at the directory it lies in."""
         location = self.placed()
-        return places.at(location.parent if self.is_file else location, self.host)
+        return places.at(location.parent if self.is_file else location, self.host, self.pin)
 
     @property
     def is_file(self) -> bool:
@@ -181,12 +183,12 @@ class Table(Rows):
         self.check_reachable()
         location = self.placed()
         if self.is_file:
-            system = places.at(location.parent, self.host)
+            system = places.at(location.parent, self.host, self.pin)
             try:
                 return system, store.look(system, location.name, format=self.format, options=self.options)
             except NotFoundError:
                 pass  # some tools give directories such names
-        system = places.at(location, self.host)
+        system = places.at(location, self.host, self.pin)
         return system, store.look(system, format=self.format, options=self.options, parts=self.format is not None)
 
     def _staged(self) -> tuple[System, Snapshot]:

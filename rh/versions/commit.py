@@ -27,9 +27,21 @@ from rh.transfer.survey import Page, is_data
 from rh.types import Entry
 from rh.versions.lease import Lease
 from rh.versions.levels import UNSETTLED, Missing, Pages, Past, levels
-from rh.versions.nodes import Where
+from rh.versions.nodes import Child, Where
 from rh.versions.packs import LARGE, Writer
-from rh.versions.source import asked, digested, gone, is_path, references, selected, surveyed, tell, with_extra
+from rh.versions.source import (
+    Written,
+    asked,
+    digested,
+    gone,
+    is_path,
+    references,
+    selected,
+    surveyed,
+    tell,
+    with_extra,
+    with_written,
+)
 from rh.versions.store import Store, Tree
 
 __all__ = ["adopt_tree", "commit_file", "commit_tree"]
@@ -45,6 +57,7 @@ def commit_tree(
     base: str | None = None,
     keys: frozenset[str] | None = None,
     extra: Mapping[str, bytes] | None = None,
+    written: Mapping[str, Written] | None = None,
     options: Options = _DEFAULT,
     lease: Lease | None = None,
     progress: Progress | None = None,
@@ -58,6 +71,7 @@ def commit_tree(
         base: the digest of a tree of this store that much of it is thought to be in; one that is gone does no harm.
         keys: the very keys that are meant, instead of all.
         extra: further small files, by key; they replace those of the source, and may have names that are ours.
+        written: what is known of files that `rh` wrote, by key; a digest holds while the etag does.
         options: `include`, `exclude` and `ignore_file` are obeyed.
         lease: one that the caller holds until the tree has its reference; by default one for the time of the call.
         progress: told of every file whose bytes are not known to be in the store.
@@ -78,6 +92,8 @@ def commit_tree(
     meant = keys.__contains__ if keys is not None else selected(source, options)
     _refuse_store(source, store, meant)
     found = surveyed(source, meant)
+    if written:
+        found = (with_written(page, written) for page in found)
     commit = _Commit(source, store, base, more, progress or Silent(), cancel or threading.Event())
     return commit.run(asked(found, source, keys) if keys is not None else found, lease)
 
@@ -89,11 +105,15 @@ def commit_file(
     *,
     name: str | None = None,
     base: str | None = None,
+    written: Written | None = None,
     lease: Lease | None = None,
     progress: Progress | None = None,
     cancel: threading.Event | None = None,
 ) -> Tree:
-    """Store one file (a link is followed) as a tree of one file, called `name` or what it is called at the source."""
+    """Store one file (a link is followed) as a tree of one file, called `name` or what it is called at the source.
+
+    What it is `written` as is believed while the etag holds.
+    """
     entry = source.head(key)
     if entry.kind == "link":
         following = source.ask(Following)
@@ -106,6 +126,8 @@ def commit_file(
     if not is_path(name):
         raise NameClashError(f"a version cannot hold the key {name!r}", where=source.url(key))
     page = Page([name], [entry], [row.digest if row else None], [row.chunks if row else b""], [bool(entry.executable)])
+    if written is not None:
+        page = with_written(page, {name: written})
     commit = _Commit(source, store, base, {}, progress or Silent(), cancel or threading.Event())
     return commit.run(iter((page,)), lease)
 
@@ -171,6 +193,8 @@ class _Commit:
         self._settled: dict[str, tuple[str, Where]] = {}
         """Digest and place of what was missing, by the source's keys."""
         self._learned: list[Row] = []
+        self._were: dict[str, Child] = {}
+        """What large files that are cut were in the base, by the source's keys."""
 
     def run(self, found: Iterator[Page], lease: Lease | None) -> Tree:
         """Do it."""
@@ -270,6 +294,8 @@ class _Commit:
                     self._settled[entry.key] = known.text, was.where
                     self.progress.advance(1, entry.size)
                 else:
+                    if was is not None and was.where[0] == "c":
+                        self._were[entry.key] = was
                     yield entry, known
 
     def _settle(self, writer: Writer, missing: Iterable[tuple[Entry, Digest | None]]) -> None:
@@ -283,7 +309,7 @@ class _Commit:
                 yield entry, digest
 
         try:
-            for entry, digest, where in writer.add(self.source, files()):
+            for entry, digest, where in writer.add(self.source, files(), self._were):
                 self._check()
                 self._settled[entry.key] = digest, where
                 if entry.key in unknown:

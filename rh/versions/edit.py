@@ -14,7 +14,7 @@ from rh.content.tree import key_bytes, key_text
 from rh.digest import Digest
 from rh.errors import ConflictError, IntegrityError, InvalidError, NameClashError, NotFoundError
 from rh.systems import open_system
-from rh.systems.base import System, check_not_ours
+from rh.systems.base import HIDDEN, System, check_not_ours
 from rh.transfer.options import Options
 from rh.types import Entry, Location
 from rh.versions.changes import Change
@@ -32,6 +32,7 @@ __all__ = ["Edit", "kept"]
 
 _DEFAULT = Options()
 _CHANGES = b"changes.json"
+_OURS = key_bytes(HIDDEN)
 
 
 class Edit:
@@ -103,7 +104,8 @@ class Edit:
             self._put(path[:-1], self._incoming.empty())
             return
         self._check(path, update=update)
-        self._put(path, self._incoming.child(data, executable=executable))
+        was = self._overlay.find(_parts(path))
+        self._put(path, self._incoming.child(data, executable=executable, was=was))
 
     def add_tree(self, source: System, to: str = "", *, options: Options = _DEFAULT, update: bool = True) -> None:
         """Put all that is below a root into a directory, as it is when the edit is finished; links are kept as links.
@@ -126,7 +128,8 @@ class Edit:
                 found.append((path, entry, Digest(digest, chunks) if digest else None, bool(executable)))
         for path, entry, known, executable in found:
             if entry.kind == "file":
-                self._put(path, self._incoming.later(source, entry, known, executable=executable))
+                was = self._overlay.find(_parts(path))
+                self._put(path, self._incoming.later(source, entry, known, executable=executable, was=was))
             else:
                 self._put_other(path, entry)
 
@@ -194,6 +197,9 @@ class Edit:
     def copy_from(self, store: Store, tree: str, sub: str = "", to: str | None = None) -> None:
         """Take over a file or a directory of another version; no bytes are read or written where that is in this store.
 
+        All of a table's version is its files, without its index: that tells of just these files, in a directory of
+        their own, and both may change here.
+
         Args:
             store: of the other version.
             tree: its digest.
@@ -228,6 +234,12 @@ class Edit:
         """What is to be put where, so that this is there besides what is there already."""
         puts: list[tuple[str, Child]] = []
         waiting = [(to, child)]
+        members = store.below(child).children if child.kind == "dir" else ()
+        if any(one.name.startswith(_OURS) for one in members):
+            waiting = [(_join(to, one.name), one) for one in members if not one.name.startswith(_OURS)]
+            if not waiting and to and not self._overlay.has_directory(_parts(to)):
+                self._check(to + "/")
+                puts.append((to, self._incoming.empty()))
         while waiting:
             path, child = waiting.pop()
             is_directory = child.kind == "dir"

@@ -45,6 +45,8 @@ class Incoming:
         self._writer: Writer | None = None
         self._sources: list[tuple[System, Entry, Digest | None]] = []
         self._stored: dict[int, tuple[str, Where]] = {}
+        self._were: dict[int, Child] = {}
+        """What large files that are cut were before."""
 
     @property
     def writer(self) -> Writer:
@@ -64,8 +66,8 @@ class Incoming:
         node = Node([])
         return directory(b"", 0, node.digest, self.writer.node(node))
 
-    def child(self, data: Data, *, executable: bool) -> Child:
-        """What is to be put, from what was given."""
+    def child(self, data: Data, *, executable: bool, was: Child | None = None) -> Child:
+        """What is to be put, from what was given, in place of what was there."""
         if isinstance(data, Link):
             return link(b"", data.target)
         if isinstance(data, tuple):
@@ -74,7 +76,7 @@ class Incoming:
                 return link(b"", entry.target or "")
             if entry.kind != "file" or not is_data(source, entry):
                 raise UnsupportedError("this is no file with bytes in it", where=source.url(entry.key))
-            return self.later(source, entry, None, executable=bool(entry.executable) or executable)
+            return self.later(source, entry, None, executable=bool(entry.executable) or executable, was=was)
         if not isinstance(data, bytes | bytearray | memoryview):
             whole = _bytes(data, _WHOLE + 1)
             if len(whole) > _WHOLE:
@@ -94,11 +96,15 @@ class Incoming:
             entry, digest, where = next(iter(self.writer.add(source, [(source.head("data"), None)])))
         return Child("file", b"", entry.size, digest, executable, where)
 
-    def later(self, source: System, entry: Entry, digest: Digest | None, *, executable: bool) -> Child:
-        """A file that is stored when all are known."""
+    def later(
+        self, source: System, entry: Entry, digest: Digest | None, *, executable: bool, was: Child | None = None
+    ) -> Child:
+        """A file that is stored when all are known, in place of what was there."""
         if not entry.size:
             return Child("file", b"", 0, EMPTY, executable, ("e",))
         self._sources.append((source, entry, digest))
+        if was is not None and was.where[0] == "c":
+            self._were[len(self._sources) - 1] = was
         text = digest.text if digest is not None else ""
         return Child("file", b"", entry.size, text, executable, ("?", len(self._sources) - 1))
 
@@ -123,8 +129,9 @@ class Incoming:
             unknown = [entry for entry, digest in files.values() if digest is None and not self._is_read(entry)]
             for entry, found in digested(source, self._store, unknown):
                 files[entry.key] = entry, found
+            past = {key: self._were[number] for key, (*_, number) in keys.items() if number in self._were}
             try:
-                for entry, text, where in self.writer.add(source, files.values()):
+                for entry, text, where in self.writer.add(source, files.values(), past):
                     self._stored.update(dict.fromkeys(keys[entry.key], (text, where)))
             except NotFoundError as error:
                 raise gone(error, source, self._store) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from urllib.parse import quote
 
 from rh import config
@@ -32,6 +33,8 @@ FORMAT = 1
 REDIRECTED = 2
 """The format of a store in which packs were written anew: who knows format 1 only would not find what was in them."""
 NAME = ".rh-store"
+_ELSEWHERE = re.compile(r"[^/:]+:[/~]")
+"""How a URL begins, or a path on a named host."""
 REPAIR = "rh version repair NAME writes it again, from the live files or another copy (--from PLACE)"
 """The fix of what the store has lost or damaged."""
 
@@ -89,7 +92,7 @@ def place_of(location: Location) -> Location:
     settings = settings_of(location.system)
     kind, told = settings["kind"], settings.get("store")
     if told:
-        return locate(str(told), None if "://" in str(told) else location.system)
+        return locate(str(told), None if _ELSEWHERE.match(str(told)) else location.system)
     if kind == "file":
         return Location(location.system, os.path.abspath(config.home() / "store"))
     if kind in HOSTS:

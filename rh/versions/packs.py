@@ -29,8 +29,8 @@ from rh.versions.layout import chunks_key, node_key, object_key, pack_key
 from rh.versions.lease import Lease
 from rh.versions.moved import Redirect
 from rh.versions.moving import each, move, read_small
-from rh.versions.nodes import EMPTY, Node, Where
-from rh.versions.reading import keep_chunks
+from rh.versions.nodes import EMPTY, Child, Node, Where, pieces_of
+from rh.versions.reading import chunks_of, keep_chunks
 from rh.versions.store import Store, Tree
 
 __all__ = ["LARGE", "Pack", "Stored", "Writer", "existing", "pack_limit"]
@@ -182,6 +182,7 @@ class Writer:
         self._nodes: dict[str, Where] = {}
         self._node_packs: list[tuple[str, int]] = []
         self._items: list[Item] = []
+        self._objects: dict[str, Where] = {}
         self._waiting = 0
 
     def __enter__(self) -> Self:
@@ -212,11 +213,21 @@ class Writer:
                 where = self._store(found, data)
             return Stored(entry, found.text, where)
 
-    def add(self, source: System, files: Iterable[tuple[Entry, Digest | None]]) -> Iterator[Stored]:
+    def add(
+        self,
+        source: System,
+        files: Iterable[tuple[Entry, Digest | None]],
+        past: Mapping[str, Child] | None = None,
+    ) -> Iterator[Stored]:
         """Store files of a system, given their digests where those are known; in any order, each once.
 
         What the store has is neither read nor sent. Large files move by the transfer engine's means: copied by the
         place itself, fetched by the far side, in parts that an interrupted run need not send again.
+
+        Args:
+            source: the system.
+            files: which.
+            past: what files were, by key, in a version that the store is sure to have. It may grow with `files`.
 
         Raises:
             ConflictError: a file is not the one that was listed. IntegrityError: its bytes are not of the digest.
@@ -224,9 +235,11 @@ class Writer:
         left = iter(files)
         while batch := list(islice(left, _BATCH)):
             with self._lock:
-                yield from list(self._add(source, batch))
+                yield from list(self._add(source, batch, past or {}))
 
-    def _add(self, source: System, batch: Sequence[tuple[Entry, Digest | None]]) -> Iterator[Stored]:
+    def _add(
+        self, source: System, batch: Sequence[tuple[Entry, Digest | None]], past: Mapping[str, Child]
+    ) -> Iterator[Stored]:
         told = {entry.key: digest for entry, digest in batch if digest is not None}
         entries = {entry.key: entry for entry, _ in batch}
         unknown = [entry for key, entry in entries.items() if key not in told]
@@ -253,17 +266,21 @@ class Writer:
         yield from self._read(source, to_read, told)
         yield from self._move(source, to_move)
         for entry, found in to_cut:
-            yield Stored(entry, found.text, self._cut(source, entry, found))
+            yield Stored(entry, found.text, self._cut(source, entry, found, past.get(entry.key)))
 
     def _is_small(self, entry: Entry) -> bool:
         """Whether a file goes into a pack."""
         return self.store.packs_files and entry.size < LARGE
 
-    def _known(self, wanted: Mapping[str, int]) -> dict[str, Where]:
-        """Where these contents (digests and sizes in bytes) are already: by this writer, or for sure in the store."""
+    def _known(self, wanted: Mapping[str, int], hints: Mapping[str, Where] | None = None) -> dict[str, Where]:
+        """Where these contents (digests and sizes in bytes) are already: by this writer, or for sure in the store.
+
+        `hints` say where some may be, beside what the index says.
+        """
         found = {digest: self._placed[digest] for digest in wanted if digest in self._placed}
         new = [digest for digest in wanted if digest not in found]
         known = self.store.known(new) if new else {}
+        known |= {digest: hints[digest] for digest in new if digest in hints} if hints else {}
         # To ask costs a request, which only a large file is worth, or a file that probably is there.
         ask = [digest for digest in new if digest in known or wanted[digest] >= LARGE or self._system.kind == "file"]
         more = existing(self.store, ask, known, self._packs, wanted) if ask else {}
@@ -303,14 +320,20 @@ class Writer:
         for entry, digest in files:
             yield Stored(entry, digest.text, self._placed[digest.text])
 
-    def _cut(self, source: System, entry: Entry, digest: Digest) -> Where:
-        """A large file in pieces, of which those are stored that the store has not."""
+    def _cut(self, source: System, entry: Entry, digest: Digest, was: Child | None) -> Where:
+        """A large file in pieces, of which those are stored that the store has not.
+
+        From the beginning on, as long as it is what it `was`, it is not even read.
+        """
         where = self._placed.get(digest.text)
         if where is None:
-            places: list[list[Any]] = []
+            before = pieces_of(was) if was is not None and was.where[0] == "c" else []
+            hints = {piece.digest: piece.where for piece in before}
+            same = pieces.unchanged(was, chunks_of(self.store, was), digest) if was is not None and before else []
+            places: list[list[Any]] = [[piece.digest, piece.size, list(piece.where)] for piece in same]
             self._write_chunks(digest)
-            for group in pieces.cut(source, entry, digest):
-                have = self._known({piece.text: len(data) for piece, data in group})
+            for group in pieces.cut(source, entry, digest, sum(piece.size for piece in same)):
+                have = self._known({piece.text: len(data) for piece, data in group}, hints)
                 for piece, data in group:
                     place = have.get(piece.text) or self._placed.get(piece.text) or self._store(piece, data)
                     places.append([piece.text, len(data), list(place)])
@@ -331,7 +354,7 @@ class Writer:
             if len(data) > _AHEAD:
                 self._system.write(object_key(digest.text), data, size=len(data))
             else:
-                self._write_later(Item(object_key(digest.text), bytes(data)))
+                self._write_later(Item(object_key(digest.text), bytes(data)), digest.text)
             where = ("o",)
         self._placed[digest.text] = where
         return where
@@ -345,8 +368,11 @@ class Writer:
             self._write_later(Item(chunks_key(digest.text), digest.chunks))
             keep_chunks(digest)
 
-    def _write_later(self, item: Item) -> None:
+    def _write_later(self, item: Item, digest: str | None = None) -> None:
+        """Write this soon; what is the whole content of a digest is told to the index then."""
         self._items.append(item)
+        if digest is not None:
+            self._objects[digest] = ("o",)
         self._waiting += len(item.data)
         if len(self._items) >= _ITEMS or self._waiting > _AHEAD:
             self._write_items()
@@ -354,13 +380,16 @@ class Writer:
     def _write_items(self) -> None:
         """Write what was left for later, in few round trips."""
         items, self._items, self._waiting = self._items, [], 0
+        objects, self._objects = self._objects, {}
         bulk = self._system.ask(Bulk)
         if bulk is None or len(items) < 2:
             list(each(lambda item: self._system.write(item.key, item.data, executable=item.executable), items))
-            return
-        for outcome in bulk.write_many(items):
-            if outcome.error is not None:
-                raise as_rh(outcome.error, self._system.url(outcome.key))
+        else:
+            for outcome in bulk.write_many(items):
+                if outcome.error is not None:
+                    raise as_rh(outcome.error, self._system.url(outcome.key))
+        if self._system.kind != "file":  # there it is cheap to look
+            self.store.index.add(objects)
 
     # Nodes
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
+from typing import NamedTuple
 
 from rh import digest as digests
 from rh.content import patterns
@@ -22,7 +23,27 @@ from rh.types import Entry
 from rh.versions.nodes import EMPTY, Where
 from rh.versions.store import Store
 
-__all__ = ["asked", "digested", "gone", "is_path", "references", "selected", "surveyed", "tell", "with_extra"]
+__all__ = [
+    "Written",
+    "asked",
+    "digested",
+    "gone",
+    "is_path",
+    "references",
+    "selected",
+    "surveyed",
+    "tell",
+    "with_extra",
+    "with_written",
+]
+
+
+class Written(NamedTuple):
+    """A file as `rh` wrote it: the digest of the bytes, and the etag that the place gave it."""
+
+    digest: str
+    etag: str | None
+
 
 _SOME = 1_000
 _ODD = re.compile(r"[/\0]\.{0,2}[/\0]").search
@@ -147,6 +168,20 @@ def tell(source: System, page: Page) -> None:
                     page.digests[number] = EMPTY
                 elif source.kind == "tree" and entry.etag is not None and entry.etag.startswith("sha256:"):
                     page.digests[number] = entry.etag
+
+
+def with_written(page: Page, written: Mapping[str, Written]) -> Page:
+    """The page, with digests of files that are still what was written.
+
+    Those of large files are left out: their chunk digests are not known, by which ranges of them are compared.
+    """
+    for number, (key, entry) in enumerate(zip(page.keys, page.entries, strict=True)):
+        was = written.get(key)
+        if was is None or page.digests[number] is not None or entry.kind != "file" or entry.etag is None:
+            continue
+        if was.etag == entry.etag and was.digest.startswith("sha256:"):
+            page.digests[number] = was.digest
+    return page
 
 
 def with_extra(pages: Iterator[Page], extra: Mapping[str, bytes]) -> Iterator[Page]:

@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote
 
 from rh.content.tree import key_bytes
 from rh.errors import ConflictError, ImmutableVersionError, InvalidError, NameClashError, NotFoundError, RhError
-from rh.systems import open_system
+from rh.systems import open_system, settings_of
 from rh.systems.abilities import Item, Piece
 from rh.systems.base import HIDDEN, Body, Bytes, Settings, System
 from rh.systems.memory import MemoryBody
@@ -28,7 +28,7 @@ from rh.versions.nodes import EMPTY, Child, Node
 from rh.versions.reading import chunks_of, entry_of, file_of, places_of
 from rh.versions.store import Store, Tree
 
-__all__ = ["TreeSystem", "location_of"]
+__all__ = ["TreeSystem", "location_of", "opened_as"]
 
 _HOPS = 40
 _PAGE = 2_000
@@ -53,6 +53,15 @@ def location_of(store: Location, digest: str) -> Location:
     return Location(f"tree://{quote(url, safe='', errors='surrogateescape')}", digest.removeprefix("sha256:"))
 
 
+def opened_as(location: Location, called: str) -> System:
+    """`open_system` of a version or a directory in it, where errors tell what the version is `called`."""
+    from rh.systems.wrap import wrap
+
+    tree = TreeSystem.open(location, settings_of(location.system))
+    tree.called = called
+    return wrap(tree)
+
+
 class TreeSystem(System):
     """A directory of a version. Writing and deleting raise `ImmutableVersionError`."""
 
@@ -68,6 +77,8 @@ class TreeSystem(System):
         self.store = store
         value, _, self._root = location.path.strip("/").partition("/")
         self.digest = f"sha256:{value}"
+        self.called: str | None = None
+        """What the version was asked for as (`rh://~/cats:v1`): what people know it by, and errors tell."""
         self._linked: dict[str, Node] = {}
         """Directories that links led to while it was listed through them."""
         if len(value) != 64 or value.strip("0123456789abcdef"):
@@ -81,14 +92,21 @@ class TreeSystem(System):
         return cls(location, {**settings, "retries": 0}, Store.shared(url))
 
     def url(self, key: str = "") -> str:
-        """The store, the version's digest and the key, for people and errors; `locate` takes it back."""
+        """The store, the version's digest and the key, for people and errors; `locate` takes it back.
+
+        Where the version is `called` something, that and the path in it, which `rh://` is resolved by.
+        """
         path = "/".join(part for part in (self._root, key) if part)
-        return f"{self.store.url}@{self.digest}" + (f"/{path}" if path else "")
+        return (self.called or f"{self.store.url}@{self.digest}") + (f"/{path}" if path else "")
 
     def at(self, path: str) -> TreeSystem:
         """The same version further down."""
         path = path.strip("/")
-        return TreeSystem(self.location / path, self.settings, self.store) if path else self
+        if not path:
+            return self
+        below = TreeSystem(self.location / path, self.settings, self.store)
+        below.called = self.called
+        return below
 
     def close(self) -> None:
         """Let go of the store's connections."""

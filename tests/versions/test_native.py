@@ -14,6 +14,7 @@ from rh import config, errors
 from rh import digest as digests
 from rh.resources import places
 from rh.systems import locate, open_system
+from rh.systems.azure import AzureSystem
 from rh.testing import servers
 from rh.versions.nodes import Child, Node
 from rh.versions.store import Store, place_of
@@ -123,8 +124,11 @@ def test_what_the_bucket_gave_up_is_drift(keeping: str) -> None:
         store.open(lost, key="a.txt").read()
 
 
-def test_buckets_that_keep_nothing_have_plain_references(moto_server: servers.MotoServer) -> None:
-    config.register("plain", moto_server.settings(root=f"s3://{moto_server.buckets[0]}/plain"))
+@pytest.mark.parametrize("kind", ["moto", "azure"])
+def test_buckets_that_keep_nothing_have_plain_references(kind: str, request: pytest.FixtureRequest) -> None:
+    server = request.getfixturevalue(f"{kind}_server")
+    scheme = "s3" if kind == "moto" else "az"
+    config.register("plain", server.settings(root=f"{scheme}://{server.buckets[0]}/plain-{secrets.token_hex(4)}"))
     live = rh.folder(path="live", system="plain")
     live.put(FILES)
     made = live.adopt("cats")
@@ -136,6 +140,19 @@ def test_buckets_that_keep_nothing_have_plain_references(moto_server: servers.Mo
         rh.folder("cats:v1").get("a.txt")
     with pytest.raises(errors.IntegrityError, match="a file that a version refers to is gone"):
         rh.folder("cats:v1").get("sub/c d.bin")
+
+
+def test_azurite_keeps_no_versions(azure_server: servers.AzureServer) -> None:
+    """A canary: when it fails, references to blobs of Azure can name their versions, and that can be tested."""
+    config.register("plain", azure_server.settings(root=f"az://{azure_server.buckets[0]}/{secrets.token_hex(4)}"))
+    system = open_system(locate("live", "plain"))
+    container = AzureSystem(system.location, system.settings).container
+    headers = {"x-ms-blob-type": "BlockBlob"}
+    answers = [container.ask("write", "PUT", "a.txt", headers=headers, body=data) for data in (b"one", b"two")]
+    assert all("x-ms-version-id" not in answer.headers for answer in answers)
+    no_such = [("versionid", "2020-01-01T00:00:00.0000000Z")]
+    assert container.ask("read", "GET", "a.txt", query=no_such).data == b"two"
+    container.close()
 
 
 def test_records_with_and_without_a_version_are_read() -> None:

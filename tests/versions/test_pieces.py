@@ -7,8 +7,10 @@ import random
 import pytest
 
 import rh
+from rh import digest as digests
 from rh import errors, observe
 from rh.systems import open_system
+from rh.versions import pieces
 from rh.versions.commit import commit_tree
 from rh.versions.gc import collect
 from rh.versions.nodes import Child, Node, pieces_of
@@ -57,6 +59,59 @@ def test_what_is_appended_is_what_moves(kind, world, tmp_path, monkeypatch):
         with system.read("big.bin", (17 * MIB - 5, 33 * MIB + 7)) as body:
             assert body.read() == data[17 * MIB - 5 : 33 * MIB + 7]
         assert tree.digest != trees[0][0].digest or tree == trees[0][0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["file", "ssh-a", "s3", "gs", "azure"])
+def test_live_files_that_grow(kind, world, tmp_path):
+    """The same machine commits a file again and again, live or by upload: what was appended is what is sent.
+
+    What of the file comes here to be cut begins with the chunk of 16 MiB in front of the first that changed.
+    """
+    path = tmp_path / "live" if kind == "file" else "live"
+    live = rh.folder(path=path, system=kind).save("cats")
+    live.put({"big.bin": LARGE})
+    live.commit()
+    more = random.Random(6).randbytes(len(LARGE) // 100)
+    live.put({"big.bin": LARGE + more}, overwrite=True)
+    with observe.counting() as counts:
+        live.commit()
+    assert counts.sent[kind] <= 0.03 * len(LARGE)
+    digesting = 0 if kind in ("file", "ssh-a") else len(LARGE + more)  # a bucket computes no digests
+    assert counts.received[kind] <= digesting + 2 * 16 * MIB
+    (tmp_path / "big.bin").write_bytes(LARGE + more + more)
+    with observe.counting() as counts:
+        live.upload(tmp_path / "big.bin", update=True)
+    assert counts.sent[kind] <= 0.03 * len(LARGE)
+    assert rh.folder("cats:v2").get("big.bin") == LARGE + more
+    assert rh.folder("cats:v3").get("big.bin") == LARGE + more + more
+    assert all(rh.folder(f"cats:v{number}").verify() for number in (1, 2, 3))
+
+
+def test_what_is_not_read_again_is_compared(tmp_path):
+    """The end of a file is read, and must be that of its digest; a file that is cut short begins as it did, too."""
+    source = open_system(place("memory", tmp_path, "data"))
+    source.write("big.bin", LARGE)
+    store = store_at("memory", tmp_path)
+    was = one(store, commit_tree(source, store))
+    chunks = digests.of_bytes(LARGE).chunks
+    for data in (LARGE + b"more", LARGE[: 40 * MIB], LARGE[: 32 * MIB], LARGE[: 50 * MIB] + b"x" + LARGE[50 * MIB :]):
+        now = digests.of_bytes(data)
+        entry = source.write("big.bin", data)
+        same = pieces.unchanged(was, chunks, now)
+        start = sum(piece.size for piece in same)
+        first = next((at for at in range(0, len(data), 16 * MIB) if data[at:][: 16 * MIB] != LARGE[at:][: 16 * MIB]), 0)
+        assert data[:start] == LARGE[:start]
+        assert first - MIB < start <= (first or 32 * MIB)
+        with observe.counting() as counts:
+            found = b"".join(piece for group in pieces.cut(source, entry, now, start) for _, piece in group)
+        assert found == data[start:]
+        assert counts.received["memory"] <= len(data) - start + 16 * MIB
+        source.write("big.bin", data[:-1] + b"!")
+        with pytest.raises(errors.ConflictError, match="changed"):
+            list(pieces.cut(source, entry._replace(etag=None), now, start))
+    assert pieces.unchanged(was, chunks, digests.of_bytes(b"small")) == []
+    assert pieces.unchanged(was, None, digests.of_bytes(LARGE + b"more")) == []
 
 
 def test_the_digest_is_that_of_the_file(tmp_path, monkeypatch):

@@ -566,7 +566,7 @@ def test_references(store):
 # Where it is
 
 
-def test_place_of(world):
+def test_place_of(world, monkeypatch):
     """The system of the data says where its store is."""
     for name in ("s3", "gs", "azure"):
         root = locate(None, name)
@@ -577,6 +577,21 @@ def test_place_of(world):
     assert place_of(Location("ssh-a", "/srv/data")) == Location("ssh-a", "~/.rh/store")
     assert place_of(Location("file", "/srv/data")) == Location("file", str(config.home() / "store"))
     assert place_of(Location("memory", "m/a/b")) == Location("memory", f"m/{NAME}")
+    for told, where in (
+        ("/srv/store", Location("file", "/srv/store")),
+        ("ssh-a:/srv/store", Location("ssh-a", "/srv/store")),
+        ("ssh-a:~/store", Location("ssh-a", "~/store")),
+        ("s3://bucket/store", Location("s3", "bucket/store")),
+    ):
+        monkeypatch.setenv("RH_FILE_STORE", told)
+        assert place_of(Location("file", "/srv/data")) == where
+    monkeypatch.setenv("RH_FILE_STORE", "ssh-c:/srv/store")
+    with pytest.raises(NotFoundError):
+        place_of(Location("file", "/srv/data"))
+    monkeypatch.setenv("RH_SSH_A_STORE", "/srv/store")
+    assert place_of(Location("ssh-a", "/srv/data")) == Location("ssh-a", "/srv/store")
+    monkeypatch.setenv("RH_SSH_A_STORE", "ssh-b:/srv/store")
+    assert place_of(Location("ssh-a", "/srv/data")) == Location("ssh-b", "/srv/store")
     with pytest.raises(UnsupportedError):
         place_of(Location("https://example.org", "/x"))
 

@@ -1,0 +1,242 @@
+"""`rh restore`, `rh adopt`, `rh create-dataset`: live data from a version, and versions of data that is there."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rh.cli import show
+from rh.cli.complete import complete_place, complete_system, one_of
+from rh.cli.options import AsJson, Exclude, Include, NoProgress, PlaceArgument, SavedName, Yes, ask, size_of
+from rh.cli.versions import Aliases, Message, VersionName, newest_of, tell_made, versioned
+
+if TYPE_CHECKING:
+    from rh.resources.folder import Folder
+    from rh.resources.versioned import Versioned
+    from rh.transfer.plan import Plan
+
+__all__ = ["adopt", "create_dataset", "restore"]
+
+_TYPED = (
+    (r"rh\.folder\('([^']*)'\)\.upload\(…\)", r"rh upload \1 LOCAL"),
+    (r"\.save\(\) that as it is", "rh save NAME PLACE names it as it is"),
+    (r"\b(org|path|private|system)=(?:True|…)?", r"--\1"),
+)
+"""Fixes that `rh.create_dataset` tells, as they are typed here."""
+
+
+def restore(
+    name: VersionName,
+    include: Include = None,
+    exclude: Exclude = None,
+    no_delete: Annotated[bool, typer.Option("--no-delete", help="Leave what came since where it is.")] = False,
+    links: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOW",
+            autocompletion=one_of("follow", "keep", "skip", "error"),
+            help="As for rh cp; by default keep, where links can be.",
+        ),
+    ] = None,
+    on_existing: Annotated[
+        str | None,
+        typer.Option(metavar="HOW", autocompletion=one_of("update", "skip", "error", "replace"), help="As for rh cp."),
+    ] = None,
+    names: Annotated[
+        str | None,
+        typer.Option(metavar="HOW", autocompletion=one_of("refuse", "encode", "decode"), help="As for rh cp."),
+    ] = None,
+    workers: Annotated[int | None, typer.Option(metavar="N", help="Requests under way at once.")] = None,
+    bandwidth: Annotated[str | None, typer.Option(metavar="SIZE", help="Bytes per second at most, as 10M.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Say what would be done, and do nothing.")] = False,
+    yes: Yes = False,
+    no_progress: NoProgress = False,
+    json: AsJson = False,
+) -> None:
+    """Make the live files of a name what they were in a version; by default, in the newest.
+
+    What came since is deleted: rh commit first keeps it. You are asked first, if anything is there. Versions stay, and
+    no new one is made.
+    """
+    from rh.errors import InvalidError
+    from rh.resources.folder import Folder
+    from rh.resources.table import Table
+
+    resource, which = versioned(name)
+    which = which or "latest"
+    told = {"links": links, "on_existing": on_existing, "names": names, "workers": workers}
+    given: dict[str, Any] = {key: value for key, value in told.items() if value is not None}
+    given |= {key: tuple(value) for key, value in (("include", include), ("exclude", exclude)) if value}
+    given |= {"delete": False} if no_delete else {}
+    given |= {"bandwidth": size_of(bandwidth, "--bandwidth")} if bandwidth is not None else {}
+    if given and not isinstance(resource, Folder):
+        words = ", ".join("--no-delete" if key == "delete" else f"--{key.replace('_', '-')}" for key in given)
+        raise InvalidError(f"{resource.name} is a {resource.kind}, which is restored as a whole: {words} is of folders")
+    if dry_run and isinstance(resource, Table):
+        raise InvalidError(f"{resource.name} is a table, which is restored as a whole: --dry-run is of files")
+    if dry_run:
+        _tell_plan(resource, which, given, json=json)
+        return
+    version = resource.series_of().get(which)
+    if not yes:
+        _ask(resource, version.label, given)
+    done: Any
+    if isinstance(resource, Folder):
+        from rh.cli.run import cancel
+        from rh.progress import Silent
+
+        given |= {"progress": Silent()} if no_progress else {}
+        done = resource.restore(version.label, **given, cancel=cancel)
+    else:
+        done = resource.restore(version.label)
+    if json:
+        show.emit({"name": resource.name, "version": version.label, **done.receipt.as_dict()})
+    else:
+        show.line(f"{resource.name}:{version.label} → {resource.url}\n{done.receipt}")
+
+
+def _plan(resource: Versioned, which: str, given: dict[str, Any]) -> Plan:
+    """What `restore` would do."""
+    from rh.resources.folder import Folder
+
+    version: Any = resource.at(which)
+    if isinstance(resource, Folder):
+        links = "keep" if resource.handle().keeps_links else "follow"
+        given = {"delete": True, "ignore_file": False, "links": links, **given}
+    made: Plan = version.plan(path=resource.url, **given)
+    return made
+
+
+def _ask(resource: Versioned, which: str, given: dict[str, Any]) -> None:
+    """Ask, if `restore` may delete or replace anything."""
+    from rh.resources.table import Table
+    from rh.transfer.plan import Action
+
+    if isinstance(resource, Table):
+        ask([f"replace {resource.url}"], "Restore?")
+        return
+    plan = _plan(resource, which, given)
+    doomed, replaced = [], 0
+    for step in plan.steps():
+        if step.action is Action.DELETE:
+            doomed.append(f"delete {resource.url.rstrip('/')}/{step.key}")
+        elif step.action in (Action.COPY, Action.CHECK) and step.old is not None:
+            replaced += 1
+    if replaced:
+        doomed.append(f"replace what differs of {replaced:,} files in {resource.url}")
+    if doomed:
+        ask(doomed, "Restore?")
+
+
+def _tell_plan(resource: Versioned, which: str, given: dict[str, Any], *, json: bool) -> None:
+    made = _plan(resource, which, given)
+    if json:
+        show.emit(made.as_dict())
+    else:
+        show.line(str(made))
+
+
+def adopt(
+    name: SavedName,
+    place: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[PLACE]",
+            help="The directory, if NAME is not saved.",
+            autocompletion=complete_place,
+            show_default=False,
+        ),
+    ] = None,
+    message: Message = "",
+    alias: Aliases = None,
+    json: AsJson = False,
+) -> None:
+    """Make a version of a directory by reference: its files are read once, for their digests, and not copied.
+
+    The version can be read as long as the files stay what they are, or their bucket keeps what they were;
+    rh version verify tells when they did not.
+    """
+    folder = _to_adopt(name.removeprefix("rh://"), place)
+    newest = newest_of(folder)
+    made = folder.adopt(message=message, aliases=alias or ())
+    tell_made(folder, made, newest, message, json=json)
+
+
+def _to_adopt(name: str, place: str | None) -> Folder:
+    """The folder that is meant: the one that is saved, or the one at a place, with the name.
+
+    Raises:
+        ExistsError: the name means another place.
+    """
+    from dataclasses import replace
+
+    from rh.cli.place import place_of
+    from rh.errors import ExistsError, InvalidError, NotFoundError
+    from rh.registry import holding, names
+    from rh.resources.folder import Folder
+
+    whole = names.parse(name)
+    if whole.pinned:
+        raise InvalidError(f"{whole} names a version; the name is {whole.path}")
+    taken = not whole.is_built_in and holding(whole).find(whole.key) is not None
+    if place is None and not taken:
+        raise NotFoundError(f"nothing is saved as {whole}", hint=f"rh adopt {name} PLACE")
+    saved = versioned(name)[0] if taken else None
+    if saved is not None and not isinstance(saved, Folder):
+        raise InvalidError(f"{saved.name} is a {saved.kind}; what is adopted is a folder")
+    if place is None and saved is not None:
+        return saved
+    at = place_of(place or "")
+    if at.kind() == "file":
+        raise InvalidError("that is a file; what is adopted is a directory", where=at.shown)
+    found = at.folder()
+    if saved is None:
+        return replace(found, name=whole.path)
+    if saved.location != found.location:
+        raise ExistsError(
+            f"{whole} is a folder at {saved.url}",
+            where=holding(whole).url,
+            hint=f"choose another name, or first: rh save --overwrite {name} {place}",
+        )
+    return saved
+
+
+def create_dataset(
+    name: Annotated[str, typer.Argument(metavar="NAME", show_default=False)],
+    directory: PlaceArgument,
+    exclude: Exclude = None,
+    org: Annotated[str | None, typer.Option(metavar="ORG", help="Whose name it is: /ORG/NAME.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="Only this machine shall know the name: ~/NAME.")] = False,
+    system: Annotated[
+        str | None,
+        typer.Option(metavar="SYSTEM", autocompletion=complete_system, help="Where the copy goes; by default here."),
+    ] = None,
+    path: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Where on that system; by default its root and NAME.")
+    ] = None,
+    message: Message = "",
+    json: AsJson = False,
+) -> None:
+    """Copy a directory to a place of its own, save that under a new name, and make its first version."""
+    import rh
+    from rh.cli.place import place_of
+    from rh.errors import RhError
+
+    try:
+        made = rh.create_dataset(
+            name.removeprefix("rh://"),
+            place_of(directory).folder(),
+            glob_exclude=exclude or (),
+            org=org,
+            private=private,
+            system=system,
+            path=path,
+            message=message,
+        )
+    except RhError as error:
+        for python, words in _TYPED:
+            error.hint = re.sub(python, words, error.hint) if error.hint else None
+        raise
+    tell_made(made, made.committed_version(), 0, message, json=json)
