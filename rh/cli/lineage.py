@@ -51,7 +51,7 @@ def lineage(
     import json as codec
 
     from rh.config import did_you_mean
-    from rh.errors import ExistsError, InvalidError
+    from rh.errors import ExistsError, InvalidError, NotFoundError
     from rh.resources.runs.tracing import lineage as trace
 
     wanted = "json" if json else format
@@ -59,7 +59,13 @@ def lineage(
         raise InvalidError(
             f"there is no format {wanted!r}" + did_you_mean(wanted, FORMATS), hint=f"--format {'|'.join(FORMATS)}"
         )
-    graph = trace(name, other, up=up, down=down)
+    try:
+        graph = trace(name, other, up=up, down=down)
+    except (NotFoundError, InvalidError) as error:
+        if "write path=" in (error.hint or ""):
+            url = Path(name).absolute().as_uri() if other is None else "file:///…"
+            error.hint = f"{show.NAMES}; for a path give its URL: {url}"
+        raise
     if other is not None and wanted == "text" and not graph.edges:
         show.tell(f"no recorded run leads from one of {name} and {other} to the other")
     if wanted == "json":

@@ -88,18 +88,12 @@ def import_all(name: Name, place: PlaceArgument, json: AsJson = False) -> None:
 
     Its column `file` has the paths, and `tags`, if it is there, lists of words. An empty cell says nothing.
     """
-    import rh
     from rh.cli.place import place_of
-    from rh.resources.annotated import from_rows
+    from rh.resources.importing import import_properties
 
     resource, at = _loaded(name), place_of(place)
-    at.kind()  # raises if nothing is there
-    table = rh.table(path=at.url)
-    rows = table.fetch(as_="arrow").to_pylist()
-    typed = table.files()[1].format != "csv"
-    if not typed:  # it has no other way to say that there is no value
-        rows = [{column: value for column, value in row.items() if value != ""} for row in rows]
-    files = from_rows(resource, rows, place, typed=typed)
+    directory = at.kind() == "tree"  # raises if nothing is there
+    files = import_properties(resource, at.location, place, directory=directory)
     if json:
         show.emit({"name": resource.name, "files": files})
     else:

@@ -11,7 +11,7 @@ from typing import Any
 
 from rh.errors import RhError
 
-__all__ = ["emit", "fail", "human", "line", "table", "tell", "when"]
+__all__ = ["NAMES", "emit", "fail", "human", "line", "table", "tell", "when"]
 
 
 def human(size: float) -> str:
@@ -73,8 +73,14 @@ _WORDS = {
     "rh.resources('/')": "rh resources",
     "; to make a new one give path= or system=": "",
     "rh.runs()": "rh run ls",
+    "rh.find(where=…)": "rh find --where …",
 }
 """Calls of Python in the fixes of errors, and the commands that do the same."""
+
+
+_PATH = r"(?:^|; )(?:if it is a path, |for a path )?write path=(?:'[^']*'|\"[^\"]*\"|…)"
+"""An argument that no command has: what says that a word is a path, and no name."""
+NAMES = "rh resources lists the names there are"
 
 
 def typed(hint: str | None) -> str | None:
@@ -88,6 +94,8 @@ def typed(hint: str | None) -> str | None:
     hint = re.sub(r"\bformat=(?=\s|$)", "--format", hint)
     hint = re.sub(r"\boptions=\{\"(\w+)\": (\{.*?\}|…)\}", r"--option '\1=\2'", hint)
     hint = re.sub(r"\bcolumns=(\[.*?\])?", "--column", hint)
+    hint = re.sub(r"rh\.folder\('(.+?)'\)\.query\(…\)", r"rh find rh://\1 --where …", hint)
+    hint = re.sub(_PATH, "", hint) or NAMES
     for python, words in _WORDS.items():
         hint = hint.replace(python, words)
     return hint

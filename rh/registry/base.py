@@ -126,9 +126,7 @@ def for_a_change() -> Iterator[None]:
         yield
     except UnreadError as error:
         raise UnavailableError(
-            f"{OUT_OF_REACH} ({error.reason}), and a change needs it: nothing was changed",
-            where=error.where,
-            hint=error.hint,
+            f"{OUT_OF_REACH} ({error.reason}), and a change needs it", where=error.where, hint=error.hint
         ) from error
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import ast
 import math
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
@@ -281,10 +281,10 @@ class Field:
     def __ge__(self, other: Scalar) -> Filter:
         return Compare(self._name, ">=", (other,))
 
-    def is_in(self, values: Sequence[Scalar]) -> Filter:
+    def is_in(self, values: Sequence[Scalar], *others: object) -> Filter:
         """Its value is one of these."""
-        if isinstance(values, str):
-            raise InvalidError(f"{self._name}.is_in takes a list", hint=f"is_in([{values!r}])")
+        if others or isinstance(values, str) or not isinstance(values, Iterable):
+            raise InvalidError(f"{self._name}.is_in takes a list", hint=f"is_in({[values, *others]!r})")
         return Compare(self._name, "==", tuple(values))
 
     def contains(self, text: str) -> Filter:
@@ -334,8 +334,8 @@ def _name(field: str) -> str:
     return field if all(part.isidentifier() for part in field.split(".")) else f"F[{field!r}]"
 
 
-def moment(as_of: float) -> float:
-    """Seconds since the epoch, as registries compare them.
+def moment(as_of: float, what: str = "as_of") -> float:
+    """Seconds since the epoch, as registries compare them; `what` is what errors call it.
 
     Raises:
         InvalidError: there is no such moment.
@@ -345,7 +345,7 @@ def moment(as_of: float) -> float:
     except OverflowError:
         seconds = math.inf
     if not math.isfinite(seconds):
-        raise InvalidError("as_of is not a moment", hint="seconds since the epoch")
+        raise InvalidError(f"{what} is not a moment", hint="seconds since the epoch")
     return seconds
 
 

@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 from rh import config
 from rh.errors import DeadlineError, NotFoundError, RhError, UnavailableError
@@ -25,6 +26,7 @@ from rh.registry.base import (
     StaleWarning,
     Step,
     UnconnectedError,
+    UnreadError,
 )
 from rh.registry.documents import encode
 from rh.registry.filters import Filter
@@ -32,6 +34,8 @@ from rh.registry.mirror_file import Known, MirrorFile, listed
 from rh.registry.spoken import spoken
 
 __all__ = ["Mirrored"]
+
+T = TypeVar("T")
 
 _FORMAT = 1
 """Of the file, and in its name."""
@@ -112,7 +116,7 @@ class Mirrored(Registry):
         self, where: Filter, prefix: str = "", *, after: str = "", as_of: float | None = None
     ) -> Iterator[Record]:
         if as_of is not None:
-            return self.inner.search(where, prefix, after=after, as_of=as_of)
+            return self._past(self.inner.search(where, prefix, after=after, as_of=as_of))
         asked = hashlib.sha256(encode(where.as_dict())).hexdigest()
         question = f"search {prefix}\0{after}\0{asked}"
         return self._told(
@@ -197,10 +201,10 @@ class Mirrored(Registry):
         return changes
 
     def history(self, key: str, *, after: int = 0) -> Iterator[Change]:
-        return self.inner.history(key, after=after)
+        return self._past(self.inner.history(key, after=after))
 
     def changes(self, prefix: str = "") -> Iterator[Change]:
-        return self.inner.changes(prefix)
+        return self._past(self.inner.changes(prefix))
 
     def replay(self, changes: Iterable[Change]) -> int:
         with self._answering():
@@ -211,11 +215,21 @@ class Mirrored(Registry):
 
     # Out of reach.
 
+    def _past(self, told: Iterator[T]) -> Iterator[T]:
+        """What only the registry itself can tell."""
+        try:
+            yield from told
+        except (UnavailableError, DeadlineError) as error:
+            raise UnavailableError(
+                f"{OUT_OF_REACH} ({_reason(error)}), and what was before is not kept on this machine: histories and"
+                " past moments are told by the registry alone",
+                where=self.url,
+                hint=STILL,
+            ) from error
+
     def _unknown(self, error: RhError, key: str) -> RhError:
         what = spoken(key, self._file.name_of)
-        return UnavailableError(
-            f"{OUT_OF_REACH} ({_reason(error)}), and nothing was read of {what} before", where=self.url, hint=STILL
-        )
+        return UnreadError(_reason(error), f"nothing was read of {what} before", where=self.url)
 
     def _silence(self) -> RhError | None:
         """What was wrong a moment ago, while readers are not to try again what the mirror can tell."""

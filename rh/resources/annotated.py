@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from rh.config import did_you_mean
 from rh.errors import ConflictError, ExistsError, InvalidError, NotFoundError
 from rh.registry import holding
+from rh.registry.base import for_a_change
 from rh.registry.filters import Filter
 from rh.registry.names import Name
 from rh.systems.base import System
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rh.resources.folder import Folder
     from rh.resources.view import View
 
-__all__ = ["Annotated", "Queried", "carry", "in_folder", "is_file"]
+__all__ = ["Annotated", "Queried", "carry", "folder_of", "in_folder", "is_file", "numbered", "of_rows"]
 
 _TRIES = 100
 _FEW = 20
@@ -33,6 +33,7 @@ _NEAREST_OF = 10_000
 class Annotated:
     """What can have tags and properties."""
 
+    @for_a_change()
     def annotate(
         self,
         files: Any = None,
@@ -82,15 +83,15 @@ class Annotated:
         if files is None:
             return cast("Self", _said_of(value, Said.of(both, tags, untag, remove, where=where)))
         if isinstance(files, str):
-            in_folder(_folder(value), {files: Said.of(both, tags, untag, remove, where=f"{where}/{files}")})
+            in_folder(folder_of(value), {files: Said.of(both, tags, untag, remove, where=f"{where}/{files}")})
             return self
         if both or tags or untag or remove:
             raise InvalidError("many files have their own properties each", hint='{"a.png": {"label": "cat"}, …}')
-        folder = _folder(value)
+        folder = folder_of(value)
         if isinstance(files, Mapping):
             in_folder(folder, _of_mapping(files, where))
         else:
-            in_folder(folder, *_of_rows(files, where))
+            in_folder(folder, *of_rows(numbered(_rows(files), where)))
         return self
 
     def annotations(self, file: str | None = None) -> dict[str, Any]:
@@ -107,7 +108,7 @@ class Annotated:
         """
         value = cast("Resource", self)
         if file is not None:
-            folder = _folder(value)
+            folder = folder_of(value)
             _check_files(folder, [file])
             series = folder.series_of()
             return properties.of_file(series.registry, series.series, file)
@@ -154,7 +155,8 @@ def _pinned(value: Resource) -> Any:
     return value if getattr(value, "version", None) is not None else None
 
 
-def _folder(value: Resource) -> Folder:
+def folder_of(value: Resource) -> Folder:
+    """The folder, or the refusal of what is none: only folders have files with properties."""
     from rh.resources.folder import Folder
 
     if not isinstance(value, Folder):
@@ -220,38 +222,6 @@ def in_folder(folder: Folder, said: Mapping[str, Said], told: Mapping[str, str] 
     series = folder.begun()
     places = told or {}
     return properties.write(series.registry, series.series, said, lambda path: places.get(path, f"{where}/{path}"))
-
-
-def from_rows(value: Resource, rows: Any, source: str, *, typed: bool = True) -> int:
-    """`annotate(rows)`, with rows from a file whose name errors tell; returns how many files there are in it.
-
-    Where they are not `typed`, as one word makes text of a whole column, each value has the type of its property if it
-    can: it is the word that is refused.
-    """
-    folder = _folder(value)
-    said, told = _of_rows(rows if typed else _as_known(folder, rows), source)
-    in_folder(folder, said, told)
-    return len(said)
-
-
-def _as_known(folder: Folder, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    try:
-        series = folder.series_of()
-    except NotFoundError:
-        return [dict(row) for row in rows]
-    known = properties.Types.read(series.registry, properties.types_key(series.series)).known
-    return [{column: _as_type(cell, known.get(column)) for column, cell in row.items()} for row in rows]
-
-
-def _as_type(cell: Any, kind: str | None) -> Any:
-    """A text as the number or truth value that it writes, where that is the type."""
-    if not isinstance(cell, str) or kind not in ("number", "truth"):
-        return cell
-    try:
-        found = json.loads(cell.lower())
-    except ValueError:
-        return cell
-    return found if isinstance(found, int | float) and isinstance(found, bool) == (kind == "truth") else cell
 
 
 def carry(records: Iterable[tuple[str, Mapping[str, Any]]], folder: Folder) -> None:
@@ -356,16 +326,15 @@ def _row(found: Mapping[str, Any], path: str, where: str) -> Said:
     return Said.of(metadata, () if tags is None else tags, where=where)
 
 
-def _of_rows(rows: Any, where: str) -> tuple[dict[str, Said], dict[str, str]]:
-    """Rows of a table, whose column `file` says of which file they are; where there is no value nothing is said.
+def of_rows(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> tuple[dict[str, Said], dict[str, str]]:
+    """Rows of a table, each with its place; the column `file` says of which file, no value that nothing is said.
 
-    With it come the places of the rows, counted from 1, by path.
+    With what is said come the places, by path.
     """
     said: dict[str, Said] = {}
     told: dict[str, str] = {}
-    for number, row in enumerate(_rows(rows), 1):
+    for here, row in rows:
         path = row.get("file")
-        here = f"{where}, row {number}"
         if not isinstance(path, str):
             raise InvalidError("a row names no file", where=here, hint="the column `file` has the paths")
         if path in said:
@@ -373,6 +342,11 @@ def _of_rows(rows: Any, where: str) -> tuple[dict[str, Said], dict[str, str]]:
         said[path] = _row({name: value for name, value in row.items() if value is not None}, path, f"{here}: {path}")
         told[path] = f"{here}: {path}"
     return said, told
+
+
+def numbered(rows: Iterable[Mapping[str, Any]], where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Rows with their places: their number, counted from 1."""
+    return ((f"{where}, row {number}", row) for number, row in enumerate(rows, 1))
 
 
 def _rows(rows: Any) -> Iterator[Mapping[str, Any]]:

@@ -28,6 +28,7 @@ _WHOLE = ("/", "~/", "@/", "*", "?", "[")
 _WILD = re.compile(r"[*?\[]")
 _FEW_SERIES = 20
 _VERSIONS = "versions/"
+_FILES = "files/"
 _TYPES = "types/"
 
 
@@ -149,20 +150,25 @@ def find(
         _moment(created_after, "created_after"),
         _moment(as_of, "as_of"),
     )
+    if asked.as_of is not None and asked.as_of < 0:
+        raise InvalidError(f"as_of={as_of!r} is before 1970, when nothing was recorded", hint='as_of="2026-11-21"')
     if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
         raise InvalidError(f"limit={limit!r} is not a number of at least 1")
     hits: list[Hit] = []
     spaces = list(_spaces(prefix, asked.pattern))
-    _check_fields(asked.condition, [registry for registry, _, _ in spaces])
+    if asked.as_of is None:  # what stood at another moment may fail alone, since nothing but the registry tells it
+        _check_fields(asked, [registry for registry, _, _ in spaces])
     for registry, top, skip in spaces:
         hits += _resources(registry, top, asked, skip=skip)
         if not (asked.condition == All(()) and asked.run is None and asked.after is None):
             hits += _versions(registry, top, asked, skip=skip)
+    if asked.as_of is not None:
+        _check_fields(asked, [registry for registry, _, _ in spaces])
     if not hits and asked.run is not None:
         _check_run(asked.run)
     if not hits:
-        types = (record for registry, _, _ in spaces for record in registry.list(_TYPES))
-        properties.check_kinds(asked.condition, types, spaces[0][0].url)
+        types = ((record, registry.url) for registry, _, _ in spaces for record in registry.list(_TYPES))
+        properties.check_kinds(asked.condition, types)
     hits.sort(key=lambda hit: (-hit.time, str(hit.handle.name), hit.label is None, _negative(hit.label)))
     return Found(hits if limit is None else hits[:limit])
 
@@ -204,7 +210,7 @@ def _moment(value: Any, what: str) -> float | None:
         return value.timestamp()
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InvalidError(f"{what}={value!r} is no moment", hint=f'{what}="2026-11-21", a datetime, or seconds')
-    return float(value)
+    return filters.moment(value, what)
 
 
 def _spaces(prefix: str | None, pattern: str | None) -> Iterator[tuple[Registry, str, bool]]:
@@ -220,7 +226,7 @@ def _spaces(prefix: str | None, pattern: str | None) -> Iterator[tuple[Registry,
         yield all_others, f"{folder.removeprefix('/')}/" if folder else "", True
 
 
-def _check_fields(condition: Filter, registries: Sequence[Registry]) -> None:
+def _check_fields(asked: _Asked, registries: Sequence[Registry]) -> None:
     def known() -> Iterator[str]:
         for registry in registries:
             for record in registry.list(_TYPES):
@@ -228,15 +234,36 @@ def _check_fields(condition: Filter, registries: Sequence[Registry]) -> None:
 
     def is_used(name: str) -> bool:
         return any(
-            next(iter(registry.search(Exists(name), space)), None) is not None
+            next(iter(registry.search(Exists(name), space, as_of=moment)), None) is not None
+            for moment in dict.fromkeys((None, asked.as_of))
             for registry in registries
             for space in (names.SPACE, _VERSIONS)
         )
 
+    def of_files(one: Exists) -> InvalidError | None:
+        for registry in registries:
+            record = next(iter(registry.search(one, _FILES)), None)
+            if record is not None:
+                return None if is_used(one.field) else _about_files(one.field, registry, record)
+        return None
+
     # Registries find one record by a property at once; all names there are, they have to list.
+    condition = asked.condition
     used = {name for name in dict.fromkeys(condition.fields()) if name == "tags" or is_used(name)}
     if not used.issuperset(condition.fields()):
-        properties.check_fields(condition, known(), lambda one: one.field in used, registries[-1].url)
+        properties.check_fields(condition, known(), lambda one: one.field in used, registries[-1].url, of_files)
+
+
+def _about_files(name: str, registry: Registry, record: Record) -> InvalidError:
+    """The error for a property that files have, of which this is the record of one, and no resource or version."""
+    series = record.key.split("/")[1]
+    holders = (one.key.removeprefix(SERIES) for one in registry.list(SERIES) if one.document.get("series") == series)
+    folder = next((repr(Name.of_key(names.SPACE + path).path) for path in holders), "…")
+    return InvalidError(
+        f"{name!r} is a property of files, and of no resource or version",
+        where=registry.url,
+        hint=f"rh.folder({folder}).query(…) finds files by theirs",
+    )
 
 
 def _resources(registry: Registry, top: str, asked: _Asked, *, skip: bool) -> Iterator[Hit]:

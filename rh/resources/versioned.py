@@ -19,6 +19,7 @@ from rh.errors import (
 )
 from rh.observe import log
 from rh.registry import holding
+from rh.registry.base import for_a_change
 from rh.registry.lineage import recording
 from rh.registry.lineage.recording import Pin, RunRef
 from rh.registry.names import Name
@@ -147,6 +148,7 @@ class Versioned(Shared, Located):
                 f"{self.name} is a table, and the version has no files with rows", hint="import it to a saved folder"
             )
 
+    @for_a_change()
     def made(
         self,
         make: Callable[[Store, str | None, Lease], Tree],
@@ -393,6 +395,7 @@ class Versioned(Shared, Located):
 
     # Aliases.
 
+    @for_a_change()
     def alias(self, alias: str, version: str | None = None, *, expect: str | EllipsisType | None = ...) -> Version:
         """Move an alias onto a version, and return the version.
 
@@ -408,6 +411,7 @@ class Versioned(Shared, Located):
         series.alias(alias, target, expect=wanted)
         return series.get(target.label)
 
+    @for_a_change()
     def unalias(self, alias: str) -> None:
         """Take an alias away, whichever version it stands on. The version stays."""
         self.series_of().unalias(alias)

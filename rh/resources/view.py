@@ -14,7 +14,7 @@ from rh.config import did_you_mean
 from rh.content.tree import key_bytes
 from rh.errors import InvalidError, NotFoundError
 from rh.registry import filters
-from rh.registry.filters import All, Filter
+from rh.registry.filters import All, Exists, Filter
 from rh.registry.lineage import recording
 from rh.registry.names import Name
 from rh.resources import annotated, places
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from rh.resources.folder import Folder
     from rh.transfer import Keywords, Receipt
     from rh.versions.lease import Lease
-    from rh.versions.series import Version
+    from rh.versions.series import Series, Version
     from rh.versions.store import Store, Tree
 
 __all__ = ["View", "query"]
@@ -328,24 +328,49 @@ def _looked_up(folder: Folder, where: Filter) -> dict[str, Mapping[str, Any]]:
     except NotFoundError:
         series = None
     if series is None:
-        properties.check_fields(where, (), lambda _used: False, str(folder.name))
+        properties.check_fields(
+            where, (), lambda _used: False, str(folder.name), lambda one: _of_others(folder, None, one)
+        )
     else:
         registry, prefix = series.registry, properties.files_prefix(series.series)
         types = registry.find(properties.types_key(series.series))
+        for record in registry.search(where, prefix):
+            records[properties.path_of(record.key)] = record.document
+        used = {name for document in records.values() for name, _ in filters.properties(document)}
         properties.check_fields(
             where,
             properties.names_in(types),
-            lambda used: next(iter(registry.search(used, prefix)), None) is not None,
+            lambda one: one.field in used or next(iter(registry.search(one, prefix)), None) is not None,
             str(folder.name),
+            lambda one: _of_others(folder, series, one),
         )
-        properties.check_kinds(where, [types], str(folder.name))
-        for record in registry.search(where, prefix):
-            records[properties.path_of(record.key)] = record.document
+        properties.check_kinds(where, [(types, str(folder.name))])
     if not where.holds({}):
         return {path: records[path] for path in _there(folder, list(records))}
     # It holds for files as well of which nothing is said.
     others = {path: document for path, document in _all_said(folder).items() if path not in records}
     return {path: records.get(path, {}) for path in _listed(folder) if path not in others}
+
+
+def _of_others(folder: Folder, series: Series | None, one: Exists) -> InvalidError | None:
+    """The error for a property that the folder or its versions have, and none of the files."""
+
+    def is_used(prefix: str) -> bool:
+        return series is not None and next(iter(series.registry.search(one, prefix)), None) is not None
+
+    if series is not None and is_used(properties.files_prefix(series.series)):
+        return None
+    if series is not None and is_used(f"versions/{series.series}/"):
+        what = "versions"
+    elif one.matches({"metadata": folder.metadata}):
+        what = "the folder itself"
+    else:
+        return None
+    return InvalidError(
+        f"{one.field!r} is a property of {what}, and of no file",
+        where=str(folder.name),
+        hint="rh.find(where=…) finds resources and versions by theirs",
+    )
 
 
 def _all_said(folder: Folder) -> dict[str, Mapping[str, Any]]:

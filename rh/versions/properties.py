@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import partial
 from itertools import islice
 from types import MappingProxyType
@@ -489,7 +490,13 @@ def _is_json_form(where: Mapping[str, Any]) -> bool:
     return False
 
 
-def check_fields(where: Filter, known: Iterable[str], is_used: Callable[[Exists], bool], place: str) -> None:
+def check_fields(
+    where: Filter,
+    known: Iterable[str],
+    is_used: Callable[[Exists], bool],
+    place: str,
+    others: Callable[[Exists], InvalidError | None] = lambda _: None,
+) -> None:
     """Refuse a condition on a property that nothing has.
 
     Args:
@@ -497,6 +504,7 @@ def check_fields(where: Filter, known: Iterable[str], is_used: Callable[[Exists]
         known: names of properties.
         is_used: asked of a name that is not among them, for records from before types were noted.
         place: for the error.
+        others: the error for a property that only others have than those the condition is for, if it is one.
 
     Raises:
         InvalidError: with the nearest names.
@@ -507,31 +515,40 @@ def check_fields(where: Filter, known: Iterable[str], is_used: Callable[[Exists]
             continue
         if names is None:
             names = tuple(dict.fromkeys(known))
-        if name not in names and not is_used(Exists(name)):
-            open_names = sorted(n for n in names if not is_secret_field(n))
-            shown = ", ".join([*open_names[:_FEW], *(["…"] if len(open_names) > _FEW else [])])
+        if is_used(Exists(name)):
+            continue
+        error = others(Exists(name))
+        if error is not None:
+            raise error
+        if name not in names:
+            meant = (one for one in sorted(names) if not is_secret_field(one) and others(Exists(one)) is None)
+            shown = list(islice(meant, _FEW + 1))
+            alike = get_close_matches(name, names[:_KNOWN], _FEW, 0.5)
+            near = tuple(one for one in alike if others(Exists(one)) is None)
+            told = ", ".join([*shown[:_FEW], *(["…"] if len(shown) > _FEW else [])])
             raise InvalidError(
-                f"nothing has a property {name!r}" + did_you_mean(name, names[:_KNOWN]),
+                f"nothing has a property {name!r}" + did_you_mean(name, near),
                 where=place,
-                hint=f"there are: {shown or 'none yet'}, and tags",
+                hint=f"there are: {told or 'none yet'}, and tags",
             )
 
 
-def check_kinds(where: Filter, records: Iterable[Record | None], place: str) -> None:
+def check_kinds(where: Filter, records: Iterable[tuple[Record | None, str]]) -> None:
     """Refuse a condition that fits nothing, because the property never has values of that type.
 
     Args:
         where: the condition.
-        records: those that fix the types of properties.
-        place: for the error.
+        records: those that fix the types of properties, each with its place, for the error.
 
     Raises:
         InvalidError: with both types.
     """
     kinds: dict[str, set[str]] = {}
-    for record in records:
+    places: dict[str, dict[str, None]] = {}
+    for record, place in records:
         for name, kind in ({} if record is None else _by_name(record.document)).items():
             kinds.setdefault(name, set()).add(kind)
+            places.setdefault(name, {})[place] = None
     for leaf in filters.leaves_of(where):
         if not isinstance(leaf, Compare) or leaf.op == "!=" or leaf.field not in kinds:
             continue
@@ -540,7 +557,7 @@ def check_kinds(where: Filter, records: Iterable[Record | None], place: str) -> 
             have = " or ".join(_NAMES.get(kind, kind) for kind in sorted(kinds[leaf.field]))
             raise InvalidError(
                 f"the property {leaf.field!r} is {have}, and {str(leaf)!r} holds it against {_NAMES[wanted[0]]}",
-                where=place,
+                where=", ".join(places[leaf.field]),
                 hint=f"hold it against {have}",
             )
 

@@ -38,7 +38,7 @@ from rh.versions.series import Series
 from rh.versions.store import Store, Tree
 from rh.versions.told import check_alias
 
-__all__ = ["LINES", "SUFFIX", "taken"]
+__all__ = ["LINES", "SUFFIX", "object_of_line", "taken"]
 
 SUFFIX = ".metadata.json"
 LINES = ("rh.metadata.jsonl", "valohai.metadata.jsonl")
@@ -53,6 +53,8 @@ _NEAREST_OF = 10_000
 _RESERVED = "valohai."
 _KEYS = ("valohai.tags", "valohai.alias", "valohai.dataset-versions")
 _FIELDS = ("file", "metadata", "tags")
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],]')
+"""What the keys of JSON are found by: texts, and what begins, parts and ends objects and arrays."""
 _DATASET = re.compile(r"dataset://([^/]+)/([^/]+)")
 _OF_DATASET = ("uri", "targeting_aliases", "packaging", "metadata")
 _REBUILDING = ("from", "start_fresh", "exclude")
@@ -369,6 +371,19 @@ def _next(text: str, at: int) -> int:
     return at
 
 
+def object_of_line(data: bytes, place: str, number: int) -> dict[str, Any]:
+    """The object in one line of JSON.
+
+    Raises:
+        InvalidError: it is none, or has a key twice; the place and the number of the line are named.
+    """
+    try:
+        text = data.rstrip(b"\r\n").decode()
+    except UnicodeDecodeError as error:
+        raise InvalidError("the line is not UTF-8", where=f"{place}, line {number}") from error
+    return _object(text, place, number, "line")
+
+
 def _text(data: bytes, place: str) -> str:
     try:
         return data.decode("utf-8-sig")
@@ -377,30 +392,55 @@ def _text(data: bytes, place: str) -> str:
         raise InvalidError("the sidecar is not UTF-8", where=f"{place}, line {line}") from error
 
 
-def _object(text: str, place: str, line: int | None) -> dict[str, Any]:
+def _object(text: str, place: str, line: int | None, what: str = "sidecar") -> dict[str, Any]:
     try:
         found = json.loads(text, object_pairs_hook=_pairs)
     except json.JSONDecodeError as error:
         where = f"{place}, line {line or error.lineno}"
         message = error.msg.removesuffix(" at")
-        raise InvalidError(f"the sidecar is not JSON: {message} at column {error.colno}", where=where) from error
+        raise InvalidError(f"the {what} is not JSON: {message} at column {error.colno}", where=where) from error
     except (InvalidError, RecursionError, ValueError) as error:
-        message = "the sidecar is nested too deeply"
-        if not isinstance(error, RecursionError):
-            message = error.message if isinstance(error, InvalidError) else "a number in it has too many digits"
-        raise InvalidError(message, where=f"{place}, line {line or 1}") from error
+        message, at = f"the {what} is nested too deeply", 0
+        if isinstance(error, InvalidError):
+            name, at = _twice(text)
+            message = f"the field {name!r} is there twice"
+        elif not isinstance(error, RecursionError):
+            message = "a number in it has too many digits"
+        number = line or text.count("\n", 0, at) + 1
+        raise InvalidError(message, where=f"{place}, line {number}") from error
     if not isinstance(found, dict):
-        raise InvalidError(f"the sidecar has {_json_type(found)}, not an object", where=f"{place}, line {line or 1}")
+        raise InvalidError(f"the {what} has {_json_type(found)}, not an object", where=f"{place}, line {line or 1}")
     return found
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InvalidError(f"the field {twice!r} is there twice")
+        raise InvalidError("a field is there twice")
     return found
+
+
+def _twice(text: str) -> tuple[str, int]:
+    """The first key of JSON that an object has already, and where it is."""
+    seen: list[set[str] | None] = []  # the keys of the objects that are open; `None` for an array
+    is_key = False
+    for token in _TOKEN.finditer(text):
+        match token[0]:
+            case "{" | "[" as opening:
+                seen.append(set() if opening == "{" else None)
+                is_key = opening == "{"
+            case "}" | "]":
+                seen.pop()
+            case ",":
+                is_key = seen[-1] is not None
+            case word if is_key:
+                is_key = False
+                name, keys = json.loads(word), seen[-1]
+                if keys is not None and name in keys:
+                    return name, token.start()
+                if keys is not None:
+                    keys.add(name)
+    return "?", 0  # not reached: there is one
 
 
 def _json_type(value: object) -> str:

@@ -174,6 +174,17 @@ def test_commands_of_their_own_processes(saved, program):
     assert recorded(run) == (["~/mine:v1 (as production)", "~/mine:v1"], ["~/mine (live)"])
 
 
+def test_a_path_is_given_as_a_url(rh, work, tmp_path):
+    there = tmp_path / "src" / "a.txt"
+    of_two = (["model", "/acme/modl"], "file:///…")
+    for words, url in ((["./src/a.txt"], there.as_uri()), (["/acme/modl"], "file:///acme/modl"), of_two):
+        hint = rh("lineage", *words, "--json", expect=None).error["hint"]
+        assert hint == f"rh resources lists the names there are; for a path give its URL: {url}"
+    rh("lineage", there.as_uri())
+    for words in (("history", "/acme/modl"), ("ls", "rh:///acme/modl"), ("rename", "./x", "y"), ("resources", "/")):
+        assert "path=" not in rh(*words, expect=None).err
+
+
 def test_lineage_of_what_is_not_there(rh, work):
     library.table({"x": [1]}, name="points").save()
     error = rh("lineage", "modle", "--json", expect=3).error

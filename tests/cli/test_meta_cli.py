@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+
 import pytest
 
 import rh as library
@@ -82,6 +84,63 @@ def test_import_of_what_is_wrong(rh, mine, tmp_path):
         assert where == f"labels.csv, {row}"
 
 
+def test_import_of_json_lines(rh, mine, tmp_path):
+    """Each value is what its line says; what is wrong is told with the line."""
+    lines = tmp_path / "labels.jsonl"
+    first, second = '{"file": "a.txt", "n": 1, "box": {"w": 2}}', '{"file": "z.bin", "n": 0.5, "at": "2026-11-21"}'
+    lines.write_text(f"\ufeff{first}\n\n{second}\n")
+    assert rh("meta", "import", "mine", "labels.jsonl").out == "~/mine: 2 files\n"
+    assert rh("meta", "get", "mine", "a.txt", "--json").json["metadata"] == {"n": 1, "box": {"w": 2}}
+    assert rh("meta", "get", "mine", "z.bin", "--json").json["metadata"] == {"n": 0.5, "at": "2026-11-21"}
+    with gzip.open(tmp_path / "packed.jsonl.gz", "wt") as file:
+        file.write('{"file": "a.txt", "n": 7}\n')
+    rh("meta", "import", "mine", "packed.jsonl.gz")
+    assert rh("meta", "get", "mine", "a.txt", "--json").json["metadata"]["n"] == 7
+    for data, where, message in (
+        (b'{"file": "a.txt"}\n{"file": "z.bin", \n', "line 2", "the line is not JSON"),
+        (b'{"file": "a.txt"}\n[1]\n', "line 2", "the line has an array, not an object"),
+        (b'{"file": "a.txt"}\n\n{"file": "z.bin", "x": 1, "x": 2}', "line 3", "'x' is there twice"),
+        (b'{"file": "a.txt"}\n{"file": "\xff"}', "line 2", "not UTF-8"),
+        (b'{"file": "a.txt", "m": 1}\n{"file": "z.bin", "m": "t"}', "line 2: z.bin", "'m' is text here, and a number"),
+        (b'{"file": "a.txt"}\n{"file": "a.txt"}', "line 2", "has a row already"),
+        (b'{"file": "a.txt"}\n{"file": "y.txt"}', "line 2: y.txt", "there is no file 'y.txt'"),
+        (b'{"n": 1}', "line 1", "names no file"),
+    ):
+        lines.write_bytes(data)
+        error = rh("meta", "import", "mine", "labels.jsonl", "--json", expect=None).error
+        assert (error["where"], message in error["message"]) == (f"labels.jsonl, {where}", True)
+    (tmp_path / "torn.jsonl.gz").write_bytes((tmp_path / "packed.jsonl.gz").read_bytes()[:-9])
+    error = rh("meta", "import", "mine", "torn.jsonl.gz", "--json", expect=2).error
+    assert (error["where"], error["message"][:19]) == ("torn.jsonl.gz", "the file is damaged")
+
+
+def test_import_keeps_text(rh, mine, tmp_path):
+    """Digits of a property that is text are that text, and a file may be called by a number."""
+    (tmp_path / "src" / "7").write_text("seven")
+    rh("meta", "set", "mine", "a.txt", 'zip="04103"')
+    (tmp_path / "zip.csv").write_text("file,zip,n\na.txt,01234,1\nz.bin,1e5,2\n")
+    rh("meta", "import", "mine", "zip.csv")
+    assert rh("meta", "get", "mine", "a.txt", "--json").json["metadata"] == {"zip": "01234", "n": 1}
+    assert rh("meta", "get", "mine", "z.bin", "--json").json["metadata"] == {"zip": "1e5", "n": 2}
+    (tmp_path / "more.tsv").write_text("file\tn\n7\t3\n")
+    rh("meta", "import", "mine", "more.tsv")
+    assert rh("meta", "get", "mine", "7", "--json").json["metadata"] == {"n": 3}
+
+
+def test_import_of_what_is_no_table(rh, mine, tmp_path):
+    """Errors name the file as it was given."""
+    for name in ("empty.csv", "empty.jsonl", "labels.txt"):
+        (tmp_path / name).write_bytes(b"")
+    error = rh("meta", "import", "mine", "labels.txt", "--json", expect=2).error
+    assert (error["where"], error["message"]) == ("labels.txt", "the name does not tell the format")
+    assert ".jsonl" in error["hint"]
+    for name in ("empty.csv", "empty.jsonl"):
+        error = rh("meta", "import", "mine", name, "--json", expect=2).error
+        assert (error["where"], error["message"]) == (name, "the file is empty")
+    library.table({"file": ["a.txt"], "n": [5]}, path=tmp_path / "table", name="labels").save()
+    assert rh("meta", "import", "mine", "table/").out == "~/mine: 1 files\n"
+
+
 def test_find_what_is_saved(rh, mine):
     """Without a place: resources and versions."""
     rh("meta", "set", "mine:v1", "accuracy=0.93")
@@ -117,3 +176,9 @@ def test_find_files_by_properties(rh, mine):
         ("rh://mine", "--kind", "folder"),
     ):
         assert rh("find", *wrong, "--json", expect=2).error["kind"] == "invalid"
+    error = rh("find", "--where", 'label == "cat"', "--json", expect=2).error
+    assert error["hint"] == "rh find rh://~/mine --where … finds files by theirs"
+    assert rh("find", "rh://~/mine", "--where", 'label == "cat"').out == "a.txt\nz.bin\n"
+    rh("meta", "set", "mine:v1", "accuracy=0.93")
+    error = rh("find", "rh://mine", "--where", "accuracy > 0.9", "--json", expect=2).error
+    assert error["hint"] == "rh find --where … finds resources and versions by theirs"

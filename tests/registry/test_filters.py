@@ -192,6 +192,11 @@ def test_what_python_would_misread():
         bool(F.a)
     with pytest.raises(InvalidError, match="takes a list"):
         F.a.is_in("text")
+    for values, hint in ((("a", "b"), "is_in(['a', 'b'])"), ((1, 2), "is_in([1, 2])"), ((3,), "is_in([3])")):
+        with pytest.raises(InvalidError, match=r"a\.is_in takes a list") as caught:
+            F.a.is_in(*values)
+        assert caught.value.hint == hint
+    assert F.a.is_in(range(2)) == Compare("a", "==", (0, 1))
     with pytest.raises(InvalidError, match="not a filter"):
         (F.a == 1) & True
     with pytest.raises(InvalidError):

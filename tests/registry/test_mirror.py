@@ -23,6 +23,7 @@ import pytest
 
 import rh
 from rh import config, errors
+from rh.cli import main
 from rh.observe import counting
 from rh.registry import base, bucket, default, http, mirror, mirror_file, open_registry
 from rh.registry.base import Put, StaleWarning
@@ -114,6 +115,58 @@ def test_what_was_never_read_is_said_to_be_out_of_reach(server, cats):
         assert "~/" in caught.value.hint
     rh.blob(b"mine", name="~/mine").save()
     assert silently(lambda: rh.blob(name="~/mine").fetch()) == b"mine"
+
+
+def test_the_past_is_not_in_it(server, cats, capsys):
+    """One error, and no warning before it: histories and other moments are told by the registry alone."""
+    moment = time.time()
+    cats.at("v1").annotate(quality=0.5)
+    assert len(rh.find(where=F.quality > 0, as_of=moment + 1000)) == 1
+    server.kill()
+    for call in (
+        lambda: rh.find(as_of=moment),
+        lambda: rh.find(where=F.quality > 0, as_of=moment, prefix="/team"),
+        lambda: list(default().history("resources/team/cats")),
+        lambda: list(default().changes()),
+    ):
+        with pytest.raises(errors.UnavailableError, match="told by the registry alone") as caught:
+            silently(call)
+        assert caught.value.where == server.url
+    for words in (["find", "--as-of", "2026-01-01"], ["history", "/team/cats"]):
+        assert main(words) == 7
+        told = capsys.readouterr().err
+        assert "told by the registry alone" in told
+        assert "this is what was read" not in told
+
+
+def changes_need_it(name: str) -> None:
+    """That a change which has to read first what was never read says that it is one."""
+    for call in (
+        lambda: rh.load(name).alias("other", "v1"),
+        lambda: rh.load(name).unalias("best"),
+        lambda: rh.load(name).annotate(quality=0.9),
+        lambda: rh.load(name).commit("again", aliases=["other"]),
+    ):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", StaleWarning)
+            with pytest.raises(errors.UnavailableError, match="cannot be reached") as caught:
+                call()
+        assert "nothing was read" not in caught.value.message
+
+
+def test_a_change_needs_the_registry(server, cats, tmp_path):
+    rh.blob(b"x", name="/team/x", path=tmp_path / "x").save().commit(aliases=["best"])
+    for path in files():
+        path.unlink()
+    rh.load("/team/x")
+    server.kill()
+    changes_need_it("/team/x")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", StaleWarning)
+        with pytest.raises(errors.UnavailableError, match="and a change needs it") as caught:
+            rh.load("/team/x").alias("best", "v1")
+    assert caught.value.hint.startswith("names in ~/ are on this machine")
+    assert pickle.loads(pickle.dumps(caught.value.__cause__)).reason
 
 
 @pytest.mark.slow
@@ -460,6 +513,9 @@ def test_postgresql_has_one_too(monkeypatch, tmp_path):
             assert rh.load("/team/x:best").fetch() == b"x"
         with pytest.raises((errors.UnavailableError, errors.DeadlineError)):
             rh.load("/team/y")
+        with pytest.raises(errors.UnavailableError, match="told by the registry alone"):
+            rh.find(as_of="2026-01-01", prefix="/team")
+        changes_need_it("/team/x")
         told = b"".join(path.read_bytes() for path in config.home().rglob("*") if path.is_file())
         assert server.password.encode() not in told
     postgres._connections.close()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from rh import errors
+from rh import config, errors
 from rh.registry import default, local, open_registry
 from rh.registry.base import Put
 from rh.registry.filters import F
@@ -116,9 +116,16 @@ def test_another_programs_database_is_refused(tmp_path):
     with closing(sqlite3.connect(path)) as db:
         db.execute("create table bookmarks (url)")
     before = path.read_bytes()
-    with pytest.raises(errors.InvalidError, match="something else"):
+    with pytest.raises(errors.InvalidError, match="something else") as caught:
         SQLiteRegistry(path).put("a", {})
+    assert caught.value.hint == "name another file in RH_REGISTRY"
     assert path.read_bytes() == before
+    here = config.home() / "registry.db"  # which RH_REGISTRY does not move
+    here.parent.mkdir(exist_ok=True)
+    path.rename(here)
+    with pytest.raises(errors.InvalidError, match="something else") as caught:
+        local().get("a")
+    assert caught.value.hint == f"move {here} away, or set RH_HOME to another directory"
 
 
 def test_a_damaged_file_is_an_integrity_error(registry):

@@ -130,6 +130,50 @@ def test_unknown_properties_show_the_nearest(models):
     assert labels(rh.find(where=F.legacy == 1)) == ["~/old"]
 
 
+def test_a_property_of_files_points_to_them(models):
+    rh.load("cats").annotate("weights", label="tabby")
+    with pytest.raises(errors.InvalidError, match="'label' is a property of files, and of no resource") as caught:
+        rh.find(where=F.label == "tabby")
+    assert caught.value.hint == "rh.folder('~/cats').query(…) finds files by theirs"
+    with pytest.raises(errors.InvalidError, match="nothing has a property 'lable'") as caught:
+        rh.find(where=F.lable == "tabby")
+    assert "did you mean" not in caught.value.message
+    assert caught.value.hint == "there are: accuracy, stage, and tags"
+    rh.load("dogs:v1").annotate(label="tabby")  # now it is one of versions as well
+    assert labels(rh.find(where=F.label == "tabby")) == ["~/dogs:v1"]
+
+
+def test_a_property_of_versions_points_to_them(models):
+    folder = rh.load("cats")
+    for where, what in ((F.accuracy > 0.5, "versions"), (F.stage == "dev", "the folder itself")):
+        with pytest.raises(errors.InvalidError, match=f"is a property of {what}, and of no file") as caught:
+            folder.query(where)
+        assert caught.value.hint == "rh.find(where=…) finds resources and versions by theirs"
+    folder.annotate("weights", label="tabby")
+    with pytest.raises(errors.InvalidError, match="'accuracy' is a property of versions"):
+        folder.query((F.label == "tabby") | (F.accuracy > 0.5))
+    with pytest.raises(errors.InvalidError, match="nothing has a property 'acuracy'") as caught:
+        folder.query(F.acuracy > 0.5)
+    assert caught.value.hint == "there are: label, and tags"
+    folder.annotate("weights", accuracy=0.1)
+    assert folder.query(F.accuracy > 0.5).files == []
+    bare = rh.folder(name="bare", path=models / "bare", metadata={"stage": "dev"}).save()
+    with pytest.raises(errors.InvalidError, match="'stage' is a property of the folder itself"):
+        bare.query(F.stage == "dev")
+
+
+def test_a_wrong_type_names_the_registry_that_has_it(models, monkeypatch):
+    team = f"sqlite://{models}/team.db"
+    monkeypatch.setenv("RH_REGISTRY", team)
+    rh.blob(b"x", name="/team/x", path=models / "x").save().annotate(loss=0.5)
+    with pytest.raises(errors.InvalidError, match="'loss' is a number") as caught:
+        rh.find(where=F.loss == "low")
+    assert caught.value.where == team
+    with pytest.raises(errors.InvalidError, match="'accuracy' is a number") as caught:
+        rh.find(where=F.accuracy == "low")
+    assert caught.value.where == holding(Name("~/cats")).url
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -142,6 +186,10 @@ def test_unknown_properties_show_the_nearest(models):
         {"limit": True},
         {"created_after": "yesterday"},
         {"as_of": True},
+        {"as_of": -5},
+        {"as_of": "1960-01-01"},
+        {"as_of": float("nan")},
+        {"created_after": float("inf")},
         {"prefix": "../x"},
     ],
 )

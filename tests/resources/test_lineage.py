@@ -363,3 +363,18 @@ def test_a_large_graph_is_told_and_not_drawn():
     assert str(graph).count("  made  ") == 20_000
     assert graph.sources("run:000007") == [edge for edge in graph.edges if edge.target == "run:000007"]
     assert graph.targets("version:s/0") == [edge for edge in graph.edges if edge.source == "version:s/0"]
+
+
+@pytest.mark.parametrize("depth", [-1, True, 1.5, "1"])
+def test_a_depth_that_is_none(tmp_path, depth):
+    folder = rh.folder(name="counted", path=tmp_path / "counted").mkdir().save()
+    folder.put({"a": b"1"})
+    with rh.run("make") as run:
+        version = folder.commit()
+    for what in (folder, version, run):
+        for way in (what.upstream, what.downstream):
+            with pytest.raises(errors.InvalidError, match="no number of runs"):
+                way(depth)
+    with pytest.raises(errors.InvalidError, match="no number of runs"):
+        rh.lineage("no-such-name", up=depth)
+    assert len(run.upstream(0)) == 1

@@ -465,7 +465,9 @@ def test_inputs_again(dogs):
     dogs.commit()
     dogs.rename("hounds")
     again = rh.load_run(r.id)
-    exact = again.rerun_inputs()
+    with pytest.warns(UserWarning, match=r"the run read ~/dogs \(live\), which no version holds") as warned:
+        exact = again.rerun_inputs()
+    assert warned[0].filename == __file__
     assert {asked: handle.version for asked, handle in exact.items()} == {
         "~/dogs:production": "v1",
         "~/dogs:latest": "v2",
@@ -478,6 +480,39 @@ def test_inputs_again(dogs):
     ]
     rh.folder("hounds").delete_configs()
     assert [one.why for one in again.changed_inputs()][:2] == ["gone", "gone"]
+
+
+def test_an_alias_that_was_moved_within_a_run(dogs):
+    """Both versions are there: the further one by its number, and that of a series of the same name by its digest."""
+    with rh.run("train") as r:
+        assert rh.folder("dogs:production").get("a.txt") == b"one"
+        dogs.alias("production", "v2")
+        rh.folder("dogs:production").get("a.txt")
+        rh.folder("dogs:v2").get("a.txt")
+        dogs.alias("production", "v1")
+        rh.folder("dogs:production").get("a.txt")
+    assert [item.version for item in r.inputs] == ["v1", "v2", "v2"]
+    exact = r.rerun_inputs()
+    assert {asked: handle.version for asked, handle in exact.items()} == {"~/dogs:production": "v1", "~/dogs:v2": "v2"}
+    assert exact["~/dogs:production"].get("a.txt") == b"one"
+
+
+def test_versions_of_two_series_that_had_one_name(dogs, tmp_path):
+    other = rh.folder(name="other", path=tmp_path / "other").mkdir().save()
+    other.put({"a.txt": b"other"})
+    digest = other.commit(aliases=["production"]).digest
+    with rh.run("train") as r:
+        rh.folder("dogs:production").get("a.txt")
+        rh.folder("dogs:v1").get("a.txt")
+        dogs.rename("hounds")
+        other.rename("dogs")
+        rh.folder("dogs:production").get("a.txt")
+    exact = r.rerun_inputs()
+    assert [(asked, handle.name, handle.version) for asked, handle in exact.items()] == [
+        ("~/dogs:production", "~/hounds", "v1"),
+        ("~/dogs:v1", "~/hounds", "v1"),
+        (f"~/dogs@{digest}", "~/dogs", "v1"),
+    ]
 
 
 def test_live_data_that_were_written_to(tmp_path):

@@ -163,9 +163,7 @@ class Log:
         except NoBucketError:
             raise
         except NotFoundError as error:
-            raise IntegrityError(
-                "the registry's log has lost an entry", where=where, hint=log_format.REPAIR
-            ) from error
+            raise IntegrityError("the registry's log has lost an entry", where=where, hint=log_format.REPAIR) from error
         return Stored(entry, data, read or etag)
 
     def _segment(self, number: int) -> list[Stored]:

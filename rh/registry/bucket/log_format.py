@@ -216,7 +216,7 @@ def unpack(data: bytes, where: str) -> list[bytes]:
         return gzip.decompress(data).splitlines()
     except (OSError, EOFError, zlib.error) as error:
         raise IntegrityError(
-            f"a segment of the registry's log is damaged: {error}", where=where, hint="it may be deleted: the log has all"
+            f"a segment of the registry's log is damaged: {error}", where=where, hint="delete it: the log has all of it"
         ) from error
 
 

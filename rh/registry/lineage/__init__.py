@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
-from rh.errors import NotFoundError
+from rh.errors import InvalidError, NotFoundError
 from rh.registry.base import Delete, Put, Record, Registry, Step
 from rh.registry.documents import encode
 from rh.registry.lineage.graph import Edge, Graph, Node
@@ -24,6 +24,7 @@ from rh.registry.lineage.recording import RunRef
 
 __all__ = [
     "Lineage",
+    "check_depth",
     "entry_node",
     "external_node",
     "forget",
@@ -169,6 +170,7 @@ class Lineage:
             up: how many runs to go back; `None` for all there are.
             down: how many runs to go on.
         """
+        check_depth(up, down)
         graph = Graph()
         firsts = list(starts)
         for node in firsts:
@@ -258,6 +260,19 @@ class Lineage:
         record = self.run(run)
         document = {} if record is None else dict(record.document)
         return Node(f"run:{run}", "run", str(document.get("name") or run), {"run": run, **document})
+
+
+def check_depth(*depths: int | None) -> None:
+    """Refuse what is no number of runs to go back, or on.
+
+    Raises:
+        InvalidError: one is neither `None` nor a whole number of at least 0.
+    """
+    for depth in depths:
+        if depth is not None and (not isinstance(depth, int) or isinstance(depth, bool) or depth < 0):
+            raise InvalidError(
+                f"{depth!r:.80} is no number of runs to go back or on", hint="0 or more; None is all there are"
+            )
 
 
 def entry_node(entry: Mapping[str, Any]) -> Node:

@@ -181,9 +181,7 @@ class SQLiteRegistry(RelationalRegistry):
         if application != APPLICATION and (
             application or schema or db.execute("select 1 from sqlite_master").fetchone()
         ):
-            raise InvalidError(
-                "this file is a database of something else", where=self.url, hint=self._elsewhere()
-            )
+            raise InvalidError("this file is a database of something else", where=self.url, hint=self._elsewhere())
         if schema > len(MIGRATIONS):
             raise UnsupportedError(
                 f"the registry has schema {schema}; this version of rh knows schemas up to {len(MIGRATIONS)}",

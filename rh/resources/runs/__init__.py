@@ -129,20 +129,23 @@ class Run:
         return lineage.Lineage([self._registry]).entries(self.id, way)
 
     def rerun_inputs(self) -> dict[str, Versioned]:
-        """Handles on the exact versions that it read, by what it asked for (`"~/cats:production"`).
+        """Handles on the exact versions that it read, in order, by what it asked for (`"~/cats:production"`).
 
-        Live data are not among them: what they were is not kept.
+        Where it got several by the same words, as the alias was moved meanwhile, the first one is under those, and each
+        further one under its number (`"~/cats:v2"`).
+
+        Live data are not among them, as what they were is not kept; a warning names them (`changed_inputs` tells
+        whether they were written to since).
 
         Raises:
             NotFoundError: a version was dropped since, or its name forgotten.
         """
-        from rh.resources.runs.again import pinned
+        from rh.resources.runs.again import pinned_by_words, warn_of_live
 
-        return {
-            f"{entry['name']}:{entry.get('asked') or entry['version']}": pinned(entry)
-            for entry in self.entries("inputs")
-            if entry.get("version") is not None
-        }
+        entries = self.entries("inputs")
+        found = pinned_by_words(entries)
+        warn_of_live([Item.of(entry) for entry in entries if entry.get("version") is None])
+        return found
 
     def changed_inputs(self) -> list[Changed]:
         """Which of its inputs would be others by now: the alias moved, there is a newer version, live data changed.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rh.errors import NotFoundError, RhError
@@ -18,7 +19,9 @@ from rh.versions.series import LATEST
 if TYPE_CHECKING:
     from rh.resources.runs import Item
 
-__all__ = ["Changed", "changed", "pinned"]
+__all__ = ["Changed", "changed", "pinned", "pinned_by_words", "warn_of_live"]
+
+_FEW = 5
 
 
 class Changed(NamedTuple):
@@ -61,6 +64,38 @@ def pinned(entry: Mapping[str, Any]) -> Versioned:
     found = load(name_of(entry), dryrun=True)
     assert isinstance(found, Versioned)
     return found.at(f"v{entry['version']}")
+
+
+def pinned_by_words(entries: Iterable[Mapping[str, Any]]) -> dict[str, Versioned]:
+    """Handles on all versions among the entries, by the words they were asked for with.
+
+    Words that stand for another version already give way to its number, and that to its digest: a number is only that
+    of one series, and a name may have had several.
+    """
+    versions: dict[str, tuple[Any, Any]] = {}
+    found: dict[str, Versioned] = {}
+    for entry in entries:
+        if entry.get("version") is None:
+            continue
+        version, name, exact = (entry.get("series"), entry["version"]), entry["name"], f"v{entry['version']}"
+        for words in (f"{name}:{entry.get('asked') or exact}", f"{name}:{exact}", f"{name}@{entry.get('digest')}"):
+            if versions.setdefault(words, version) == version:
+                if words not in found:
+                    found[words] = pinned(entry)
+                break
+    return found
+
+
+def warn_of_live(items: Sequence[Item]) -> None:
+    """Warn, for who called our caller, that these inputs were no versions and cannot be had as they were."""
+    if items:
+        some = ", ".join(str(item) for item in items[:_FEW]) + (", …" if len(items) > _FEW else "")
+        warnings.warn(
+            f"the run read {some}, which no version holds: what was there then is not kept, so it is not among these;"
+            " changed_inputs() tells whether it was written to since",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def changed(entry: Mapping[str, Any]) -> Changed | None:

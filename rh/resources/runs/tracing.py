@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from rh.errors import InvalidError, NotFoundError
-from rh.registry.lineage import Lineage, entry_node, registries, version_entry
+from rh.registry.lineage import Lineage, check_depth, entry_node, registries, version_entry
 from rh.registry.lineage.graph import Graph, Node
 from rh.registry.lineage.recording import RunRef
 from rh.resources import places
@@ -33,7 +33,9 @@ def lineage(a: Any, b: Any = None, *, up: int | None = None, down: int | None = 
 
     Raises:
         NotFoundError: there is nothing of that name, or no such version or run.
+        InvalidError: a depth is below 0.
     """
+    check_depth(up, down)
     found = Lineage(registries())
     starts = nodes_of(a, found)
     if b is None:

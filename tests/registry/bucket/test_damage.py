@@ -33,6 +33,7 @@ def test_a_damaged_entry_is_named(place, registry, another_home, warm):
         with pytest.raises(errors.IntegrityError) as caught:
             call()
         assert victim.name in caught.value.where
+        assert caught.value.hint.startswith("put a copy of it back")
     assert len(entries(place)) == 3
 
 
@@ -54,8 +55,9 @@ def test_entries_that_do_not_follow_each_other_are_refused(place, registry, anot
     forged = Entry(2, "0" * 64, [Commit("u", "", [change])])
     (place / log_format.entry_key(2)).write_bytes(forged.encode())
     for _ in range(2):
-        with pytest.raises(errors.IntegrityError, match="does not follow"):
+        with pytest.raises(errors.IntegrityError, match="does not follow") as caught:
             registry.get("a")
+        assert "rh registry export" in caught.value.hint
         another_home("bob") if config.home().name != "bob" else None
 
 

@@ -180,8 +180,9 @@ def test_a_header_that_is_none_is_an_integrity_error(place, registry, header):
     place.mkdir()
     (place / "registry.json").write_bytes(header)
     for call in (lambda: registry.get("a"), lambda: registry.put("a", {})):
-        with pytest.raises(errors.IntegrityError, match=r"registry\.json"):
+        with pytest.raises(errors.IntegrityError, match=r"registry\.json") as caught:
             call()
+        assert caught.value.hint.startswith("put a copy of it back")
     assert [path.name for path in place.rglob("*")] == ["registry.json"]
 
 
