@@ -49,36 +49,44 @@ Lifetime = Annotated[
 
 def grant(
     prefix: Annotated[
-        str,
+        str | None,
         typer.Argument(
             metavar="PREFIX", autocompletion=complete_name, show_default=False, help="/org, /org/team, /org/name"
         ),
-    ],
-    user: UserName,
+    ] = None,
+    user: Annotated[
+        str | None, typer.Argument(metavar="USER", autocompletion=_complete_user, show_default=False)
+    ] = None,
     role: Annotated[
-        str,
+        str | None,
         typer.Argument(
             metavar="ROLE",
             autocompletion=one_of(*_ROLES, "none"),
             show_default=False,
             help="read, write, admin or none",
         ),
-    ],
+    ] = None,
     registry: OfRegistry = None,
     json: AsJson = False,
 ) -> None:
-    """Give a user a role on a prefix of names.
+    """Give a user a role on a prefix of names, or list the roles there are.
 
-    Who has the role admin on /org says who may do what there.
+    Without USER and ROLE it lists the roles on PREFIX, below it and above it; without PREFIX, those on all names that
+    are yours to share. Who has the role admin on /org says who may do what there.
     """
     from rh.config import did_you_mean
     from rh.errors import InvalidError
 
+    if prefix is None or user is None:
+        _tell_shares(_accounts(registry).shares(prefix and bare(prefix)), prefix, json=json)
+        return
+    if role is None:
+        raise InvalidError(f"say which role {user} gets", hint=f"rh registry grant {prefix} {user} read")
     roles = (*_ROLES, "none")
     if role not in roles:
         raise InvalidError(f"there is no role {role!r}" + did_you_mean(role.lower(), roles), hint=", ".join(roles))
     given: Any = None if role == "none" else role
-    _tell_share(_accounts(registry).put_share(prefix, {user: given}), json=json)
+    _tell_share(_accounts(registry).put_share(bare(prefix), {user: given}), json=json)
 
 
 @user_app.command("add")
@@ -292,7 +300,10 @@ def share(
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """Let others at a name on a registry server. Without USER, tell who may do what."""
+    """Let others at a name on a registry server. Without USER, tell who may do what.
+
+    Of roles that are given further up it tells the prefix. What is given on a prefix, `rh registry grant` lists.
+    """
     from rh.config import did_you_mean
     from rh.errors import InvalidError
     from rh.resources import sharing
@@ -304,7 +315,13 @@ def share(
             hint=f"{' or '.join(_ACCESS)}{more}",
         )
     visibility = None if public is None else "public" if public else "private"
-    _tell_share(sharing.share(bare(name), users or [], access, visibility=visibility), json=json)
+    try:
+        told = sharing.share(bare(name), users or [], access, visibility=visibility)
+    except InvalidError as error:
+        if "is not a whole name" in error.message:
+            error.hint = f"roles on a prefix of names: rh registry grant {bare(name)} lists them, and gives them"
+        raise
+    _tell_share(told, json=json)
 
 
 def revoke(
@@ -349,11 +366,29 @@ def _tell_token(token: str, user: str, *, json: bool) -> None:
 
 def _tell_share(told: Share, *, json: bool) -> None:
     if json:
-        show.emit({"name": f"/{told.path}", "public": told.public, "roles": dict(told.roles)})
+        show.emit(_plain(told) | {"inherited": [_plain(above) for above in told.inherited]})
         return
-    rows = [["everybody", "read"]] if told.public else []
-    rows += [[user, role] for user, role in told.roles.items()]
+    rows = [[*who, ""] for who in _roles(told)]
+    rows += [[*who, f"from /{above.path}"] for above in reversed(told.inherited) for who in _roles(above)]
     if rows:
         show.table(rows)
     else:
         show.line(f"/{told.path} is shared with nobody")
+
+
+def _tell_shares(told: list[Share], prefix: str | None, *, json: bool) -> None:
+    if json:
+        for share in told:
+            show.emit(_plain(share))
+        return
+    show.table([[f"/{share.path}", *who] for share in told for who in _roles(share)])
+    if not told:
+        show.line(f"nobody has a role on {'what is yours to share' if prefix is None else prefix}")
+
+
+def _roles(told: Share) -> list[tuple[str, str]]:
+    return [("everybody", "read")] * told.public + list(told.roles.items())
+
+
+def _plain(told: Share) -> dict[str, Any]:
+    return {"name": f"/{told.path}", "public": told.public, "roles": dict(told.roles)}

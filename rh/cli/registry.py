@@ -108,8 +108,12 @@ def _serve(
 
 
 def _check_served(served: Registry, given: str | None) -> None:
-    """Refuse to serve another server, and say so where nobody could get in."""
-    from rh.errors import InvalidError, RhError
+    """Refuse to serve another server, or what cannot be read; say so where nobody could get in.
+
+    One that does not answer is no reason not to start: after a power cut everything starts at once, and this server
+    waits for its registry as it does when it loses it later. Until then its users are told so, and /ready.
+    """
+    from rh.errors import DeadlineError, InvalidError, UnavailableError
     from rh.registry.accounts import accounts_of
 
     if served.url.startswith(("http://", "https://")):
@@ -120,7 +124,7 @@ def _check_served(served: Registry, given: str | None) -> None:
         )
     try:
         users = accounts_of(served).users()
-    except RhError as error:  # it may come back, and until then /ready says so
+    except (UnavailableError, DeadlineError) as error:
         show.tell(f"warning: {error}")
         return
     if not users:

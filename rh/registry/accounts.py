@@ -11,7 +11,7 @@ import hashlib
 import re
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from rh.errors import InvalidError
@@ -71,6 +71,8 @@ class Share(NamedTuple):
     public: bool
     """Whether everybody may read, without a token."""
     roles: Mapping[str, Role]
+    inherited: Sequence[Share] = ()
+    """What is said of prefixes above, which holds here as well; the highest one first."""
 
 
 class Accounts(ABC):
@@ -112,7 +114,19 @@ class Accounts(ABC):
 
     @abstractmethod
     def share(self, path: str) -> Share:
-        """Who may do what below `path` (`org/team`, `ada/cats`), beyond what is said of what lies above it."""
+        """Who may do what below `path` (`org/team`, `ada/cats`), and by which prefix.
+
+        All of it is told to the admins of `path`, roles on what lies above included: they answer for who gets in.
+        """
+
+    @abstractmethod
+    def shares(self, prefix: str | None = None) -> list[Share]:
+        """What is said of prefixes and names, by path; not those of which nothing is said.
+
+        Args:
+            prefix: only of this, of what lies below it, and of what lies above it. Without one, of all that is ours to
+                share.
+        """
 
     @abstractmethod
     def put_share(

@@ -39,7 +39,7 @@ from contextlib import contextmanager
 from typing import Any, ClassVar, Literal, NamedTuple, Self, TypeAlias
 
 from rh import config
-from rh.errors import ConflictError, InvalidError, NotFoundError, RhError, UnavailableError
+from rh.errors import ConflictError, InvalidError, NotFoundError, RhError, UnavailableError, UnsupportedError
 from rh.observe import log
 from rh.registry.documents import Document, check_document, encode
 from rh.registry.filters import Filter
@@ -51,6 +51,7 @@ __all__ = [
     "STILL",
     "Change",
     "Delete",
+    "NewerError",
     "Put",
     "Record",
     "Registry",
@@ -88,6 +89,10 @@ class UnreadError(UnavailableError):
     def __init__(self, reason: str, what: str, *, where: str) -> None:
         super().__init__(f"{OUT_OF_REACH} ({reason}), and {what}", where=where, hint=STILL)
         self.reason = reason
+
+
+class NewerError(UnsupportedError):
+    """A newer `rh` wrote the registry, and this one touches nothing of it."""
 
 
 class StaleWarning(UserWarning):

@@ -97,7 +97,12 @@ def test_share_and_revoke(rh, server, login, tmp_path):
     login("bob")
     rh("save", "@/x", "x")
     assert rh("share", "rh://@/x").out == "/bob/x is shared with nobody\n"
-    assert rh("share", "@/x", "eve", "--json").json == {"name": "/bob/x", "public": False, "roles": {"eve": "read"}}
+    assert rh("share", "@/x", "eve", "--json").json == {
+        "name": "/bob/x",
+        "public": False,
+        "roles": {"eve": "read"},
+        "inherited": [],
+    }
     assert rh("share", "@/x", "eve", "--access", "write", "--public").out.split() == [
         "everybody",
         "read",
@@ -115,6 +120,55 @@ def test_share_and_revoke(rh, server, login, tmp_path):
     assert "access" in rh("share", "@/x", "eve", "--access", "admin", expect=2).err
     rh("save", "~/here", "x")
     assert "only this machine" in rh("share", "~/here", "eve", expect=1).err
+
+
+def test_who_may_do_what(rh, server, login, tmp_path):
+    """`rh share` tells the roles on a name and on what lies above it, `rh registry grant` those on a prefix."""
+    (tmp_path / "x").write_text("x")
+    for user in ("bob", "eve"):
+        server.token(user)
+    login("ada")
+    rh("save", "/acme/cats", "x")
+    rh("registry", "grant", "/acme", "bob", "write")
+    assert rh("share", "/acme/cats").out == "bob  write  from /acme\n"
+    assert rh("share", "/acme/cats", "eve", "--public").out.splitlines() == [
+        "everybody  read",
+        "eve        read",
+        "bob        write  from /acme",
+    ]
+    told = rh("share", "/acme/cats", "--json").json
+    assert told["inherited"] == [{"name": "/acme", "public": False, "roles": {"bob": "write"}}]
+    assert "rh registry grant /acme lists them" in rh("share", "/acme", expect=2).err
+    listed = ["/acme       bob        write", "/acme/cats  everybody  read", "/acme/cats  eve        read"]
+    for words in ((), ("/acme",), ("rh:///acme/cats",), ("--registry", server.behind)):
+        assert rh("registry", "grant", *words).out.splitlines() == listed
+    assert rh("registry", "grant", "/acme", "--json").lines == [
+        {"name": "/acme", "public": False, "roles": {"bob": "write"}},
+        {"name": "/acme/cats", "public": True, "roles": {"eve": "read"}},
+    ]
+    assert rh("registry", "grant", "/none").out == "nobody has a role on /none\n"
+    assert rh("registry", "grant", "/none", "--json").out == ""
+    assert "say which role eve gets" in rh("registry", "grant", "/acme", "eve", expect=2).err
+    assert "not a prefix of names" in rh("registry", "grant", "../acme", expect=2).err
+    login("bob")
+    assert rh("registry", "grant", "/acme", "--json", expect=5).error["kind"] == "access"
+    assert rh("registry", "grant").out == "nobody has a role on what is yours to share\n"
+    login("eve")
+    assert rh("registry", "grant", "/acme", "--json", expect=3).error["kind"] == "not_found"
+
+
+def test_a_rename_to_where_one_may_not_write(rh, login, tmp_path):
+    (tmp_path / "x").write_text("x")
+    login("ada")
+    rh("save", "/other/there", "x")
+    login("bob")
+    rh("save", "@/mine", "x")
+    for new in ("/other/there", "/other/new"):
+        saving = rh("save", new, "x", "--json", expect=5).error
+        assert saving["message"] == f"bob may not write {new}: that needs the role write on it or above it"
+        assert rh("rename", "@/mine", new, "--json", expect=5).error == saving
+        assert f"rh registry grant {new} bob write" in saving["hint"]
+    assert rh("resources").out == "/bob/mine\n"
 
 
 def test_people_and_tokens(rh, login):

@@ -166,7 +166,7 @@ def test_a_request_that_arrives_twice_has_the_effect_of_one(server):
     assert [one.name for one in accounts.credentials("bob")] == ["ci"]
     assert accounts.put_share("ada/c", {"bob": "read"}).roles == {"bob": "read"}
     accounts.put_share("ada/c", {"bob": None}, public=True)
-    assert accounts.share("ada/c") == ("ada/c", True, {})
+    assert accounts.share("ada/c") == ("ada/c", True, {}, ())
     accounts.revoke_credential(accounts.credentials("bob")[0].id)
     assert registry.replay([]) == 0
 

@@ -12,8 +12,8 @@ import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from rh.errors import IntegrityError, UnsupportedError
-from rh.registry.base import Change
+from rh.errors import IntegrityError
+from rh.registry.base import Change, NewerError
 from rh.registry.documents import decode, encode
 
 __all__ = [
@@ -156,7 +156,7 @@ def _check_format(number: Any, where: str) -> None:
     if not isinstance(number, int) or number < 1:
         raise ValueError(f"format {number!r}")
     if number > FORMAT:
-        raise UnsupportedError(
+        raise NewerError(
             f"the registry has format {number}; this version of rh knows formats up to {FORMAT}",
             where=where,
             hint="upgrade rh-data",

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, ClassVar, TypeVar
 from urllib.parse import urlencode
 
@@ -32,12 +33,12 @@ from rh.errors import (
 )
 from rh.forks import Lock
 from rh.observe import count, log
-from rh.registry.accounts import Accounts, Credential, Role, Share, User, check_identity, check_user
 from rh.registry.base import (
     OUT_OF_REACH,
     Change,
     Record,
     Registry,
+    Rename,
     Step,
     UnconnectedError,
     check_steps,
@@ -46,6 +47,7 @@ from rh.registry.base import (
 )
 from rh.registry.filters import Filter
 from rh.registry.http import logins
+from rh.registry.http.accounts import RemoteAccounts
 from rh.registry.http.wire import (
     PROTOCOL,
     PROTOCOL_HEADER,
@@ -69,6 +71,8 @@ _LONGEST_WAIT_S = 2.0
 _REFUSED_S = 5.0
 """How long a read is tried again where nothing listens: a server that restarts is back by then."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_NOT_YET, _EXPIRED, _OTHER_NAME = 9, 10, (62, 64)
+"""What OpenSSL says against a certificate (X509_V_ERR_…): its time, or that it is for another host or address."""
 _BATCH = 2 << 20
 """Bytes of one request of `replay`, unless one commit has more."""
 
@@ -138,15 +142,16 @@ class HTTPRegistry(Registry):
     # The contract.
 
     def get(self, key: str) -> Record:
-        return record_of(self.ask("get", "GET", "/v1/record", {"key": key}))
+        return self.understood(record_of, self.ask("get", "GET", "/v1/record", {"key": key}))
 
     def list(self, prefix: str = "", *, after: str = "") -> Iterator[Record]:
         while True:
             page = self.ask("list", "GET", "/v1/records", {"prefix": prefix, "after": after})
-            yield from map(record_of, page["records"])
-            if page["next"] is None:
+            records, more = self.understood(partial(_page, after), page)
+            yield from records
+            if more is None:
                 return
-            after = page["next"]
+            after = more
 
     def search(
         self, where: Filter, prefix: str = "", *, after: str = "", as_of: float | None = None
@@ -154,18 +159,21 @@ class HTTPRegistry(Registry):
         asked: dict[str, Any] = {"where": where.as_dict(), "prefix": prefix, "as_of": as_of}
         while True:
             page = self.ask("search", "POST", "/v1/search", body=asked | {"after": after})
-            yield from map(record_of, page["records"])
-            if page["next"] is None:
+            records, more = self.understood(partial(_page, after), page)
+            yield from records
+            if more is None:
                 return
-            after = page["next"]
+            after = more
 
     def history(self, key: str, *, after: int = 0) -> Iterator[Change]:
         while True:
             page = self.ask("history", "GET", "/v1/history", {"key": key, "after": str(after)})
-            changes = [change_of(told) for told in page["changes"]]
+            changes = self.understood(_changes, page)
             yield from changes
-            if not page["more"]:
+            if not page.get("more"):
                 return
+            if not changes or changes[-1].revision <= after:
+                raise self._odd()
             after = changes[-1].revision
 
     def commit(
@@ -178,7 +186,10 @@ class HTTPRegistry(Registry):
         """As in the contract; but the author is whose token we have, whatever `by` says."""
         check_steps(steps, self.url)
         body = {"steps": [plain_step(step) for step in steps], "token": token or new_token()}
-        return [change_of(told) for told in self.ask("commit", "POST", "/v1/commit", body=body)["changes"]]
+        changes = self.understood(_changes, self.ask("commit", "POST", "/v1/commit", body=body))
+        if len(changes) != sum(2 if isinstance(step, Rename) else 1 for step in steps):
+            raise self._odd()
+        return changes
 
     def changes(self, prefix: str = "") -> Iterator[Change]:
         for number, line in enumerate(self._lines("changes", "/v1/changes", {"prefix": prefix})):
@@ -188,8 +199,8 @@ class HTTPRegistry(Registry):
                     return
                 break
             if "error" in told:
-                raise error_of(told["error"], 500, self.url)
-            yield change_of(told)
+                raise self.understood(lambda told: error_of(told["error"], 500, self.url), told)
+            yield self.understood(change_of, told)
         raise IntegrityError("the answer of the registry is not whole", where=self.url)
 
     def replay(self, changes: Iterable[Change]) -> int:
@@ -207,7 +218,7 @@ class HTTPRegistry(Registry):
 
     def _replay(self, batch: Sequence[bytes]) -> int:
         body = b'{"changes":[' + b",".join(batch) + b"]}"
-        return int(self.ask("replay", "POST", "/v1/replay", body=body)["new"])
+        return self.understood(lambda told: int(told["new"]), self.ask("replay", "POST", "/v1/replay", body=body))
 
     def close(self) -> None:
         with _lock:
@@ -219,7 +230,28 @@ class HTTPRegistry(Registry):
 
     def whoami(self, token: str | None = None) -> dict[str, Any]:
         """`user` and `admin` of a token; by default of ours."""
-        return self.ask("me", "GET", "/v1/me", token=token)
+        told = self.ask("me", "GET", "/v1/me", token=token)
+        if not isinstance(told.get("user"), str) or not isinstance(told.get("admin"), bool):
+            raise self._odd()
+        return told
+
+    def understood(self, read: Callable[[dict[str, Any]], T], told: dict[str, Any]) -> T:
+        """What `read` makes of an answer.
+
+        Raises:
+            IntegrityError: the answer is not one to what was asked.
+        """
+        try:
+            return read(told)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:  # `InvalidError` is a `ValueError`
+            raise self._odd() from error
+
+    def _odd(self) -> IntegrityError:
+        return IntegrityError(
+            "the registry answered something else than what it was asked",
+            where=self.url,
+            hint="check the URL, and what stands between here and the server",
+        )
 
     def ask(
         self,
@@ -333,7 +365,7 @@ class HTTPRegistry(Registry):
         try:
             answer = self._pool(left).request(method, path, headers, [body] if body else (), where=self.url)
         except AccessError as error:  # the certificate
-            error.hint = f"name the authority's certificates in {CA_BUNDLE} or SSL_CERT_FILE"
+            error.hint = self._certified(error.__context__)
             raise
         except UnavailableError as error:
             nobody = isinstance(error.__context__, ConnectionRefusedError | _TooLateError)
@@ -342,6 +374,20 @@ class HTTPRegistry(Registry):
             ) from None
         self._check(answer)
         return answer
+
+    def _certified(self, refusal: BaseException | None) -> str:
+        """What makes a certificate that was refused a good one."""
+        code = getattr(refusal, "verify_code", 0)
+        if code in _OTHER_NAME:
+            return (
+                f"use the name that the certificate is for: rh login https://NAME; or whoever runs the server gets one"
+                f" for {self._endpoint.host}"
+            )
+        if code == _EXPIRED:
+            return "whoever runs the server renews the certificate and starts it again; or the clock here is wrong"
+        if code == _NOT_YET:
+            return "set the clock of this machine; if that is right, whoever runs the server has a wrong certificate"
+        return f"name the authority's certificates in {CA_BUNDLE} or SSL_CERT_FILE"
 
     def _check(self, answer: Answer) -> None:
         """Raise the error that an answer tells."""
@@ -353,7 +399,7 @@ class HTTPRegistry(Registry):
                 where=self.url,
                 hint="ask who runs it for its new URL, then: rh login URL",
             )
-        if not protocol.isascii() or not protocol.isdigit():
+        if not protocol.isascii() or not protocol.isdigit() or len(protocol) > 9:
             answer.close()
             if answer.status >= 500:
                 raise UnavailableError(f"the registry answered {answer.status}", where=self.url)
@@ -413,48 +459,22 @@ class HTTPRegistry(Registry):
         return pool
 
 
-class RemoteAccounts(Accounts):
-    """The accounts of a server, as far as our token goes there."""
-
-    def __init__(self, registry: HTTPRegistry) -> None:
-        self.registry = registry
-
-    def users(self) -> list[User]:
-        return [User(**told) for told in self.registry.ask("users", "GET", "/v1/users")["users"]]
-
-    def put_user(self, name: str, *, admin: bool = False) -> User:
-        return User(**self.registry.ask("put_user", "PUT", _path("users", check_user(name)), body={"admin": admin}))
-
-    def remove_user(self, name: str) -> None:
-        self.registry.ask("remove_user", "DELETE", _path("users", check_user(name)))
-
-    def credentials(self, user: str | None = None) -> list[Credential]:
-        found = self.registry.ask("tokens", "GET", "/v1/tokens", {"user": user} if user else None)
-        return [Credential(**told) for told in found["credentials"]]
-
-    def put_credential(
-        self, identity: str, sha256: str, *, user: str | None = None, name: str = "", ttl_s: float | None = None
-    ) -> Credential:
-        body = {"sha256": sha256, "user": user, "name": name, "ttl_s": ttl_s}
-        return Credential(**self.registry.ask("put_token", "PUT", _path("tokens", check_identity(identity)), body=body))
-
-    def revoke_credential(self, identity: str) -> None:
-        self.registry.ask("revoke_token", "DELETE", _path("tokens", check_identity(identity)))
-
-    def share(self, path: str) -> Share:
-        return Share(**self.registry.ask("share", "GET", "/v1/shares", {"path": path}))
-
-    def put_share(
-        self, path: str, roles: Mapping[str, Role | None] | None = None, *, public: bool | None = None
-    ) -> Share:
-        body = {"path": path, "roles": dict(roles or {}), "public": public}
-        return Share(**self.registry.ask("put_share", "PUT", "/v1/shares", body=body))
+def _page(after: str, told: Mapping[str, Any]) -> tuple[list[Record], str | None]:
+    """The records of one page, and the key after which the next one goes on."""
+    more = told["next"]
+    if more is not None and not (isinstance(more, str) and more > after):
+        raise InvalidError("the next page is not a later one")
+    return [record_of(one) for one in _many(told["records"])], more
 
 
-def _path(*parts: str) -> str:
-    from urllib.parse import quote
+def _changes(told: Mapping[str, Any]) -> list[Change]:
+    return [change_of(one) for one in _many(told["changes"])]
 
-    return "/v1/" + "/".join(quote(part, safe="") for part in parts)
+
+def _many(told: Any) -> list[Any]:
+    if not isinstance(told, list):
+        raise InvalidError("not an array")
+    return told
 
 
 def _is_loopback(host: str) -> bool:

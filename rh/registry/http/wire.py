@@ -12,6 +12,7 @@ import msgspec
 
 from rh import errors
 from rh.errors import InvalidError, RhError
+from rh.registry.accounts import Share
 from rh.registry.base import Change, Delete, Put, Record, Rename, Step
 from rh.types import ABSENT, ANY, Condition, Match
 
@@ -25,6 +26,7 @@ __all__ = [
     "plain_step",
     "read_json",
     "record_of",
+    "share_of",
     "step_of",
 ]
 
@@ -67,32 +69,51 @@ def read_json(text: bytes) -> dict[str, Any]:
         raise ValueError("it is nested too deeply") from error
 
 
-def record_of(told: Mapping[str, Any]) -> Record:
-    """The record that `Record._asdict` told."""
+_RECORD: dict[str, Any] = {"key": str, "revision": int, "document": dict, "author": str, "time": float | int}
+_CHANGE: dict[str, Any] = _RECORD | {
+    "document": dict | None,
+    "action": str,
+    "token": str,
+    "moved": str | None,
+}
+
+
+def record_of(told: Any) -> Record:
+    """The record that `Record._asdict` told.
+
+    Raises:
+        InvalidError: it is none.
+    """
+    _check(told, _RECORD, "record")
     return Record(*(told[field] for field in Record._fields))
 
 
-def change_of(told: Mapping[str, Any]) -> Change:
+def change_of(told: Any) -> Change:
     """The change that `Change._asdict` told.
 
     Raises:
         InvalidError: it is none.
     """
-    kinds: Mapping[str, Any] = {
-        "key": str,
-        "revision": int,
-        "action": str,
-        "document": dict | None,
-        "author": str,
-        "time": float | int,
-        "token": str,
-        "moved": str | None,
-    }
-    if not isinstance(told, Mapping) or any(not isinstance(told.get(name), kind) for name, kind in kinds.items()):
-        raise InvalidError("not a change of a registry")
+    _check(told, _CHANGE, "change")
     if told["action"] not in ("put", "delete") or (told["document"] is None) is (told["action"] == "put"):
         raise InvalidError("a change is a put with a document or a delete without")
     return Change(*(told[field] for field in Change._fields))
+
+
+def share_of(told: Any) -> Share:
+    """What a server told of a prefix.
+
+    Raises:
+        InvalidError: it told none.
+    """
+    _check(told, {"path": str, "public": bool, "roles": dict, "inherited": list | None}, "share")
+    inherited = tuple(share_of(one) for one in told.get("inherited") or ())
+    return Share(told["path"], told["public"], told["roles"], inherited)
+
+
+def _check(told: Any, kinds: Mapping[str, Any], what: str) -> None:
+    if not isinstance(told, Mapping) or any(not isinstance(told.get(name), kind) for name, kind in kinds.items()):
+        raise InvalidError(f"not a {what} of a registry")
 
 
 def plain_step(step: Step) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hmac
 import time
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,6 +68,11 @@ class Snapshot:
                 role = share["roles"].get(user) if user is not None else None
                 most = max(most, ROLES.index(role) + 1 if role in ROLES else 0, 1 if share["public"] else 0)
         return most
+
+    def share(self, path: str) -> Share:
+        """What is said of `path` (no slash in front), and of what lies above it."""
+        said = (_share(above, self.shares.get(above)) for above in _above(path))
+        return _share(path, self.shares.get(path), tuple(one for one in said if one.public or one.roles))
 
     @property
     def has_public(self) -> bool:
@@ -208,8 +213,14 @@ class StoredAccounts(Accounts):
         return sorted((one for one in found if user in (None, one.user)), key=lambda one: (one.user, one.created))
 
     def share(self, path: str) -> Share:
-        path = check_path(path)
-        return _share(path, self.now(at_once=True).shares.get(path))
+        return self.now(at_once=True).share(check_path(path))
+
+    def shares(self, prefix: str | None = None) -> list[Share]:
+        top = None if prefix is None else check_path(prefix)
+        found = self.now(at_once=True).shares
+        chosen = [path for path in found if top is None or path in _above(top) or f"{path}/".startswith(f"{top}/")]
+        said = [_share(path, found[path]) for path in sorted(chosen, key=lambda path: path.split("/"))]
+        return [one for one in said if one.public or one.roles]
 
     # Changing.
 
@@ -323,7 +334,8 @@ class StoredAccounts(Accounts):
                 "roles": {user: role for user, role in sorted(after.items()) if role is not None},
             }
 
-        return _share(path, self._update(_SHARES + path, change).document)
+        self._update(_SHARES + path, change)
+        return self.now().share(path)
 
     def follow(self, old: str, new: str | None, gone: Container[str]) -> list[Step]:
         """The steps by which what was said of a name by itself goes along when the name goes elsewhere, or away.
@@ -368,8 +380,14 @@ class StoredAccounts(Accounts):
             self.now(at_once=True)
 
 
-def _share(path: str, told: Mapping[str, Any] | None) -> Share:
-    return Share(path, bool(told and told["public"]), dict(told["roles"]) if told else {})
+def _share(path: str, told: Mapping[str, Any] | None, inherited: Sequence[Share] = ()) -> Share:
+    return Share(path, bool(told and told["public"]), dict(told["roles"]) if told else {}, inherited)
+
+
+def _above(path: str) -> list[str]:
+    """The prefixes that a path lies below, the highest one first."""
+    parts = path.split("/")
+    return ["/".join(parts[:depth]) for depth in range(1, len(parts))]
 
 
 def _is_only_admin(name: str, snapshot: Snapshot) -> bool:

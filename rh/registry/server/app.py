@@ -28,7 +28,7 @@ from rh.errors import (
 )
 from rh.observe import log
 from rh.registry.accounts import Credential
-from rh.registry.base import Registry
+from rh.registry.base import NewerError, Registry
 from rh.registry.http.wire import PROTOCOL, PROTOCOL_HEADER, STATUS, encode, read_json
 from rh.registry.server.accounts import FRESH_S, StoredAccounts
 from rh.registry.server.audit import Audit
@@ -344,6 +344,9 @@ class App:
             message = next(inner, "the registry behind the server failed")
             hint = f"its log tells more of request {state.request}"
             behind = isinstance(error, UnavailableError | DeadlineError | AccessError | NotFoundError)
+            if isinstance(error, NewerError):
+                message = "the registry behind the server is of a newer rh than the server"
+                hint = "whoever runs the server upgrades rh-data there and starts it again"
             if isinstance(error, AccessError | NotFoundError):
                 kind = UnavailableError.kind  # it is not the caller who has no right, or the name that is not there
         told = {"kind": kind, "message": message, "hint": hint, "request": state.request, "behind": behind}

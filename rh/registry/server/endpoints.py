@@ -368,6 +368,15 @@ def _put_share(call: Call) -> Any:
     return _told(call.accounts.put_share(path, roles, public=call.field("public", bool, None)))
 
 
+def _shares(call: Call) -> Any:
+    given = call.query.get("prefix")
+    path = None if given is None else _shared_path(call, given)
+    found = call.accounts.shares(path)
+    if path is None:
+        found = [one for one in found if call.caller.snapshot.role(call.user, one.path) >= ADMIN]
+    return {"shares": [_told(one) for one in found]}
+
+
 def _shared_path(call: Call, given: Any) -> str:
     path = check_path(given)
     role = call.caller.snapshot.role(call.user, path)
@@ -382,7 +391,8 @@ def _shared_path(call: Call, given: Any) -> str:
 
 
 def _told(share: Share) -> dict[str, Any]:
-    return {"path": share.path, "public": share.public, "roles": dict(share.roles)}
+    told = {"path": share.path, "public": share.public, "roles": dict(share.roles)}
+    return told | {"inherited": [_told(one) for one in share.inherited]}
 
 
 _KEY = {"key": "the exact key of a record"}
@@ -483,6 +493,14 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint("DELETE", "/v1/tokens/{id}", "revoke_token", _revoke_credential, "Accept a token no more.", audited=True),
     Endpoint(
         "GET", "/v1/shares", "share", _share, "Who may do what below a prefix.", query={"path": "a prefix of names"}
+    ),
+    Endpoint(
+        "GET",
+        "/v1/grants",
+        "shares",
+        _shares,
+        "What is said of prefixes and names that are one's own to share.",
+        query={"prefix": "only of this one, of what lies below it, and of what lies above it"},
     ),
     Endpoint(
         "PUT",

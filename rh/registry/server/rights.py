@@ -174,7 +174,8 @@ class Rights:
     def check(self, caller: Caller, steps: Sequence[Step]) -> None:
         """Refuse a commit with a step that the caller may not make.
 
-        Who may not read a key is told of it what is told of one that is not there.
+        Who may not read a key is told of it what is told of one that is not there: of the place where something is to
+        go, that they may not write it.
         """
         begun = self._begun(caller, steps)
         for step in steps:
@@ -193,7 +194,8 @@ class Rights:
         level = self.level(caller, key, None, begun)
         if level >= WRITE:
             return
-        if level < READ and (space not in _BY_NAME or not isinstance(step, Put)):
+        goes_there = isinstance(step, Put) or (isinstance(step, Rename) and key == step.to)
+        if level < READ and (space not in _BY_NAME or not goes_there):
             raise NotFoundError(f"nothing is registered as {key!r}")
         series = rest.partition("/")[0] if space in _BY_SERIES else ""
         name = rest if space in _BY_NAME else self.name_of(series, caller.asked)
@@ -202,7 +204,7 @@ class Rights:
             raise AccessError(f"{who} may not write {key!r:.200}")
         raise AccessError(
             f"{who} may not write /{name}: that needs the role write on it or above it",
-            hint=f"an admin of /{name.partition('/')[0]} can say: rh share /{name} {who} --access write",
+            hint=f"an admin of /{name.partition('/')[0]} can say: rh registry grant /{name} {who} write",
         )
 
     def _begun(self, caller: Caller, steps: Sequence[Step]) -> dict[str, str]:

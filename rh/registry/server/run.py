@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import ipaddress
 import os
 import resource
 import signal
 import socket
+import ssl
 import threading
 from collections.abc import Callable
 from typing import Any
 
 from rh import plugins
 from rh.errors import InvalidError, UnavailableError
+from rh.observe import log
 from rh.registry.base import Registry
 from rh.registry.server.app import App
 from rh.registry.server.audit import Audit
@@ -20,6 +24,7 @@ from rh.registry.server.limits import Limits
 __all__ = ["serve"]
 
 BACKLOG = 1024
+_HOST = "--host is an address of this machine: 127.0.0.1 for itself only, 0.0.0.0 for all it has"
 _OTHER_FILES = 100
 """What a server opens beside connections."""
 
@@ -57,6 +62,8 @@ def serve(
     limits = limits or Limits()
     if (tls_cert is None) is not (tls_key is None):
         raise InvalidError("a certificate needs its key, and the key its certificate", hint="--tls-cert and --tls-key")
+    if tls_cert is not None and tls_key is not None:
+        _check_certificate(os.fspath(tls_cert), os.fspath(tls_key))
     if audit is not None:
         audit.check()
     # Clients are not told out of a mirror or replica of ours, since rights may have changed where we cannot look; and
@@ -76,16 +83,16 @@ def serve(
         ssl_certfile=None if tls_cert is None else os.fspath(tls_cert),
         ssl_keyfile=None if tls_key is None else os.fspath(tls_key),
     )
-    try:
-        config.load()
-    except OSError as error:  # `ssl.SSLError` is one
-        raise InvalidError(f"the certificate or its key cannot be used: {error}", where=str(tls_cert)) from error
+    config.load()
     config.http_protocol_class = _patient(config.http_protocol_class, limits)
-    with _listening(host, port) as listener, _signals():
-        bound = listener.getsockname()[1]
+    server = uvicorn.Server(config)
+    with _listening(host, port) as listener, _signals(server):
+        address, bound = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
+        if tls_cert is None and not (public_url or "").startswith("https://"):
+            _warn_of_plain_http(address, f"{shown}:{bound}")
         ready(public_url or f"{'https' if tls_cert else 'http'}://{shown}:{bound}")
-        uvicorn.Server(config).run(sockets=[listener])
+        server.run(sockets=[listener])
     registry.close()
 
 
@@ -120,13 +127,49 @@ def _patient(protocol: Any, limits: Limits) -> Any:
     return Patient
 
 
+def _check_certificate(cert: str, key: str) -> None:
+    """Refuse a certificate and a key that a server cannot use, and ask nobody for a passphrase."""
+    for file in (cert, key):
+        try:
+            with open(file, "rb"):
+                pass
+        except OSError as error:
+            raise InvalidError(f"it cannot be read: {error.strerror}", where=file) from error
+
+    def passphrase() -> str:
+        # A server starts where nobody can be asked, and one that lies beside the key would protect nothing.
+        raise InvalidError(
+            "the key has a passphrase",
+            where=key,
+            hint=f"take it off, in a file that only the server may read: (umask 077; openssl pkey -in {key} -out FILE)",
+        )
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, passphrase)
+    except OSError as error:  # `ssl.SSLError` is one
+        raise InvalidError(
+            f"the certificate {cert} or its key cannot be used: {error}",
+            where=key,
+            hint="both are PEM files, and the key is that of the certificate: --tls-cert and --tls-key",
+        ) from error
+
+
+def _warn_of_plain_http(address: str, shown: str) -> None:
+    if not ipaddress.ip_address(address).is_loopback:
+        log.warning(
+            "tokens would travel in the clear: other machines reach %s, and it is plain HTTP\n"
+            "  fix: --tls-cert and --tls-key, or a proxy in front that ends TLS and --public-url https://…",
+            shown,
+        )
+
+
 def _listening(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         # With the protocol said, asyncio sends small answers at once (TCP_NODELAY).
         listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     except OSError as error:
-        raise UnavailableError(f"nobody can listen at {host}: {error}", where=f"{host}:{port}") from error
+        raise UnavailableError(f"nobody can listen at {host}: {error}", where=f"{host}:{port}", hint=_HOST) from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
@@ -136,19 +179,28 @@ def _listening(host: str, port: int) -> socket.socket:
         raise UnavailableError(
             f"nobody can listen at {host}:{port}: {error.strerror}",
             where=f"{host}:{port}",
-            hint="choose another --port",
+            hint=_HOST if error.errno == errno.EADDRNOTAVAIL else "choose another --port",
         ) from error
     return listener
 
 
 class _signals:  # noqa: N801 - reads as a verb
-    """uvicorn sends itself again the signal that stopped it; here it has done its work by then."""
+    """A signal to stop that comes before uvicorn listens to signals stops it as well.
+
+    uvicorn sends itself again the signal that stopped it; here it has done its work by then.
+    """
+
+    def __init__(self, server: Any) -> None:
+        self.server = server
 
     def __enter__(self) -> None:
         self._before: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, lambda *_: None)
+                self._before[number] = signal.signal(number, self._stop)
+
+    def _stop(self, *_: object) -> None:
+        self.server.should_exit = True
 
     def __exit__(self, *_exc: object) -> None:
         for number, handler in self._before.items():

@@ -31,11 +31,10 @@ from rh.errors import (
     RhError,
     UnauthenticatedError,
     UnavailableError,
-    UnsupportedError,
 )
 from rh.forks import Lock
 from rh.plugins import need
-from rh.registry.base import STILL, UnconnectedError, begun, unreachable
+from rh.registry.base import STILL, NewerError, UnconnectedError, begun, unreachable
 from rh.registry.documents import is_secret_field
 from rh.registry.sql.relational import TABLES, Dialect, Query, RelationalRegistry, Row, Session
 
@@ -202,7 +201,7 @@ class PostgresRegistry(RelationalRegistry):
 
     def _is_current(self, schema: int) -> None:
         if schema > len(MIGRATIONS):
-            raise UnsupportedError(
+            raise NewerError(
                 f"the registry has schema {schema}; this version of rh knows schemas up to {len(MIGRATIONS)}",
                 where=self.url,
                 hint="upgrade rh-data",

@@ -30,11 +30,10 @@ from rh.errors import (
     InvalidError,
     RhError,
     UnavailableError,
-    UnsupportedError,
 )
 from rh.forks import Lock, databases
 from rh.observe import log
-from rh.registry.base import begun
+from rh.registry.base import NewerError, begun
 from rh.registry.documents import decode
 from rh.registry.sql import index
 from rh.registry.sql.relational import TABLES, Dialect, Query, RelationalRegistry, Row, Session
@@ -183,7 +182,7 @@ class SQLiteRegistry(RelationalRegistry):
         ):
             raise InvalidError("this file is a database of something else", where=self.url, hint=self._elsewhere())
         if schema > len(MIGRATIONS):
-            raise UnsupportedError(
+            raise NewerError(
                 f"the registry has schema {schema}; this version of rh knows schemas up to {len(MIGRATIONS)}",
                 where=self.url,
                 hint="upgrade rh-data",

@@ -80,6 +80,7 @@ def test_users_own_what_is_below_their_name(people):
 def test_an_unknown_and_a_forbidden_name_look_the_same(server, people, org):
     ada, bob = people("ada"), people("bob")
     ada.put(f"resources/{org}/there", {})
+    bob.put("resources/bob/mine", {})
 
     def told(key, verb):
         with pytest.raises(errors.RhError) as caught:
@@ -92,6 +93,8 @@ def test_an_unknown_and_a_forbidden_name_look_the_same(server, people, org):
         lambda key: bob.put(key, {}),
         lambda key: bob.put(key, {}, when=ABSENT),
         lambda key: bob.rename(key, "resources/bob/y"),
+        lambda key: bob.rename("resources/bob/mine", key),
+        lambda key: bob.commit([Rename("resources/bob/mine", key, replace=True)]),
     ):
         assert told(f"resources/{org}/there", verb) == told(f"resources/{org}/notthere", verb)
     token = server.token("bob")
@@ -100,6 +103,26 @@ def test_an_unknown_and_a_forbidden_name_look_the_same(server, people, org):
         for name in ("there", "gone")
     ]
     assert {status for status, _, _ in answers} == {404}
+
+
+def test_a_rename_to_where_one_may_not_write(people, org):
+    """What is refused is the new name, as for a name that is saved there, and not the old one."""
+    bob, series = people("bob"), new_series()
+    bob.commit([Put("resources/bob/old", {}), Put("series/bob/old", {"series": series})])
+    fix = f"rh registry grant /{org}/new bob write"
+    for steps in (
+        [Put(f"resources/{org}/new", {})],
+        [Rename("resources/bob/old", f"resources/{org}/new")],
+        [Rename("series/bob/old", f"series/{org}/new", replace=True)],
+    ):
+        with pytest.raises(errors.AccessError, match=f"bob may not write /{org}/new") as caught:
+            bob.commit(steps)
+        assert fix in caught.value.hint
+    with pytest.raises(errors.NotFoundError, match="nothing is registered as 'resources/bob/none'"):
+        bob.rename("resources/bob/none", "resources/bob/new")
+    assert bob.get("resources/bob/old").revision == 1
+    RemoteAccounts(people("ada")).put_share(f"{org}/new", {"bob": "write"})
+    assert bob.rename("resources/bob/old", f"resources/{org}/new").key == f"resources/{org}/new"
 
 
 def test_public_names_need_no_token(server, people, org):

@@ -1,14 +1,20 @@
 """What a running registry server tells: answers, metrics, its description, the audit log."""
 
+import hashlib
 import json
 import pickle
+import sqlite3
+import threading
+from contextlib import closing
 from urllib.parse import urlencode
 
 import pytest
 
 from rh import errors
 from rh.registry import filters, open_registry
+from rh.registry.bucket.log_format import entry_key
 from rh.registry.http import RemoteAccounts
+from rh.registry.server.accounts import FRESH_S
 from rh.registry.server.audit import Audit
 from rh.registry.server.endpoints import ENDPOINTS
 from rh.registry.server.run import serve
@@ -115,16 +121,52 @@ def test_what_is_behind_the_server_is_not_told():
     with RegistryServer() as server:
         token = server.token()
         assert request(server, "GET", "/ready", token=token)[0] == 200
-        server.kill()
-        for suffix in ("-wal", "-shm"):
-            (server.directory / f"registry.db{suffix}").unlink(missing_ok=True)
-        (server.directory / "registry.db").write_bytes(b"this is no database" * 100)
-        server.start()
+        with closing(sqlite3.connect(server.directory / "registry.db")) as db:
+            for (table,) in db.execute("select name from sqlite_master where type = 'table'").fetchall():
+                db.execute(f"alter table {table} rename to lost_{table}")
         status, _, told = request(server, "GET", f"/v1/record?{urlencode({'key': 'a'})}", token=token)
         assert status >= 500
         assert str(server.directory) not in json.dumps(told)
         assert told["error"]["request"] in server.log
         assert request(server, "GET", "/health")[0] == 200
+
+
+def test_a_registry_newer_than_the_server(monkeypatch):
+    """Another program has brought it to its schema: the server is told to be upgraded, by clients and by `/ready`."""
+    with RegistryServer() as server:
+        monkeypatch.setenv("RH_REGISTRY", server.url)
+        monkeypatch.setenv("RH_REGISTRY_TOKEN", server.token())
+        registry = open_registry(server.url)
+        registry.put("resources/ada/x", {})
+        with closing(sqlite3.connect(server.directory / "registry.db")) as db:
+            db.execute("pragma user_version = 99")
+        for verb in (lambda: registry.get("resources/ada/x"), lambda: registry.put("resources/ada/x", {"n": 1})):
+            with pytest.raises(errors.UnsupportedError, match="is of a newer rh than the server") as caught:
+                verb()
+            assert "upgrades rh-data there" in caught.value.hint
+            assert str(server.directory) not in str(caught.value)
+        threading.Event().wait(FRESH_S)
+        status, _, told = request(server, "GET", "/ready")
+        assert (status, told["error"]["kind"]) == (503, "unsupported")
+        assert "newer rh than the server" in told["error"]["message"]
+        assert "schema 99" in server.log
+        server.kill()
+        with pytest.raises(errors.UnavailableError, match="upgrade rh-data"):
+            server.start()
+
+
+def test_a_log_newer_than_the_server(tmp_path):
+    """Of a registry in a directory or bucket, a newer `rh` writes its next entry so."""
+    with RegistryServer(f"file://{tmp_path}/registry") as server:
+        last = max((tmp_path / "registry/log").rglob("*.json"))
+        number, previous = int(last.stem) + 1, hashlib.sha256(last.read_bytes()).hexdigest()
+        text = json.dumps({"format": 99, "sequence": number, "previous": previous})
+        told = f'{{"sha256":"{hashlib.sha256(text.encode()).hexdigest()}","entry":{text}}}'
+        (tmp_path / "registry" / entry_key(number)).write_text(told)
+        threading.Event().wait(FRESH_S)
+        status, _, told = request(server, "GET", "/v1/me", token=server.token())
+        assert (status, told["error"]["kind"]) == (501, "unsupported")
+        assert "newer rh than the server" in told["error"]["message"]
 
 
 def test_a_moment_that_is_none(server, people):

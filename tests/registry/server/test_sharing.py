@@ -5,6 +5,7 @@ import pytest
 import rh
 from rh import errors
 from rh.cli import main
+from rh.registry.http import RemoteAccounts
 from rh.versions.series import Series
 
 
@@ -75,6 +76,42 @@ def test_properties_of_one_name_among_others(server, people, org, monkeypatch, t
     cats.share("bob", "write")
     be("bob")
     assert rh.load(f"/{org}/cats").annotate(label="tabby").metadata == {"label": "tabby"}
+
+
+def test_who_may_do_what_by_prefixes_above(server, people, org, monkeypatch, tmp_path):
+    """Who answers for a name is told of everybody who gets in, and by which prefix; who does not is told nothing."""
+    for name, value in server.environment("ada").items():
+        monkeypatch.setenv(name, value)
+    ada, bob, eve = (RemoteAccounts(people(user)) for user in ("ada", "bob", "eve"))
+    cats = rh.folder(name=f"/{org}/team/cats", path=tmp_path).save()
+    assert cats.share().inherited == ()
+    ada.put_share(org, {"bob": "write"})
+    ada.put_share(f"{org}/team", public=True)
+    ada.put_share(f"{org}/te", {"eve": "write"})
+    told = cats.share("eve")
+    assert told.roles == {"eve": "read"}
+    assert [(one.path, one.public, one.roles) for one in told.inherited] == [
+        (org, False, {"bob": "write"}),
+        (f"{org}/team", True, {}),
+    ]
+    assert cats.share() == told
+    assert [one.path for one in ada.shares(org)] == [org, f"{org}/te", f"{org}/team", f"{org}/team/cats"]
+    assert [one.path for one in ada.shares(f"{org}/team")] == [org, f"{org}/team", f"{org}/team/cats"]
+    assert {one.path for one in ada.shares()} >= {org, f"{org}/te", f"{org}/team", f"{org}/team/cats"}
+    for accounts in (bob, eve):
+        with pytest.raises(errors.AccessError, match="may not share"):
+            accounts.share(f"{org}/team/cats")
+        with pytest.raises(errors.AccessError, match="may not share"):
+            accounts.shares(f"{org}/team/cats")
+        assert not [one for one in accounts.shares() if one.path.startswith(org)]
+    with pytest.raises(errors.NotFoundError, match="nothing is called"):
+        eve.shares(org)
+    ada.put_share(f"{org}/team/cats", {"eve": "admin"})
+    assert [one.path for one in eve.share(f"{org}/team/cats").inherited] == [org, f"{org}/team"]
+    assert [one.path for one in eve.shares() if one.path.startswith(org)] == [f"{org}/team/cats"]
+    ada.put_share(org, {"bob": None})
+    assert ada.shares(f"{org}/team/cats") == server.accounts.shares(f"{org}/team/cats")
+    assert org not in [one.path for one in ada.shares(org)], "nothing is said of it any more"
 
 
 def test_nobody_is_revoked_who_has_no_role(server, org, monkeypatch, tmp_path):
