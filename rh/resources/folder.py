@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, ClassVar, Self, Unpack
 
 from rh import digest as digests
-from rh.errors import IntegrityError, InvalidError, NotFoundError, UnsupportedError
+from rh.errors import IntegrityError, InvalidError, NameClashError, NotFoundError, RhError, UnsupportedError
 from rh.registry.lineage import recording
 from rh.registry.names import Name
 from rh.resources import places, places_saved
@@ -83,7 +83,7 @@ class Folder(Queried, FolderVersions):
         self.check_live()
         Told.of(message, aliases, (), None, where=name or self.name or self.kind)
         if not self.exists_in_system():
-            raise NotFoundError("there is no such folder", where=self.url)
+            raise self.missing()
         saved = self if name is None else self.save(name)
 
         def adopted(store: Store, _base: str | None, lease: Lease) -> Tree:
@@ -139,11 +139,11 @@ class Folder(Queried, FolderVersions):
             empty = False
             yield entry
         if empty and not self.exists_in_system():
-            raise NotFoundError("there is no such folder", where=self.url)
+            raise self.missing()
 
     def _full(self, key: str) -> str:
         place = self.location / key
-        return place.path if self.location.system == "file" else places.url_of(place)
+        return place.path if self.location.system == "file" else places.url_of(place, self.pin)
 
     def walk(self) -> Iterator[tuple[str, list[str], list[str]]]:
         """Like `os.walk`: for each directory its path below the folder (`""` first), its directories, its files.
@@ -186,18 +186,30 @@ class Folder(Queried, FolderVersions):
         try:
             if next(iter(system.list(depth=1)), None) is not None:
                 return True
-        except NotFoundError:
+        except (NotFoundError, NameClashError):
             return False
         parent, name = self.parent()
-        for place, key in ((system, manifest.NAME), (parent, f"{name}/")):
+        if parent is None:
+            return True
+        # Where nothing marks an empty directory, an object of that name is a file (and what some stores answer for it).
+        marked = [(parent, f"{name}/")] if parent.keeps_directories else []
+        for place, key in ((system, manifest.NAME), *marked):
             try:
-                if place is None:
-                    return True
                 place.head(key)
-                return True
             except (NotFoundError, UnsupportedError):
                 continue
+            return True
         return False
+
+    def missing(self) -> NotFoundError:
+        """The error for a folder that is not there."""
+        parent, name = self.parent()
+        try:
+            if parent is not None and parent.head(name).kind == "file":
+                return NotFoundError("this is a file, not a folder", where=self.url, hint=f"rh.blob(path={self.url!r})")
+        except RhError:
+            pass  # whatever it is, it is no folder
+        return NotFoundError("there is no such folder", where=self.url)
 
     def parent(self) -> tuple[System | None, str]:
         """The system opened one level up, and this folder's name there; `None` for the root of a place."""
@@ -378,7 +390,7 @@ class Folder(Queried, FolderVersions):
         recording.read(self)
         if places.is_here(self.location):
             if not self.exists_in_system():
-                raise NotFoundError("there is no such folder", where=self.url)
+                raise self.missing()
             return Path(self.location.path)
         from rh import transfer
         from rh.versions import copies
@@ -477,7 +489,7 @@ class Folder(Queried, FolderVersions):
 
         The result is true if all is well, and lists what is corrupt, modified, missing or added otherwise.
         """
-        if self.version is not None:
+        if self.location.system.startswith("tree://"):
             return self.check_version()
         from rh import transfer
 

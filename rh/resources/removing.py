@@ -80,7 +80,7 @@ def _remove_whole(folder: Folder, system: System) -> None:
             hint="name the files and directories that are to go",
         )
     if not folder.exists_in_system():
-        raise NotFoundError("there is no such folder", where=folder.url)
+        raise folder.missing()
     _remove_tree(system, "")
     sweeping = system.ask(Sweeping)
     if sweeping is not None:

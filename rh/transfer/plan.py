@@ -27,7 +27,7 @@ from rh.transfer.compare import Action, Comparer, Same, Step, aligned
 from rh.transfer.options import Options
 from rh.transfer.receipt import human
 from rh.transfer.route import Route, Way, is_here, route
-from rh.transfer.survey import Ahead, Known, Page, Survey, check_file_way, check_way, is_data, only_data
+from rh.transfer.survey import Ahead, Known, Page, Survey, check_file_way, check_prefix, check_way, is_data, only_data
 from rh.types import Entry
 
 __all__ = ["Action", "Plan", "Same", "Step", "existing", "plan_file", "plan_tree"]
@@ -356,8 +356,13 @@ def _renamed(pages: Iterator[Page], renamed: Callable[[str], str]) -> Iterator[P
 
 
 def _existing(pages: Iterator[Page], target: System) -> Iterator[Page]:
+    empty = True
     try:
-        yield from pages
+        for page in pages:
+            empty = False
+            yield page
+        if empty and (target.kind in BUCKETS or target.kind == "memory"):
+            check_prefix(target.location)
     except NotFoundError:
         if target.kind in BUCKETS:
             raise  # a prefix always exists; this is the bucket

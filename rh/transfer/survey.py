@@ -9,20 +9,28 @@ from contextlib import closing
 from functools import partial
 from itertools import compress, islice
 from operator import itemgetter, lt
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from rh.content import manifest
 from rh.content.cache import Described, DigestCache
 from rh.content.rows import PAGE, Cursor, Rows, position
 from rh.content.tree import Row, key_bytes
-from rh.errors import ConflictError, IntegrityError, InvalidError, NameClashError, NotFoundError, UnsupportedError
+from rh.errors import (
+    AccessError,
+    ConflictError,
+    IntegrityError,
+    InvalidError,
+    NameClashError,
+    NotFoundError,
+    UnsupportedError,
+)
 from rh.systems import open_system
 from rh.systems.abilities import Following, Paging
 from rh.systems.base import System
 from rh.transfer.options import Links
 from rh.types import Entry, Location
 
-__all__ = ["Ahead", "Known", "Page", "Survey", "check_file_way", "check_way", "is_data", "only_data"]
+__all__ = ["Ahead", "Known", "Page", "Survey", "check_file_way", "check_prefix", "check_way", "is_data", "only_data"]
 
 _DISKS = frozenset({"file", "ssh"})
 """Kinds whose listing itself tells an empty root from a missing one."""
@@ -328,12 +336,32 @@ def check_way(location: Location) -> None:
         if above.kind not in _DISKS or _is_there(above, location.name + "/"):
             return
         if _is_there(above, location.name):
-            raise NameClashError(
-                "a file stands where a directory is to be",
-                where=above.url(location.name),
-                hint="choose another target, or remove that file",
-            )
+            _refuse_file(above, location.name)
         location = location.parent
+
+
+def check_prefix(location: Location) -> None:
+    """Refuse a prefix of a bucket that is an object: most stores would hold both, and no disk could take a copy.
+
+    Raises:
+        NameClashError: it is one.
+    """
+    if "/" in location.path.rstrip("/"):
+        above = open_system(location.parent)
+        try:
+            there = _is_there(above, location.name)
+        except AccessError:
+            return  # who may only write cannot ask
+        if there:
+            _refuse_file(above, location.name)
+
+
+def _refuse_file(system: System, key: str) -> NoReturn:
+    raise NameClashError(
+        "a file stands where a directory is to be",
+        where=system.url(key),
+        hint="choose another target, or remove that file",
+    )
 
 
 def check_file_way(system: System, key: str) -> None:

@@ -812,3 +812,20 @@ def test_the_options_that_editors_know_are_the_options():
     known = get_type_hints(transfer.Keywords)
     assert {name: known[name] for name in transfer.Options.names_of()} == get_type_hints(transfer.Options)
     assert set(known) - transfer.Options.names_of() == {"progress", "cancel"}
+
+
+def test_a_file_is_no_folder(folder, tmp_path):
+    """Neither to look into, nor to remove, nor to copy a tree onto; and the file stays."""
+    folder.put({"f": b"precious"})
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "a").write_bytes(b"a")
+    as_folder = rh.folder(path=f"{folder.url}/f")
+    assert not as_folder.exists_in_system()
+    for read in (as_folder.ls, as_folder.size, as_folder.rm):
+        with pytest.raises((errors.NotFoundError, errors.NameClashError)) as caught:
+            read()
+        assert "file" in caught.value.message
+    with pytest.raises(errors.NameClashError, match="file"):
+        rh.folder(path=tmp_path / "tree").to(path=as_folder.url)
+    assert folder.get("f") == b"precious"
+    assert folder.ls(full_paths=False) == ["f"]
