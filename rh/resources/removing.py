@@ -86,6 +86,8 @@ def _remove_whole(folder: Folder, system: System) -> None:
     if sweeping is not None:
         try:
             sweeping.sweep()
+        except UnsupportedError as error:
+            log.debug("%s: %s", folder.url, error.message)  # nobody will ever know of any there
         except RhError as error:
             # What was asked for is done; unfinished uploads are invisible and can be swept at any time.
             log.warning("unfinished uploads below %s could not be swept: %s", folder.url, error)
