@@ -182,9 +182,10 @@ def _layers() -> Iterator[tuple[str, Mapping[str, Any]]]:
     if profile:
         path = home() / "profiles" / f"{profile}.toml"
         if not path.exists():
-            raise NotFoundError(
-                f"there is no profile {profile!r}", where=str(path), hint="unset RH_PROFILE, or write that file"
-            )
+            hint = "unset RH_PROFILE, or write that file"
+            if profile == "playground":  # there while it runs
+                hint = "start it in another terminal: rh playground; or unset RH_PROFILE"
+            raise NotFoundError(f"there is no profile {profile!r}", where=str(path), hint=hint)
         yield str(path), dict(_flat(_load(path)))
     yield "registered", dict(_flat({"systems": _registered}))
 

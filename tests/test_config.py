@@ -121,3 +121,10 @@ def test_every_setting_a_page_names_is_taken(file):
     for name in ("lab", "s3", "any"):
         assert settings_of(name)["name"] == name
     open_system(Location("lab", "~")).close()
+
+
+def test_a_playground_that_does_not_run_says_how_to_start_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RH_PROFILE", "playground")
+    with pytest.raises(errors.NotFoundError, match="no profile 'playground'") as caught:
+        config.get("workers")
+    assert "rh playground" in (caught.value.hint or "")

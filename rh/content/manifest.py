@@ -19,7 +19,7 @@ from __future__ import annotations
 import base64
 import itertools
 import zlib
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from rh.content.rows import Rows
@@ -165,7 +165,9 @@ class DamagedManifestError(IntegrityError):
 
 def _damaged(where: str, why: str) -> DamagedManifestError:
     return DamagedManifestError(
-        f"the manifest is damaged: {why}", where=where, hint="remove it to treat the tree as one that other tools wrote"
+        f"the manifest is damaged: {why}",
+        where=where,
+        hint="try again; if it stays damaged, remove it to treat the tree as one that other tools wrote",
     )
 
 
@@ -197,6 +199,9 @@ def _texts(blocks: Iterable[Bytes], where: str) -> Iterator[bytes]:
 class Reader:
     """The rows of a manifest, in pages; iterate it once.
 
+    What comes damaged is read a second time, with `again`, before it is believed to be stored so. A small manifest is
+    known to be whole before anything of it is handed out, so its rows are then those of the second reading.
+
     Attributes:
         etag: that of the manifest itself.
         footer: its last line, after the iteration.
@@ -205,13 +210,42 @@ class Reader:
         IntegrityError: it is cut off or damaged. UnsupportedError: a newer `rh` wrote it.
     """
 
-    def __init__(self, body: Body, where: str) -> None:
+    def __init__(self, body: Body, where: str, again: Callable[[], Reader | None] | None = None) -> None:
         self.etag = body.entry.etag
         self.footer: Footer | None = None
         self._body = body
         self._where = where
+        self._again = again
 
     def __iter__(self) -> Iterator[Rows]:
+        damage: DamagedManifestError | None = None
+        begun, waiting = False, None  # the sum at the end is checked before the last page is handed out
+        try:
+            for rows in self._pages():
+                if waiting is not None:
+                    yield waiting
+                    begun = True
+                waiting = rows
+        except DamagedManifestError as error:
+            damage = error
+        if damage is None:
+            if waiting is not None:
+                yield waiting
+            return
+        second = self._again() if self._again is not None else None
+        if second is None:
+            raise damage
+        if begun:
+            for _ in second:
+                pass
+            raise DamagedManifestError(
+                "the manifest was damaged on its way here; what is stored is whole", where=self._where, hint="try again"
+            ) from damage
+        self.etag = second.etag
+        yield from second
+        self.footer = second.footer
+
+    def _pages(self) -> Iterator[Rows]:
         import msgspec
 
         class Line(msgspec.Struct):
@@ -286,10 +320,14 @@ class Reader:
 
 def read(system: System) -> Reader | None:
     """The manifest at the root of `system`; `None` where there is none."""
-    try:
-        return Reader(system.read(NAME), system.url(NAME))
-    except (NotFoundError, UnsupportedError):
-        return None
+
+    def opened(again: Callable[[], Reader | None] | None) -> Reader | None:
+        try:
+            return Reader(system.read(NAME), system.url(NAME), again)
+        except (NotFoundError, UnsupportedError):
+            return None
+
+    return opened(lambda: opened(None))
 
 
 def read_footer(system: System) -> Footer | None:

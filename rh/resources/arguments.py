@@ -42,7 +42,9 @@ def place_for(name: str | None, path: str | os.PathLike[str] | None, system: Pla
 def split_options(options: Mapping[str, object]) -> tuple[Options, dict[str, Any]]:
     """Keyword arguments of `.to()` as transfer options, and who watches."""
     from rh import transfer
+    from rh.transfer.options import check_watchers
 
     rest: dict[str, Any] = dict(options)
     watch: dict[str, Any] = {key: rest.pop(key) for key in ("progress", "cancel") if key in rest}
+    check_watchers(watch.get("progress"), watch.get("cancel"))
     return transfer.Options.of(rest), watch

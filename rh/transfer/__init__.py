@@ -13,7 +13,7 @@ from rh.systems import open_system
 from rh.systems.base import System
 from rh.transfer import plan as _plan
 from rh.transfer import verify as _verify
-from rh.transfer.options import Keywords, Options
+from rh.transfer.options import Keywords, Options, check_watchers
 from rh.transfer.plan import Action, Plan, Step
 from rh.transfer.receipt import Failure, Receipt
 from rh.transfer.route import Route
@@ -57,6 +57,7 @@ def execute(plan: Plan, *, progress: Progress | None = None, cancel: threading.E
     """Carry out a plan. `cancel` stops it soon after it is set; the same transfer again goes on from there."""
     from rh.transfer.run import run as run_plan
 
+    check_watchers(progress, cancel)
     return run_plan(plan, progress=progress or default(), cancel=cancel)
 
 

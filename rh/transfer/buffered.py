@@ -10,12 +10,12 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from typing import TypeAlias, TypeVar
 
 from rh import digest as digests
-from rh.errors import IntegrityError, NotFoundError, UnsupportedError
+from rh.errors import ConflictError, IntegrityError, NotFoundError, RhError, UnsupportedError
 from rh.systems.abilities import Multipart, Upload
 from rh.systems.base import Body, Bytes
 from rh.transfer.journal import OpenUpload
@@ -185,6 +185,10 @@ class _Large:
         """Publish the file if all parts arrived; tell the books either way."""
         mover, step = self.mover, self.step
         if self.error is not None:
+            if isinstance(self.error, ConflictError):  # the source changed: its parts are of no more use
+                with suppress(RhError):  # what went wrong before is what has to be told
+                    self.upload.abort()
+                    mover.journal.drop(step.key)
             mover.failed(step, as_rh(self.error, mover.source.url(step.entry.key)))
             return
         try:

@@ -11,7 +11,7 @@ from rh.config import did_you_mean
 from rh.errors import InvalidError
 from rh.progress import Progress
 
-__all__ = ["Keywords", "Links", "Names", "OnExisting", "Options"]
+__all__ = ["Keywords", "Links", "Names", "OnExisting", "Options", "check_watchers"]
 
 OnExisting = Literal["update", "skip", "error", "replace"]
 Links = Literal["follow", "keep", "skip", "error"]
@@ -103,3 +103,15 @@ class Options:
                 near = did_you_mean(name, known)
                 raise InvalidError(f"no such option: {name}{near}", hint=f"options: {', '.join(known)}")
         return cls(**options)
+
+
+def check_watchers(progress: object, cancel: object) -> None:
+    """Refuse a `progress=` or `cancel=` that could not be used; `None` is neither."""
+    verbs = ("start", "total", "advance", "finish")
+    if progress is not None and not all(callable(getattr(progress, verb, None)) for verb in verbs):
+        raise InvalidError(
+            f"progress={progress!r} is no progress",
+            hint=f"an object with the methods {', '.join(verbs)}: rh.progress.Progress",
+        )
+    if cancel is not None and not callable(getattr(cancel, "is_set", None)):
+        raise InvalidError(f"cancel={cancel!r} is no event", hint="cancel=threading.Event()")

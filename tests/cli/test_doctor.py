@@ -44,11 +44,15 @@ def test_working_systems(rh, s3_server, ssh_a):
     assert "host login" not in findings(rh("doctor", "s3", "--json"))
 
 
-@pytest.mark.parametrize("what", ["gone", "bucket", "key", "host key", "no such system", "settings", "registry"])
+@pytest.mark.parametrize(
+    "what", ["gone", "host gone", "bucket", "key", "host key", "no such system", "settings", "registry"]
+)
 def test_each_trouble_fails_and_says_how_to_mend(rh, s3_server, ssh_a, what, tmp_path, monkeypatch):
     s3, host = s3_server.settings(), ssh_a.settings()
     if what == "gone":
         configure(x={**s3, "endpoint_url": "http://127.0.0.1:9"})
+    elif what == "host gone":
+        configure(x={**host, "port": 9, "known_hosts_file": str(tmp_path / "known")})  # so nobody gives a host key
     elif what == "bucket":
         configure(x={**s3, "root": "s3://there-is-none/x"})
     elif what == "key":

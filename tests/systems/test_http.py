@@ -17,13 +17,14 @@ from contextlib import contextmanager
 
 import pytest
 
-from rh import observe
+from rh import observe, plugins
 from rh.errors import (
     AccessError,
     ConflictError,
     DeadlineError,
     IntegrityError,
     InvalidError,
+    MissingExtraError,
     NameClashError,
     NotFoundError,
     UnauthenticatedError,
@@ -574,3 +575,18 @@ class TestConformance(SystemSuite):
 def test_the_system_opens_by_url(python_server):
     system = open_system(locate(python_server + "/sub"))
     assert system.read("c.txt").read() == b"deep"
+
+
+def test_without_the_library_the_fix_is_the_line_that_installs_it(monkeypatch):
+    for module in ("urllib3", "azure.identity"):
+        monkeypatch.setitem(sys.modules, module, None)
+        monkeypatch.delitem(plugins._loaded, module, raising=False)
+    with pytest.raises(MissingExtraError, match=r"urllib3 is not installed") as caught:
+        list(open_system(locate("http://127.0.0.1:9/x/")).list())
+    assert caught.value.hint == 'pip install "rh-data[http]"'
+    with pytest.raises(MissingExtraError, match=r"azure.identity is not installed") as caught:
+        list(open_system(locate("az://container/x")).list())
+    assert caught.value.hint == 'pip install "rh-data[azure]"'
+    monkeypatch.setenv("AZURE_STORAGE_KEY", "a2V5")
+    with pytest.raises(InvalidError, match="no storage account is named"):
+        list(open_system(locate("az://container/x")).list())

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from rh import config, transfer
 from rh.errors import (
     AccessError,
     ConflictError,
@@ -21,9 +22,11 @@ from rh.errors import (
     InvalidError,
     NotFoundError,
     RhError,
+    TransferError,
     UnauthenticatedError,
     UnavailableError,
 )
+from rh.systems import locate
 from rh.systems.abilities import Multipart
 from rh.systems.ssh import SSHSystem
 from rh.systems.ssh.by_paramiko import Paramiko
@@ -272,7 +275,7 @@ def test_lost_connection(transport: str, far: str) -> None:
 
 
 def test_far_program_goes_and_cleans_up(host: servers.SSHServer) -> None:
-    """When the link is cut in the middle of a write, the far side removes its unfinished file by itself."""
+    """When the link is cut in the middle of a write, the far side removes its unfinished file and its new directory."""
     with servers.ssh() as server, opened(server) as system:
         root = server.home / system.location.name
 
@@ -292,9 +295,9 @@ def test_far_program_goes_and_cleans_up(host: servers.SSHServer) -> None:
         with pytest.raises(UnavailableError):
             system.write("x", stream())
         until = time.monotonic() + 10
-        while any(root.iterdir()) and time.monotonic() < until:
+        while root.exists() and time.monotonic() < until:
             time.sleep(0.05)
-        assert list(root.iterdir()) == []
+        assert not root.exists()
 
 
 def test_changed_while_read(host: servers.SSHServer) -> None:
@@ -379,3 +382,64 @@ def test_nothing_outlives_us(host: servers.SSHServer) -> None:
     while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < until:
         time.sleep(0.05)
     assert [pid for pid in pids if Path(f"/proc/{pid}").exists()] == []
+
+
+@ROADS
+def test_what_did_not_come_leaves_no_directory(host: servers.SSHServer, far: str) -> None:
+    """A directory that was made for a file alone goes with it; what was there, or holds something, stays."""
+
+    def cut() -> Iterator[bytes]:
+        yield b"x" * 100_000
+        raise ConflictError("it changed while it was read")
+
+    with opened(host, far=far) as system:
+        home = host.home / system.location.path[2:]
+        with pytest.raises(ConflictError):
+            system.write("a/b/c", cut())
+        assert not home.exists()
+        system.write("kept/", b"")
+        system.write("full/x", b"1")
+        for key in ("kept/new/c", "full/c"):
+            with pytest.raises(ConflictError):
+                system.write(key, cut())
+        assert [entry.key for entry in system.list()] == ["full/x", "kept/"]
+
+
+@ROADS
+@pytest.mark.parametrize("size", [2_000_000, 20_000_000])
+def test_a_source_that_changed_leaves_no_target(host: servers.SSHServer, far: str, size: int, tmp_path: Path) -> None:
+    """Also not the directory that was to be the target."""
+    path = tmp_path / "a" / "f"
+    path.parent.mkdir()
+    path.write_bytes(b"1" * size)
+    config.register("host", host.settings(far=far))
+    target = locate(f"~/{uuid.uuid4().hex}/b", "host")
+    plan = transfer.plan_tree(locate(str(path.parent)), target)
+    path.write_bytes(b"2" * size)
+    with pytest.raises(TransferError, match="changed"):
+        transfer.execute(plan)
+    assert not (host.home / target.path[2:]).parent.exists()
+
+
+def test_an_upload_that_is_given_up_takes_its_directories_along(host: servers.SSHServer) -> None:
+    with opened(host) as system:
+        home = host.home / system.location.path[2:]
+        for known in (False, True):
+            if known:
+                home.mkdir()
+            upload = system.begin("a/b/c", 100, part_size=50)
+            upload.put(0, b"x" * 50)
+            assert (home / "a" / "b").exists()
+            upload.abort()
+            assert not (home / "a").exists()
+            assert home.exists() is known
+
+
+@TRANSPORTS
+def test_no_such_identity_file(host: servers.SSHServer, tmp_path: Path, transport: str) -> None:
+    """It is said before anybody is asked; a public key alone stands for one that the agent has."""
+    with pytest.raises(InvalidError, match=r"no such identity file.*gone") as caught:
+        opened(host, transport=transport, identity_file=str(tmp_path / "gone"))
+    assert "identity_file" in (caught.value.hint or "")
+    (tmp_path / "gone.pub").write_bytes(Path(f"{host.identity_file}.pub").read_bytes())
+    opened(host, transport=transport, identity_file=str(tmp_path / "gone")).close()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import rh
 from rh import observe, transfer
 from rh.content import manifest
 from rh.errors import (
@@ -493,3 +494,22 @@ def test_what_an_interrupted_run_began_goes_when_another_road_is_taken(tmp_path:
     receipt = transfer.copy_tree(source, target)
     assert receipt.route == "COPY"
     assert sorted(os.listdir(tmp_path / "b")) == [".rh-manifest", "large"]
+
+
+def test_a_link_to_itself_is_named(tmp_path: Path) -> None:
+    source = make(tmp_path / "a", sub__f="1")
+    (tmp_path / "a" / "sub" / "self").symlink_to("self")
+    with pytest.raises(InvalidError, match=r"leads back to itself.*a/sub/self") as caught:
+        transfer.copy_tree(source, locate(str(tmp_path / "b")))
+    assert "links=" in (caught.value.hint or "")
+    assert not (tmp_path / "b").exists()
+    transfer.copy_tree(source, locate(str(tmp_path / "b")), Options(links="skip"))
+    assert keys(locate(str(tmp_path / "b"))) == ["sub/f"]
+
+
+@pytest.mark.parametrize("wrong", [{"progress": 3}, {"cancel": 3}])
+def test_who_watches_is_checked_before_anything_is_done(tmp_path: Path, wrong: dict[str, int]) -> None:
+    make(tmp_path / "a", f="1")
+    with pytest.raises(InvalidError, match="=3 is no "):
+        rh.folder(path=tmp_path / "a").to(path=tmp_path / "b", **wrong)  # type: ignore[arg-type]
+    assert not (tmp_path / "b").exists()

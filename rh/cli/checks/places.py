@@ -51,12 +51,16 @@ def _all(name: str, wanted: bool, timeout_s: float) -> list[Finding]:
     if not wanted:
         return [Finding("ok", name, "not configured")]
     findings = list(_endpoint(name, settings, timeout_s))
-    if kind in HOSTS:
-        findings += _host_key(name, settings)
-    if not any(finding.status == "fail" for finding in findings):
+    if kind in HOSTS and not _failed(findings):
+        findings += _host_key(name, settings)  # what mends it asks the host
+    if not _failed(findings):
         with config.override({"systems": {name: {"timeout_s": timeout_s, "retries": 0}}}):
             findings += _root(name, settings)
     return findings
+
+
+def _failed(findings: Sequence[Finding]) -> bool:
+    return any(finding.status == "fail" for finding in findings)
 
 
 def _endpoint(name: str, settings: dict[str, Any], timeout_s: float) -> Iterator[Finding]:

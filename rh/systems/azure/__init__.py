@@ -63,6 +63,7 @@ SIGNED_LIMIT = 5000 << 20
 """Largest blob in bytes that Azure takes in one request."""
 SCOPE = "https://storage.azure.com/.default"
 _TOKEN_MARGIN_S = 300.0
+_KEYLESS = "Azure without a key"
 _PAGE = 1000
 
 
@@ -347,6 +348,7 @@ def identify(settings: Settings) -> AzureIdentity:
     Raises:
         UnauthenticatedError: no way to prove who we are was found; the hint says what there is.
         InvalidError: what was found is malformed, or no account is named.
+        MissingExtraError: there is no account and no key, nor azure-identity.
 
     """
     name = str(settings.get("name") or "azure")
@@ -373,6 +375,8 @@ def identify(settings: Settings) -> AzureIdentity:
         endpoint = endpoint or parts.get("blobendpoint") or f"{scheme}://{told_account}.blob.{suffix}"
     account = str(account or told_account or _account_in(str(endpoint or "")))
     if not account:
+        if not (key or sas or flag(settings.get("anonymous"))):
+            plugins.need("azure.identity", purpose=_KEYLESS)  # whoever has nothing yet begins with that
         raise InvalidError(
             "no storage account is named", where=name, hint=f'systems.{name}.account = "…", or AZURE_STORAGE_ACCOUNT'
         )
@@ -405,7 +409,7 @@ def _tokens(name: str) -> Callable[[], tuple[str, float]]:
             if held[1][1] - _TOKEN_MARGIN_S < time.time():
                 problems = plugins.need("azure.core.exceptions", extra="azure")
                 if held[0] is None:
-                    held[0] = plugins.need("azure.identity", purpose="Azure without a key").DefaultAzureCredential()
+                    held[0] = plugins.need("azure.identity", purpose=_KEYLESS).DefaultAzureCredential()
                 try:
                     token = held[0].get_token(SCOPE)
                 except problems.AzureError as error:

@@ -81,6 +81,8 @@ class Root:
         self.fd = -1
         self.dirs: dict[bytes, int] = {}
         self.made: set[int] = set()
+        self.fresh: set[bytes] = set()
+        self.above: list[bytes] = []
 
     def open(self, *, create: bool = False) -> Root:
         """Open the root itself; it may be reached through links."""
@@ -96,11 +98,39 @@ class Root:
 
     def _make(self) -> None:
         try:
+            path = self.path
+            missing = []
+            while path and not os.path.isdir(path):
+                missing.append(path)
+                path = os.path.dirname(path)
             os.makedirs(self.path, exist_ok=True)
+            self.above += missing
         except (FileExistsError, NotADirectoryError):
             raise clash(self.path, "there is a file where a directory must be") from None
         except FileNotFoundError:
             raise Failure("access", "no directory can be made here", self.path) from None
+
+    def unmake(self) -> None:
+        """Remove the directories that were made and hold nothing; whoever wanted them to be empty has kept them."""
+        try:
+            for key in sorted(self.fresh, reverse=True):
+                self.remove(key + b"/")
+            for path in self.above:
+                os.rmdir(path)
+        except (OSError, Failure):
+            pass  # it holds something, or is gone
+
+    def unmake_above(self, key: bytes, count: int) -> None:
+        """Remove as many of the directories above `key` as hold nothing, the nearest first, the root's own at last."""
+        steps, path = key.split(b"/")[:-1], self.path
+        for _ in range(count):
+            if steps:
+                self.fresh.add(b"/".join(steps))
+                steps.pop()
+            else:
+                self.above.append(path)
+                path = os.path.dirname(path)
+        self.unmake()
 
     def close(self) -> None:
         """Let go of every directory."""
@@ -153,6 +183,7 @@ class Root:
             try:
                 os.mkdir(name, dir_fd=fd)
                 self.made.add(fd)
+                self.fresh.add(at)
             except FileExistsError:
                 pass  # somebody else made it just now
             except FileNotFoundError:
@@ -310,10 +341,20 @@ class Root:
         """The names in a directory that are not ours, directories with a slash at their end, in key order."""
         try:
             with os.scandir(fd) as found:
-                names = [(os.fsencode(one.name), one.is_dir(follow_symlinks=through)) for one in found]
+                names = [(os.fsencode(one.name), _is_dir(one, through=through)) for one in found]
         except OSError as error:
             raise _told(error, base) from None
         return sorted(name + b"/" if folder else name for name, folder in names if not name.startswith(HIDDEN))
+
+
+def _is_dir(one: os.DirEntry[str], *, through: bool) -> bool:
+    """Whether it is a directory. A link that leads nowhere is none, also one that leads round in a circle."""
+    try:
+        return one.is_dir(follow_symlinks=through)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return False
 
 
 class Pending:
@@ -343,6 +384,8 @@ class Writer:
         self.bytes = 0
         self.records: list[bytes] = []
         self.open: dict[int, tuple[bytes, bytes]] = {}
+        self.lost = False
+        """Whether anything was not written."""
         self.keep = False
         """Whether a file that could not be published stays where it is."""
 
@@ -373,15 +416,14 @@ class Writer:
         """A new temporary file beside `key`."""
         mode = 0o777 if flags & EXEC else 0o666
         temp = temp_name()
-        fd, name = self.root.parent(key, create=True)
-        if name.startswith(TEMP):
+        if key.rpartition(b"/")[2].startswith(TEMP):
             raise clash(key, "names of unfinished files are ours")
         try:
-            file = os.open(temp, _NEW, mode, dir_fd=fd)
-        except FileNotFoundError:
+            file = os.open(temp, _NEW, mode, dir_fd=self.root.parent(key, create=True)[0])
+        except FileNotFoundError:  # the directory was removed, perhaps by another writer that had made it
             self.commit()
             self.root.close()
-            fd, name = self.root.parent(key, create=True)
+            fd, _ = self.root.parent(key, create=True)
             try:
                 file = os.open(temp, _NEW, mode, dir_fd=fd)
             except FileNotFoundError:
@@ -397,6 +439,7 @@ class Writer:
     def drop(self, file: int) -> None:
         """Forget a temporary file of `create`."""
         temp, key = self.open.pop(file)
+        self.lost = True
         os.close(file)
         try:
             fd, _ = self.root.parent(key)
@@ -407,6 +450,9 @@ class Writer:
     def folder(self, number: int, key: bytes) -> None:
         """Make an empty directory."""
         fd = self.root.directory(key, create=True)
+        self.root.fresh.discard(key)
+        if not key:
+            self.root.above.clear()
         self.records.append(record(number, os.fstat(fd), b""))
 
     def link(self, number: int, key: bytes, target: bytes, when: bytes) -> None:
@@ -425,6 +471,7 @@ class Writer:
 
     def fail(self, number: int, error: BaseException, key: bytes) -> None:
         """Tell of an item that was not written."""
+        self.lost = True
         data = failure(error, key)
         self.records.append(OUTCOME.pack(number, FAILED, 0, 0, 0, 0, len(data)) + data)
 
@@ -519,13 +566,15 @@ class Writer:
                 return
 
     def abort(self) -> None:
-        """Remove every temporary file."""
+        """Remove every temporary file, and directories that were made for what did not come."""
         self.pending = []
         for file in list(self.open):
             if self.keep:
                 os.close(file)
             else:
                 self.drop(file)
+        if self.lost:
+            self.root.unmake()
 
 
 def record(number: int, found: os.stat_result, extra: bytes) -> bytes:

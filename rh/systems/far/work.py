@@ -171,13 +171,17 @@ def begin(_wire: Wire, root: bytes, key: bytes, size: int, flags: int, part: int
             temp = writer.open[file][0]
             os.ftruncate(file, size)
             parts = os.open(temp + _PARTS, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=fd)
-            write_all(parts, b"%s %d %d\n" % (_boot(), size, part))
+            made = len(place.fresh) + len(place.above)
+            write_all(parts, b"%s %d %d %d\n" % (_boot(), size, part, made))
             os.close(parts)
         except BaseException:
             writer.drop(file)
             raise
         os.close(file)
         return temp
+    except BaseException:
+        place.unmake()
+        raise
     finally:
         place.close()
 
@@ -199,12 +203,26 @@ def _upload(place: Root, key: bytes, temp: bytes, flags: int) -> tuple[int, byte
         fd, _ = place.parent(key)
         parts = os.open(temp + _PARTS, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
         try:
-            boot, size, part = os.read(parts, 256).split(b"\n")[0].split()
+            boot, size, part, _ = os.read(parts, 256).split(b"\n")[0].split()
         finally:
             os.close(parts)
         return os.open(temp, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd), boot, int(size), int(part)
     except (FileNotFoundError, ValueError):
         raise Failure("not_found", "this upload is gone", key) from None
+
+
+def _made(fd: int, temp: bytes) -> int:
+    """How many of the directories above an upload were made for it."""
+    try:
+        parts = os.open(temp + _PARTS, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+    except FileNotFoundError:
+        return 0
+    try:
+        return int(os.read(parts, 256).split(b"\n")[0].split()[3])
+    except (IndexError, ValueError):
+        return 0  # it was cut off before it was whole
+    finally:
+        os.close(parts)
 
 
 def _recorded(place: Root, key: bytes, temp: bytes) -> dict[int, bytes]:
@@ -323,14 +341,17 @@ def finish(_wire: Wire, root: bytes, key: bytes, temp: bytes, tags: list[bytes],
 def abort(_wire: Wire, root: bytes, key: bytes, temp: bytes) -> None:
     """`Upload.abort`."""
     place = Root(root)
+    if not temp.startswith(TEMP) or b"/" in temp:
+        return
     try:
         fd, _ = place.parent(key)
+        made = _made(fd, temp)
         for name in (temp, temp + _PARTS):
-            if name.startswith(TEMP) and b"/" not in name:
-                try:
-                    os.unlink(name, dir_fd=fd)
-                except FileNotFoundError:
-                    continue
+            try:
+                os.unlink(name, dir_fd=fd)
+            except FileNotFoundError:
+                continue
+        place.unmake_above(key, made)
     except FileNotFoundError:
         return
     finally:

@@ -7,6 +7,7 @@ them on one by one costs as much as finding them.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 
@@ -125,7 +126,7 @@ def _names(root: Root, base: str, *, follow: bool, through: bool, root_must_exis
             if one.is_file(follow_symlinks=False):
                 continue
             name = one.name
-            if one.is_dir(follow_symlinks=follow):
+            if _is_dir(one, follow=follow):
                 name += "/"
                 inner = True
             names.append(name)
@@ -146,6 +147,16 @@ def _names(root: Root, base: str, *, follow: bool, through: bool, root_must_exis
     # Code points and UTF-8 bytes sort alike, except for the surrogates that stand for bytes that are no text.
     names.sort(key=None if joined.isascii() else os.fsencode)
     return Folder(names, linked, through, inner)
+
+
+def _is_dir(one: os.DirEntry[str], *, follow: bool) -> bool:
+    """Whether it is a directory. A link that leads nowhere is none, also one that leads round in a circle."""
+    try:
+        return one.is_dir(follow_symlinks=follow)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return False
 
 
 def _identity(root: Root, key: str, above: list[tuple[int, int]]) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections import deque
@@ -10,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from rh.errors import NotFoundError
+from rh.errors import InvalidError, NotFoundError
 from rh.systems.local.disk import THROUGH, Root, entry_of, etag_of, failure, real_path
 from rh.systems.local.helpers import Helpers
 from rh.types import Entry
@@ -189,8 +190,10 @@ def _looked_at(root: Root, run: Run, *, follow: bool) -> list[Entry]:
 
 def _vanished(root: Root, key: str, error: OSError, *, follow: bool) -> None:
     """Pass over what was deleted since its directory was read; raise what is anything else."""
+    hint = 'exclude it, or links="keep" or links="skip"'
+    if follow and error.errno == errno.ELOOP:
+        raise InvalidError("a link that leads back to itself", where=root.where(key), hint=hint) from error
     if not isinstance(error, FileNotFoundError):
         raise failure(error, root.where(key)) from error
     if follow and os.path.islink(root.at(key)):
-        hint = 'exclude it, or links="keep" or links="skip"'
         raise NotFoundError("a link that leads to nothing", where=root.where(key), hint=hint) from error

@@ -138,11 +138,13 @@ class SftpRoad:
         """The path of a key."""
         return self.root.rstrip(b"/") + b"/" + self.name(key.rstrip("/"))
 
-    def _parents(self, sftp: SFTP, key: str, *, make: bool) -> None:
-        """See that a key's directories are directories, not links, before something is written or removed there."""
+    def _parents(self, sftp: SFTP, key: str, *, make: bool) -> list[bytes]:
+        """See that a key's directories are directories, not links, before something is written or removed there.
+
+        Returns those that were made, the deepest last.
+        """
         path = self.root.rstrip(b"/")
-        if make:
-            self._root(sftp)
+        made = self._root(sftp) if make else []
         for name in self.name(key.rstrip("/")).split(b"/")[:-1]:
             path += b"/" + name
             try:
@@ -152,6 +154,7 @@ class SftpRoad:
                     raise
                 try:
                     sftp.mkdir(path)
+                    made.append(path)
                 except StatusError:
                     if not stat.S_ISDIR(sftp.lstat(path).mode or 0):
                         raise
@@ -162,9 +165,10 @@ class SftpRoad:
                 if make:
                     raise NameClashError("there is a file where a directory must be", where=self.url(key))
                 raise StatusError(2, "not a directory")
+        return made
 
-    def _root(self, sftp: SFTP) -> None:
-        missing = []
+    def _root(self, sftp: SFTP) -> list[bytes]:
+        missing, made = [], []
         path = self.root
         while path not in (b"", b"/", b"."):
             try:
@@ -181,9 +185,11 @@ class SftpRoad:
         for each in reversed(missing):
             try:
                 sftp.mkdir(each)
+                made.append(each)
             except StatusError:
                 if not stat.S_ISDIR(sftp.stat(each).mode or 0):
                     raise
+        return made
 
     def list(self, prefix: str, after: str, depth: int | None, *, follow: bool = False) -> Iterator[Entry]:
         with self.session() as sftp:
@@ -302,7 +308,7 @@ class SftpRoad:
                 hint="install python3 on the host",
             )
         path = self.path(key)
-        self._parents(sftp, key + "x" if key.endswith("/") else key, make=True)
+        made = self._parents(sftp, key + "x" if key.endswith("/") else key, make=True)
         if key.endswith("/"):
             return _entry(key, sftp.lstat(path))
         try:
@@ -338,8 +344,20 @@ class SftpRoad:
                     sftp.remove(temp)
                 except (StatusError, RhError):
                     sftp.broken = True  # what raised first says what is wrong
+                else:
+                    self._unmake(sftp, made)
         target = data.target.encode("utf-8", "surrogateescape") if isinstance(data, Link) else b""
         return _entry(key, sftp.lstat(path), target)
+
+    def _unmake(self, sftp: SFTP, made: Sequence[bytes]) -> None:
+        """Remove directories that were made for a file that did not come, unless others use them by now."""
+        try:
+            for path in reversed(made):
+                sftp.rmdir(path)
+        except StatusError:
+            return
+        except RhError:
+            sftp.broken = True
 
     def _fill(
         self, sftp: SFTP, temp: bytes, key: str, data: Iterable[Bytes], *, size: int | None, executable: bool | None

@@ -78,7 +78,7 @@ class Host:
             host,
             port,
             None if user is None else str(user),
-            _path(settings.get("identity_file")),
+            _identity(settings.get("identity_file"), name),
             _path(settings.get("known_hosts_file")),
             _path(settings.get("config_file")),
             _true(settings.get("accept_new", False)),
@@ -98,6 +98,21 @@ def _path(value: Any) -> str | None:
     import os
 
     return None if value is None else os.path.expanduser(str(value))
+
+
+def _identity(value: Any, name: str) -> str | None:
+    """The path of a key, which must be there: OpenSSH passes over one that is not, and the host refuses the login."""
+    import os
+
+    path = _path(value)
+    if path is None or path == "none" or "%" in path or "${" in path:
+        return path  # OpenSSH fills these in
+    # A public key alone stands for one that the agent has.
+    if not any(os.path.lexists(one) for one in (path, f"{path}.pub")):
+        raise InvalidError(
+            "there is no such identity file", where=path, hint=f"correct systems.{name}.identity_file, or leave it out"
+        )
+    return path
 
 
 def _true(value: Any) -> bool:

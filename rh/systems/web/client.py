@@ -57,10 +57,10 @@ def public(url: str) -> str:
 
 def failure(error: Exception, where: str) -> RhError:
     """The error of ours for an exception of the HTTP library."""
+    if isinstance(error, RhError):
+        return error  # perhaps that the HTTP library is not there
     from urllib3 import exceptions as http
 
-    if isinstance(error, RhError):
-        return error
     text = str(error)
     if isinstance(error, http.ProxyError):
         return UnavailableError(
@@ -185,6 +185,8 @@ class Web:
                 answer: BaseHTTPResponse = self._manager(url).request(
                     method, url, body=body, headers=sent, preload_content=False, redirect=False, decode_content=False
                 )
+            except RhError:
+                raise
             except Exception as error:
                 raise failure(error, where) from error
             target = answer.headers.get("Location")

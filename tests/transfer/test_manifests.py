@@ -1,0 +1,64 @@
+"""Manifests that come damaged over the wire, from a real server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rh import config, transfer
+from rh.content import manifest
+from rh.content.rows import paged
+from rh.content.tree import Row
+from rh.digest import of_bytes
+from rh.systems import locate, open_system
+from rh.testing.faults import FaultProxy, Truncate
+
+
+def _cut(size: int) -> Truncate:
+    """The manifest ends early, once, and looks whole."""
+    return Truncate(
+        direction="down",
+        at=size - 9,
+        times=1,
+        match=lambda request: request.method == "GET" and request.path.endswith(manifest.NAME),
+    )
+
+
+def test_a_manifest_that_is_damaged_on_its_way_is_read_again(s3_server, tmp_path: Path) -> None:
+    """What is stored is whole, so the copy goes on as if nothing had been."""
+    (tmp_path / "a").mkdir()
+    for n in range(20):
+        (tmp_path / "a" / f"f{n}").write_text(str(n))
+    config.register("clean", s3_server.settings())
+    place = locate("manifest-on-its-way", "clean")
+    transfer.copy_tree(locate(str(tmp_path / "a")), place)
+    size = open_system(place).head(manifest.NAME).size
+    with FaultProxy(s3_server.port, [_cut(size)], http=True) as proxy:
+        config.register("bad", s3_server.settings(via=proxy.port))
+        receipt = transfer.copy_tree(locate("manifest-on-its-way", "bad"), locate(str(tmp_path / "b")))
+        assert proxy.counts.faults["Truncate"] == 1
+    assert receipt.done == 20
+    assert transfer.verify_tree(locate(str(tmp_path / "b"))).ok
+
+
+def test_a_large_manifest_says_whether_it_is_stored_damaged(s3_server) -> None:
+    """Of a large one rows are in use before its end is seen: the error says what is stored, and what to do."""
+    config.register("clean", s3_server.settings())
+    place = locate("manifest-large", "clean")
+    clean = open_system(place)
+    digest = of_bytes(b"").text
+    manifest.write(clean, paged(Row(f"{n:06}", 0, "file", digest, "e") for n in range(9_000)))
+    size = clean.head(manifest.NAME).size
+    with FaultProxy(s3_server.port, [_cut(size)], http=True) as proxy:
+        config.register("bad", s3_server.settings(via=proxy.port))
+        with pytest.raises(manifest.DamagedManifestError, match="stored is whole") as caught:
+            list(manifest.read(open_system(locate("manifest-large", "bad"))) or ())
+        assert proxy.counts.faults["Truncate"] == 1
+    assert caught.value.hint == "try again"
+    with clean.read(manifest.NAME) as body:
+        whole = body.read()
+    clean.write(manifest.NAME, whole[:-9])
+    with pytest.raises(manifest.DamagedManifestError, match="ends early") as caught:
+        list(manifest.read(clean) or ())
+    assert "try again; if it stays damaged, remove it" in str(caught.value)
