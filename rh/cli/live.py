@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -170,14 +171,14 @@ def _to_adopt(name: str, place: str | None) -> Folder:
     Raises:
         ExistsError: the name means another place.
     """
-    from dataclasses import replace
-
+    from rh.cli.names import told
     from rh.cli.place import place_of
     from rh.errors import ExistsError, InvalidError, NotFoundError
     from rh.registry import holding, names
     from rh.resources.folder import Folder
 
-    whole = names.parse(name)
+    with told():
+        whole = names.parse(name)
     if whole.pinned:
         raise InvalidError(f"{whole} names a version; the name is {whole.path}")
     taken = not whole.is_built_in and holding(whole).find(whole.key) is not None
@@ -224,10 +225,11 @@ def create_dataset(
     from rh.cli.place import place_of
     from rh.errors import RhError
 
+    at = place_of(directory)
     try:
         made = rh.create_dataset(
             name.removeprefix("rh://"),
-            place_of(directory).folder(),
+            replace(at.folder(), pin=getattr(at.resource, "pin", None)),
             glob_exclude=exclude or (),
             org=org,
             private=private,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -225,6 +226,8 @@ def verify(place: PlaceArgument, no_progress: NoProgress = False, json: AsJson =
     version = at.version()
     if version is not None:
         found = version.check_version()
+    elif at.location.system.startswith("tree://"):
+        found = replace(at.folder(), pin=getattr(at.resource, "pin", None)).check_version()
     elif at.kind() == "file":
         found = at.blob().verify()
     else:

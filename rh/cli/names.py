@@ -13,9 +13,10 @@ from rh.cli.options import AsJson, NamePrefix, PlaceArgument, SavedName
 from rh.errors import ExistsError, InvalidError, NotFoundError
 
 if TYPE_CHECKING:
+    from rh.registry.base import Change
     from rh.resources.base import Resource
 
-__all__ = ["forget", "history", "rename", "resources", "save"]
+__all__ = ["forget", "history", "rename", "resources", "save", "told"]
 
 NewName = Annotated[str, typer.Argument(metavar="NEW", show_default=False)]
 
@@ -35,7 +36,7 @@ def save(
 
     at = place_of(place)
     resource = at.blob() if at.kind() == "file" else at.folder()
-    with _told():
+    with told():
         if not overwrite:
             _check_free(_bare(name), resource)
         saved = resource.save(_bare(name), overwrite=overwrite or None)
@@ -68,7 +69,7 @@ def history(name: SavedName, json: AsJson = False) -> None:
     from rh.registry import holding, names
     from rh.resources import base, records
 
-    with _told():
+    with told():
         whole = names.parse(_bare(name))
         changes = list(records.history(holding(whole), whole.key, None))  # also of a name that was deleted
         if not changes:
@@ -78,8 +79,16 @@ def history(name: SavedName, json: AsJson = False) -> None:
             show.emit(change._asdict())
     if not json:
         show.table(
-            [[str(c.revision), show.when(c.time), c.author, c.action, _where(c.document)] for c in changes], right=[0]
+            [[str(c.revision), show.when(c.time), c.author, _what(c), _where(c.document)] for c in changes], right=[0]
         )
+
+
+def _what(change: Change) -> str:
+    from rh.registry.names import Name
+
+    if change.moved is None:
+        return change.action
+    return f"renamed {'from' if change.action == 'put' else 'to'} {Name.of_key(change.moved).path}"
 
 
 def resources(
@@ -110,10 +119,15 @@ def rename(old: SavedName, new: NewName, json: AsJson = False) -> None:
 
     The data stays where it is; the history goes along.
     """
+    from rh.registry import names
     from rh.resources import base
 
-    with _told():
-        renamed = base.load(_bare(old), dryrun=True).rename(_bare(new))
+    with told():
+        whole = names.parse(_bare(old))
+        if whole.pinned:
+            hint = f"rh rename {whole.path} {new}"
+            raise InvalidError(f"{whole} names a version; the name is {whole.path}", hint=hint)
+        renamed = base.load(whole, dryrun=True).rename(_bare(new))
     if json:
         show.emit({"name": renamed.name, "kind": renamed.kind, "revision": renamed.revision})
     else:
@@ -127,7 +141,7 @@ def forget(name: SavedName, json: AsJson = False) -> None:
     """
     from rh.resources import records
 
-    with _told():
+    with told():
         whole = records.forget(_bare(name))
     if json:
         show.emit({"forgotten": whole.path})
@@ -136,7 +150,7 @@ def forget(name: SavedName, json: AsJson = False) -> None:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def told() -> Iterator[None]:
     """Errors about names, with the fix as it is typed here."""
     try:
         yield

@@ -40,7 +40,10 @@ class Place:
     @property
     def url(self) -> str:
         """The place as one text that every command takes."""
-        return places.url_of(self.location)
+        pin = getattr(self.resource, "pin", None)
+        if pin is None or self.root is None:
+            return places.url_of(self.location)
+        return f"{places.SAVED}{pin.name}:v{pin.number}{self.location.path[len(self.root.path) :]}"
 
     @property
     def shown(self) -> str:
@@ -144,11 +147,11 @@ def saved(words: str) -> tuple[base.Resource, str]:
 def _hint(place: Place) -> str | None:
     """What a word may have meant that names no file here: something saved, or a system."""
     text = place.text
-    if ":" in text or "/" in text or place.name is not None:
+    if "://" in text or "/" in text or place.name is not None:
         return None
     try:
         if base.exists(text):
-            return f"a resource has that name: rh://{text}"
+            return f"a {'version' if ':' in text else 'resource'} has that name: rh://{text}"
         name = config.ALIASES.get(text, text)
         if name in config.system_names() and name != "file":
             host = config.system(name)["kind"] in HOSTS

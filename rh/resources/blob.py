@@ -202,6 +202,8 @@ class Blob(Versioned):
                 )
             raw = io.BytesIO(self.read())
             return raw if "b" in mode else io.TextIOWrapper(raw, encoding or "utf-8", errors, newline)
+        if "r" not in mode:
+            self.check_live()
         recording.opened(self, mode)
         system, key = self.handle()
 
@@ -432,7 +434,7 @@ class Blob(Versioned):
 
     def verify(self) -> Verification:
         """Read every byte again and compare it with what was stored."""
-        if self.version is not None:
+        if self.version is not None or self.placed().system.startswith("tree://"):
             return self.check_version()
         from rh import transfer
 

@@ -61,7 +61,7 @@ def create_dataset(
         raise ExistsError(f"{whole} exists already", hint=f"rh.folder({whole.path!r}).upload(…) adds to it")
     source = dir if isinstance(dir, Folder) else folder(path=dir)
     if not source.exists_in_system():
-        raise NotFoundError("there is no such directory", where=source.url)
+        raise NotFoundError(source.missing().message.replace("folder", "directory"), where=_called(source))
     target = places.target("here" if system is None and path is None else system, path, whole.stem)
     if target is None:
         raise InvalidError("where to?", hint="path=…")
@@ -71,8 +71,13 @@ def create_dataset(
     exclude = [glob_exclude] if isinstance(glob_exclude, str) else list(glob_exclude)
     source.to(path=copy.url, exclude=[pattern for pattern in exclude if pattern])
     saved = copy.save(overwrite=False)
-    saved.commit(message or f"{source.location.name}, as it was")
+    name = source.location.name if source.pin is None else _called(source).removeprefix(places.SAVED)
+    saved.commit(message or f"{name}, as it was")
     return saved
+
+
+def _called(source: Folder) -> str:
+    return places.url_of(source.location, source.pin)
 
 
 def _name(name: str, org: str | None, *, private: bool) -> Name:

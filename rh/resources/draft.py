@@ -95,7 +95,8 @@ class Draft:
         lease = self._stack.enter_context(store.lease())
         elsewhere = self._from is not None and self._from.store != location
         digest = None if self._from is None or elsewhere else self._from.digest
-        self._edit = self._stack.enter_context(Edit(store, digest, lease=lease))
+        called = f"a draft of {self.folder.name}"
+        self._edit = self._stack.enter_context(Edit(store, digest, lease=lease, called=called))
         if elsewhere and self._from is not None:
             self._edit.copy_from(Store.at(self._from.store), self._from.digest)
         return self
@@ -268,7 +269,8 @@ class Draft:
         annotated.check_carried(said_of(series, [went]).items(), self.folder)
         recording.read(found.pinned(version, found.pin and found.pin.asked))
         with self._changing() as edit:
-            edit.copy_from(Store.at(version.store), version.digest, sub, to)
+            called = f"{found.name}:{version.label}"
+            edit.copy_from(Store.at(version.store), version.digest, sub, to, called=called)
             self._went.append(went._replace(at=edit.made))
 
 

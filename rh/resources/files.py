@@ -451,6 +451,8 @@ def open_file(
         )
     if len(letters & set("rwx")) != 1:
         raise InvalidError(f"not a mode: {mode!r}", hint="one of 'r', 'w' and 'x'")
+    from rh.versions.system import immutable
+
     text = "b" not in letters
     if not text and (encoding or errors or newline is not None):
         raise InvalidError("encoding=, errors= and newline= are for text", hint=f"mode={mode.replace('b', '')!r}")
@@ -463,6 +465,8 @@ def open_file(
         known = expected(entry) if expected is not None and verify is not False else None
         buffered = io.BufferedReader(Reader(system, entry, known, verify=verify), FIRST_WINDOW)
         return io.TextIOWrapper(buffered, encoding or "utf-8", errors, newline) if text else buffered
+    if system.kind == "tree":
+        raise immutable(system.url(key))  # not only at the end, when all is written
     writer = Writer(system, key, when=ABSENT if "x" in letters else ANY, done=done)
     if text:
         return _TextWriter(writer, encoding=encoding or "utf-8", errors=errors, newline=newline)

@@ -278,6 +278,8 @@ class Folder(Queried, FolderVersions):
         from rh.resources.known import expected
 
         places.check_file(path)
+        if "r" not in mode:
+            self.check_live()
         recording.opened(self, mode)
         root, prefix = self._tree()
         return open_file(

@@ -185,7 +185,8 @@ class NamedDraft(Draft):
 
         store = Store.at(draft.store)
         added = [change for one in self._of().additions(draft) for change in kept(store, one.tree)]
-        edit = Edit.replay(store, draft.tree, added, lease=self._lease)
+        called = f"the draft {self.name!r} of {self.folder.name}"
+        edit = Edit.replay(store, draft.tree, added, lease=self._lease, called=called)
         self._mark = edit.made
         try:
             if draft.base is not None and draft.tree is None and not draft.additions:

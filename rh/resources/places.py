@@ -197,9 +197,11 @@ def is_here(location: Location) -> bool:
     return bool(settings_of(location.system)["kind"] == "file")
 
 
-def url_of(location: Location) -> str:
-    """A place as one text, which `path=` takes back."""
+def url_of(location: Location, pin: Pin | None = None) -> str:
+    """A place as one text, which `path=` takes back; with a `pin`, what is in that version by the version's name."""
     system, path = location.system, location.path
+    if pin is not None and system.startswith("tree://"):
+        return f"{SAVED}{pin.name}:v{pin.number}{path.lstrip('/').removeprefix(pin.digest.removeprefix('sha256:'))}"
     if system == "file":
         return "file://" + path
     if system.startswith("tree://"):

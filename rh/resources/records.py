@@ -18,6 +18,7 @@ __all__ = [
     "list_names",
     "list_records",
     "named",
+    "not_saved",
     "series_key",
     "unknown",
     "without_series",
@@ -78,6 +79,20 @@ def gone(name: Name, registry: Registry) -> ConflictError:
         where=registry.url,
         hint=f"overwrite=True makes {name} anew",
     )
+
+
+def not_saved(name: Name, registry: Registry) -> NotFoundError | None:
+    """The error of a name that was saved once and is not now, with where it went; `None` of any other."""
+    if registry.find(name.key) is not None:
+        return None
+    last = next(iter(reversed(list(registry.history(name.key)))), None)
+    if last is None:
+        return None
+    message = f"nothing is saved as {name} any more"
+    if last.moved is None:
+        return NotFoundError(f"{message}: {last.author} deleted it", where=registry.url, hint=".save() names it again")
+    new = Name.of_key(last.moved).path
+    return NotFoundError(f"{message}: {last.author} renamed it to {new}", where=registry.url, hint=f"rh.load({new!r})")
 
 
 def unknown(name: Name, registry: Registry) -> NotFoundError:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rh.errors import NotFoundError
 from rh.resources import places
+from rh.resources.base import load
 from rh.systems.base import System
 from rh.types import Entry, Location
 
@@ -33,17 +34,27 @@ def repair(resource: Versioned, which: str, source: str | os.PathLike[str] | Non
         check_there(places.resolve(source, None))
     store = Store.at(version.store)
     url = f"{resource.name}:{version.label}"
+    live = _live(resource)
     with store.lease() as lease:
-        mend_tree(store, version.digest, lambda doubted: resource.committed(doubted, None, lease))
+        mend_tree(store, version.digest, lambda doubted: live.committed(doubted, None, lease))
         found = verify_version(store, version.digest, url)
         bad = [*found.corrupt, *found.missing]
         if not bad:
             return found
-        location = resource.placed() if source is None else places.resolve(source, None)
+        location = live.placed() if source is None else places.resolve(source, None)
         with tempfile.TemporaryDirectory(prefix="rh-repair-") as made:
-            files = _files(location, resource.host if source is None else None)
-            mend_contents(store, version.digest, bad, chain(_made(resource, made), files))
+            files = _files(location, live.host if source is None else None)
+            mend_contents(store, version.digest, bad, chain(_made(live, made), files))
     return verify_version(store, version.digest, url)
+
+
+def _live(resource: Versioned) -> Versioned:
+    """What has the name: a handle on a version is at the very place that is damaged."""
+    if resource.version is None:
+        return resource
+    found = load(str(resource.name), kinds=(resource.kind,), dryrun=True)
+    assert isinstance(found, type(resource))
+    return found
 
 
 def check_there(location: Location) -> None:

@@ -56,7 +56,7 @@ class Shared:
     def _shared_name(self) -> Name:
         if self.name is None:
             raise InvalidError("only what has a name can be shared", hint='.save("/org/name") first')
-        return Name(self.name)
+        return Name(self.name, label=getattr(self, "version", None))
 
 
 def share(

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -23,7 +24,7 @@ from rh.registry.base import for_a_change
 from rh.registry.lineage import recording
 from rh.registry.lineage.recording import Pin, RunRef
 from rh.registry.names import Name
-from rh.resources import places
+from rh.resources import places, records
 from rh.resources.base import Located
 from rh.resources.records import series_key
 from rh.resources.sharing import Shared
@@ -259,6 +260,9 @@ class Versioned(Shared, Located):
         registry = holding(name)
         record = registry.find(series_key(name))
         if record is None:
+            gone = records.not_saved(name, registry)
+            if gone is not None:
+                raise gone
             raise NotFoundError(f"{name} has no versions", where=registry.url, hint=".commit() makes one")
         return Series(registry, str(record.document["series"]), str(name))
 
@@ -287,9 +291,10 @@ class Versioned(Shared, Located):
 
     def pinned(self, version: Version, asked: str | None = None) -> Self:
         """A handle on a version of this resource. Nothing is asked."""
-        from rh.versions.system import location_of
+        from rh.versions.system import known_as, location_of
 
         location = location_of(version.store, version.digest)
+        known_as(location, f"{places.SAVED}{version.name}:{version.label}")
         asked = asked or version.label
         pin = Pin(version.name, version.series, version.number, version.digest, asked, version.drafted)
         host = places.portable(version.store)
@@ -300,22 +305,35 @@ class Versioned(Shared, Located):
         return self.series_of().get(self.version or "latest")
 
     def check_version(self) -> Verification:
-        """Read every byte of this version again, from its store, and compare it with its digest.
+        """Read every byte of this version (or part of one) again, from its store, and compare it with its digest.
 
         Raises:
             IntegrityError: the store has lost or damaged the version's directories, so that its files are not known.
         """
+        from rh.versions.lost import GoneError
         from rh.versions.store import Store
-        from rh.versions.verify import verify_version
+        from rh.versions.verify import verify_part, verify_version
 
-        version = self.committed_version()
-        url = f"{self.name}:{version.label}"
+        verify: Callable[[], Verification]
+
+        if self.version is None and self.placed().system.startswith("tree://"):
+            self.check_reachable()
+            url = whole = places.url_of(self.placed(), self.pin)
+            if self.pin is not None:
+                whole = f"{self.pin.name}:v{self.pin.number}"
+            verify = partial(verify_part, self.placed(), url)
+        else:
+            version = self.committed_version()
+            url = whole = f"{self.name}:{version.label}"
+            verify = partial(verify_version, Store.at(version.store), version.digest, url)
         try:
-            return verify_version(Store.at(version.store), version.digest, url)
+            return verify()
         except (IntegrityError, NotFoundError) as error:
+            if isinstance(error, NotFoundError) and self.version is None and not isinstance(error, GoneError):
+                raise
             raise IntegrityError(
                 f"what {url} is made of cannot be read: {error.message}", where=error.where,
-                hint=f"rh version repair {url}",
+                hint=f"rh version repair {whole}",
             ) from error  # fmt: skip
 
     def repair(self, which: str = "latest", source: str | os.PathLike[str] | None = None) -> Verification:
@@ -421,10 +439,29 @@ class Versioned(Shared, Located):
         return {alias: f"v{number}" for alias, number in self.series_of().aliases().items()}
 
     def alias_history(self, alias: str) -> list[AliasMove]:
-        """Every move of an alias, oldest first."""
+        """Every move of an alias, oldest first, also of one that was taken away.
+
+        Raises:
+            NotFoundError: there never was one of that name.
+        """
         return self.series_of().alias_history(alias)
 
     # The record.
+
+    def rename(self, name: str) -> Self:
+        self._check_whole()
+        return super().rename(name)
+
+    def delete_configs(self) -> None:
+        self._check_whole()
+        super().delete_configs()
+
+    def _check_whole(self) -> None:
+        """Refuse to do to a whole name what was asked of one version."""
+        if self.version is not None:
+            raise InvalidError(
+                f"{self.name}:{self.version} names a version; the name is {self.name}", hint=f"rh.load({self.name!r})"
+            )
 
     def document(self) -> dict[str, Any]:
         if self.version is not None:

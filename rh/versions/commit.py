@@ -20,6 +20,7 @@ from rh.digest import Digest
 from rh.errors import InvalidError, NameClashError, NotFoundError, TransferError, UnsupportedError
 from rh.observe import log
 from rh.progress import Progress, Silent
+from rh.systems import BUCKETS
 from rh.systems.abilities import Following
 from rh.systems.base import HIDDEN, System
 from rh.transfer.options import Options
@@ -325,8 +326,8 @@ class _Commit:
             self.progress.advance(1, entry.size)
 
     def _learn(self, entry: Entry, digest: Digest) -> None:
-        """Note a digest to be remembered."""
-        if entry.etag is not None and settled(entry.modified):
+        """Note a digest to be remembered; a bucket's etag is another one after each change, however soon."""
+        if entry.etag is not None and (self.source.kind in BUCKETS or settled(entry.modified)):
             row = Row(entry.key, entry.size, "file", digest.text, entry.etag, None, digest.chunks)
             self._learned.append(row)
 

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
+from rh.config import did_you_mean
 from rh.content.tree import key_bytes, key_text
 from rh.digest import Digest
 from rh.errors import ConflictError, IntegrityError, InvalidError, NameClashError, NotFoundError
@@ -33,6 +34,7 @@ __all__ = ["Edit", "kept"]
 _DEFAULT = Options()
 _CHANGES = b"changes.json"
 _OURS = key_bytes(HIDDEN)
+_BESIDE = 10_000
 
 
 class Edit:
@@ -43,6 +45,7 @@ class Edit:
         base: the digest of the tree that is changed; `None` for one that holds nothing.
         lease: one that the caller holds until the new tree has its reference; by default one of its own, from the first
             content that is stored until the edit is finished or closed.
+        called: what errors call it; by default the version it began from and the store.
 
     Example:
         >>> from rh.systems import open_system
@@ -56,8 +59,11 @@ class Edit:
         1
     """
 
-    def __init__(self, store: Store, base: str | None, *, lease: Lease | None = None) -> None:
+    def __init__(
+        self, store: Store, base: str | None, *, lease: Lease | None = None, called: str | None = None
+    ) -> None:
         self.store = store
+        self._called = called
         self.held: Tree | None = None
         """A tree of what `changes` stored, which nobody lists: with a reference to it nothing of that is swept."""
         self._base = None if base is None else store.tree(base)
@@ -194,7 +200,9 @@ class Edit:
         self._log.append(Change("move", old, new))
         self._overlay.move(_parts(old), _parts(new), as_directory=old.endswith("/"))
 
-    def copy_from(self, store: Store, tree: str, sub: str = "", to: str | None = None) -> None:
+    def copy_from(
+        self, store: Store, tree: str, sub: str = "", to: str | None = None, *, called: str | None = None
+    ) -> None:
         """Take over a file or a directory of another version; no bytes are read or written where that is in this store.
 
         All of a table's version is its files, without its index: that tells of just these files, in a directory of
@@ -205,6 +213,7 @@ class Edit:
             tree: its digest.
             sub: the path of a file, or of a directory with a `/` at the end; `""` is all of it.
             to: where it is to be, by default the same path. What is in a directory comes to what is there already.
+            called: what errors call the other version.
 
         Raises:
             NotFoundError: the version has no such thing. ExistsError: another file is there already.
@@ -220,6 +229,8 @@ class Edit:
             last = number == sub.rstrip("/").count("/")
             found = Past(store, found).find(part, directory=not last or sub.endswith("/"))
             if found is None:
+                if called is not None:
+                    raise NotFoundError(f"{called} has no {sub!r}", where=f"rh://{called}")
                 raise NotFoundError(f"the version {tree[:19]}… has no {sub!r}", where=store.url)
         assert found is not None
         puts = self._to_copy(store, found, to.rstrip("/"))
@@ -322,14 +333,20 @@ class Edit:
 
     @classmethod
     def replay(
-        cls, store: Store, base: str | None, changes: Iterable[Mapping[str, Any]], *, lease: Lease | None = None
+        cls,
+        store: Store,
+        base: str | None,
+        changes: Iterable[Mapping[str, Any]],
+        *,
+        lease: Lease | None = None,
+        called: str | None = None,
     ) -> Edit:
         """An edit with these changes made.
 
         Raises:
             InvalidError: one is no change. Else as `add`, `remove` and `move` do.
         """
-        edit = cls(store, base, lease=lease)
+        edit = cls(store, base, lease=lease, called=called)
         for told in changes:
             change = Change.of(told)
             if change.child is not None:
@@ -382,7 +399,7 @@ class Edit:
         """Refuse a path that nothing can be put at; that of a directory ends with `/`."""
         self._check_open()
         if not is_path(path.removesuffix("/")):
-            raise NameClashError(f"a version cannot hold the path {path!r}", where=self.store.url)
+            raise NameClashError(f"a version cannot hold the path {path!r}", where=self._called or self.store.url)
         check_not_ours(path)
         self._overlay.check(_parts(path), self._url(path), update=update, as_directory=path.endswith("/"))
 
@@ -397,8 +414,16 @@ class Edit:
         parts = _parts(path)
         there = self._overlay.has_directory(parts) if path.endswith("/") else self._overlay.find(parts)
         if not there:
-            hint = None if path.endswith("/") or not self._overlay.has_directory(parts) else f"the directory is {path}/"
-            raise NotFoundError("the version has no such path", where=self._url(path), hint=hint)
+            if not path.endswith("/") and self._overlay.has_directory(parts):
+                hint, near = f"the directory is {path}/", ""
+            else:
+                hint, near = None, did_you_mean(path, self._beside(parts))
+            raise NotFoundError("the version has no such path" + near, where=self._url(path), hint=hint)
+
+    def _beside(self, parts: list[bytes]) -> tuple[str, ...]:
+        """The paths in the directory that a path is in."""
+        above = _prefix(key_text(b"/".join(parts[:-1])))
+        return tuple(above + name for name in self._overlay.names(parts[:-1])[:_BESIDE])
 
     def _check_open(self) -> None:
         if self._done:
@@ -410,6 +435,8 @@ class Edit:
         self._overlay.put(_parts(path), child)
 
     def _url(self, path: str) -> str:
+        if self._called is not None:
+            return f"{path!r} in {self._called}"
         return (
             f"{path!r} in {'a new version' if self._base is None else self._base.digest[:19] + '…'}, {self.store.url}"
         )

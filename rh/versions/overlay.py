@@ -56,6 +56,13 @@ class Overlay:
             here = there
         return here, len(parts)
 
+    def names(self, parts: Sequence[bytes]) -> list[str]:
+        """Of what is in a directory; those of directories end with `/`. None where there is no such directory."""
+        here, depth = self._enter(parts)
+        if depth < len(parts):
+            return []
+        return [*map(key_text, here.files), *(key_text(name) + "/" for name in here.directories)]
+
     def find(self, parts: Sequence[bytes]) -> Child | None:
         """The file or link of a path."""
         here, far = self._enter(parts[:-1])

@@ -212,11 +212,15 @@ class Series:
         return {record.key[len(prefix) :]: int(record.document["version"]) for record in self.registry.list(prefix)}
 
     def alias_history(self, alias: str) -> list[AliasMove]:
-        """Every move of an alias (`latest`: of the newest version), oldest first, also after it was taken away."""
+        """Every move of an alias (`latest`: of the newest version), oldest first, also after it was taken away.
+
+        Raises:
+            NotFoundError: there never was one of that name.
+        """
         key, field = (self._head_key, "latest") if alias == LATEST else (self._alias_key(alias), "version")
         if alias != LATEST:
             check_alias(alias)
-        return [
+        moves = [
             AliasMove(
                 alias,
                 None if change.document is None else int(change.document[field]),
@@ -225,6 +229,10 @@ class Series:
             )
             for change in self.registry.history(key)
         ]
+        if not moves and alias != LATEST:
+            near = did_you_mean(alias, tuple(self.aliases()))
+            raise NotFoundError(f"{self.name} never had an alias {alias!r}{near}", hint=f"rh alias ls {self.name}")
+        return moves
 
     # Writing.
 

@@ -16,24 +16,37 @@ from typing import ClassVar, NamedTuple
 from urllib.parse import quote, unquote
 
 from rh.content.tree import key_bytes
-from rh.errors import ConflictError, ImmutableVersionError, InvalidError, NameClashError, NotFoundError, RhError
+from rh.errors import (
+    ConflictError,
+    ImmutableVersionError,
+    IntegrityError,
+    InvalidError,
+    NameClashError,
+    NotFoundError,
+    RhError,
+)
+from rh.forks import Lock
 from rh.systems import open_system, settings_of
 from rh.systems.abilities import Item, Piece
 from rh.systems.base import HIDDEN, Body, Bytes, Settings, System
 from rh.systems.memory import MemoryBody
 from rh.types import ABSENT, ANY, Condition, Entry, Location, Match, Outcome, Span
 from rh.versions.bulk import read_children
+from rh.versions.layout import REPAIR
 from rh.versions.lost import GoneError, LostError, no_marker
 from rh.versions.nodes import EMPTY, Child, Node
 from rh.versions.reading import chunks_of, entry_of, file_of, places_of
 from rh.versions.store import Store, Tree
 
-__all__ = ["TreeSystem", "location_of", "opened_as"]
+__all__ = ["TreeSystem", "immutable", "known_as", "location_of", "opened_as"]
 
 _HOPS = 40
 _PAGE = 2_000
 _GROUP = 1_000
 _HIDDEN = HIDDEN.encode()
+_KNOWN = 1_000
+_lock = Lock()
+_known: dict[Location, str] = {}
 
 
 def location_of(store: Location, digest: str) -> Location:
@@ -51,6 +64,18 @@ def location_of(store: Location, digest: str) -> Location:
     else:
         url = f"{system}:{path}" if path.startswith(("/", "~")) else f"{system}://{path}"
     return Location(f"tree://{quote(url, safe='', errors='surrogateescape')}", digest.removeprefix("sha256:"))
+
+
+def known_as(location: Location, called: str) -> None:
+    """Note what a version was asked for as: `open_system` of it tells errors and plans by that name.
+
+    Of names that mean the same version of one store, it is the one asked for last.
+    """
+    with _lock:
+        _known.pop(location, None)
+        _known[location] = called
+        while len(_known) > _KNOWN:
+            del _known[next(iter(_known))]
 
 
 def opened_as(location: Location, called: str) -> System:
@@ -77,7 +102,7 @@ class TreeSystem(System):
         self.store = store
         value, _, self._root = location.path.strip("/").partition("/")
         self.digest = f"sha256:{value}"
-        self.called: str | None = None
+        self.called: str | None = _known.get(Location(location.system, value))
         """What the version was asked for as (`rh://~/cats:v1`): what people know it by, and errors tell."""
         self._linked: dict[str, Node] = {}
         """Directories that links led to while it was listed through them."""
@@ -164,6 +189,17 @@ class TreeSystem(System):
             raise NotFoundError("the version has no such directory", where=self.url())
         return found[0], found[1]
 
+    def part(self) -> Node | Child:
+        """What this handle is on: a directory, or a file.
+
+        Raises:
+            NotFoundError: nothing is there.
+        """
+        found = self._resolve(self._root, through=True)
+        if found is None:
+            raise NotFoundError("there is nothing at this place", where=self.url())
+        return found[1]
+
     @contextmanager
     def _whole(self) -> Iterator[None]:
         """What is missing of a version that was dropped is not lost: the version is no longer there."""
@@ -171,6 +207,15 @@ class TreeSystem(System):
             yield
         except LostError as error:
             raise self._told(error) from error
+        except IntegrityError as error:
+            self._with_name(error)
+            raise
+
+    def _with_name(self, error: RhError) -> RhError:
+        """The error, whose fix names the version where its name is known."""
+        if self.called is not None and error.hint == REPAIR:
+            error.hint = REPAIR.replace("NAME", self.called.removeprefix("rh://"))
+        return error
 
     def _of_root(self) -> Node:
         """The directory of the version's root."""
@@ -193,7 +238,7 @@ class TreeSystem(System):
     def _told(self, error: LostError) -> RhError:
         self._is_renewed()  # so that the next call finds what is there by then
         found = no_marker(self.store, self.digest)
-        return found if isinstance(found, GoneError) else error
+        return found if isinstance(found, GoneError) else self._with_name(error)
 
     def _find(self, key: str, *, through: bool) -> Child:
         """The file or link under a key."""
@@ -234,11 +279,11 @@ class TreeSystem(System):
 
     def write(self, key: str, *_data: object, **_options: object) -> Entry:
         """`ImmutableVersionError`."""
-        raise _immutable(self.url(key))
+        raise immutable(self.url(key))
 
     def delete(self, keys: Sequence[str]) -> None:
         """`ImmutableVersionError`."""
-        raise _immutable(self.url(keys[0] if keys else ""))
+        raise immutable(self.url(keys[0] if keys else ""))
 
     def list(self, prefix: str = "", *, after: str = "", depth: int | None = None) -> Iterator[Entry]:
         """The files, links and empty directories of the version."""
@@ -358,12 +403,14 @@ class TreeSystem(System):
             for entry, found in read_children(self.store, group):
                 if isinstance(found, LostError) and told is None:
                     told = self._told(found)  # asked once
+                if isinstance(found, RhError):
+                    self._with_name(found)
                 yield entry, told if isinstance(found, LostError) and isinstance(told, GoneError) else found
 
     def write_many(self, items: Iterable[Item]) -> Iterator[Outcome]:
         """`ImmutableVersionError` for each."""
         for item in items:
-            yield Outcome(item.key, error=_immutable(self.url(item.key)))
+            yield Outcome(item.key, error=immutable(self.url(item.key)))
 
     def digest_many(self, entries: Iterable[Entry]) -> Iterator[Outcome]:
         """The digest of each entry: it is what the version is made of."""
@@ -445,7 +492,8 @@ class _View(NamedTuple):
         return not self.after or (key_bytes(folder) > key_bytes(self.after) and not self.after.startswith(folder))
 
 
-def _immutable(where: str) -> ImmutableVersionError:
+def immutable(where: str) -> ImmutableVersionError:
+    """The refusal to change what is in a version."""
     return ImmutableVersionError(
         "a version never changes", where=where, hint="make a draft of it, or copy it somewhere and change the copy"
     )

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from rh import digest as digests
 from rh.content.tree import key_text
 from rh.digest import Hasher
 from rh.errors import ConflictError, IntegrityError, NotFoundError, RhError
+from rh.systems import settings_of
 from rh.transfer import Verification
+from rh.types import Location
 from rh.versions.layout import hex_of, node_key, pack_key, tree_key
 from rh.versions.lost import LostError
 from rh.versions.moving import twice
 from rh.versions.nodes import Child, Node, Where, pieces_of
 from rh.versions.reading import is_replaced, raw
 from rh.versions.store import NODE_PACK, Store, Tree
+from rh.versions.system import TreeSystem
 
-__all__ = ["Uncached", "files_of", "verify_version"]
+__all__ = ["Uncached", "files_of", "verify_part", "verify_version"]
 
 _PACKS = 4
 
@@ -68,6 +71,11 @@ def verify_version(store: Store, digest: str, url: str) -> Verification:
     """
     store = Uncached(store)
     tree = store.tree(digest)
+    return _verified(store, files_of(store, store.root(tree)), tree.digest, url)
+
+
+def _verified(store: Store, members: Iterable[tuple[str, Child]], digest: str, url: str) -> Verification:
+    """Every byte of these files, compared; `digest` is of them all."""
     corrupt: list[str] = []
     modified: list[str] = []
     missing: list[str] = []
@@ -75,7 +83,7 @@ def verify_version(store: Store, digest: str, url: str) -> Verification:
     replaced: list[str] = []
     packed: dict[str, list[tuple[str, Child]]] = defaultdict(list)
     files = size = 0
-    for key, child in files_of(store, store.root(tree)):
+    for key, child in members:
         files += 1
         size += child.size
         if not child.size:
@@ -95,8 +103,8 @@ def verify_version(store: Store, digest: str, url: str) -> Verification:
             modified.append(key)
         except RhError as error:
             unreadable.append((key, error.message))
-    for pack, members in packed.items():
-        for key, found in _in_pack(store, pack, members):
+    for pack, group in packed.items():
+        for key, found in _in_pack(store, pack, group):
             if isinstance(found, NotFoundError):
                 missing.append(key)
             elif isinstance(found, IntegrityError):
@@ -114,8 +122,25 @@ def verify_version(store: Store, digest: str, url: str) -> Verification:
         missing=tuple(sorted(missing)),
         unreadable=tuple(sorted(unreadable)),
         replaced=tuple(sorted(replaced)),
-        digest=tree.digest if sound else None,
+        digest=digest if sound else None,
     )
+
+
+def verify_part(location: Location, url: str) -> Verification:
+    """`verify_version` of a directory in a version, or of one file.
+
+    Args:
+        location: of the part.
+        url: what it is called in the result.
+
+    Raises:
+        NotFoundError: the version has no such part.
+    """
+    system = TreeSystem.open(location, settings_of(location.system))
+    store = system.store = Uncached(system.store)
+    part = system.part()
+    members = files_of(store, part) if isinstance(part, Node) else iter([(location.name, part)])
+    return _verified(store, members, part.digest, url)
 
 
 def files_of(store: Store, root: Node) -> Iterator[tuple[str, Child]]:

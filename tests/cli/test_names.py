@@ -149,3 +149,12 @@ def test_a_system_s_name_is_no_place(rh, world):
     assert "ssh-a:~/" in rh("info", "ssh-a", "--json", expect=3).error["hint"]
     assert "s3://" in rh("ls", "s3", "--json", expect=3).error["hint"]
     assert "did you mean ssh-" in rh("info", "ssh-c", "--json", expect=3).error["hint"]
+
+
+def test_history_tells_of_a_rename(rh, tree):
+    rh("save", "old", "src")
+    rh("rename", "old", "new")
+    first, second = rh("history", "new").out.splitlines()
+    assert " put " in first
+    assert " renamed from ~/old " in second
+    assert "renamed to ~/new" in rh("history", "old").out

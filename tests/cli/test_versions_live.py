@@ -173,3 +173,22 @@ def test_create_dataset_elsewhere(rh, tree, world):
     told = rh("create-dataset", "rh://set", "rh://mine:v1", "--system", "s3").out
     assert told.startswith("~/set:v1 (latest) sha256:")
     assert rh("cat", f"{world['s3']}/set/a.txt").out == "hello\n"
+
+
+def test_a_version_in_other_commands(rh, mine):
+    """Verified in part, told by its name, and never taken for the whole name."""
+    assert rh("verify", "rh://mine:v1/sub").out.startswith("rh://~/mine:v1/sub: ")
+    assert rh("verify", "rh://mine:v1/a.txt", "--json").json["against"] == "version"
+    assert rh("info", "rh://mine:v1", "--json").json["place"] == "rh://~/mine:v1"
+    assert rh("info", "mine:v1", "--json", expect=3).error["hint"] == "a version has that name: rh://mine:v1"
+    for command in (("cp", "src/a.txt", "rh://mine:v1/y"), ("sync", "src", "rh://mine:v1")):
+        assert rh(*command, "--json", expect=4).error["where"].startswith("rh://~/mine:v1")
+    refused = rh("rename", "mine:v1", "other", "--json", expect=2).error
+    assert (refused["message"], refused["hint"]) == (
+        "~/mine:v1 names a version; the name is ~/mine",
+        "rh rename ~/mine other",
+    )
+    assert rh("create-dataset", "made", "rh://mine:v1", "--json").json["message"] == "~/mine:v1, as it was"
+    refused = rh("create-dataset", "more", "src/a.txt", "--json", expect=3).error
+    assert refused["message"] == "this is a file, not a directory"
+    assert "path=" not in rh("adopt", "bad/na me", "src", "--json", expect=2).error["hint"]

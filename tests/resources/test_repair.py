@@ -139,10 +139,29 @@ def test_a_damaged_file_says_what_mends_it(here, tmp_path):
     damage(*contents_of(cats))
     with pytest.raises(errors.IntegrityError) as failed:
         rh.folder("cats:v1").get("a")
-    assert "rh version repair NAME" in failed.value.hint
+    assert "rh version repair ~/cats:v1 " in failed.value.hint
     with pytest.raises(errors.TransferError) as failed:
         rh.folder("cats:v1").to(path=tmp_path / "out")
-    assert "rh version repair NAME" in failed.value.hint
+    assert "rh version repair ~/cats:v1 " in failed.value.hint
+
+
+@pytest.mark.parametrize("kind", ["contents", "trees", "nodes"])
+def test_a_handle_on_a_version_is_mended_by_the_live_files(cats, kind, tmp_path):
+    damage(*(contents_of(cats) if kind == "contents" else below(cats, kind)))
+    (rh.config.home() / "cache").rename(tmp_path / "cache-gone")
+    assert cats.at("v1").repair()
+    assert {name: rh.folder("cats:v1").get(name) for name in FILES} == FILES
+
+
+def test_a_part_of_a_version_is_verified_by_its_digests(cats):
+    part, file = rh.folder("cats:v1") / "sub", rh.blob(path="rh://cats:v1/sub/b.txt")
+    for found, count in ((part.verify(), 2), (file.verify(), 1), (rh.folder(path="rh://cats:v1/sub").verify(), 2)):
+        assert (found.ok, found.against, found.files) == (True, "version", count)
+    with pytest.raises(errors.NotFoundError, match="nothing at this place"):
+        (rh.folder("cats:v1") / "none").verify()
+    damage(*contents_of(cats), lose=True)
+    assert sorted(part.verify().missing) == ["b.txt", "big.bin"]
+    assert file.verify().missing == ("b.txt",)
 
 
 def test_a_blob_and_a_table(folder):

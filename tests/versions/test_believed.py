@@ -101,3 +101,18 @@ def test_an_index_that_errs_is_found_out(world, tmp_path):
     stale = wrong._replace(etag="another")
     tree = commit_tree(source, store_at("s3", tmp_path), written={"a.bin": stale})
     assert tree.size == entry.size
+
+
+@pytest.mark.parametrize("system", ["s3", "gs", "azure"])
+def test_what_a_bucket_has_is_read_once_however_soon(system, world):
+    """Its etags tell any change, where the clock of a disk may not."""
+    live = rh.folder(path="live", system=system).mkdir()
+    live.put({f"{number}.txt": b"%d" % number * 100 for number in range(20)})
+    live = live.save("cats")
+    live.commit()
+    with observe.counting() as counts:
+        assert live.commit().label == "v1"
+    assert counts.requests[system, "read"] < 10
+    live.put({"3.txt": b"x" * 100}, overwrite=True)
+    assert live.commit().label == "v2"
+    assert rh.folder("cats:v2").get("3.txt") == b"x" * 100
