@@ -268,17 +268,8 @@ def list_all(name: SavedName, json: AsJson = False) -> None:
 @alias_app.command()
 def history(name: SavedName, alias: Alias, json: AsJson = False) -> None:
     """List every move of an alias, the oldest first."""
-    from rh.config import did_you_mean
-    from rh.errors import NotFoundError
-
     resource, _ = versioned(name, bare=True)
-    moves = resource.alias_history(alias)
-    if not moves:
-        near = did_you_mean(alias, tuple(resource.aliases()))
-        raise NotFoundError(
-            f"{resource.name} never had an alias {alias!r:.80}{near}", hint=f"rh alias ls {resource.name}"
-        )
-    for move in moves:
+    for move in resource.alias_history(alias):
         label = None if move.version is None else f"v{move.version}"
         if json:
             show.emit({"alias": alias, "version": label, "author": move.author, "time": move.time})
