@@ -165,9 +165,21 @@ def sql(
 
 
 @app.command()
-def profile(table: TableArgument, file_format: Format = None, option: Options = None, json: AsJson = False) -> None:
-    """Say of each column what it holds: nulls, distinct values, least and greatest, the most frequent."""
-    found = _table(table, file_format, option).profile()
+def profile(
+    table: TableArgument,
+    limit: Limit = None,
+    file_format: Format = None,
+    option: Options = None,
+    json: AsJson = False,
+) -> None:
+    """Say of each column what it holds: nulls, distinct values, least and greatest, the most frequent.
+
+    With --limit, of the first rows only: as many as memory holds.
+    """
+    import rh
+
+    opened = _table(table, file_format, option)
+    found = (opened if limit is None else rh.table(_first(opened, limit, None, None))).profile()
     if json:
         show.emit(_plain(found.as_dict()))
     else:
@@ -247,7 +259,9 @@ def _table(text: str, file_format: str | None = None, options: list[str] | None 
     if (match := re.fullmatch(r"rh://(.*?)/?", text, re.DOTALL)) and base.exists(match.group(1)):
         found = base.load(match.group(1))
         if isinstance(found, Table):
-            return found if file_format is None and not given else replace(found, format=file_format, options=given)
+            if file_format is None and not given:
+                return found
+            return replace(found, format=file_format, options=given, own=found.own and file_format is None)
     place = place_of(text)
     if place.name is not None:  # a directory in something saved, of a version perhaps, which no URL can say
         return Table(location=place.location, format=file_format, options=given)

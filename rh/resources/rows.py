@@ -28,6 +28,8 @@ __all__ = ["Facts", "Rows"]
 
 _ROWS = 10_000
 """Rows of a batch where the caller does not say."""
+_WHOLE = {"arrow": "Table", "polars": "DataFrame", "hf": "Dataset"}
+"""What adapters make of rows, where they take other types as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,14 @@ class Facts:
     size: int
     schema: bytes
     """A serialized `pyarrow.Schema`."""
+
+    @classmethod
+    def of(cls, snapshot: Snapshot) -> Facts | None:
+        """What a snapshot tells; `None` where it does not tell all of it, as that of an adopted table."""
+        rows = [file.rows for file in snapshot.files]
+        if snapshot.schema is None or None in rows:
+            return None
+        return cls(sum(row or 0 for row in rows), sum(file.size for file in snapshot.files), snapshot.schema)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
@@ -74,11 +84,8 @@ class Rows(Versioned):
             assert self.source is not None
             return self.source.reader()
         if self.value is not NOTHING and "_in_memory" not in self.__dict__:
-            if type(self.value).__name__ == "RecordBatchReader":
-                if self.__dict__.get("_used_up"):
-                    raise InvalidError("this reader has been read, and gives its rows only once", hint="make it anew")
-                self.__dict__["_used_up"] = True
-            return adapters.owner_of(self.value).reader(self.value)
+            given = self.handed_out()
+            return adapters.owner_of(given).reader(given)
         system, snapshot = self.files()
         dataset = access.dataset(system, snapshot)
         access.check_files(system, snapshot, dataset)
@@ -88,6 +95,36 @@ class Rows(Versioned):
                 yield from access.scanner(system, snapshot, dataset, strict=True).to_batches()
 
         return need("pyarrow").RecordBatchReader.from_batches(dataset.schema, batches())
+
+    def handed_out(self) -> Any:
+        """The rows as they were given; of a reader, which gives them once, what is kept of them.
+
+        Raises:
+            InvalidError: a reader was handed out before, and nobody knows how far it was read.
+        """
+        if type(self.value).__name__ != "RecordBatchReader":
+            return self.value
+        if "_kept" in self.__dict__:
+            return self.__dict__["_kept"].to_reader()
+        if "_in_memory" in self.__dict__:
+            return self.to_reader()
+        if self.__dict__.get("_used_up"):
+            raise InvalidError("this reader has been read, and gives its rows only once", hint="make it anew")
+        self.__dict__["_used_up"] = True
+        return self.value
+
+    def _held(self, as_: str) -> Any:
+        """Rows that are not written yet, as what their own adapter makes of rows."""
+        from rh.tables import adapters
+
+        if as_ not in _WHOLE or any(kind.__name__ == _WHOLE[as_] for kind in type(self.value).__mro__):
+            return self.value
+        rows = self.__dict__.get("_kept")
+        if rows is None:
+            rows = self.to_reader().read_all()
+            if self.__dict__.get("_used_up"):
+                self.__dict__["_kept"] = rows  # no field: it is no part of the value
+        return adapters.named(as_).of_arrow(rows)
 
     # What is in it.
 
@@ -178,18 +215,24 @@ class Rows(Versioned):
         """All rows, as the type that was given to `rh.table`, or as another library's.
 
         Args:
-            as_: `arrow`, `pandas`, `polars`, `dask`, `ray`, `hf`, `dict`, `rows`; by default the type that went in.
+            as_: `arrow`, `pandas`, `polars`, `dask`, `ray`, `hf`, `dict`, `rows`; by default the type that went in,
+                and before it is written the very value. What goes in as a RecordBatchReader, RecordBatch, Dataset or
+                Scanner comes back from files as a `pyarrow.Table`, a LazyFrame as a `polars.DataFrame`.
             columns: only these.
             where: only rows for which this holds (see `stream`).
 
         Raises:
             NotFoundError: there is no table.
             IntegrityError: a file is damaged.
+            InvalidError: a RecordBatchReader that is not written yet was handed out already.
         """
         from rh.tables import adapters
 
-        if self.value is not NOTHING and as_ in (None, self.native) and columns is None and where is None:
-            return self.value
+        if self.value is not NOTHING and columns is None and where is None:
+            if as_ is None:
+                return self.handed_out()
+            if as_ == self.native:
+                return self._held(as_)
         adapter = adapters.named(as_ or self.native or "arrow")
         chosen = _names(columns)
         if self.is_query:
@@ -275,6 +318,7 @@ class Rows(Versioned):
         Raises:
             InvalidError: an argument is out of its range, or a column does not exist.
             ConflictError: the table was changed while it was streamed.
+            IntegrityError: a file is damaged, or lost, and the table did not change.
         """
         from rh.tables.passing import Passing
         from rh.tables.stream import Stream

@@ -14,16 +14,14 @@ from uuid import uuid4
 from rh.errors import ExistsError, InvalidError, NotFoundError
 from rh.plugins import need
 from rh.registry.lineage import recording
-from rh.registry.names import Name
 from rh.resources import places, places_saved
 from rh.resources.arguments import load_only, place_for
 from rh.resources.base import UNWRITTEN, Located
 from rh.resources.blob import NOTHING
-from rh.resources.folder import Folder
 from rh.resources.places import Place
 from rh.resources.rows import Facts, Rows
 from rh.systems.base import System
-from rh.tables.base import FORMATS, INDEX, ONE_FILE, Mode, Parallel, Snapshot
+from rh.tables.base import FORMATS, INDEX, ONE_FILE, Mode, Snapshot
 from rh.types import Location
 
 if TYPE_CHECKING:
@@ -50,6 +48,8 @@ class Table(Rows):
             the files look like those of a table without its index.
         options: how to read the files of an adopted table (CSV: `{"delimiter": ";"}`).
         taken: when this snapshot of a query's result was begun (ISO 8601).
+        own: `rh` wrote it, as far as this value knows: its files are those that its index names. Once that is gone the
+            table is removed, and what else lies in its place is never taken for it.
         receipt: what the `.to()` that made this value really moved.
 
     Example:
@@ -68,6 +68,7 @@ class Table(Rows):
     format: str | None = None
     options: Mapping[str, Any] | None = None
     taken: str | None = None
+    own: bool = field(default=False, compare=False)
     receipt: Receipt | None = field(default=None, compare=False)
     mkdir: bool = field(default=True, compare=False)
 
@@ -111,6 +112,8 @@ class Table(Rows):
             document["partition_cols"] = list(self.partition_cols)
         if self.options:
             document["options"] = dict(self.options)
+        if self.own:
+            document["own"] = True
         if self.facts_known is not None:
             known = self.facts_known
             document["facts"] = {
@@ -134,6 +137,7 @@ class Table(Rows):
             fields["facts_known"] = Facts(int(facts["rows"]), int(facts["size"]), base64.b64decode(facts["schema"]))
         for name in ("native", "format", "options"):
             fields[name] = document.pop(name, None)
+        fields["own"] = bool(document.pop("own", facts is not None))  # facts are known of what rh wrote only
         return fields | {"partition_cols": tuple(document.pop("partition_cols", ()))}
 
     def committed(self, store: Store, base: str | None, lease: Lease) -> Tree:
@@ -153,7 +157,7 @@ class Table(Rows):
 
     def at_version(self, location: Location) -> dict[str, Any]:
         place = location / self.placed().name if self.is_file else location
-        return {"location": place, "value": NOTHING, "receipt": None}
+        return {"location": place, "value": NOTHING, "receipt": None, "own": False}
 
     @property
     def written(self) -> bool:
@@ -189,7 +193,29 @@ class Table(Rows):
             except NotFoundError:
                 pass  # some tools give directories such names
         system = places.at(location, self.host, self.pin)
-        return system, store.look(system, format=self.format, options=self.options, parts=self.format is not None)
+        parts = self.format is not None
+        try:
+            snapshot = store.look(system, format=self.format, options=self.options, parts=parts, own=self.own)
+        except NotFoundError:
+            if self.format is None or self.own:
+                raise
+            file = self._odd_file(location)
+            if file is None:
+                raise
+            return file
+        if snapshot.owned and self.version is None:
+            object.__setattr__(self, "own", True)  # seen once, it is known for good
+        return system, snapshot
+
+    def _odd_file(self, location: Location) -> tuple[System, Snapshot] | None:
+        """The one file that the place is, whose name does not say that it is a table."""
+        from rh.tables import store
+
+        beside = places.at(location.parent, self.host, self.pin)
+        try:
+            return beside, store.look(beside, location.name, format=self.format, options=self.options)
+        except NotFoundError:
+            return None
 
     def _staged(self) -> tuple[System, Snapshot]:
         """Rows that are not written yet, as files in this process's memory."""
@@ -207,7 +233,7 @@ class Table(Rows):
         return staged
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key not in ("_in_memory", "_used_up")}
+        return {key: value for key, value in self.__dict__.items() if key not in ("_in_memory", "_used_up", "_kept")}
 
     def exists_in_system(self) -> bool:
         """Whether there is a table at its place."""
@@ -220,7 +246,7 @@ class Table(Rows):
         except NotFoundError:
             return False
         except InvalidError:
-            if self.is_file or store.find(self.handle()) is not None:
+            if self.is_file or store.find(self.handle(), own=self.own) is not None:
                 raise
             return False  # a directory, and no table in it
         return True
@@ -242,54 +268,9 @@ class Table(Rows):
             InvalidError: there is nothing to write, or the columns do not fit those that are there.
             ConflictError: somebody else wrote the table meanwhile.
         """
-        from rh.tables import adapters, writing
+        from rh.resources import table_writing
 
-        self.check_live()
-        partitions = self.partition_cols if partition_cols is None else _partitions(partition_cols)
-        value = self.value if data is None else data
-        if isinstance(value, Table):
-            value = value.to_reader() if value.written or value.is_query else value.value
-        if value is NOTHING and not self.is_query:
-            raise InvalidError("there is nothing to write", hint=".write(data)")
-        location = self.location or places.default_place("file", self._stem())
-        if ONE_FILE.search(location.path):
-            raise InvalidError(
-                "a table is written as a directory of files, and this path names one file",
-                where=places.url_of(location),
-                hint="leave out the ending",
-            )
-        if not self.mkdir and not Folder(location=location, host=self.host).exists_in_system():
-            raise NotFoundError("there is no such directory", where=places.url_of(location), hint="mkdir=True makes it")
-        host = self.host or places.portable(location)
-        system = places.at(location, host)
-        if value is NOTHING:
-            native = self.native
-            snapshot = writing.write(system, self.to_reader(), mode=mode, partition_cols=partitions)
-        else:
-            adapter = adapters.owner_of(value)
-            native = self.native if mode == "append" and data is not None and self.native else adapter.name
-            if issubclass(adapter, Parallel):
-                begun = writing.begin(system, adapter.schema(value), mode=mode, partition_cols=partitions)
-                files = adapter.write(value, location, begun.write_id, begun.partition_cols, schema=begun.schema)
-                snapshot = writing.finish(system, begun, files)
-            else:
-                rows = self.to_reader() if data is None else adapter.reader(value)
-                snapshot = writing.write(system, rows, mode=mode, partition_cols=partitions)
-        written = replace(
-            self,
-            location=location,
-            host=host,
-            native=native,
-            partition_cols=snapshot.partition_cols,
-            facts_known=_facts(snapshot),
-            receipt=None,
-            value=NOTHING,
-        )
-        recording.wrote(written)
-        return written
-
-    def _stem(self) -> str:
-        return f"table-{uuid4().hex}" if self.name is None else Name(self.name).stem
+        return table_writing.write(self, data, mode, partition_cols)
 
     def snapshot(
         self,
@@ -397,7 +378,7 @@ class Table(Rows):
             except ExistsError as error:
                 error.hint = '.write(mode="overwrite") or .write(mode="append") first, then .save()'
                 raise
-            names = ("location", "value", "native", "partition_cols", "facts_known", "host")
+            names = ("location", "value", "native", "partition_cols", "facts_known", "host", "format", "options", "own")
             return replace(self, **{name: getattr(written, name) for name in names})
         self.files()
         return self
@@ -432,13 +413,15 @@ class Table(Rows):
                 hint=UNWRITTEN,
             )
         snapshot = compaction.compact(*self.files(), file_bytes=target_mb << 20)
-        return replace(self, facts_known=_facts(snapshot), receipt=None)
+        return replace(self, facts_known=Facts.of(snapshot), own=True, receipt=None)
 
     def rm(self) -> None:
         """Remove the table's own files, and nothing beside them. The record stays (`delete_configs`).
 
+        Of an adopted table, those are the files that are its rows.
+
         Raises:
-            NotFoundError: there is no table.
+            NotFoundError: there is no table, or what `rh` wrote is removed already.
         """
         from rh.tables import store
 
@@ -487,13 +470,6 @@ def _partitions(columns: Sequence[str] | None) -> tuple[str, ...]:
     from rh.tables import access
 
     return () if columns is None else tuple(access.names_in("partition_cols", columns))
-
-
-def _facts(snapshot: Snapshot) -> Facts | None:
-    rows = [file.rows for file in snapshot.files]
-    if snapshot.schema is None or None in rows:
-        return None
-    return Facts(sum(row or 0 for row in rows), sum(file.size for file in snapshot.files), snapshot.schema)
 
 
 def table(

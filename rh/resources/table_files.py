@@ -52,7 +52,15 @@ def move(table: Table, system: Any, path: Any, options: Mapping[str, Any]) -> Ta
         receipt = transfer.copy_file(table.placed(), target, replace(chosen, keys=None), **watch)
     else:
         receipt = _copied(place, snapshot, target, _occupant(target, snapshot), chosen, watch)
-    copy = replace(table, location=target, host=places.portable(target), receipt=receipt, version=None)
+    copy = replace(
+        table,
+        location=target,
+        host=places.portable(target),
+        receipt=receipt,
+        version=None,
+        own=snapshot.owned,
+        facts_known=table.facts_known if snapshot.owned else None,
+    )
     recording.wrote(copy)
     return copy
 
@@ -97,7 +105,8 @@ def _copied(
     from rh import transfer
 
     receipt = transfer.copy_tree(place.location, target, options, **watch)
-    if snapshot.owned and (before is None or before.fingerprint != snapshot.fingerprint):
+    # Also where files of this very table were damaged or lost: those that take their place have other etags.
+    if snapshot.owned and (before is None or before.fingerprint != snapshot.fingerprint or receipt.bytes_moved):
         from rh.tables import access
 
         there = places.at(target, places.portable(target))
@@ -137,7 +146,7 @@ def verify(table: Table) -> Verification:
     from rh.errors import ConflictError, IntegrityError
 
     place, snapshot = table.files()
-    if not snapshot.owned and not table.is_file:
+    if not snapshot.owned and place.location == table.placed():
         return transfer.verify_tree(table.placed())
     corrupt: list[str] = []
     modified: list[str] = []

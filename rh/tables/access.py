@@ -1,8 +1,9 @@
 """How Arrow reads a table's files where they are: natively on this machine, elsewhere by ranges of bytes.
 
-Every read is held against the snapshot: a file whose etag or size is another one now, or that is gone, is a
-`ConflictError`, since the table changed. Parquet pages that carry a checksum are checked (`rh` writes them). In
-files of other tools without checksums, in CSV and in JSON lines, a changed byte that still decodes cannot be found.
+Every read is held against the snapshot: where a file has another etag or size now, or is gone, the table changed
+(`ConflictError`), or is damaged (`IntegrityError`) if its index still names that very file. Parquet pages that carry a
+checksum are checked (`rh` writes them). In files of other tools without checksums, in CSV and in JSON lines, a changed
+byte that still decodes cannot be found.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ from rh.tables.fragments import (
     file_system,
     fragment,
     given_types,
+    has_footer,
     partition_scalars,
     repeated,
     with_rows,
 )
-from rh.tables.ranges import first_line, open_file, translated
+from rh.tables.ranges import BLOCK, first_line, open_file, translated
 from rh.tables.schemas import (
     AT_ONCE,
     check_columns,
@@ -37,7 +39,6 @@ from rh.tables.schemas import (
     check_fragment,
     check_no_more,
     file_schema,
-    has_footer,
     misfit,
     names_in,
     no_column,
@@ -189,12 +190,20 @@ def _file_rows(system: System, snapshot: Snapshot, file: DataFile) -> int:
     """How many rows one file has."""
     if file.rows is not None:
         return file.rows
-    where = system.url(file.key)
-    with translated(where):
-        if snapshot.format == "parquet":
-            with open_file(system, file) as source:
-                return int(need("pyarrow.parquet").read_metadata(source).num_rows)
-        return int(fragment(system, snapshot, file, None).count_rows())
+    try:
+        with translated(system.url(file.key)):
+            if snapshot.format == "parquet":
+                with open_file(system, file) as source:
+                    return int(need("pyarrow.parquet").read_metadata(source).num_rows)
+            if snapshot.format == "arrow":
+                with open_file(system, file, block=BLOCK) as source:
+                    if not has_footer(source):
+                        return sum(batch.num_rows for batch in need("pyarrow").ipc.open_stream(source))
+            return int(fragment(system, snapshot, file, None).count_rows())
+    except (IntegrityError, InvalidError) as error:
+        if snapshot.format == "jsonl":
+            lines.explain(system, file, need("pyarrow").schema([]), error)
+        raise
 
 
 def expression(where: Where, schema: pa.Schema) -> Any:
@@ -210,6 +219,8 @@ def expression(where: Where, schema: pa.Schema) -> Any:
     if not isinstance(where, pc.Expression):
         if not isinstance(where, (list, tuple)):
             raise InvalidError(f"a filter is an expression or a list of (column, operator, value), not {where!r}")
+        if len(where) == 3 and all(isinstance(part, str) for part in where[:2]):
+            where = [tuple(where)]  # one condition without its list
         try:
             found = need("pyarrow.parquet").filters_to_expression(where)
         except (ValueError, TypeError, LookupError, pa.ArrowException) as error:

@@ -15,7 +15,7 @@ from rh.systems.base import System
 from rh.tables.base import FORMATS, DataFile, FileFormat, Snapshot
 from rh.types import Entry
 
-__all__ = ["EXTENSIONS", "adopted", "format_of", "hive_text", "listed", "plain", "single"]
+__all__ = ["EXTENSIONS", "adopted", "format_of", "hive_text", "lake", "listed", "plain", "single"]
 
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 """The directory that stands for null."""
@@ -34,6 +34,7 @@ EXTENSIONS: Mapping[str, str] = {
     ".json.gz": "jsonl",
     ".jsonl.gz": "jsonl",
     ".arrow": "arrow",
+    ".arrows": "arrow",
     ".feather": "arrow",
     ".ipc": "arrow",
 }
@@ -43,6 +44,13 @@ def listed(system: System) -> Iterator[Entry]:
     """Every file, those that links point to among them: they are read through the links and removed as links."""
     following = system.ask(Following)
     return system.list() if following is None else following.list_following()
+
+
+def lake(key: str) -> str | None:
+    """The table format to whose log a file belongs, if any: data files that it names no more still lie beside it."""
+    if key.startswith("_delta_log/"):
+        return "Delta Lake"
+    return "Iceberg" if key.startswith("metadata/") and key.endswith(".metadata.json") else None
 
 
 def format_of(key: str) -> str | None:

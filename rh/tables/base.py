@@ -34,7 +34,7 @@ FileFormat = Literal["parquet", "csv", "jsonl", "arrow"]
 FORMATS: tuple[str, ...] = get_args(FileFormat)
 
 ONE_FILE = re.compile(
-    r"\.(parquet|pq|arrow|feather|ipc|(csv|tsv|jsonl|ndjson|json)(\.(gz|bz2|zst|lz4))?)$", re.IGNORECASE
+    r"\.(parquet|pq|arrows?|feather|ipc|(csv|tsv|jsonl|ndjson|json)(\.(gz|bz2|zst|lz4))?)$", re.IGNORECASE
 )
 """What ends the name of a table that is one file."""
 

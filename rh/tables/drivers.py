@@ -345,7 +345,10 @@ _STATES: tuple[tuple[str, type[RhError]], ...] = (
 
 _TEXTS: tuple[tuple[type[RhError], str], ...] = (
     (InvalidError, r"\bin URI\b|URI query parameter|invalid (?:port|sslmode|connection option)"),
-    (UnauthenticatedError, r"authentication failed|no password supplied|incorrect username or password|\b401\b"),
+    (
+        UnauthenticatedError,
+        r"authentication failed|no password supplied|password is empty|incorrect username or password|\b401\b",
+    ),
     (UnauthenticatedError, r"could not find default credentials|invalid_grant|invalid credentials"),
     (AccessError, r"no pg_hba.conf entry|permission denied|access denied|\b403\b|not authorized"),
     (

@@ -24,6 +24,7 @@ __all__ = [
     "file_system",
     "fragment",
     "given_types",
+    "has_footer",
     "partition_scalars",
     "repeated",
     "with_rows",
@@ -183,6 +184,25 @@ def file_system(system: System, snapshot: Snapshot) -> Any:
     return need("pyarrow.fs").PyFileSystem(_handler()(system, snapshot))
 
 
+def has_footer(source: pa.NativeFile) -> bool:
+    """Whether an Arrow file has the form with a footer (else it is a stream of batches). It is at its begin again."""
+    begin = source.read(6)
+    source.seek(0)
+    return bool(begin == b"ARROW1")
+
+
+def _with_footer(source: pa.NativeFile) -> pa.NativeFile:
+    """An Arrow file in the form that datasets read; a stream of batches is made one in memory."""
+    pa = need("pyarrow")
+    if has_footer(source):
+        return source
+    sink = pa.BufferOutputStream()
+    with pa.ipc.open_stream(source) as stream, pa.ipc.new_file(sink, stream.schema) as whole:
+        for batch in stream:
+            whole.write_batch(batch)
+    return pa.BufferReader(sink.getvalue())
+
+
 _handlers: list[type] = []
 
 
@@ -242,7 +262,9 @@ def _make_handler() -> type:
             return [self._info(path) for path in self.files if path.startswith(selector.base_dir)]
 
         def open_input_file(self, path: str) -> Any:
-            return open_file(self.system, self.files[path], block=0 if self.snapshot.format == "parquet" else BLOCK)
+            form = self.snapshot.format
+            opened = open_file(self.system, self.files[path], block=0 if form == "parquet" else BLOCK)
+            return _with_footer(opened) if form == "arrow" else opened
 
         open_input_stream = open_input_file
 

@@ -150,12 +150,18 @@ def _line(file: DataFile) -> dict[str, Any]:
     return line | {name: value for name, value in known.items() if value is not None}
 
 
+def _kept(line: Mapping[str, Any]) -> dict[str, Any]:
+    """What an index says of a file that is not known here."""
+    return {name: value for name, value in line.items() if name not in (*DataFile._fields, "key_b64")}
+
+
 def without_etags(system: System) -> bytes:
-    """The index as it is to lie in a version, where files have the same bytes and other etags."""
+    """The index as it is to lie in a version: of equal content the same, whoever wrote it where, when and how often."""
     found = read(system)
     if found is None:
         raise ConflictError("somebody removed the table", where=system.url(INDEX))
-    return encoded({**found.document, "files": list(map(_anywhere, found.document["files"]))})
+    content = {key: value for key, value in found.document.items() if key not in ("place", "written", "write_id")}
+    return encoded({**content, "files": list(map(_anywhere, found.document["files"]))})
 
 
 def _anywhere(line: Mapping[str, Any]) -> dict[str, Any]:
@@ -179,7 +185,7 @@ def document_of(
     return {
         **({} if old is None else old.document),
         "format": FORMAT,
-        "files": [before.get(file.key) or _line(file) for file in files],
+        "files": [_kept(before.get(file.key, {})) | _line(file) for file in files],
         "place": where,
         "partition_cols": list(partition_cols),
         "schema": base64.b64encode(schema).decode(),

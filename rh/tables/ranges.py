@@ -1,7 +1,8 @@
 """The bytes of a table's files for Arrow: natively on this machine, elsewhere by ranges.
 
-Every read is held against the snapshot: a file whose etag or size is another one now, or that is gone, is a
-`ConflictError`, since the table changed.
+Every read is held against the snapshot. Where a file has another etag or size now, or is gone, the index tells what
+that means: if it still names that very file, the file is damaged or lost (`IntegrityError`), and to open the table
+again is no help; else the table changed (`ConflictError`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from rh.plugins import need
 from rh.systems.base import System
 from rh.systems.local import LocalSystem
 from rh.systems.local.disk import failure, holds, split, through_links
+from rh.tables import index
 from rh.tables.base import DataFile
 from rh.types import ANY, Match
 
@@ -48,6 +50,7 @@ def open_file(system: System, file: DataFile, *, block: int = 0) -> pa.NativeFil
 
     Raises:
         ConflictError: it is not the file of the snapshot any more (here: now; elsewhere: at the first read).
+        IntegrityError: nor what the table's index still says of it.
         AccessError: it may not be read.
     """
     descriptor = _local_descriptor(system, file)
@@ -86,7 +89,7 @@ class Source:
 
     def __init__(self, system: System, file: DataFile, *, block: int = 0) -> None:
         self._known = file
-        self._where = system.url(file.key)
+        self._system = system
         self._descriptor = _local_descriptor(system, file)
         self.ranges: Ranges | None = None
         self.file: pa.NativeFile
@@ -97,9 +100,9 @@ class Source:
             self.file = _native(self._descriptor)
 
     def check(self) -> None:
-        """Raise `ConflictError` if the file changed since it was opened. Elsewhere every read does that."""
+        """Raise what `open_file` does if the file changed since it was opened. Elsewhere every read does that."""
         if self._descriptor is not None:
-            _unchanged(self._descriptor, self._known, self._where)
+            _unchanged(self._descriptor, self._system, self._known)
 
     def close(self) -> None:
         """Let go of the file; may be called twice."""
@@ -112,7 +115,7 @@ class Source:
 
 
 def check_now(system: System, file: DataFile) -> None:
-    """Raise `ConflictError` if a file of this machine is not that of the snapshot; elsewhere every read does that."""
+    """Raise what `open_file` does if a file of this machine is not that of the snapshot; elsewhere every read does."""
     descriptor = _local_descriptor(system, file)
     if descriptor is not None:
         os.close(descriptor)
@@ -138,31 +141,53 @@ def _local_descriptor(system: System, file: DataFile) -> int | None:
         finally:
             os.close(folder)
     except OSError as error:
-        raise _as_change(failure(error, where), where) from error
+        raise _as_change(failure(error, where), system, file) from error
     try:
-        _unchanged(descriptor, file, where)
+        _unchanged(descriptor, system, file)
     except BaseException:
         os.close(descriptor)
         raise
     return descriptor
 
 
-def _unchanged(descriptor: int, file: DataFile, where: str) -> None:
-    """Raise `ConflictError` if an open file is not in the state that the snapshot knows."""
+def _unchanged(descriptor: int, system: System, file: DataFile) -> None:
+    """Raise what `open_file` does if an open file is not in the state that the snapshot knows."""
     at = os.fstat(descriptor)
     if at.st_size != file.size or (file.etag is not None and not holds(file.etag, at)):
-        raise _changed(where)
+        raise _changed(system, file)
 
 
-def _changed(where: str) -> ConflictError:
-    return ConflictError("the table changed: this file is another one now", where=where, hint="open the table again")
+def _changed(system: System, file: DataFile, *, gone: bool = False) -> ConflictError | IntegrityError:
+    """What it means that a file of a snapshot is gone or another one now: the index, read again, tells."""
+    where = system.url(file.key)
+    if _is_named(system, file):
+        what = "is lost" if gone else "is not as it was written"
+        return IntegrityError(
+            f"the table is damaged: this file {what}",
+            where=where,
+            hint='restore the table from a version (.restore("v1")), or write it again with mode="overwrite"',
+        )
+    what = "is gone" if gone else "is another one now"
+    return ConflictError(f"the table changed: this file {what}", where=where, hint="open the table again")
 
 
-def _as_change(error: RhError, where: str) -> RhError:
-    """What a failed read of a file of a snapshot means: a file that is gone is a table that changed."""
+def _is_named(system: System, file: DataFile) -> bool:
+    """Whether the table's index, as it is now, names that very file. What others wrote has none."""
+    try:
+        now = index.read(system)
+    except RhError:  # what is known of the file is to be told
+        return False
+    same = (file.size, file.etag, file.digest)
+    return now is not None and any(
+        one.key == file.key and (one.size, one.etag, one.digest) == same for one in now.snapshot.files
+    )
+
+
+def _as_change(error: RhError, system: System, file: DataFile) -> RhError:
+    """What a failed read of a file of a snapshot means: one that is gone is a table that changed, or damage."""
     if isinstance(error, NotFoundError):
-        return ConflictError("the table changed: this file is gone", where=where, hint="open the table again")
-    return _changed(where) if isinstance(error, ConflictError) else error
+        return _changed(system, file, gone=True)
+    return _changed(system, file) if isinstance(error, ConflictError) else error
 
 
 class _Ending:
@@ -232,18 +257,18 @@ class Ranges:
 
         Raises:
             ConflictError: the file is gone, or another one now.
+            IntegrityError: it is so, and the table's index still names what it was.
         """
-        where = self._system.url(self._file.key)
         try:
             with self._system.read(self._file.key, (start, stop), when=self._when) as body:
                 data = body.read()
         except RhError as error:
-            change = _as_change(error, where)
+            change = _as_change(error, self._system, self._file)
             if change is error:
                 raise
             raise change from error
         if len(data) != stop - start:
-            raise _changed(where)
+            raise _changed(self._system, self._file)
         return memoryview(data)
 
     def hold(self, pieces: Sequence[tuple[int, memoryview]]) -> None:
@@ -306,7 +331,7 @@ def translated(where: str, unchanged: Callable[[], None] | None = None) -> Itera
 
     Args:
         where: the place that is read, for the message.
-        unchanged: called first; raises `ConflictError` if what was read is not what it was, which explains more.
+        unchanged: called first; raises if what was read is not what it was, which explains more.
     """
     pa = need("pyarrow")
     try:

@@ -15,7 +15,7 @@ from rh.plugins import need
 from rh.systems.base import System
 from rh.tables import lines, promotion
 from rh.tables.base import DataFile, Snapshot
-from rh.tables.fragments import TEXT, fragment, given_types, with_rows
+from rh.tables.fragments import TEXT, fragment, given_types, has_footer, with_rows
 from rh.tables.ranges import open_file, translated
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def schema(system: System, snapshot: Snapshot) -> pa.Schema:
             found = found.set(at, found.field(at).with_type(kind))
         elif snapshot.format == "jsonl":
             found = found.insert(len(found) - len(snapshot.partition_cols), pa.field(name, kind))
-        elif snapshot.format != "csv":
+        else:
             raise no_column(name, found)
     return found
 
@@ -159,13 +159,6 @@ def _text_schema(system: System, snapshot: Snapshot, file: DataFile) -> pa.Schem
         if snapshot.format == "jsonl":
             lines.explain(system, file, need("pyarrow").schema([]), error)
         raise
-
-
-def has_footer(source: pa.NativeFile) -> bool:
-    """Whether an Arrow file has the form with a footer (else it is a stream of batches). It is at its begin again."""
-    begin = source.read(6)
-    source.seek(0)
-    return bool(begin == b"ARROW1")
 
 
 def _partition_type(snapshot: Snapshot, number: int) -> pa.DataType:

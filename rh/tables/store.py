@@ -46,6 +46,7 @@ def look(
     format: str | None = None,  # noqa: A002 - the word of `rh.table`
     options: Mapping[str, Any] | None = None,
     parts: bool = False,
+    own: bool = False,
 ) -> Snapshot:
     """Which files are the table at the root of `system`: one request where `rh` wrote it, else a listing.
 
@@ -56,19 +57,27 @@ def look(
         options: what the reader of the format needs to know.
         parts: adopt also files that are named as `rh` names its own. Without their index they may be half of a table:
             a write that is under way or was cut off, or a copy that left the index behind.
+        own: `rh` wrote the table: without its index it is removed, and what else lies there is others'.
 
     Raises:
-        NotFoundError: nothing is there.
+        NotFoundError: nothing is there, or not the table that `rh` wrote.
         InvalidError: there are no data files, or files of several formats.
-        IntegrityError: the index is garbled. UnsupportedError: a newer `rh` wrote it.
+        IntegrityError: the index is garbled.
+        UnsupportedError: a newer `rh` wrote it, or it is a table of Delta Lake or Iceberg.
     """
     if format is not None and format not in FORMATS:
         raise InvalidError(f"no format of tables is called {format!r}", hint=f"one of {', '.join(FORMATS)}")
     if key is not None:
         return adoption.single(system, key, format, options)
-    found = _find(system, format, options, parts=parts)
+    found = _find(system, format, options, parts=parts, own=own)
     if isinstance(found, Snapshot):
         return found
+    if own:
+        raise NotFoundError(
+            f"the table was removed: its index {INDEX} is gone",
+            where=system.url(),
+            hint="write it again; rh.table(path=…) opens files of others that lie there",
+        )
     entries, ours = found
     if ours:
         raise NotFoundError(
@@ -78,10 +87,11 @@ def look(
             hint='format="parquet" takes the files as they are; the copies that Table.to'
             " and rh table write make are whole",
         )
-    if not entries and not system.keeps_directories:
-        raise NotFoundError("nothing is here", where=system.url())
-    what = f"there are no data files, only others such as {entries[0]!r}" if entries else "the directory is empty"
-    lines = bool(entries) and all(key.lower().endswith(".json") for key in entries)
+    if not entries:
+        what = "the directory has no files" if system.keeps_directories else "nothing is here"
+        raise NotFoundError(f"{what}: no table is here", where=system.url())
+    what = f"there are no data files, only others such as {entries[0]!r}"
+    lines = all(key.lower().endswith(".json") for key in entries)
     hint = 'format="jsonl" takes .json files with one object a line' if lines else None
     raise InvalidError(
         f"{what}: no table is here",
@@ -90,10 +100,10 @@ def look(
     )
 
 
-def find(system: System) -> Snapshot | None:
-    """`look` for writers: `None` where no table is yet."""
+def find(system: System, *, own: bool = False) -> Snapshot | None:
+    """`look` for writers: `None` where no table is yet, or not the one that `rh` wrote (`own`)."""
     try:
-        found = _find(system, None, None)
+        found = _find(system, None, None, own=own)
     except NotFoundError:
         if _holds_something(system):
             raise  # a link to nothing
@@ -109,7 +119,7 @@ def _holds_something(system: System) -> bool:
 
 
 def _find(
-    system: System, wanted: str | None, options: Mapping[str, Any] | None, *, parts: bool = False
+    system: System, wanted: str | None, options: Mapping[str, Any] | None, *, parts: bool = False, own: bool = False
 ) -> Snapshot | tuple[list[str], str | None]:
     """The table; or else keys of other files, and one of a part without an index."""
     current = index.read(system)
@@ -117,10 +127,19 @@ def _find(
         if wanted not in (None, "parquet"):
             raise InvalidError(f"rh wrote this table as parquet, not {wanted}", where=system.url())
         return current.snapshot
+    if own:
+        return [], None
     found: dict[str, list[Entry]] = defaultdict(list)
     others: list[Entry] = []
     ours: str | None = None
     for entry in adoption.listed(system):
+        if wanted is None and (owner := adoption.lake(entry.key)) is not None:
+            raise UnsupportedError(
+                f"this is a table of {owner}, whose log says which of its files count; rh does not read it",
+                where=system.url(entry.key),
+                hint=f"read it with {owner}'s library and give what it reads as Arrow to rh.table(data);"
+                ' format="parquet" takes every file, removed rows among them',
+            )
         if entry.kind != "file" or any(step[:1] in ("_", ".") for step in entry.key.split("/")):
             continue
         if not parts and PART.fullmatch(entry.key.rpartition("/")[2]):

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from rh.errors import InvalidError
 from rh.plugins import need
-from rh.systems import open_system
 from rh.systems.base import System
 from rh.systems.local import LocalSystem
 from rh.tables import access, order
@@ -21,8 +20,8 @@ from rh.tables.ahead import Ahead
 from rh.tables.base import Snapshot
 from rh.tables.formats import BatchFormat, converter
 from rh.tables.order import Group, Window
+from rh.tables.pickling import Packed, packed
 from rh.tables.scan import Scan, one_batch, pool
-from rh.types import Location
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -244,7 +243,8 @@ class Stream:
 
     Args:
         system: opened at the table's directory.
-        snapshot: of the table. A file that is not the one it knows is a `ConflictError`.
+        snapshot: of the table. A file that is not the one it knows is a `ConflictError`, or an `IntegrityError` where
+            the table's index still names it.
         batch_size: rows in a batch.
         format: `"arrow"`, `"pandas"`, `"polars"`, `"numpy"`, `"torch"` or `"dict"`.
         columns: names, in the order wanted; all by default. Others are not read.
@@ -484,19 +484,33 @@ class Stream:
                     f"the state is of a stream with another {name}: {state.get(name)!r}, not {value!r}",
                     where=self.system.url(),
                 )
-        rows, given = state.get("rows"), state.get("given", 0)
+        rows, given, start = state.get("rows"), state.get("given", 0), state.get("start", 0)
+        _whole("start of the state", start, 0)
         if rows is None:
             position = None
-            _whole("start of the state", state.get("start", 0), 0)
-            if state.get("start", 0) != self._start:
+            if start != self._start:
                 raise InvalidError(f"the state is of a stream with another start: {state.get('start')!r}")
         else:
             _whole("rows of the state", rows, 0)
             _whole("given of the state", given, 0)
+            self._check_place(rows, given)
             position = (rows, given)
         if self._ahead is not None:
             self.close()
         self._reset(position)
+
+    def _check_place(self, rows: int, given: int) -> None:
+        """Raise `InvalidError` for a place behind the last row, where the number of rows is known without reading."""
+        known = [file.rows for file in self.snapshot.files]
+        if None in known:
+            return
+        start, stop = order.share(sum(count or 0 for count in known), self._rank, self._world_size)
+        if rows + given > max(stop - start, self._start):
+            raise InvalidError(
+                f"the state is behind the end: row {rows + given:,} of {stop - start:,}",
+                where=self.system.url(),
+                hint="give what state_dict() gave, unchanged",
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         if self._ahead is not None:
@@ -504,12 +518,12 @@ class Stream:
                 "a stream that has begun cannot be pickled", hint="send its state_dict(), and the table, instead"
             )
         kept = {name: value for name, value in vars(self).items() if name not in ("system", "_plan", "_convert")}
-        return {**kept, "system": self.system.location}
+        return {**kept, "system": packed(self.system, self.snapshot)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        location: Location = state.pop("system")
+        table: Packed = state.pop("system")
         self.__dict__.update(state)
-        self.system = open_system(location)
+        self.system, self.snapshot = table.opened(self.snapshot)
         self._convert = converter(self.format)
         self._plan = None
 

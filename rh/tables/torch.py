@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from rh.errors import InvalidError
 from rh.plugins import need
-from rh.systems import open_system
 from rh.systems.base import System
 from rh.tables import access
 from rh.tables.base import Snapshot
 from rh.tables.formats import BatchFormat, array
 from rh.tables.order import check_rank
+from rh.tables.pickling import packed
 from rh.tables.stream import Stream
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class TorchRows(_Dataset):  # type: ignore[misc]
     """A table as a `torch.utils.data.IterableDataset` of batches: give it to a `DataLoader` with `batch_size=None`.
 
     Every worker of every rank gets a share of its own; together they have each row once. It works in forked and in
-    spawned workers, and outside of a `DataLoader`.
+    spawned workers, and outside of a `DataLoader`. To a spawned worker, rows that are not written are sent as a whole.
 
     Args:
         system: opened at the table's directory.
@@ -195,7 +195,7 @@ class TorchRows(_Dataset):  # type: ignore[misc]
         # A spawned worker knows nothing of torch.distributed, so it is told the rank.
         return {
             **vars(self),
-            "_system": self._system.location,
+            "_system": packed(self._system, self._snapshot),
             "_ranks": self._process(),
             "_stream": None,
             "_resumed": self._resumed if self._stream is None else self._stream.state_dict(),
@@ -203,4 +203,4 @@ class TorchRows(_Dataset):  # type: ignore[misc]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._system = open_system(state["_system"])
+        self._system, self._snapshot = state["_system"].opened(self._snapshot)

@@ -72,8 +72,17 @@ class Begun(NamedTuple):
     mode: Mode
 
 
-def begin(system: System, schema: Any, *, mode: Mode = "error", partition_cols: Sequence[str] = ()) -> Begun:
+def begin(
+    system: System, schema: Any, *, mode: Mode = "error", partition_cols: Sequence[str] = (), own: bool = False
+) -> Begun:
     """Check that rows with this `pyarrow.Schema` can be written, before anything is.
+
+    Args:
+        system: opened at the table's directory.
+        schema: of the rows.
+        mode: what to do where a table is already.
+        partition_cols: columns whose values name directories.
+        own: `rh` wrote the table: where its index is gone it was removed, and what else lies there is others'.
 
     Raises:
         ExistsError: `error`, and there are data files. InvalidError: the schema, the columns or the mode.
@@ -83,7 +92,7 @@ def begin(system: System, schema: Any, *, mode: Mode = "error", partition_cols: 
     schema = stored(schema, partition_cols)
     where = system.url()
     try:
-        base = store.find(system)
+        base = store.find(system, own=own)
     except InvalidError as error:
         if mode != "error":
             raise
@@ -178,6 +187,7 @@ def write(
     partition_cols: Sequence[str] = (),
     group_rows: int = GROUP_ROWS,
     file_bytes: int = FILE_BYTES,
+    own: bool = False,
 ) -> Snapshot:
     """Write rows as the table at the root of `system`, all or nothing, in their order.
 
@@ -191,6 +201,7 @@ def write(
         partition_cols: columns whose values name directories (`year=2026/…`).
         group_rows: at most so many rows in a row group.
         file_bytes: about so many bytes in a file.
+        own: as for `begin`.
 
     Raises:
         ExistsError: `error`, and there are data files. InvalidError: the schema, or what `begin` checks.
@@ -198,7 +209,7 @@ def write(
         All before anything is visible, and the files are removed again. Only where it is unknown whether the index was
         replaced (the connection broke in that moment) they stay, for `rh.tables.store.debris` to find.
     """
-    begun = begin(system, rows.schema, mode=mode, partition_cols=partition_cols)
+    begun = begin(system, rows.schema, mode=mode, partition_cols=partition_cols, own=own)
     named = f"part-{begun.write_id}"
     writer = _Writer(system, named, begun.schema, begun.partition_cols, group_rows, file_bytes)
     return finish(system, begun, writer.run(rows, empty=begun.base is None or mode != "append"))

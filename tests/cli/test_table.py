@@ -59,6 +59,8 @@ def test_sql_and_profile(rh, rows, tmp_path):
     ]
     assert "size" in rh("table", "profile", "rows").out
     assert json.dumps(rh("table", "profile", "rows", "--json").json)
+    assert rh("table", "profile", "rows", "--limit", "2", "--json").json["rows"] == 2
+    rh("table", "schema", "rows", "--limit", "2", expect=2)
     wrong = rh("table", "sql", "rows", "select sise from t", "--json", expect=2).error
     assert "size" in wrong["message"] + (wrong["hint"] or "")
 

@@ -8,8 +8,10 @@ import pickle
 import shutil
 from pathlib import Path
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.csv
+import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 
@@ -93,6 +95,55 @@ def test_just_its_own_files_are_moved(world, here, system):
     ]
 
 
+def test_a_removed_table_is_never_taken_for_what_others_put_beside_it(folder):
+    theirs = pa.table({"theirs": [7]})
+    place = folder / "shared"
+    written = rh.table(ROWS, path=place.url).write().save("shared")
+    sink = io.BytesIO()
+    pq.write_table(theirs, sink)
+    place.put({"theirs.parquet": sink.getvalue()})
+    opened = rh.table(path=place.url)
+    assert opened.num_rows == 4
+    handles = [written, opened, rh.table(name="shared"), pickle.loads(pickle.dumps(written))]
+    written.rm()
+    for handle in handles:
+        for work in (handle.rm, handle.fetch, lambda handle=handle: handle.stream(2), handle.compact):
+            with pytest.raises(errors.NotFoundError, match="removed"):
+                work()
+        assert not handle.exists_in_system()
+    fresh = rh.table(ROWS, name="shared", path=place.url)  # it knows nothing; what is saved under its name does
+    for handle, mode in [*((one, mode) for one in handles for mode in ("error", "append")), (fresh, "overwrite")]:
+        assert place.ls(full_paths=False) == ["theirs.parquet"]
+        again = handle.write({"x": [5]}, mode=mode)
+        assert again.fetch("dict") == {"x": [5]}
+        assert again.write({"x": [6]}, mode="overwrite").fetch("dict") == {"x": [6]}
+        again.rm()
+    assert rh.table(path=place.url).to_arrow() == theirs
+
+
+def test_a_place_without_a_table_is_not_found(folder):
+    written = rh.table(ROWS, path=(folder / "alone").url).write()
+    written.rm()
+    for handle in (written, rh.table(path=written.url)):
+        for work in (handle.rm, handle.fetch, handle.verify):
+            with pytest.raises(errors.NotFoundError):
+                work()
+
+
+def test_files_of_others_are_removed_where_they_were_adopted(here):
+    pq.write_table(pa.table({"q": [1]}), os.fspath(here.mkdir().path + "/theirs.parquet"))
+    adopted = rh.table(path=here.path, name="theirs").save()
+    adopted.rm()
+    assert here.ls() == []
+    pq.write_table(pa.table({"q": [2]}), os.fspath(here.path + "/more.parquet"))
+    assert rh.table(name="theirs").to_arrow().to_pydict() == {"q": [2]}
+    appended = rh.table(name="theirs").write({"q": [3]}, mode="append")
+    assert appended.to_arrow().to_pydict() == {"q": [2, 3]}
+    assert not rh.table(name="theirs").own
+    assert appended.save().own
+    assert rh.table(name="theirs").own
+
+
 def test_other_data_in_the_way_are_left_alone(here):
     pq.write_table(pa.table({"q": [1]}), os.fspath(here.mkdir().path + "/theirs.parquet"))
     table = rh.table(ROWS, path=here.path + "/mine").write()
@@ -163,6 +214,51 @@ def test_a_reader_gives_its_rows_once(here):
         once.write(mode="append")
 
 
+def test_a_reader_that_was_handed_out_is_never_an_empty_table(here):
+    def made():
+        return rh.table(pa.table(ROWS).to_reader(), path=here.path + "/c")
+
+    for take in (lambda table: table.fetch().read_all(), lambda table: rh.table(table).write()):
+        table = made()
+        take(table)
+        for work in ("fetch", "write", "to_arrow", "stream", "size"):
+            with pytest.raises(errors.InvalidError, match="only once"):
+                getattr(table, work)()
+    table = made()
+    assert table.to_arrow() == table.to_arrow() == table.fetch().read_all() == pa.table(ROWS)
+    assert table.num_rows == table.write().num_rows == 4
+    counted = made()
+    assert counted.num_rows == 4
+    assert counted.fetch().read_all() == counted.fetch().read_all() == counted.to_arrow() == pa.table(ROWS)
+    assert counted.write(mode="overwrite").fetch() == pa.table(ROWS)
+
+
+def test_what_is_not_written_is_what_the_method_says(here):
+    whole = pa.table(ROWS)
+    frame = pl.from_arrow(whole)
+    dataset = pa.dataset.dataset(whole)
+    for value in (
+        whole,
+        whole.to_batches()[0],
+        whole.to_reader(),
+        dataset,
+        dataset.scanner(),
+        frame.lazy(),
+        frame,
+        ROWS,
+    ):
+        table = rh.table(value)
+        found = table.to_arrow()
+        assert type(found) is pa.Table
+        assert found.to_pydict() == ROWS
+        assert type(table.to_polars()) is pl.DataFrame
+        assert table.to_polars().equals(frame)
+    lazy = frame.lazy()
+    assert rh.table(whole).to_arrow() is whole
+    assert rh.table(lazy).fetch() is lazy
+    assert rh.table(lazy, path=here.path + "/lazy").write().fetch().equals(frame)
+
+
 def test_it_is_saved_by_name_and_found_elsewhere(python):
     saved = rh.table(ROWS, name="rows", metadata={"owner": "ada"}).save()
     assert saved.path.endswith("data/rows")
@@ -204,8 +300,29 @@ def test_a_flipped_bit_is_found(here):
     found = table.verify()
     assert not found
     assert [*found.corrupt, *found.modified] == [file.key]
-    with pytest.raises((errors.IntegrityError, errors.ConflictError)):
-        table.to_arrow()
+    for opened in (table, rh.table(path=table.path)):
+        with pytest.raises(errors.IntegrityError, match="damaged"):
+            opened.to_arrow()
+
+
+@pytest.mark.parametrize("harm", ["changed", "lost"])
+@pytest.mark.parametrize("cure", ["restored", "written again"])
+def test_a_damaged_table_is_whole_again_by_what_the_error_says(folder, harm, cure):
+    table = rh.table(ROWS, name="harmed", path=(folder / "harmed").url).save()
+    table.commit()
+    (file,) = table.files()[1].files
+    place = rh.folder(path=table.url)
+    place.rm(contents=[file.key])
+    if harm == "changed":
+        place.put({file.key: b"no table"})
+    with pytest.raises(errors.IntegrityError, match="restore"):
+        rh.table(name="harmed").fetch()
+    if cure == "restored":
+        rh.table(name="harmed").restore("v1")
+    else:
+        table.write(ROWS, mode="overwrite")
+    assert rh.table(name="harmed").fetch() == ROWS
+    assert table.verify() or cure == "written again"
 
 
 @pytest.mark.parametrize(
@@ -424,3 +541,17 @@ def encoded(rows, kind):
     else:
         out.write("".join(json.dumps(row) + "\n" for row in rows.to_pylist()).encode())
     return out.getvalue()
+
+
+def test_a_restored_table_is_the_version_it_was_restored_from(here):
+    """Equal content makes no new version, whoever wrote it, when and how often."""
+    table = rh.table({"n": [1, 2]}, name="again", path=(here / "rows").url).write().save()
+    first = table.commit()
+    table.write({"n": [3]}, mode="append")
+    second = table.commit()
+    assert second.digest != first.digest
+    table.restore("v1")
+    assert table.fetch() == {"n": [1, 2]}
+    third = table.commit()
+    assert (third.label, third.digest) == ("v3", first.digest)
+    assert table.commit().label == "v3"

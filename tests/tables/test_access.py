@@ -20,7 +20,7 @@ from rh.errors import AccessError, ConflictError, IntegrityError, InvalidError
 from rh.systems import locate, open_system
 from rh.systems.base import System
 from rh.tables import access, store, writing
-from rh.tables.base import DataFile, Snapshot
+from rh.tables.base import INDEX, DataFile, Snapshot
 from rh.tables.stream import Stream
 from rh.testing.faults import FaultProxy, Status
 from tests.tables.data import packages
@@ -118,6 +118,12 @@ def test_a_filter_that_cannot_be_right_says_why(where, said: str) -> None:
     assert "sise" not in said or "'size'" in (caught.value.hint or "")
 
 
+def test_one_condition_needs_no_list() -> None:
+    schema = pa.schema([("size", pa.int64()), ("name", pa.string())])
+    for one in (("size", ">", 3), ["name", "==", "x"]):
+        assert access.expression(one, schema).equals(access.expression([tuple(one)], schema))
+
+
 @pytest.mark.parametrize("columns", [["nme"], [], "name", ["name", "name"]])
 def test_columns_are_checked(columns) -> None:
     with pytest.raises(InvalidError, match=r"nme|no column is asked|list of names|twice"):
@@ -154,8 +160,11 @@ def test_partition_values_have_the_type_all_of_them_have(here) -> None:
 
 
 @pytest.mark.parametrize("place", EVERYWHERE, indirect=True)
-def test_a_table_that_changed_is_a_conflict(place) -> None:
-    """A file replaced by another of the same size, one cut short, and one removed, on every system."""
+def test_a_table_that_changed_is_a_conflict_and_a_damaged_one_is_not(place) -> None:
+    """A file replaced by another of the same size, one cut short, and one removed, on every system.
+
+    As long as the index names the file as it was, to open the table again is no help; it is, once the index changed.
+    """
     table = pa.table({"n": range(5000)})
     for change in ("replace", "cut", "remove"):
         snapshot = writing.write(place, table.to_reader(), mode="overwrite")
@@ -166,10 +175,21 @@ def test_a_table_that_changed_is_a_conflict(place) -> None:
             place.delete([file.key])
         else:
             place.write(file.key, bytes(reversed(data)) if change == "replace" else data[:-1])
-        with pytest.raises(ConflictError, match=r"the table changed.*part-"):
-            rows(place, snapshot)
-        with pytest.raises(ConflictError), access.translated(place.url()):
-            access.dataset(place, snapshot).to_table()
+        for known in (snapshot, store.look(place)):
+            with pytest.raises(IntegrityError, match=r"the table is damaged.*part-.*\n.*restore") as caught:
+                rows(place, known)
+            assert ("is lost" in caught.value.message) is (change == "remove")
+            with pytest.raises(IntegrityError), access.translated(place.url()):
+                access.dataset(place, known).to_table()
+        for change_of_index in ("overwrite", "remove"):
+            if change_of_index == "overwrite":
+                writing.write(place, table.to_reader(), mode="overwrite")
+            else:
+                place.delete([INDEX])
+            with pytest.raises(ConflictError, match=r"the table changed.*part-"):
+                rows(place, snapshot)
+            with pytest.raises(ConflictError), access.translated(place.url()):
+                access.dataset(place, snapshot).to_table()
 
 
 def test_a_damaged_file_is_an_integrity_error_whatever_bit_is_wrong() -> None:

@@ -7,6 +7,7 @@ import io
 from decimal import Decimal
 from functools import partial
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -28,6 +29,13 @@ def arrow(table) -> bytes:
     out = io.BytesIO()
     with pa.ipc.new_file(out, table.schema) as writer:
         writer.write(table)
+    return out.getvalue()
+
+
+def stream(table) -> bytes:
+    out = io.BytesIO()
+    with pa.ipc.new_stream(out, table.schema) as writer:
+        writer.write_table(table, 2)
     return out.getvalue()
 
 
@@ -127,6 +135,60 @@ def test_columns_that_agree_are_read_beside_one_that_does_not(place):
     assert table.to_arrow(columns=["n"])["n"].to_pylist() == [1, 2]
     with pytest.raises(errors.InvalidError, match="column 'm'"):
         table.to_arrow()
+
+
+def test_arrow_streams_are_read_as_files_with_a_footer_are(place):
+    """And both beside each other; one that is cut is damaged."""
+    place.put({"a.arrow": stream(column([1, 2, 3], pa.int64())), "b.arrows": stream(column([4], pa.int32()))})
+    place.put({"c.arrow": arrow(column([5], pa.int64()))})
+    table = rh.table(path=place.url)
+    assert table.num_rows == 5
+    assert table.schema == pa.schema({"n": pa.int64()})
+    for way in ways(table):
+        assert way() == [1, 2, 3, 4, 5]
+    assert rh.table(path=place.url + "/b.arrows").to_arrow().to_pydict() == {"n": [4]}
+    place.put({"cut/a.arrows": stream(column([1, 2, 3], pa.int64()))[:-40]})
+    cut = rh.table(path=place.url + "/cut")
+    for way in [*ways(cut), lambda: cut.num_rows]:
+        with pytest.raises(errors.IntegrityError, match="damaged"):
+            way()
+
+
+def test_a_folder_that_datasets_saved(tmp_path):
+    datasets.Dataset(column([1, 2, 3], pa.int64())).save_to_disk(tmp_path / "saved")
+    table = rh.table(path=tmp_path / "saved")
+    assert table.num_rows == 3
+    for way in ways(table):
+        assert way() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("log", ["_delta_log/00000000000000000000.json", "metadata/v1.metadata.json"])
+def test_a_table_with_a_log_of_its_own_is_refused(place, log):
+    """Its log names the files that count; others, whose rows were removed, still lie there."""
+    place.put({"data/a.parquet": parquet(column([1], pa.int64())), log: b"{}"})
+    before = place.ls(full_paths=False)
+    table = rh.table(path=place.url)
+    for work in (table.fetch, table.rm, lambda: table.write({"n": [1]}, mode="overwrite")):
+        with pytest.raises(errors.UnsupportedError, match=r"(Delta Lake|Iceberg), whose log(.|\n)*Arrow"):
+            work()
+    assert place.ls(full_paths=False) == before
+    assert rh.table(path=place.url, format="parquet").fetch().to_pydict() == {"n": [1]}
+
+
+@pytest.mark.parametrize("system", ["here", "s3"])
+def test_a_file_whose_name_does_not_say_its_format(place, world, system):
+    folder = place if system == "here" else rh.folder(path=world["s3"] + "/odd")
+    folder.put({"export.txt": b"n\n1\n2\n", "other.csv": b"m\n3\n"})
+    table = rh.table(path=folder.url + "/export.txt", format="csv")
+    assert table.num_rows == 2
+    assert table.exists_in_system()
+    for way in ways(table):
+        assert way() == [1, 2]
+    assert not table.verify().missing
+    with pytest.raises(errors.NotFoundError):
+        rh.table(path=folder.url + "/nothing.txt", format="csv").fetch()
+    table.rm()
+    assert folder.ls(full_paths=False) == ["other.csv"]
 
 
 def test_whole_numbers_that_fractions_cannot_hold_are_never_rounded(place):
@@ -300,9 +362,11 @@ def test_json_lines_in_directories_that_say_a_column(place):
 def test_a_json_array_is_no_json_lines(place):
     place.put({"a.json": b' [{"n": 1},\n {"n": 2}]', "b.jsonl": b'[{"n": 1}]\n'})
     for name in ("a.json", "b.jsonl"):
-        with pytest.raises(errors.InvalidError, match="one JSON array") as caught:
-            rh.table(path=place.url + "/" + name).to_arrow()
-        assert name in caught.value.where
+        table = rh.table(path=place.url + "/" + name)
+        for work in (table.to_arrow, lambda table=table: table.num_rows, lambda table=table: table.schema):
+            with pytest.raises(errors.InvalidError, match="one JSON array") as caught:
+                work()
+            assert name in caught.value.where
 
 
 @pytest.mark.parametrize(("values", "types"), [((b"1", b'"x"'), "string number"), ((b'"x"', b"1"), "number string")])

@@ -621,6 +621,14 @@ def snowflake():
         yield server
 
 
+def test_snowflake_without_a_password_says_so(monkeypatch, tmp_path):
+    """The driver refuses before it asks any server."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("SNOWFLAKE_PASSWORD", raising=False)
+    with pytest.raises(UnauthenticatedError, match=r"password is empty(.|\n)*SNOWFLAKE_PASSWORD"):
+        Source(f"snowflake://me@account/db/s?host={LOOPBACK}&port=1&protocol=http", "select 1 as x").reader()
+
+
 def snowflake_url(server, password="canary"):
     return server.url.replace("//me@", f"//me:{password}@")
 

@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rh import observe
-from rh.errors import ConflictError, InvalidError
+from rh.errors import ConflictError, IntegrityError, InvalidError
 from rh.systems import locate, open_system
 from rh.systems.base import System
 from rh.tables import store, writing
@@ -258,7 +258,14 @@ def test_a_state_of_another_stream_is_refused_and_says_what_differs(here) -> Non
     ):
         with pytest.raises(InvalidError, match=said):
             stream.load_state_dict(state)
-    for wrong in ({}, {"rows": 3}, None, {**state, "format": 99}, {**state, "rows": -1}, {**state, "rows": "3"}):
+    behind = [{**state, "rows": 10**9}, {**state, "rows": 0, "given": 10**9}, {**state, "start": "x"}]
+    part = Stream(here, snapshot, 7, shuffle_seed=3, rank=1, world_size=2).state_dict()
+    with pytest.raises(InvalidError, match="behind the end"):
+        Stream(here, snapshot, 7, shuffle_seed=3, rank=1, world_size=2).load_state_dict(
+            {**part, "rows": sum(file.rows for file in snapshot.files)}
+        )
+    wrong_ones = ({}, {"rows": 3}, None, {**state, "format": 99}, {**state, "rows": -1}, {**state, "rows": "3"})
+    for wrong in (*wrong_ones, *behind, {**state, "rows": 1, "start": "x"}):
         with pytest.raises(InvalidError):
             Stream(here, snapshot, 7, shuffle_seed=3).load_state_dict(wrong)
 
@@ -278,15 +285,15 @@ def test_a_table_that_changes_under_a_stream_is_a_conflict(place) -> None:
     assert given == list(range(len(given)))
 
 
-def test_a_file_written_over_in_place_is_a_conflict(here) -> None:
-    """Another program that writes into the open file itself, as `rh` never does."""
+def test_a_file_written_over_in_place_is_damaged(here) -> None:
+    """Another program that writes into the open file itself, as `rh` never does: the index knows nothing of it."""
     snapshot = written(here, 600_000, group_rows=5000)
     with Stream(here, snapshot, 100) as stream:
         next(stream)
         with open(f"{here.location.path}/{snapshot.files[0].key}", "r+b") as file:
             file.seek(snapshot.files[0].size // 2)
             file.write(bytes(1000))
-        with pytest.raises(ConflictError, match="the table changed"):
+        with pytest.raises(IntegrityError, match="the table is damaged"):
             list(stream)
 
 

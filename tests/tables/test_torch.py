@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
+import pickle
 from pathlib import Path
 from uuid import uuid4
 
@@ -12,7 +14,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from rh.errors import ConflictError, InvalidError
+import rh
+from rh.errors import IntegrityError, InvalidError
 from rh.systems import locate, open_system
 from rh.systems.base import System
 from rh.tables import writing
@@ -95,6 +98,22 @@ def test_torch_distributed_tells_the_rank(table, tmp_path) -> None:
         torch.distributed.destroy_process_group()
 
 
+def test_rows_that_are_not_written_go_with_a_dataset_to_another_process() -> None:
+    """A spawned worker cannot read this process's memory; a copy is not torn by the end of the first."""
+    rows = rh.table({"n": list(range(100))}).to_torch(10, shuffle_seed=3)
+    found = numbers(rows)
+    sent = pickle.dumps(rows)
+    state = rows.state_dict()
+    assert sorted(numbers(loader(rows, 1, "spawn"))) == list(range(100))
+    del rows
+    gc.collect()
+    copy = pickle.loads(sent)
+    copy.load_state_dict(state)
+    assert numbers(copy) == found
+    stream = rh.table({"n": list(range(100))}).stream(30)
+    assert [batch.num_rows for batch in pickle.loads(pickle.dumps(stream))] == [30, 30, 30, 10]
+
+
 def test_epochs_have_orders_of_their_own(table) -> None:
     """Epoch 0 is the stream of that seed; workers that stay alive hear of a new epoch."""
     rows = TorchRows(*table, 50, shuffle_seed=9)
@@ -154,6 +173,6 @@ def test_an_error_in_a_worker_reaches_the_loop(table) -> None:
     system, snapshot = table
     system.delete([file.key for file in snapshot.files])
     batches = iter(loader(TorchRows(system, snapshot, 8), 1, "fork"))
-    with pytest.raises(ConflictError, match="the table changed: this file is gone"):
+    with pytest.raises(IntegrityError, match="the table is damaged: this file is lost"):
         next(batches)
     batches._shutdown_workers()

@@ -1,0 +1,97 @@
+"""`Table.write`: which rows go to which place, and what the value knows of the table then."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from rh.errors import InvalidError, NotFoundError
+from rh.registry.lineage import recording
+from rh.registry.names import Name
+from rh.resources import places
+from rh.resources.arguments import load_only
+from rh.resources.blob import NOTHING
+from rh.resources.folder import Folder
+from rh.resources.rows import Facts
+from rh.tables import access, adapters, writing
+from rh.tables.base import ONE_FILE, Mode, Parallel
+from rh.types import Location
+
+if TYPE_CHECKING:
+    from rh.resources.table import Table
+
+__all__ = ["write"]
+
+
+def write(table: Table, data: Any, mode: Mode, partition_cols: Sequence[str] | None) -> Table:
+    """`Table.write`."""
+    from rh.resources.table import Table
+
+    table.check_live()
+    partitions = table.partition_cols
+    if partition_cols is not None:
+        partitions = tuple(access.names_in("partition_cols", partition_cols))
+    value = table.value if data is None else data
+    if isinstance(value, Table):
+        value = value.to_reader() if value.written or value.is_query else value.handed_out()
+    if value is NOTHING and not table.is_query:
+        raise InvalidError("there is nothing to write", hint=".write(data)")
+    location = table.location or places.default_place("file", _stem(table))
+    if ONE_FILE.search(location.path):
+        raise InvalidError(
+            "a table is written as a directory of files, and this path names one file",
+            where=places.url_of(location),
+            hint="leave out the ending",
+        )
+    if not table.mkdir and not Folder(location=location, host=table.host).exists_in_system():
+        raise NotFoundError("there is no such directory", where=places.url_of(location), hint="mkdir=True makes it")
+    host = table.host or places.portable(location)
+    system = places.at(location, host)
+    own = table.own or (mode != "error" and _is_recorded_as_own(table, location))
+    if value is NOTHING:
+        native = table.native
+        snapshot = writing.write(system, table.to_reader(), mode=mode, partition_cols=partitions, own=own)
+    else:
+        adapter = adapters.owner_of(value)
+        native = table.native if mode == "append" and data is not None and table.native else adapter.name
+        if issubclass(adapter, Parallel):
+            begun = writing.begin(system, adapter.schema(value), mode=mode, partition_cols=partitions, own=own)
+            files = adapter.write(value, location, begun.write_id, begun.partition_cols, schema=begun.schema)
+            snapshot = writing.finish(system, begun, files)
+        else:
+            rows = table.to_reader() if value is table.value else adapter.reader(value)
+            snapshot = writing.write(system, rows, mode=mode, partition_cols=partitions, own=own)
+    written = replace(
+        table,
+        location=location,
+        host=host,
+        native=native,
+        partition_cols=snapshot.partition_cols,
+        facts_known=Facts.of(snapshot),
+        format=None,
+        options=None,
+        own=True,
+        receipt=None,
+        value=NOTHING,
+    )
+    recording.wrote(written)
+    return written
+
+
+def _is_recorded_as_own(table: Table, location: Location) -> bool:
+    """Whether a table that `rh` wrote to this place is saved under the name."""
+    from rh.resources.table import Table
+
+    if table.name is None:
+        return False
+    try:
+        found = load_only(table.name, "table", dryrun=True)
+    except (NotFoundError, InvalidError):
+        return False
+    return isinstance(found, Table) and found.own and found.location == location
+
+
+def _stem(table: Table) -> str:
+    return f"table-{uuid4().hex}" if table.name is None else Name(table.name).stem
