@@ -147,10 +147,10 @@ def plan(
 def _planned(source: str, target: str, options: Any, *, files: bool) -> tuple[Any, Located, Located]:
     """The plan, and what a run is told of that is read and written by it."""
     from rh import transfer
-    from rh.cli.place import place_of
+    from rh.cli.place import place_of, target_of
     from rh.errors import InvalidError
 
-    start, end = place_of(source), place_of(target)
+    start, end = place_of(source), target_of(target)
     if start.kind() == "file":
         if not files:
             raise InvalidError("that is a file, and sync is about directories", where=start.url, hint="rh cp")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -17,7 +18,7 @@ from rh.types import Entry, Location
 if TYPE_CHECKING:
     from rh.resources.versioned import Versioned
 
-__all__ = ["Place", "place_of", "saved"]
+__all__ = ["Place", "place_of", "saved", "target_of"]
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,20 @@ class Place:
 
     def __truediv__(self, name: str) -> Place:
         return replace(self, text=f"{self.text.rstrip('/')}/{name}", location=self.location / name, tree=False)
+
+
+def target_of(text: str) -> Place:
+    """The place that an argument means to which something goes.
+
+    Raises:
+        InvalidError: it is the name of a system, which `.to()` takes for its default place, and would be a path here.
+    """
+    if not os.path.lexists(text) and text in config.system_names():
+        raise InvalidError(
+            f"{text!r} is a system, and a place on it is wanted",
+            hint=f"{text}://… (of a host, {text}:PATH); or ./{text}, a path here",
+        )
+    return place_of(text)
 
 
 def place_of(text: str) -> Place:

@@ -30,6 +30,16 @@ def test_a_tree_goes_and_comes_back(rh, tree, tmp_path, place, world):
     assert listed == ["a.txt", "empty/", "sub/run.sh", "z.bin"]
 
 
+def test_the_name_of_a_system_is_no_target(rh, tree, tmp_path, world):
+    """`.to("s3")` is a habit; here it would make a directory of that name."""
+    refused = rh("cp", "src", "s3", "--json", expect=2).error
+    assert refused["message"] == "'s3' is a system, and a place on it is wanted"
+    assert not (tmp_path / "s3").exists()
+    rh("cp", "src", "./s3")
+    rh("sync", "src", "s3")
+    assert (tmp_path / "s3" / "a.txt").exists()
+
+
 def test_a_file_goes_where_it_is_told(rh, tree, tmp_path):
     (tmp_path / "there").mkdir()
     assert "1 of 1 files" in rh("cp", "src/a.txt", "copy.txt").out
