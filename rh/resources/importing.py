@@ -5,8 +5,9 @@ from __future__ import annotations
 import codecs
 import gzip
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from rh.errors import InvalidError, NotFoundError
 from rh.registry.base import for_a_change
@@ -18,6 +19,9 @@ from rh.resources.table import Table
 from rh.tables.adoption import EXTENSIONS, format_of, plain
 from rh.types import Location
 from rh.versions import properties, sidecars
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = ["import_properties"]
 
@@ -79,16 +83,32 @@ def _lines(location: Location, source: str) -> Iterator[tuple[str, Mapping[str, 
 
 
 def _csv(folder: Folder, location: Location, source: str) -> Iterator[Mapping[str, Any]]:
+    names = _schema(Table(location=location), source).names
+    rows = _fetched(Table(location=location, options={"column_types": dict.fromkeys(names, "string")}), source)
     known = _known(folder)
-    texts = dict.fromkeys(("file", *(name for name, kind in known.items() if kind == "text")), "string")
-    for row in _fetched(Table(location=location, options={"column_types": texts}), source):
+    kinds = {
+        name: known.get(name) or _kind([row[name] for row in rows]) for name in names if name not in ("file", "tags")
+    }
+    for row in rows:
         # It has no other way to say that there is no value.
-        yield {column: _as_type(cell, known.get(column)) for column, cell in row.items() if cell != ""}
+        yield {column: _as_type(cell, kinds.get(column)) for column, cell in row.items() if cell not in ("", None)}
+
+
+def _schema(table: Table, source: str) -> pa.Schema:
+    with _told_of(table, source):
+        return table.schema
 
 
 def _fetched(table: Table, source: str) -> list[Mapping[str, Any]]:
-    try:
+    with _told_of(table, source):
         return table.fetch(as_="arrow").to_pylist()  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _told_of(table: Table, source: str) -> Iterator[None]:
+    """Errors name the file as it was given."""
+    try:
+        yield
     except InvalidError as error:
         if all(not file.size for file in table.files()[1].files):
             raise _empty(source) from error
@@ -109,12 +129,24 @@ def _known(folder: Folder) -> Mapping[str, str]:
     return properties.Types.read(series.registry, properties.types_key(series.series)).known
 
 
-def _as_type(cell: Any, kind: str | None) -> Any:
-    """A text as the number or truth value that it writes, where that is the type: one word makes text of a column."""
-    if not isinstance(cell, str) or kind not in ("number", "truth"):
-        return cell
+def _kind(cells: Sequence[str | None]) -> str | None:
+    """The type of a property that is new, from all its words: `01234` is no number, so postcodes are text."""
+    kinds = {_read(cell)[1] for cell in cells if cell}
+    return kinds.pop() if len(kinds) == 1 else None
+
+
+def _as_type(cell: str, kind: str | None) -> Any:
+    """A word as the number or truth value that it writes, where that is the type."""
+    value, written = _read(cell)
+    return value if kind == written else cell
+
+
+def _read(cell: str) -> tuple[Any, str | None]:
+    """What a word writes, and its type; `None` for text."""
     try:
-        found = json.loads(cell.lower())
+        value = json.loads(cell.lower(), parse_constant=str)
     except ValueError:
-        return cell
-    return found if isinstance(found, int | float) and isinstance(found, bool) == (kind == "truth") else cell
+        return cell, None
+    if isinstance(value, bool):
+        return value, "truth"
+    return (value, "number") if isinstance(value, int | float) else (cell, None)

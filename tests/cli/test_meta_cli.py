@@ -122,6 +122,10 @@ def test_import_keeps_text(rh, mine, tmp_path):
     rh("meta", "import", "mine", "zip.csv")
     assert rh("meta", "get", "mine", "a.txt", "--json").json["metadata"] == {"zip": "01234", "n": 1}
     assert rh("meta", "get", "mine", "z.bin", "--json").json["metadata"] == {"zip": "1e5", "n": 2}
+    (tmp_path / "new.csv").write_text("file,postcode\na.txt,10115\nz.bin,01067\n")
+    rh("meta", "import", "mine", "new.csv")
+    assert rh("meta", "get", "mine", "a.txt", "--json").json["metadata"]["postcode"] == "10115"
+    assert rh("meta", "get", "mine", "z.bin", "--json").json["metadata"]["postcode"] == "01067"
     (tmp_path / "more.tsv").write_text("file\tn\n7\t3\n")
     rh("meta", "import", "mine", "more.tsv")
     assert rh("meta", "get", "mine", "7", "--json").json["metadata"] == {"n": 3}
