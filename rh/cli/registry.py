@@ -83,15 +83,15 @@ def _serve(
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     handler.setLevel(logging.WARNING)
-    log.addHandler(handler)
     served = registry_of(registry)
-    _check_served(served, registry)
     limits = Limits(body_bytes=body_mb << 20, rate=rate, burst=2 * rate)
 
     def ready(url: str) -> None:
         show.tell(f"serving {served.url} at {url}")
 
+    log.addHandler(handler)
     try:
+        _check_served(served, registry)
         serve(
             served,
             host=host,

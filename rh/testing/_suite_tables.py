@@ -6,7 +6,7 @@ import gzip
 import io
 import json
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
@@ -15,7 +15,7 @@ import pyarrow.parquet
 import pytest
 
 import rh
-from rh.errors import ConflictError, ExistsError, IntegrityError, InvalidError, NotFoundError, RhError
+from rh.errors import ConflictError, ExistsError, IntegrityError, InvalidError, NotFoundError
 from rh.systems.base import System
 from rh.tables.base import INDEX
 
@@ -24,13 +24,7 @@ NAMES = ("plain", "with space", "a/b", "x=y", "ünï😀", "%2F", "", None)
 
 
 class TableSuite:
-    """Subclass it, and give the fixture `place`: a URL under which nothing is yet, where a table may be written.
-
-    Attributes:
-        missing: what is raised where nothing is; `InvalidError` where a place is an empty directory before it is made.
-    """
-
-    missing: ClassVar[type[RhError]] = NotFoundError
+    """Subclass it, and give the fixture `place`: a URL under which nothing is yet, where a table may be written."""
 
     @pytest.fixture
     def place(self) -> str:
@@ -201,9 +195,9 @@ class TableSuite:
 
     def test_missing(self, place: str) -> None:
         """A place where nothing is, is no table."""
-        with pytest.raises(self.missing):
+        with pytest.raises(NotFoundError):
             rh.table(path=place).fetch()
-        with pytest.raises(self.missing):
+        with pytest.raises(NotFoundError):
             rh.table(path=place).stream(10)
 
     def test_no_data(self, place: str) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from rh import config
+from rh import config, observe
 from rh.registry.http import logins
 from rh.testing.servers.registry import RegistryServer
 
@@ -310,3 +310,11 @@ def test_a_directory_registry_has_a_directory_of_its_own(rh, tmp_path, monkeypat
     assert [path.name for path in data.iterdir()] == ["a.png"]
     monkeypatch.setenv("RH_REGISTRY", "file:///proc/registry")
     assert "right to write below" in rh("save", "@/cats", "data", expect=5).err
+
+
+def test_a_server_that_does_not_start_leaves_the_log_as_it_was(rh, tmp_path):
+    """Whoever calls `main` goes on with a log of his own."""
+    before = list(observe.log.handlers)
+    (tmp_path / "other.db").write_bytes(b"no database" * 100)
+    rh("registry", "serve", "--registry", f"sqlite://{tmp_path}/other.db", expect=None)
+    assert observe.log.handlers == before

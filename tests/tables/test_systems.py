@@ -8,7 +8,6 @@ import pytest
 
 import rh
 from rh import config
-from rh.errors import InvalidError
 from rh.systems import memory
 from rh.testing.tables import TableSuite
 
@@ -22,8 +21,6 @@ class TestFile(TableSuite):
 
 
 class TestMemory(TableSuite):
-    missing = InvalidError
-
     @pytest.fixture
     def place(self):
         name = f"t{secrets.token_hex(6)}"
