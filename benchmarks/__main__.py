@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from benchmarks import hashing, report, suites, tables
-from benchmarks.peers import OURS, Contestant, roster
+from benchmarks.peers import OURS, roster
 from benchmarks.run import Case, Runner, directory_name
 from benchmarks.servers import PLACES, Local, Place, Relay
 from benchmarks.shapes import HASHED, SHAPES, Shape, remove
@@ -63,9 +63,8 @@ def directions(place: type[Place]) -> tuple[str, ...]:
     return ("copy",) if place is Local else ("up", "down")
 
 
-def _chosen(place: str, peers: str | None) -> list[Contestant]:
-    stems = tuple(word.strip() for word in peers.split(",")) if peers else ("",)
-    return [one for one in roster(place) if one.name.startswith(stems)]
+def _stems(peers: str | None) -> tuple[str, ...]:
+    return tuple(word.strip() for word in peers.split(",")) if peers else ("",)
 
 
 def _cases(arguments: argparse.Namespace, runner: Runner, missing: list[str]) -> Iterable[Case]:
@@ -76,7 +75,7 @@ def _cases(arguments: argparse.Namespace, runner: Runner, missing: list[str]) ->
         if name in suites.NAMES:
             continue
         if name == "tables":
-            yield from tables.cases(runner, arguments.scale)
+            yield from tables.cases(runner, arguments.scale, stems=_stems(arguments.peers))
             continue
         if name == "digest":
             for shape in HASHED:
@@ -96,7 +95,7 @@ def _at(
     missing: list[str],
 ) -> Iterable[Case]:
     """All cases at one place."""
-    contestants = _chosen(kind.name, peers)
+    contestants = [one for one in roster(kind.name) if one.name.startswith(_stems(peers))]
     missing += [f"{one.name} ({one.missing})" for one in contestants if one.missing]
     todo = [
         (shape, way)

@@ -287,8 +287,10 @@ ROSTER: dict[str, tuple[tuple[str, str, str], ...]] = {
 ROSTER["s3"] = ROSTER["local"][:5]
 
 
-def cases(runner: Runner, scale: float, *, places: Sequence[str] = ("local", "s3", "ssh")) -> Iterable[Case]:
-    """Time the streams at each place and batch size."""
+def cases(
+    runner: Runner, scale: float, *, places: Sequence[str] = ("local", "s3", "ssh"), stems: tuple[str, ...] = ("",)
+) -> Iterable[Case]:
+    """Time the streams at each place and batch size, of contestants whose names begin with one of `stems`."""
     rows = max(1000, round(ROWS * scale))
     for kind in PLACES:
         if kind.name not in places:
@@ -296,13 +298,14 @@ def cases(runner: Runner, scale: float, *, places: Sequence[str] = ("local", "s3
         with kind(runner.directory) as place:
             make(place, rows)
             for size in (1_000,) if kind is SSH else SIZES:
-                yield _case(runner, place, Batches(f"batches-{size}", rows, _ROW_BYTES, batch=size))
+                yield _case(runner, place, Batches(f"batches-{size}", rows, _ROW_BYTES, batch=size), stems)
             for name in ("all", "few"):
                 place.empty(name, new=False)
 
 
-def _case(runner: Runner, place: Place, shape: Batches) -> Case:
-    entrants = [Entrant(Contestant(name, program, note)) for name, program, note in ROSTER[place.name]]
+def _case(runner: Runner, place: Place, shape: Batches, stems: tuple[str, ...]) -> Case:
+    chosen = [one for one in ROSTER[place.name] if one[0].startswith(stems)]
+    entrants = [Entrant(Contestant(name, program, note)) for name, program, note in chosen]
     found = Case(place.name, type(place).__doc__ or "", shape, "stream", entrants)
     runner.say(f"\n{found.title}")
     work = Work(place.name, place.url("all"), place.path("all"), place.path("few"), shape.files, shape.batch)
