@@ -7,7 +7,7 @@ import gzip
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rh.errors import InvalidError, NotFoundError
 from rh.registry.base import for_a_change
@@ -19,9 +19,6 @@ from rh.resources.table import Table
 from rh.tables.adoption import EXTENSIONS, format_of, plain
 from rh.types import Location
 from rh.versions import properties, sidecars
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 __all__ = ["import_properties"]
 
@@ -83,7 +80,7 @@ def _lines(location: Location, source: str) -> Iterator[tuple[str, Mapping[str, 
 
 
 def _csv(folder: Folder, location: Location, source: str) -> Iterator[Mapping[str, Any]]:
-    names = _schema(Table(location=location), source).names
+    names = _columns(Table(location=location), source)
     rows = _fetched(Table(location=location, options={"column_types": dict.fromkeys(names, "string")}), source)
     known = _known(folder)
     kinds = {
@@ -94,9 +91,9 @@ def _csv(folder: Folder, location: Location, source: str) -> Iterator[Mapping[st
         yield {column: _as_type(cell, kinds.get(column)) for column, cell in row.items() if cell not in ("", None)}
 
 
-def _schema(table: Table, source: str) -> pa.Schema:
+def _columns(table: Table, source: str) -> list[str]:
     with _told_of(table, source):
-        return table.schema
+        return list(table.schema.names)
 
 
 def _fetched(table: Table, source: str) -> list[Mapping[str, Any]]:
