@@ -92,3 +92,14 @@ def tree(tmp_path):
     (src / "sub" / "run.sh").chmod(0o755)
     (src / "z.bin").write_bytes(bytes(range(256)) * 40)
     return src
+
+
+@pytest.fixture
+def mine(rh, tree):
+    """`mine` with two versions: in the second one `a.txt` is another and `b.txt` is new."""
+    rh("save", "mine", "src")
+    rh("commit", "mine", "-m", "first")
+    (tree / "a.txt").write_bytes(b"changed\n")
+    (tree / "b.txt").write_bytes(b"new\n")
+    rh("commit", "rh://mine", "-m", "second", "--alias", "production", "--tag", "good")
+    return tree

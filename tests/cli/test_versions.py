@@ -10,17 +10,6 @@ from rh import config
 from rh.versions import cache
 
 
-@pytest.fixture
-def mine(rh, tree):
-    """`mine` with two versions: in the second one `a.txt` is another and `b.txt` is new."""
-    rh("save", "mine", "src")
-    rh("commit", "mine", "-m", "first")
-    (tree / "a.txt").write_bytes(b"changed\n")
-    (tree / "b.txt").write_bytes(b"new\n")
-    rh("commit", "rh://mine", "-m", "second", "--alias", "production", "--tag", "good")
-    return tree
-
-
 def test_commit(rh, mine):
     """A commit is told, and one of nothing new makes no version."""
     again = rh("commit", "mine", "--json").json

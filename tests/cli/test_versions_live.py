@@ -11,17 +11,6 @@ from rh.cli.complete import complete_name, complete_place
 from rh.systems import locate, open_system
 
 
-@pytest.fixture
-def mine(rh, tree):
-    """`mine` with two versions: in the second one `a.txt` is another and `b.txt` is new."""
-    rh("save", "mine", "src")
-    rh("commit", "mine", "-m", "first")
-    (tree / "a.txt").write_bytes(b"changed\n")
-    (tree / "b.txt").write_bytes(b"new\n")
-    rh("commit", "mine", "-m", "second", "--alias", "production")
-    return tree
-
-
 def test_restore(rh, mine):
     """Live files become what they were; what came since goes; no version is made."""
     planned = rh("restore", "mine:v1", "--dry-run", "--json").json
