@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from benchmarks.shapes import memory_directory
+
 __all__ = ["BARS", "main", "works"]
 
 BARS = {"add": 50.0, "s3": 1.5, "unchanged": 0.5}
@@ -41,8 +43,9 @@ def _tree(place: Path, files: int, seed: int) -> Path:
 
 
 @contextmanager
-def _work() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="rh-bench-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
+def _work(where: Path | None = None) -> Iterator[Path]:
+    """A directory for one measurement, below `where`, or else on tmpfs."""
+    folder = Path(tempfile.mkdtemp(prefix="rh-bench-", dir=where or memory_directory()))
     try:
         yield folder
     finally:
@@ -80,11 +83,11 @@ def _more(where: Path, number: int) -> Path:
     return folder
 
 
-def add(files: int, rounds: int, dvc: Path | None) -> dict[str, object]:
+def add(files: int, rounds: int, dvc: Path | None, where: Path | None = None) -> dict[str, object]:
     """Ten files more in a version of so many, each in a new process."""
     program, rh = _dvc(dvc), Path(sys.executable).with_name("rh")
     version = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout.strip()
-    with _work() as work:
+    with _work(where) as work:
         data = _tree(work / "repo" / "data", files, 1)
         repo = work / "repo"
         quiet = {"DVC_NO_ANALYTICS": "1", "HOME": str(work)}
@@ -167,7 +170,7 @@ def _told(took: dict[str, list[float]], ours: str, other: str) -> dict[str, obje
 
 
 def works(
-    *, scale: float, rounds: int, files: int = 400_000, dvc: Path | None = None
+    *, scale: float, rounds: int, files: int = 400_000, dvc: Path | None = None, where: Path | None = None
 ) -> dict[str, Callable[[], dict[str, object]]]:
     """All measurements, by name.
 
@@ -176,13 +179,14 @@ def works(
         rounds: of each.
         files: of the version that ten files are added to.
         dvc: an environment that has DVC.
+        where: the directory that ten files are added below, for more files than tmpfs has room for.
     """
 
     def scaled(files: int) -> int:
         return max(1, int(files * scale))
 
     return {
-        "add": lambda: add(scaled(files), rounds, dvc),
+        "add": lambda: add(scaled(files), rounds, dvc, where),
         "s3": lambda: s3(scaled(10_000), rounds),
         "unchanged": lambda: unchanged(scaled(100_000), rounds),
     }
@@ -196,6 +200,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--files", type=int, default=400_000, help="of the version that ten files are added to")
     parser.add_argument("--scale", type=float, default=1.0, help="numbers of files times this")
     parser.add_argument("--dvc", type=Path, help="an environment that has DVC")
+    parser.add_argument(
+        "--where", type=Path, help="do that on this disk, not on tmpfs (1,000,000 files need 2,200,000 inodes)"
+    )
     parser.add_argument("--json", type=Path, help="write everything measured to this file")
     parser.add_argument("--strict", action="store_true", help="exit with 1 when a bar is missed")
     told = parser.parse_args(arguments)
@@ -203,7 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown := set(only) - set(BARS):
         parser.error(f"no such measurement: {', '.join(sorted(unknown))}; there are {', '.join(BARS)}")
 
-    measurements = works(scale=told.scale, rounds=told.rounds, files=told.files, dvc=told.dvc)
+    measurements = works(scale=told.scale, rounds=told.rounds, files=told.files, dvc=told.dvc, where=told.where)
     found = {}
     print("| | files | ours | the other | times | bar |\n| --- | --- | --- | --- | --- | --- |")
     for name in only:

@@ -198,6 +198,13 @@ def azure_server() -> Iterator[servers.AzureServer]:
 
 
 @pytest.fixture(scope="session")
+def azure_versions_server(azure_server: servers.AzureServer) -> Iterator[servers.AzureVersions]:
+    """An account that keeps versions, before azurite."""
+    with servers.azure_versions(azure_server) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def ssh_a() -> Iterator[servers.SSHServer]:
     """A host. Tests that kill it or change it start one of their own."""
     with servers.ssh(alias="ssh-a") as server:

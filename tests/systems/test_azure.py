@@ -9,8 +9,11 @@ import logging
 import pickle
 import time
 import traceback
+import urllib.error
+import urllib.request
 from datetime import UTC, datetime, timedelta
 from typing import ClassVar
+from urllib.parse import quote
 from uuid import uuid4
 
 import pytest
@@ -30,7 +33,7 @@ from rh.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
-from rh.systems.abilities import Multipart, Paging, ServerCopy, Signing, Sweeping
+from rh.systems.abilities import Multipart, Paging, ServerCopy, Signing, Sweeping, Versioned
 from rh.systems.azure import AzureSystem
 from rh.systems.azure.container import in_byte_order
 from rh.testing import servers
@@ -45,12 +48,60 @@ def opened(server, root: str | None = None, name: str = "azure", **more) -> Azur
 
 
 class TestOnAzurite(SystemSuite):
-    abilities: ClassVar = frozenset({Multipart, Paging, ServerCopy, Signing, Sweeping})
+    abilities: ClassVar = frozenset({Multipart, Paging, ServerCopy, Signing, Sweeping, Versioned})
     refused: ClassVar = dict.fromkeys(("b/./c", "b/../c", "back\\slash", "bell\x07"), NameClashError)
 
     @pytest.fixture
     def system(self, azure_server):
         return opened(azure_server)
+
+
+class TestVersions:
+    @pytest.fixture
+    def system(self, azure_versions_server):
+        return opened(azure_versions_server)
+
+    def test_conformance(self, system):
+        """What the suite promises of systems whose place keeps versions."""
+        TestOnAzurite().test_versions(system)
+        assert len(system.versions_of([system.head("other")])) == 1
+
+    def test_links_are_to_one_version(self, system):
+        """A signed URL gives the version that is meant, whatever is there now, and that one only."""
+        system.write("dir/ü 1", b"first")
+        names = system.versions_of([system.head("dir/ü 1")])
+        link = system.pinned(names).sign_read("dir/ü 1").url
+        system.write("dir/ü 1", b"second")
+        with urllib.request.urlopen(link, timeout=10) as answer:
+            assert answer.read() == b"first"
+        current = system.versions_of([system.head("dir/ü 1")])["dir/ü 1"]
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(link.replace(quote(names["dir/ü 1"], safe=""), quote(current, safe="")), timeout=10)
+
+    def test_what_there_is_none_of(self, system):
+        """A version that is no more, or no name of one, is not taken for what is there."""
+        system.write("a", b"data")
+        for name in ("2020-01-01T00:00:00.0000000Z", "7", "ä"):
+            with pytest.raises((NotFoundError, InvalidError)):
+                system.pinned({"a": name}).read("a").read()
+        assert system.pinned({"b": "7"}).read("a").read() == b"data"
+
+    def test_an_account_without_versions_is_asked_little(self, azure_server):
+        """A few of many blobs tell that none is a version."""
+        system = opened(azure_server)
+        entries = [system.write(f"{number:02}", b"data") for number in range(40)]
+        with observe.counting() as counts:
+            assert system.versions_of(entries) == {}
+        assert counts.total("azure") <= 8
+
+    def test_others_are_asked_for_each(self, system):
+        """Of blobs that are versions each tells its own; one that has changed since it was listed none."""
+        entries = [system.write(f"{number:02}", b"data") for number in range(20)]
+        system.write("07", b"other")
+        with observe.counting() as counts:
+            names = system.versions_of(entries)
+        assert sorted(names) == [f"{number:02}" for number in range(20) if number != 7]
+        assert counts.total("azure") == 20
 
 
 def is_put(request) -> bool:

@@ -24,7 +24,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from rh import plugins
 from rh.errors import (
@@ -218,10 +218,20 @@ class AzureSystem(StoreSystem):
             raise UnavailableError(f"the service gave the copy up: {status}", where=self.url(key))
         return self.head(key)
 
+    # Versioned
+
+    def versions_of(self, entries: Sequence[Entry]) -> Mapping[str, str]:
+        return self.container.versions_of(entries)
+
+    def pinned(self, versions: Mapping[str, str]) -> AzureSystem:
+        other = type(self)(self.location, self.settings)
+        other.container.pins = versions
+        return other
+
     # Signing
 
     def sign_read(self, key: str, *, expires_s: int = 3600) -> SignedRequest:
-        return SignedRequest("GET", self._signed(key, "r", expires_s))
+        return SignedRequest("GET", self._signed(key, "r", expires_s, self.container.pins.get(key)))
 
     def sign_write(self, key: str, size: int, *, expires_s: int = 3600) -> SignedRequest:
         if size > SIGNED_LIMIT:
@@ -237,8 +247,8 @@ class AzureSystem(StoreSystem):
         headers = {"content-type": "application/octet-stream", "x-ms-version": VERSION}
         return SignedRequest("PUT", url, headers)
 
-    def _signed(self, key: str, permission: str, expires_s: int) -> str:
-        """A URL with a shared access signature for one blob."""
+    def _signed(self, key: str, permission: str, expires_s: int, version: str | None = None) -> str:
+        """A URL with a shared access signature for one blob, or for one version of it."""
         lasting(expires_s, self.url(key))
         container = self.container
         who, path = container.place.identity, container.path(key)
@@ -254,9 +264,12 @@ class AzureSystem(StoreSystem):
                 where=self.url(key),
                 hint="use an account key or az login",
             )
+        if version is not None:
+            secret["version_id"] = version
         sas = sdk.generate_blob_sas(who.account, container.name, path, permission=permission, expiry=expiry, **secret)
         wire = container.place.wire
-        return f"{wire.scheme}://{wire.netloc}{wire.path(container.name, path)}?{sas}"
+        which = "" if version is None else f"{container.version_query}={quote(version, safe='')}&"
+        return f"{wire.scheme}://{wire.netloc}{wire.path(container.name, path)}?{which}{sas}"
 
     def _delegation_key(self, sdk: Any, expiry: datetime) -> Any:
         """The key that signs for a login without an account key; one lasts for many URLs."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import groupby
 from typing import Any
@@ -23,6 +23,8 @@ from rh.types import Entry, Location
 __all__ = ["PARTS", "AzurePlace", "Container", "in_byte_order"]
 
 PAGE = 5000
+_SAMPLE = 8
+"""How many blobs are asked whether they are versions, before all are."""
 PARTS = "rh_parts_md5"
 """The metadata of a blob that came in blocks of one size: that size in bytes, and the MD5 of their MD5s."""
 _PARTS = re.compile(r"(\d{1,12})-([0-9a-f]{32})")
@@ -57,6 +59,8 @@ class Container(Root[AzurePlace]):
     example = "az://container/key"
     mark = "x-ms-meta-rh_write"
     range_header = "x-ms-range"
+    version_query = "versionid"
+    version_header = "x-ms-version-id"
 
     def __init__(self, location: Location, settings: Settings, identify: Identify, url: Callable[[str], str]) -> None:
         def place(named: Settings) -> AzurePlace:
@@ -80,6 +84,17 @@ class Container(Root[AzurePlace]):
 
     def is_directory(self, headers: Mapping[str, str]) -> bool:
         return bool(flag(headers.get("x-ms-meta-hdi_isfolder")))
+
+    def versions_of(self, entries: Sequence[Entry]) -> Mapping[str, str]:
+        """`Versioned.versions_of`: a request for each entry, unless none of some is a version.
+
+        Whether an account keeps versions, its blobs alone tell.
+        """
+        some = entries[:: len(entries) // _SAMPLE + 1]
+        found = self.versions(some)
+        if not found or len(some) == len(entries):
+            return found
+        return {**found, **self.versions(entry for entry in entries if entry not in some)}
 
     # Listing
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 from rh.errors import (
@@ -21,6 +21,7 @@ from rh.errors import (
 from rh.systems.base import Body, Settings
 from rh.systems.objects.failures import Failure, NoBucketError, is_plain
 from rh.systems.objects.shared import Attempt, Attempts
+from rh.systems.objects.spread import spread
 from rh.systems.objects.wire import Answer, Nothing, StoreWire, WireBody, deadline_of, etag_of, seconds
 from rh.types import ABSENT, ANY, Condition, Entry, Location, Match, Span
 
@@ -63,6 +64,10 @@ class Root(ABC, Generic[P]):
     mark: ClassVar[str]
     """The metadata header that tells our own write from another's when its answer was lost."""
     range_header: ClassVar[str] = "range"
+    version_query: ClassVar[str]
+    """The query parameter that names the version of an object which is read."""
+    version_header: ClassVar[str]
+    """The header that names the version of an object which was asked for."""
 
     def __init__(
         self, location: Location, settings: Settings, url: Callable[[str], str], place: Callable[[Settings], P]
@@ -74,6 +79,8 @@ class Root(ABC, Generic[P]):
         if not self.name:
             raise InvalidError(f"a {self.noun} is needed", where=f"{location.system}://", hint=self.example)
         self.prefix = f"{prefix}/" if prefix else ""
+        self.pins: Mapping[str, str] = {}
+        """Versions by key, of what is read as it was."""
         self._place = place
         self._kept: P | None = None
 
@@ -146,9 +153,23 @@ class Root(ABC, Generic[P]):
         """Whether an object stands for a directory, whatever its key."""
         return False
 
-    def pin(self, key: str) -> Sequence[tuple[str, str]]:  # noqa: ARG002 - most stores keep one state
-        """Query parameters that name the state of an object which is read."""
-        return ()
+    def pin(self, key: str) -> Sequence[tuple[str, str]]:
+        """Query parameters that name the version of an object which is read."""
+        version = self.pins.get(key)
+        return () if version is None else [(self.version_query, version)]
+
+    def versions(self, entries: Iterable[Entry]) -> Mapping[str, str]:
+        """By key, the versions that entries are, of those that the store keeps: a request for each entry."""
+
+        def version(entry: Entry) -> tuple[str, str | None]:
+            try:
+                headers = self.ask("head", "HEAD", entry.key).headers
+            except NotFoundError:
+                return entry.key, None
+            same = entry.etag is not None and etag_of(headers) == entry.etag
+            return entry.key, headers.get(self.version_header) if same else None
+
+        return {key: name for key, name in spread(version, entries) if name}
 
     def head(self, key: str) -> Entry:
         """The entry under a key; directories of other tools are none."""

@@ -57,12 +57,12 @@ class Bucket(Root[Place]):
 
     example = "s3://bucket/key"
     mark = "x-amz-meta-rh-write"
+    version_query = "versionId"
+    version_header = "x-amz-version-id"
 
     def __init__(self, location: Location, settings: Settings, identity: Identity, url: Callable[[str], str]) -> None:
         super().__init__(location, settings, url, lambda named: place_of(named, identity))
         self._token = uuid.uuid4().hex
-        self.pins: Mapping[str, str] = {}
-        """Versions by key, of what is read as it was."""
         if self.name.endswith("--x-s3"):
             raise UnsupportedError(
                 "directory buckets (S3 Express) speak another protocol", where=f"{location.system}://"
@@ -70,10 +70,6 @@ class Bucket(Root[Place]):
 
     def _error(self, failure: Failure, where: str) -> RhError:
         return error_of(failure, where=where, bucket=self.name, system=self.location.system, profile=self.place.profile)
-
-    def pin(self, key: str) -> Sequence[tuple[str, str]]:
-        version = self.pins.get(key)
-        return () if version is None else [("versionId", version)]
 
     def versions_of(self, entries: Sequence[Entry]) -> Mapping[str, str]:
         """`Versioned.versions_of`: of a bucket that keeps versions, a request for each entry."""
@@ -84,16 +80,7 @@ class Bucket(Root[Place]):
             return {}
         if told.get("Status") != "Enabled":
             return {}
-
-        def version(entry: Entry) -> tuple[str, str | None]:
-            try:
-                headers = self.ask("head", "HEAD", entry.key).headers
-            except NotFoundError:
-                return entry.key, None
-            same = entry.etag is not None and etag_of(headers) == entry.etag
-            return entry.key, headers.get("x-amz-version-id") if same else None
-
-        return {key: name for key, name in spread(version, entries) if name is not None}
+        return self.versions(entries)
 
     def check(self, etag: str | None) -> str | None:
         """The checksum an etag is, where it can be trusted to be one (never with AWS: KMS shows in no listing)."""

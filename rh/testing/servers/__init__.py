@@ -23,6 +23,8 @@ noisy or given another key.
 `azure()`
     `kind="azure"`, `account`, `endpoint_url="http://127.0.0.1:port/account"`, `connection_string_file`,
     `root="az://data"`
+`azure_versions(azure)`
+    the same: an account that keeps versions, before a running `azure()`
 `ssh()`
     `kind="ssh"`, `host`, `port`, `user`, `identity_file`, `known_hosts_file`, `config_file` (an ssh_config in which
     the host is called by its alias)
@@ -35,11 +37,13 @@ What each is good for, and what not: `s3` (rclone) is fast, checks signatures an
 metadata; it accepts and ignores preconditions and refuses odd keys. `moto` knows preconditions, odd keys, versions
 and open uploads; it is slow, and accepts any signature and any checksum. `gcs` (fake-gcs-server) has the JSON API
 with preconditions on upload, and odd keys; it ignores preconditions on deletion, accepts any checksum and does not
-write by the XML API. `azure` (azurite) has everything and is slow. `ssh`, `git` and `postgres` are the real thing.
+write by the XML API. `azure` (azurite) has everything but versions and is slow; `azure_versions` adds these. `ssh`,
+`git` and `postgres` are the real thing.
 """
 
 from __future__ import annotations
 
+from rh.testing.servers.azure_versions import AzureVersions
 from rh.testing.servers.azurite import AzureServer
 from rh.testing.servers.fake_gcs import GCSServer
 from rh.testing.servers.git_http import GitServer
@@ -52,6 +56,7 @@ from rh.testing.servers.sshd import SSHServer
 
 __all__ = [
     "AzureServer",
+    "AzureVersions",
     "GCSServer",
     "GitServer",
     "HTTPServer",
@@ -61,6 +66,7 @@ __all__ = [
     "SSHServer",
     "Server",
     "azure",
+    "azure_versions",
     "gcs",
     "git",
     "http",
@@ -74,6 +80,7 @@ s3 = S3Server
 moto = MotoServer
 gcs = GCSServer
 azure = AzureServer
+azure_versions = AzureVersions
 ssh = SSHServer
 http = HTTPServer
 git = GitServer
