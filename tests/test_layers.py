@@ -17,7 +17,7 @@ PACKAGE = ROOT / "rh"
 HOMES = {
     "adbc_driver_manager": ("tables/drivers.py", "tables/database.py"),
     "adlfs": (),
-    "azure": ("systems/azure/__init__.py",),
+    "azure": ("systems/azure/__init__.py", "testing/servers/azure_versions.py"),
     "boto3": ("systems/s3/__init__.py",),
     "botocore": ("systems/s3/__init__.py",),
     "cloudpickle": ("compute/codecs.py",),
