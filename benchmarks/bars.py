@@ -13,8 +13,8 @@ _BOTO3 = ("boto3, 16 threads", "boto3, plain loop")
 _UP_DOWN = ("up", "down")
 _MOVED = ("small", "medium", "large")
 _ALL = (*_MOVED, "unchanged")
-_TABLES = "batches-"
-_BATCHES = tuple(f"{_TABLES}{size}" for size in (100, 1_000, 10_000, 100_000))
+_OF_TABLES = ("stream", "first", "write")
+_BATCHES = tuple(f"batches-{size}" for size in (100, 1_000, 10_000, 100_000))
 _PYARROW = ("pyarrow scanner", "pyarrow iter_batches", "pyarrow row groups")
 _SLOW = ("Ray Data", "Dask", "torch, row by row")
 COLD, WARM, OPENSSL = "rh, cold", "rh, warm", "openssl speed, all cores"
@@ -22,12 +22,12 @@ SHUFFLED = "rh, shuffled"
 
 
 class Bar(NamedTuple):
-    """Ours against the best of `against` (all peers if empty), as a ratio of medians; or a speed in files/s."""
+    """Ours against the best of `against` (all peers if empty), as a ratio of medians; else files/s or seconds."""
 
     place: str
     shapes: tuple[str, ...]
     directions: tuple[str, ...]
-    measure: Literal["wall", "cpu", "files/s"]
+    measure: Literal["wall", "cpu", "files/s", "seconds"]
     at_least: float
     against: tuple[str, ...] = ()
     ours: str = OURS
@@ -51,6 +51,9 @@ BARS = (
     Bar("s3", _BATCHES, ("stream",), "wall", 1.0, _PYARROW),
     Bar("s3", _BATCHES, ("stream",), "wall", 0.5, (OURS,), ours=SHUFFLED),
     Bar("ssh", _BATCHES, ("stream",), "wall", 1.0, ("rsync, then pyarrow",)),
+    Bar("local", ("first batch",), ("first",), "seconds", 0.3),
+    Bar("local", ("table",), ("write",), "wall", 0.95, ("pyarrow write_table",)),
+    Bar("s3", ("table",), ("write",), "wall", 0.95, ("pyarrow write_table",)),
     Bar("digest", ("files",), ("read",), "files/s", 100_000.0, ours=COLD),
     Bar("digest", ("files",), ("read",), "files/s", 300_000.0, ours=WARM),
     Bar("digest", ("large",), ("read",), "wall", 0.9, (OPENSSL,), ours=COLD),
@@ -70,8 +73,10 @@ def verdicts(case: Case) -> Iterator[Verdict]:
     """All bars that apply to a case, with what was reached."""
     for bar in BARS:
         if bar.place == case.place and case.shape.name in bar.shapes and case.direction in bar.directions:
-            yield _verdict(bar, case)
-    if case.shape.name.startswith(_TABLES):
+            names = {entrant.contestant.name for entrant in case.entrants}
+            if not bar.against or names & set(bar.against):  # else the peers were left out on purpose
+                yield _verdict(bar, case)
+    if case.direction in _OF_TABLES:
         return  # their memory is bounded by row groups, and tests hold it
     for entrant in case.entrants:
         if entrant.contestant.name.partition(",")[0] == OURS and entrant.runs:
@@ -88,6 +93,12 @@ def _verdict(bar: Bar, case: Case) -> Verdict:
             return Verdict(text, None, bar.at_least, met=False)
         speed = case.shape.files / ours.median("wall_s")
         return Verdict(text, speed, bar.at_least, speed >= bar.at_least)
+    if bar.measure == "seconds":
+        text = f"{case.title}: {bar.ours} ≤ {bar.at_least:g} s"
+        if ours is None or not ours.runs or ours.error:
+            return Verdict(text, None, bar.at_least, met=False)
+        took = ours.median("wall_s")
+        return Verdict(text, took, bar.at_least, took <= bar.at_least)
     peers = [one for one in case.entrants if _is_peer(one, bar)]
     whom = " and ".join(bar.against) if bar.against else "every peer"
     what = "less client CPU than" if bar.measure == "cpu" else "the speed of"

@@ -63,21 +63,28 @@ class Work(NamedTuple):
 Go = Callable[[], int]
 
 
-def make(place: Place, rows: int) -> None:
-    """Write, by `rh`, a table of integers, floats, texts and times as `all`, and a tenth of it as `few`."""
+@dataclass(frozen=True)
+class Rows(Shape):
+    """A table of `files` rows of `size` bytes (in memory, about), written, or read as far as its first batch."""
+
+    @property
+    def title(self) -> str:
+        return f"{self.files:,} rows"
+
+    @property
+    def unit(self) -> str:
+        return "rows/s"
+
+
+def rows_of(rows: int) -> Any:
+    """A `pyarrow.Table` of integers, floats, texts and times."""
     import numpy as np
     import pyarrow as pa
 
-    from rh import config
-    from rh.systems import locate, open_system
-    from rh.tables import writing
-
-    if place.settings():
-        config.register(place.system, place.settings())
     draw = np.random.default_rng(7)
     names = np.char.add("user-", np.char.zfill((np.arange(rows) * 7919 % 1_000_003).astype(str), 7))
     begun = np.datetime64("2024-01-01", "us")
-    table = pa.table(
+    return pa.table(
         {
             "id": np.arange(rows),
             "x": draw.standard_normal(rows),
@@ -85,6 +92,17 @@ def make(place: Place, rows: int) -> None:
             "time": begun + draw.integers(0, 10**13, rows).astype("timedelta64[us]"),
         }
     )
+
+
+def make(place: Place, rows: int) -> None:
+    """Write, by `rh`, a table as `all`, and a tenth of it as `few`."""
+    from rh import config
+    from rh.systems import locate, open_system
+    from rh.tables import writing
+
+    if place.settings():
+        config.register(place.system, place.settings())
+    table = rows_of(rows)
     for name, some in (("all", table), ("few", table.slice(0, max(1, rows // FEWER)))):
         writing.write(open_system(locate(place.url(name))), some.to_reader())
 
@@ -115,6 +133,37 @@ def rh(work: Work, **options: Any) -> Go:
 
 def rh_shuffled(work: Work) -> Go:
     return rh(work, shuffle_seed=7)
+
+
+def rh_write(work: Work) -> Go:
+    import pyarrow.parquet as pq  # noqa: F401
+
+    import rh
+
+    table = rows_of(work.rows)
+    if work.place != "local":
+        ours(Job(work.place, work.path, work.url, "local", "", ""))
+
+    def go() -> int:
+        return int(rh.table(table, path=work.url).write().num_rows)
+
+    return go
+
+
+def write_table(work: Work) -> Go:
+    # The server takes no chunked bodies, in which newer clients send checksums.
+    os.environ["AWS_REQUEST_CHECKSUM_CALCULATION"] = "when_required"
+    import pyarrow.parquet as pq
+
+    table = rows_of(work.rows)
+
+    def go() -> int:
+        files = _filesystem(work)
+        files.create_dir(work.path, recursive=True)
+        pq.write_table(table, f"{work.path}/part.parquet", filesystem=files)
+        return int(table.num_rows)
+
+    return go
 
 
 def _filesystem(work: Work) -> Any:
@@ -263,6 +312,8 @@ PROGRAMS = {
         dask_partitions,
         torch_rows,
         rsync_and_scan,
+        rh_write,
+        write_table,
     )
 }
 _ON_FEW = ("ray_data", "dask_partitions", "torch_rows")
@@ -285,6 +336,31 @@ ROSTER: dict[str, tuple[tuple[str, str, str], ...]] = {
     ),
 }
 ROSTER["s3"] = ROSTER["local"][:5]
+WRITERS = (
+    ("rh", "rh_write", "rh.table(table, path=…).write(): zstd, statistics, content-defined chunks, digests"),
+    ("pyarrow write_table", "write_table", "pyarrow.parquet.write_table with its defaults, one file"),
+)
+_READ_FIRST = """
+import sys
+import {module}
+assert next(iter({opened}(sys.argv[1]).{batches})).num_rows == 1_000
+"""
+READERS = (
+    (
+        "rh",
+        _READ_FIRST.format(module="rh", opened="(lambda path: rh.table(path=path))", batches="stream(1_000)"),
+        "python -c 'import rh; …stream(1_000)'",
+    ),
+    (
+        "pyarrow scanner",
+        _READ_FIRST.format(
+            module="pyarrow.dataset",
+            opened="(lambda path: pyarrow.dataset.dataset(path, exclude_invalid_files=True))",
+            batches="to_batches(batch_size=1_000)",
+        ),
+        "python -c 'import pyarrow.dataset; …to_batches(batch_size=1_000)'",
+    ),
+)
 
 
 def cases(
@@ -299,6 +375,10 @@ def cases(
             make(place, rows)
             for size in (1_000,) if kind is SSH else SIZES:
                 yield _case(runner, place, Batches(f"batches-{size}", rows, _ROW_BYTES, batch=size), stems)
+            if kind is Local:
+                yield _first(runner, place, Rows("first batch", rows, _ROW_BYTES), stems)
+            if kind is not SSH:
+                yield _written(runner, place, Rows("table", rows, _ROW_BYTES), stems)
             for name in ("all", "few"):
                 place.empty(name, new=False)
 
@@ -312,16 +392,60 @@ def _case(runner: Runner, place: Place, shape: Batches, stems: tuple[str, ...]) 
 
     def go(entrant: Entrant) -> Run:
         program = str(entrant.contestant.command)
-        result = runner.directory / "inner.json"
-        line = [sys.executable, "-m", "benchmarks.tables", program, json.dumps(work), str(result)]
-        job = Job(place.system, work.path, work.url, "local", "", "")
-        environment = timed_environment(runner.home(entrant, keep=False), place)
-        run, said = runner.run(Contestant(entrant.contestant.name, lambda _job: line), job, environment)
+        run, said = _ran(runner, place, entrant, work)
         few = program in _ON_FEW
         wanted = max(1, work.rows // FEWER) if few else work.rows
         if said.get("rows") != wanted:
             raise FailedError(f"gave {said.get('rows')} rows, not {wanted}")
         return run._replace(wall_s=run.wall_s * FEWER, cpu_s=run.cpu_s * FEWER) if few else run
+
+    runner.rounds_of(entrants, go)
+    return found
+
+
+def _ran(runner: Runner, place: Place, entrant: Entrant, work: Work) -> tuple[Run, dict[str, Any]]:
+    """One program on its work, in a process of its own."""
+    result = runner.directory / "inner.json"
+    program = str(entrant.contestant.command)
+    line = [sys.executable, "-m", "benchmarks.tables", program, json.dumps(work), str(result)]
+    job = Job(place.system, work.path, work.url, "local", "", "")
+    environment = timed_environment(runner.home(entrant, keep=False), place)
+    return runner.run(Contestant(entrant.contestant.name, lambda _job: line), job, environment)
+
+
+def _first(runner: Runner, place: Place, shape: Rows, stems: tuple[str, ...]) -> Case:
+    """The first batch of a process, whose start and imports are timed as well."""
+    entrants = [Entrant(Contestant(*one)) for one in READERS if one[0].startswith(stems)]
+    found = Case(place.name, type(place).__doc__ or "", shape, "first", entrants)
+    runner.say(f"\n{found.title}")
+
+    def go(entrant: Entrant) -> Run:
+        line = [sys.executable, "-c", str(entrant.contestant.command), place.path("all")]
+        job = Job(place.system, place.path("all"), place.url("all"), "local", "", "")
+        environment = timed_environment(runner.home(entrant, keep=False), place)
+        run, _ = runner.run(Contestant(entrant.contestant.name, lambda _job: line), job, environment)
+        return run
+
+    runner.rounds_of(entrants, go)
+    return found
+
+
+def _written(runner: Runner, place: Place, shape: Rows, stems: tuple[str, ...]) -> Case:
+    """A table in memory, written."""
+    entrants = [Entrant(Contestant(*one)) for one in WRITERS if one[0].startswith(stems)]
+    found = Case(place.name, type(place).__doc__ or "", shape, "write", entrants)
+    runner.say(f"\n{found.title}")
+
+    def go(entrant: Entrant) -> Run:
+        name = runner.new("written")
+        work = Work(place.name, place.url(name), place.path(name), "", shape.files, 0)
+        try:
+            run, said = _ran(runner, place, entrant, work)
+        finally:
+            place.empty(name, new=False)
+        if said.get("rows") != shape.files:
+            raise FailedError(f"wrote {said.get('rows')} rows, not {shape.files}")
+        return run
 
     runner.rounds_of(entrants, go)
     return found

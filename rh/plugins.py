@@ -9,11 +9,13 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from functools import cache
-from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rh.errors import InvalidError, MissingExtraError
 from rh.forks import imports
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 __all__ = ["EXTRAS", "load", "names", "need"]
 
@@ -76,8 +78,10 @@ def need(module: str, *, extra: str | None = None, purpose: str | None = None) -
 
 
 @cache
-def _points(group: str) -> dict[str, metadata.EntryPoint]:
-    return {point.name: point for point in metadata.entry_points(group=group)}
+def _points(group: str) -> dict[str, EntryPoint]:
+    from importlib.metadata import entry_points  # takes 20 ms, and most programs use no plug-in
+
+    return {point.name: point for point in entry_points(group=group)}
 
 
 def names(group: str) -> list[str]:

@@ -13,8 +13,11 @@ from rh.tables.base import DataFile, Snapshot
 
 __all__ = ["compact", "runs"]
 
+FILE_BYTES = 128 << 20
+"""In a file that small ones become, about: less than what two of those have that were written full."""
 
-def compact(system: System, snapshot: Snapshot, *, file_bytes: int = writing.FILE_BYTES) -> Snapshot:
+
+def compact(system: System, snapshot: Snapshot, *, file_bytes: int = FILE_BYTES) -> Snapshot:
     """Rewrite neighbouring files that are small as files of about `file_bytes`, all or nothing.
 
     Rows keep their order; of a table with partition columns, within each partition. Larger files stay as they are.
@@ -46,9 +49,8 @@ def compact(system: System, snapshot: Snapshot, *, file_bytes: int = writing.FIL
         for number, files in enumerate(found):
             rows = _rows(system, replace(snapshot, files=tuple(files)))
             schema = access.schema(system, snapshot)
-            after = writing.store_files(
-                system, rows, f"part-{write_id}-{number:05d}", schema, snapshot.partition_cols, file_bytes=file_bytes
-            )
+            named = f"part-{write_id}-{number:05d}"
+            after = writing.store_files(system, rows, named, schema, snapshot.partition_cols)
             pieces.append((files, after))
     except BaseException:
         writing.forget(system, [file.key for _, after in pieces for file in after])

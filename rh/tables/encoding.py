@@ -1,4 +1,7 @@
-"""One data file of a table: Parquet, encoded in one thread while another digests and stores what is encoded already."""
+"""One data file of a table: Parquet, encoded in one thread while another digests and stores what is encoded already.
+
+Files are encoded side by side, as far as there is `Room` for the rows that wait for it.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from queue import SimpleQueue
 from typing import Any
 
 from rh.digest import Hasher
@@ -20,7 +23,7 @@ from rh.systems.local import LocalSystem
 from rh.tables.base import DataFile
 from rh.types import Entry
 
-__all__ = ["EncodedFile", "stored_fields"]
+__all__ = ["EncodedFile", "Room", "stored_fields"]
 
 PIPE_BYTES = 16 << 20
 """What is encoded may be so far ahead of what is stored on this machine's disk."""
@@ -221,14 +224,39 @@ class _CancelledError(RhError):
     """Why the stream of a file that is given up ends."""
 
 
-class EncodedFile:
-    """One data file: encoded by who calls `put`, digested and stored by a thread of its own."""
+class Room:
+    """How many bytes of rows may wait to be encoded, in all files of a write together."""
 
-    def __init__(self, system: System, key: str, schema: Any, values: tuple[str | None, ...]) -> None:
+    def __init__(self, size: int) -> None:
+        self._left = self._size = size
+        self._changed = threading.Condition()
+
+    def take(self, size: int) -> None:
+        """Wait until there is so much room; of more than there is at all, until all of it is free."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._left >= min(size, self._size))
+            self._left -= size
+
+    def give(self, size: int) -> None:
+        """Let others have it."""
+        with self._changed:
+            self._left += size
+            self._changed.notify_all()
+
+
+class EncodedFile:
+    """One data file on its way: `put` hands row groups to a thread that encodes them, a second one stores the bytes."""
+
+    def __init__(self, system: System, key: str, schema: Any, values: tuple[str | None, ...], room: Room) -> None:
         self.key = key
+        self.bytes = 0
+        """Of its rows so far, as they are in memory."""
         self._system = system
+        self._schema = schema
         self._values = values
+        self._room = room
         self._rows = 0
+        self._groups: SimpleQueue[Any] = SimpleQueue()
         self._again = system.ask(LocalSystem) is None
         self._pipe = _Spool() if self._again else _Pipe()
         self._hasher = Hasher()
@@ -236,29 +264,19 @@ class EncodedFile:
         self._error: BaseException | None = None
         self._open = True
         self._footer: str | None = None
-        self._schema = schema
-        self._writer: Any = None
-        self._thread = threading.Thread(target=self._store, name="rh-table", daemon=True)
-        self._thread.start()
-
-    @property
-    def size(self) -> int:
-        """Bytes so far."""
-        return self._pipe.size
+        self._threads = [
+            threading.Thread(target=work, name="rh-table", daemon=True) for work in (self._encode, self._store)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def put(self, table: Any) -> None:
-        """Encode a row group."""
-        pa = need("pyarrow")
+        """Have a row group encoded; waits for room."""
         self._check()
-        if self._writer is None:
-            sink = pa.PythonFile(self._pipe, mode="w")
-            self._writer = need("pyarrow.parquet").ParquetWriter(
-                sink, self._schema, use_dictionary=_repeating(table), **OPTIONS
-            )
-        try:
-            self._writer.write_table(table, row_group_size=max(1, table.num_rows))
-        except pa.ArrowException as error:
-            raise InvalidError(f"the rows cannot be written: {error}", where=self._system.url(self.key)) from error
+        size = table.nbytes
+        self._room.take(size)
+        self._groups.put((table, size))
+        self.bytes += size
         self._rows += table.num_rows
         self._check()
 
@@ -266,25 +284,18 @@ class EncodedFile:
         """No more rows will come."""
         if self._open:
             self._open = False
-            self._pipe.kept = []
-            self._writer.close()
-            self._footer = _footer(b"".join(self._pipe.kept))
-            self._writer = None
-            self._pipe.end()
+            self._groups.put(None)
 
     def settle(self) -> None:
         """Wait until it is stored."""
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
         self._check()
 
-    def fail(self, error: BaseException) -> None:
-        """Give it up."""
-        self._pipe.fail(error)
-        if self._open:
-            self._open = False
-            if self._writer is not None:
-                with suppress(Exception):
-                    self._writer.close()
+    def give_up(self) -> None:
+        """Leave it unfinished; `settle` raises."""
+        self._failed(_CancelledError("the write was cancelled"))
+        self.end()
 
     def wait(self) -> DataFile:
         """The file as it is stored."""
@@ -305,11 +316,52 @@ class EncodedFile:
         if self._error is not None:
             raise self._error
 
+    def _failed(self, error: BaseException) -> None:
+        """The first error is what is told; whoever waits for bytes or rows goes on."""
+        if self._error is None:
+            self._error = error
+        self._pipe.fail(error)
+
+    def _encode(self) -> None:
+        writer: Any = None
+        while (group := self._groups.get()) is not None:
+            table, size = group
+            try:
+                if self._error is None:
+                    writer = self._encoded(writer, table)
+            except BaseException as error:  # noqa: BLE001 - raised again in the thread that asks
+                self._failed(error)
+            finally:
+                del group, table
+                self._room.give(size)
+        try:
+            if self._error is None and writer is not None:
+                self._pipe.kept = []
+                writer.close()
+                self._footer = _footer(b"".join(self._pipe.kept))
+            self._pipe.end()
+        except BaseException as error:  # noqa: BLE001 - as above
+            self._failed(error)
+
+    def _encoded(self, writer: Any, table: Any) -> Any:
+        """The writer of the file, which has encoded one more row group."""
+        pa = need("pyarrow")
+        if writer is None:
+            sink = pa.PythonFile(self._pipe, mode="w")
+            dictionaries = _repeating(table)
+            writer = need("pyarrow.parquet").ParquetWriter(sink, self._schema, use_dictionary=dictionaries, **OPTIONS)
+        try:
+            writer.write_table(table, row_group_size=max(1, table.num_rows))
+        except pa.ArrowException as error:
+            raise InvalidError(f"the rows cannot be written: {error}", where=self._system.url(self.key)) from error
+        return writer
+
     def _store(self) -> None:
         try:
             self._entry = self._system.write(self.key, self if self._again else iter(self))
         except BaseException as error:  # noqa: BLE001 - raised again in the thread that asks
-            self._error = error
+            if self._error is None:
+                self._error = error
         finally:
             self._pipe.leave()
 

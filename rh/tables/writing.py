@@ -1,16 +1,17 @@
-"""How rows become files: Parquet of a sensible size, encoded here while what is encoded already is on its way.
+"""How rows become files: Parquet of a sensible size, several encoded side by side while others are on their way.
 
-Row groups have at most 128 Ki rows and 64 MiB, files about 256 MiB. Values are compressed with zstd; pages carry a
-checksum and begin where the content says so (content-defined chunking), so that a table that is written again with a
-few rows changed shares most of its bytes with the old one.
+Row groups have at most 128 Ki rows and 64 MiB, files about 256 MiB as they are in memory, the first ones less. Values
+are compressed with zstd; pages carry a checksum and begin where the content says so (content-defined chunking), so that
+a table that is written again with a few rows changed shares most of its bytes with the old one.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
@@ -24,7 +25,7 @@ from rh.systems import open_system
 from rh.systems.base import System
 from rh.tables import access, adoption, store
 from rh.tables.base import DataFile, Mode, Snapshot
-from rh.tables.encoding import EncodedFile, stored_fields
+from rh.tables.encoding import EncodedFile, Room, stored_fields
 from rh.types import Location
 
 __all__ = [
@@ -44,12 +45,16 @@ __all__ = [
 
 GROUP_ROWS = 128 << 10
 GROUP_BYTES = 64 << 20
+FIRST_BYTES = 64 << 20
+"""Of rows in the first two files; each next two have twice as many, so that small tables are encoded side by side."""
 FILE_BYTES = 256 << 20
 HELD_BYTES = 128 << 20
 """Rows of partitioned writes that wait for company."""
 OPEN_FILES = 8
 """Partitions that are being written at once; another one's next rows begin another file."""
 _FILES = 100_000
+WAITING_BYTES = GROUP_BYTES * min(max(os.cpu_count() or 2, 2), 4)
+"""Bytes of rows that wait to be encoded, or are."""
 
 
 # Before the first byte
@@ -200,7 +205,8 @@ def write(
         mode: what to do where a table is already.
         partition_cols: columns whose values name directories (`year=2026/…`).
         group_rows: at most so many rows in a row group.
-        file_bytes: about so many bytes in a file.
+        file_bytes: of rows, as they are in memory, in a file at most; the first files have fewer. What is cut where
+            goes by the rows alone: equal ones become equal files, on whichever machine.
         own: as for `begin`.
 
     Raises:
@@ -270,11 +276,9 @@ def store_files(
     named: str,
     schema: Any,
     partition_cols: Sequence[str],
-    *,
-    file_bytes: int = FILE_BYTES,
 ) -> list[DataFile]:
-    """Store batches as files whose names begin with `named`, one at least; nothing is published."""
-    return _Writer(system, named, schema, partition_cols, GROUP_ROWS, file_bytes).run(rows, empty=True)
+    """Store batches as one file, or one for each partition, whose names begin with `named`; nothing is published."""
+    return _Writer(system, named, schema, partition_cols, GROUP_ROWS, None).run(rows, empty=True)
 
 
 def abandon(system: System, write_id: str) -> None:
@@ -302,7 +306,7 @@ class _Writer:
         schema: Any,
         partition_cols: Sequence[str],
         group_rows: int,
-        file_bytes: int,
+        file_bytes: int | None,
     ) -> None:
         pa = need("pyarrow")
         self._system = system
@@ -313,7 +317,9 @@ class _Writer:
         self._inner = pa.schema(kept, schema.metadata)
         self._group_rows = group_rows
         self._file_bytes = file_bytes
+        self._room = Room(WAITING_BYTES)
         self._files: list[EncodedFile] = []
+        self._numbers: Counter[tuple[str | None, ...]] = Counter()
         self._open: OrderedDict[tuple[str | None, ...], EncodedFile] = OrderedDict()
         self._ending: deque[EncodedFile] = deque()
 
@@ -328,9 +334,9 @@ class _Writer:
             for file in self._files:
                 file.end()
             return [file.wait() for file in self._files]
-        except BaseException as error:
+        except BaseException:
             for file in self._files:
-                file.fail(error)
+                file.give_up()
             for file in self._files:
                 with suppress(Exception):
                     file.wait()
@@ -354,12 +360,16 @@ class _Writer:
                 f"{quote(column, safe='')}={adoption.hive_text(value)}/"
                 for column, value in zip(self._columns, values, strict=True)
             ]
-            file = EncodedFile(self._system, f"{''.join(steps)}{self._named}-{number:05d}.parquet", self._inner, values)
+            key = f"{''.join(steps)}{self._named}-{number:05d}.parquet"
+            file = EncodedFile(self._system, key, self._inner, values, self._room)
             self._files.append(file)
             self._open[values] = file
         self._open.move_to_end(values)
         file.put(table)
-        if file.size >= self._file_bytes:
+        if self._file_bytes is not None and file.bytes >= min(
+            self._file_bytes, FIRST_BYTES << min(self._numbers[values] // 2, 32)
+        ):
+            self._numbers[values] += 1
             self._end(values)
 
     def _end(self, values: tuple[str | None, ...]) -> None:
