@@ -159,7 +159,8 @@ def write_table(work: Work) -> Go:
 
     def go() -> int:
         files = _filesystem(work)
-        files.create_dir(work.path, recursive=True)
+        if work.place == "local":
+            files.create_dir(work.path, recursive=True)
         pq.write_table(table, f"{work.path}/part.parquet", filesystem=files)
         return int(table.num_rows)
 

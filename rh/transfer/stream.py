@@ -81,7 +81,7 @@ def _read_many(mover: Mover, bulk: Bulk, steps: Iterable[Step]) -> Iterator[tupl
                 mover.failed(step, as_rh(data, mover.source.url(entry.key)))
             elif entry.check is not None and step.entry.check is None:
                 # What the far side computed next to the bytes.
-                yield step._replace(entry=step.entry._replace(check=entry.check)), data
+                yield Step(step.action, step.key, entry, *step[3:]), data
             else:
                 yield step, data
     except Exception as error:  # noqa: BLE001 - every file in flight is told

@@ -20,6 +20,7 @@ __all__ = ["WINDOW", "FarBody", "FarUpload", "entries_of", "entry_of"]
 
 WINDOW = 4 << 20
 """Bytes the far side may send before they are asked for again."""
+_SMALL = 1 << 20
 
 
 def entry_of(key: str, stat: Sequence[int], target: bytes = b"") -> Entry:
@@ -52,7 +53,7 @@ def entries_of(page: bytes) -> Sequence[Entry]:
 
 
 class FarBody(Body):
-    """A read in progress; holds its session until it is closed or at its end."""
+    """A read in progress; of more than `_SMALL` bytes it holds its session until it is closed or at its end."""
 
     def __init__(self, road: FarRoad, key: str, span: Span | None, want: bytes) -> None:
         self._road, self._key = road, key
@@ -72,12 +73,19 @@ class FarBody(Body):
             raise
         observe.count(road.system, "read")
         self._left = max(0, min(stop, self.entry.size) - min(start, self.entry.size))
+        # Little is taken at once, so that the session is free for what the reader asks for meanwhile.
+        self._held = list(self._arriving(keep=True)) if self._left <= _SMALL else []
 
     def __iter__(self) -> Iterator[Bytes]:
         return self._pieces(keep=True)
 
     def _pieces(self, *, keep: bool) -> Iterator[Bytes]:
         """What is left, each piece ours to `keep`, or good until the next one."""
+        held, self._held = self._held, []
+        yield from held
+        yield from self._arriving(keep=keep)
+
+    def _arriving(self, *, keep: bool) -> Iterator[Bytes]:
         credit = 0
         while self._session is not None:
             try:
