@@ -74,7 +74,8 @@ def verdicts(case: Case) -> Iterator[Verdict]:
     for bar in BARS:
         if bar.place == case.place and case.shape.name in bar.shapes and case.direction in bar.directions:
             names = {entrant.contestant.name for entrant in case.entrants}
-            if not bar.against or names & set(bar.against):  # else the peers were left out on purpose
+            failed = any(entrant.error for entrant in case.entrants)
+            if failed or not bar.against or names & set(bar.against):  # else the peers were left out on purpose
                 yield _verdict(bar, case)
     if case.direction in _OF_TABLES:
         return  # their memory is bounded by row groups, and tests hold it

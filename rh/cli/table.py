@@ -62,6 +62,15 @@ Options = Annotated[
     ),
 ]
 
+Schema = Annotated[
+    str | None,
+    typer.Option(
+        "--schema",
+        metavar="COLUMN=TYPE,…",
+        help="Their columns and types, such as 'id=int64,at=timestamp[us]'; others are not read.",
+    ),
+]
+
 _CONDITION = re.compile(r"\s*(.+?)\s*(==|!=|<=|>=|=|<|>)\s*(.*?)\s*", re.DOTALL)
 _DATABASE = re.compile(r"(postgres(ql)?|redshift|sqlite|duckdb|snowflake|bigquery)://")
 _VERSION = re.compile(r"((?:[~@]?/)?[A-Za-z0-9][\w./-]*)(?::[\w.-]+|@sha256:[0-9a-f]+)")
@@ -76,20 +85,27 @@ def head(
     where: Where = None,
     file_format: Format = None,
     option: Options = None,
+    schema: Schema = None,
     json: AsJson = False,
 ) -> None:
     """Show the first rows.
 
     With --json, one document per row.
     """
-    opened = _table(table, file_format, option)
+    opened = _table(table, file_format, option, schema)
     _print(_first(opened, 10 if limit is None else limit, columns, where), json=json)
 
 
-@app.command()
-def schema(table: TableArgument, file_format: Format = None, option: Options = None, json: AsJson = False) -> None:
+@app.command("schema")
+def schema_(
+    table: TableArgument,
+    file_format: Format = None,
+    option: Options = None,
+    schema: Schema = None,
+    json: AsJson = False,
+) -> None:
     """Show the columns and their types."""
-    fields = _table(table, file_format, option).schema
+    fields = _table(table, file_format, option, schema).schema
     if json:
         for field in fields:
             show.emit({"column": field.name, "type": str(field.type), "nullable": field.nullable})
@@ -112,13 +128,14 @@ def stream(
     arrow: Annotated[bool, typer.Option("--arrow", help="Write an Arrow IPC stream instead of JSON.")] = False,
     file_format: Format = None,
     option: Options = None,
+    schema: Schema = None,
     json: AsJson = False,
 ) -> None:
     """Write rows to standard output, one JSON document per row.
 
     rh table stream s3://bucket/logs | jq .size
     """
-    opened = _table(table, file_format, option)
+    opened = _table(table, file_format, option, schema)
     del json  # it is JSON anyway
     batches = opened.stream(
         columns=columns,
@@ -149,6 +166,7 @@ def sql(
     limit: Limit = None,
     file_format: Format = None,
     option: Options = None,
+    schema: Schema = None,
     json: AsJson = False,
 ) -> None:
     """Run a query over a table's files with DuckDB, or in a database.
@@ -158,9 +176,9 @@ def sql(
     if _DATABASE.match(table):
         import rh
 
-        _print(_first(rh.table(query=query, system=table), limit, None, None), json=json)
+        _print(_first(rh.table(query=query, system=table, schema=_schema(schema)), limit, None, None), json=json)
     else:
-        result = _table(table, file_format, option).sql(query)
+        result = _table(table, file_format, option, schema).sql(query)
         _print(result if limit is None else result.slice(0, limit), json=json)
 
 
@@ -170,6 +188,7 @@ def profile(
     limit: Limit = None,
     file_format: Format = None,
     option: Options = None,
+    schema: Schema = None,
     json: AsJson = False,
 ) -> None:
     """Say of each column what it holds: nulls, distinct values, least and greatest, the most frequent.
@@ -178,7 +197,7 @@ def profile(
     """
     import rh
 
-    opened = _table(table, file_format, option)
+    opened = _table(table, file_format, option, schema)
     found = (opened if limit is None else rh.table(_first(opened, limit, None, None))).profile()
     if json:
         show.emit(_plain(found.as_dict()))
@@ -202,6 +221,7 @@ def write(
     ] = None,
     file_format: Format = None,
     option: Options = None,
+    schema: Schema = None,
     json: AsJson = False,
 ) -> None:
     """Write a table's rows as another table, of Parquet files.
@@ -212,22 +232,23 @@ def write(
     from rh.cli.place import place_of
 
     to = rh.table(path=place_of(target).url, partition_cols=partition or ())
-    _written(to.write(_table(source, file_format, option).to_reader(), mode=cast("Mode", mode)), json=json)
+    _written(to.write(_table(source, file_format, option, schema).to_reader(), mode=cast("Mode", mode)), json=json)
 
 
 @app.command()
 def compact(
     table: TableArgument,
-    target_mb: Annotated[int, typer.Option("--target-mb", metavar="MIB", min=1, help="In a file, about.")] = 256,
+    target_mb: Annotated[int, typer.Option("--target-mb", metavar="MIB", min=1, help="In a file, about.")] = 128,
     file_format: Format = None,
     option: Options = None,
+    schema: Schema = None,
     json: AsJson = False,
 ) -> None:
     """Rewrite the small files of a table as few large ones: the same rows, all or nothing.
 
     rh table compact s3://bucket/table
     """
-    opened = _table(table, file_format, option)
+    opened = _table(table, file_format, option, schema)
     before = len(opened.files()[1].files)
     _written(opened.compact(target_mb), json=json, before=before)
 
@@ -242,32 +263,36 @@ def _written(table: Table, *, json: bool, before: int | None = None) -> None:
         show.line(f"{table.url}: {rows:,} rows, {show.human(size)}{told_files}")
 
 
-def _table(text: str, file_format: str | None = None, options: list[str] | None = None) -> Table:
+def _table(
+    text: str, file_format: str | None = None, options: list[str] | None = None, columns: str | None = None
+) -> Table:
     import rh
     from rh import config
     from rh.cli.place import place_of
     from rh.errors import InvalidError, NotFoundError
     from rh.resources import base
     from rh.resources.table import Table
+    from rh.tables.given import encoded
 
     if _DATABASE.match(text):
         raise InvalidError("a database needs a query", hint="rh table sql URL 'select …'")
-    given = _options(options)
+    given, schema = _options(options), _schema(columns)
     version = _VERSION.fullmatch(text)
     if version and version.group(1) not in config.system_names() and base.exists(version.group(1)):
         text = f"rh://{text}"
     if (match := re.fullmatch(r"rh://(.*?)/?", text, re.DOTALL)) and base.exists(match.group(1)):
         found = base.load(match.group(1))
         if isinstance(found, Table):
-            if file_format is None and not given:
-                return found
-            return replace(found, format=file_format, options=given, own=found.own and file_format is None)
+            if file_format is not None or given:
+                found = replace(found, format=file_format, options=given, own=found.own and file_format is None)
+            return found if schema is None else replace(found, schema_given=encoded(schema))
     place = place_of(text)
     if place.name is not None:  # a directory in something saved, of a version perhaps, which no URL can say
-        return Table(location=place.location, format=file_format, options=given)
+        kept = None if schema is None else encoded(schema)
+        return Table(location=place.location, format=file_format, options=given, schema_given=kept)
     if place.location.system == "file" and not os.path.lexists(place.location.path) and _is_saved(text):
         raise NotFoundError("nothing is there", where=place.url, hint=f"what is saved under that name is rh://{text}")
-    return rh.table(path=place.url, format=file_format, options=given)
+    return rh.table(path=place.url, format=file_format, options=given, schema=schema)
 
 
 def _is_saved(text: str) -> bool:
@@ -294,6 +319,23 @@ def _options(given: list[str] | None) -> dict[str, Any] | None:
         except ValueError:
             found[key] = "\t" if value == "\\t" else value
     return found or None
+
+
+def _schema(text: str | None) -> dict[str, str] | None:
+    """`column=type,…` as `schema=`; a comma within brackets belongs to the type."""
+    from rh.errors import InvalidError
+
+    if text is None:
+        return None
+    found: dict[str, str] = {}
+    for part in re.findall(r"(?:[^,\[(<]|\[[^\]]*\]|\([^)]*\)|<.*?>+)+", text):
+        name, mark, kind = (word.strip() for word in part.partition("="))
+        if not mark or not name or not kind:
+            raise InvalidError(f"--schema {part.strip()!r} is not COLUMN=TYPE", hint="--schema 'id=int64,name=string'")
+        if name in found:
+            raise InvalidError(f"--schema names column {name!r} twice")
+        found[name] = kind
+    return found
 
 
 def _first(table: Table, limit: int | None, columns: list[str] | None, where: list[str] | None) -> Any:

@@ -28,6 +28,8 @@ __all__ = ["Facts", "Rows"]
 
 _ROWS = 10_000
 """Rows of a batch where the caller does not say."""
+_READ = 1 << 16
+"""Rows of a batch of what `fetch("reader")` gives."""
 _WHOLE = {"arrow": "Table", "polars": "DataFrame", "hf": "Dataset"}
 """What adapters make of rows, where they take other types as well."""
 
@@ -55,7 +57,8 @@ class Rows(Versioned):
     """Rows that lie in files, are held here and not written yet, or come from a database's query.
 
     Attributes:
-        native: whose type `fetch()` gives back: `arrow`, `pandas`, `polars`, `dask`, `ray`, `hf`, `dict`, `rows`.
+        native: whose type `fetch()` gives back: `arrow`, `reader`, `dataset`, `pandas`, `polars`, `dask`, `ray`, `hf`,
+            `dict`, `rows`.
         source: the database query whose result this is, for a table made with `query=`.
         facts_known: rows, bytes and schema, as they were when it was written or saved.
         value: rows that are still to be written.
@@ -215,9 +218,11 @@ class Rows(Versioned):
         """All rows, as the type that was given to `rh.table`, or as another library's.
 
         Args:
-            as_: `arrow`, `pandas`, `polars`, `dask`, `ray`, `hf`, `dict`, `rows`; by default the type that went in,
-                and before it is written the very value. What goes in as a RecordBatchReader, RecordBatch, Dataset or
-                Scanner comes back from files as a `pyarrow.Table`, a LazyFrame as a `polars.DataFrame`.
+            as_: `arrow`, `pandas`, `polars`, `dask`, `ray`, `hf`, `dict`, `rows`; `reader` for a
+                `pyarrow.RecordBatchReader`, which reads on as batches are asked for, until it is dropped; `dataset` for
+                a `pyarrow.dataset.Dataset` over the files that `rh` wrote (else, and of a part, it is in memory). By
+                default the type that went in, and before it is written the very value. What goes in as a RecordBatch
+                or Scanner comes back from files as a `pyarrow.Table`, a LazyFrame as a `polars.DataFrame`.
             columns: only these.
             where: only rows for which this holds (see `stream`).
 
@@ -231,9 +236,14 @@ class Rows(Versioned):
         if self.value is not NOTHING and columns is None and where is None:
             if as_ is None:
                 return self.handed_out()
-            if as_ == self.native:
+            if as_ == "reader":
+                return self.to_reader()
+            if as_ == self.native or (as_ == "arrow" and self.native in ("reader", "dataset")):
                 return self._held(as_)
         adapter = adapters.named(as_ or self.native or "arrow")
+        if adapter.name == "reader":  # of the stream, which keeps alive what it reads from
+            batches = self.stream(_READ, columns=columns, where=where)
+            return need("pyarrow", extra="tables").RecordBatchReader.from_batches(batches.schema, batches)
         chosen = _names(columns)
         if self.is_query:
             return adapter.of_arrow(_chosen(self.to_reader().read_all(), chosen, where))

@@ -21,6 +21,7 @@ from rh.resources.blob import NOTHING
 from rh.resources.places import Place
 from rh.resources.rows import Facts, Rows
 from rh.systems.base import System
+from rh.tables import given
 from rh.tables.base import FORMATS, INDEX, ONE_FILE, Mode, Snapshot
 from rh.types import Location
 
@@ -47,6 +48,7 @@ class Table(Rows):
         format: of an adopted table, where the names of its files do not say it. It is adopted as it is then, also where
             the files look like those of a table without its index.
         options: how to read the files of an adopted table (CSV: `{"delimiter": ";"}`).
+        schema_given: the columns of an adopted table, whatever its files say: a serialized `pyarrow.Schema`.
         taken: when this snapshot of a query's result was begun (ISO 8601).
         own: `rh` wrote it, as far as this value knows: its files are those that its index names. Once that is gone the
             table is removed, and what else lies in its place is never taken for it.
@@ -67,6 +69,7 @@ class Table(Rows):
     partition_cols: tuple[str, ...] = ()
     format: str | None = None
     options: Mapping[str, Any] | None = None
+    schema_given: bytes | None = None
     taken: str | None = None
     own: bool = field(default=False, compare=False)
     receipt: Receipt | None = field(default=None, compare=False)
@@ -77,6 +80,8 @@ class Table(Rows):
         object.__setattr__(self, "partition_cols", tuple(self.partition_cols))
         if self.format is not None and self.format not in FORMATS:
             raise InvalidError(f"format={self.format!r} is not one of {', '.join(FORMATS)}")
+        if self.schema_given is not None:
+            given.check_place(self.options, rows=self.value is not NOTHING, query=self.is_query)
         if self.native is not None:
             from rh.tables import adapters
 
@@ -91,7 +96,7 @@ class Table(Rows):
             (t.name, t.location, t.native, t.partition_cols, t.format, t.options, t.source, dict(t.metadata))
             for t in (self, other)
         )
-        return mine == theirs
+        return mine == theirs and self.schema_given == other.schema_given
 
     __hash__ = Located.__hash__
 
@@ -112,6 +117,8 @@ class Table(Rows):
             document["partition_cols"] = list(self.partition_cols)
         if self.options:
             document["options"] = dict(self.options)
+        if self.schema_given is not None:
+            document["schema"] = given.text_of(self.schema_given)
         if self.own:
             document["own"] = True
         if self.facts_known is not None:
@@ -137,6 +144,7 @@ class Table(Rows):
             fields["facts_known"] = Facts(int(facts["rows"]), int(facts["size"]), base64.b64decode(facts["schema"]))
         for name in ("native", "format", "options"):
             fields[name] = document.pop(name, None)
+        fields["schema_given"] = given.of_text(document.pop("schema", None))
         fields["own"] = bool(document.pop("own", facts is not None))  # facts are known of what rh wrote only
         return fields | {"partition_cols": tuple(document.pop("partition_cols", ()))}
 
@@ -189,13 +197,13 @@ class Table(Rows):
         if self.is_file:
             system = places.at(location.parent, self.host, self.pin)
             try:
-                return system, store.look(system, location.name, format=self.format, options=self.options)
+                return system, store.look(system, location.name, **self._read_as())
             except NotFoundError:
                 pass  # some tools give directories such names
         system = places.at(location, self.host, self.pin)
         parts = self.format is not None
         try:
-            snapshot = store.look(system, format=self.format, options=self.options, parts=parts, own=self.own)
+            snapshot = store.look(system, parts=parts, own=self.own, **self._read_as())
         except NotFoundError:
             if self.format is None or self.own:
                 raise
@@ -207,13 +215,17 @@ class Table(Rows):
             object.__setattr__(self, "own", True)  # seen once, it is known for good
         return system, snapshot
 
+    def _read_as(self) -> dict[str, Any]:
+        """What is known of how files of others are to be read."""
+        return {"format": self.format, "options": self.options, "schema": self.schema_given}
+
     def _odd_file(self, location: Location) -> tuple[System, Snapshot] | None:
         """The one file that the place is, whose name does not say that it is a table."""
         from rh.tables import store
 
         beside = places.at(location.parent, self.host, self.pin)
         try:
-            return beside, store.look(beside, location.name, format=self.format, options=self.options)
+            return beside, store.look(beside, location.name, **self._read_as())
         except NotFoundError:
             return None
 
@@ -265,7 +277,8 @@ class Table(Rows):
 
         Raises:
             ExistsError: `mode="error"`, and there are data in its place.
-            InvalidError: there is nothing to write, or the columns do not fit those that are there.
+            InvalidError: there is nothing to write, or the columns do not fit those that are there; the table has a
+                given schema, which says how files of others are read.
             ConflictError: somebody else wrote the table meanwhile.
         """
         from rh.resources import table_writing
@@ -383,7 +396,7 @@ class Table(Rows):
         self.files()
         return self
 
-    def compact(self, target_mb: int = 256) -> Table:
+    def compact(self, target_mb: int = 128) -> Table:
         """Rewrite neighbouring small files as files of about `target_mb` MiB, and return the table that has them.
 
         All or nothing, and the rows keep their order (of a table with partition columns, within each partition).
@@ -450,11 +463,14 @@ class Table(Rows):
             yield "holds", f"a {type(self.value).__name__}, not written yet"
         if self.partition_cols:
             yield "partitioned by", ", ".join(self.partition_cols)
+        schema = self.schema_given
         if self.facts_known is not None:
             known = self.facts_known
             yield "rows", f"{known.rows:,}"
             yield "size", f"{known.size:,} bytes"
-            for column in need("pyarrow.ipc", extra="tables").read_schema(need("pyarrow").py_buffer(known.schema)):
+            schema = known.schema
+        if schema is not None:
+            for column in need("pyarrow.ipc", extra="tables").read_schema(need("pyarrow").py_buffer(schema)):
                 yield column.name, str(column.type)
         if self.receipt is not None:
             yield "receipt", str(self.receipt)
@@ -485,6 +501,7 @@ def table(
     parameters: Any = None,
     format: str | None = None,  # noqa: A002
     options: Mapping[str, Any] | None = None,
+    schema: Any = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> Table:
     """A table: of rows that are to be written, of files that exist, of a query, or by name alone one that was saved.
@@ -505,6 +522,9 @@ def table(
         parameters: what the query's placeholders stand for.
         format: of existing files whose names do not say it.
         options: how to read existing files: for CSV `{"delimiter": ";"}`.
+        schema: the columns and types of existing files: a `pyarrow.Schema`, or a dict of names and types
+            (`{"n": "int64", "at": "timestamp[us]"}`). The table has these, in this order; other columns are not read,
+            and those that a file lacks are null. By default the files say their columns.
         metadata: plain JSON values to be saved with it.
 
     Raises:
@@ -517,6 +537,8 @@ def table(
         2
     """
     kept: dict[str, Any] = {"metadata": metadata or {}, "partition_cols": _partitions(partition_cols), "mkdir": mkdir}
+    if schema is not None:
+        kept["schema_given"] = given.encoded(schema)
     if options is not None and not isinstance(options, Mapping):
         raise InvalidError(f"options= is a dict, not {options!r}", hint='options={"delimiter": ";"}')
     if query is not None:
@@ -530,13 +552,15 @@ def table(
     if parameters is not None:
         raise InvalidError("parameters= is for query=")
     name, saved = places_saved.meant(name, path, system, dryrun=dryrun)
-    whole = name is None and data is None and format is None and options is None
+    whole = name is None and data is None and format is None and options is None and schema is None
     if saved is not None and whole and not saved.below and isinstance(saved.resource, Table):
         return saved.resource if metadata is None else replace(saved.resource, metadata=metadata)
     if saved is None and data is None and path is None and system is None:
         found = load_only(name, "table", dryrun=dryrun)
         if not isinstance(found, Table):
             raise InvalidError(f"{name} is a {found.kind}")
+        if schema is not None:
+            found = replace(found, schema_given=kept["schema_given"])
         return found if metadata is None else replace(found, metadata=metadata)
     if isinstance(data, str | os.PathLike):
         raise InvalidError(

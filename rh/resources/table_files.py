@@ -36,9 +36,11 @@ def move(table: Table, system: Any, path: Any, options: Mapping[str, Any]) -> Ta
         recording.read(table)
         chosen, _ = _options(options, ())
         assert chosen.delete is False
-        return replace(table, location=target, host=places.portable(target), source=None, name=table.name).write(
-            None if table.source is None or table.location is not None else table.source.reader()
-        )
+        there = replace(table, location=target, host=places.portable(target), source=None, name=table.name)
+        if not table.is_query:
+            return there.write()
+        assert table.source is not None
+        return replace(there.write(table.source.reader()), native=table.native)
     if target == table.location:
         return table
     recording.read(table)

@@ -30,11 +30,19 @@ def write(table: Table, data: Any, mode: Mode, partition_cols: Sequence[str] | N
     from rh.resources.table import Table
 
     table.check_live()
+    if table.schema_given is not None:
+        raise InvalidError(
+            "schema= says how files of others are read; what is written has the types of its rows",
+            where=table.url,
+            hint="cast the rows, and write them without it: rh.table(path=…).write(rows)",
+        )
     partitions = table.partition_cols
     if partition_cols is not None:
         partitions = tuple(access.names_in("partition_cols", partition_cols))
     value = table.value if data is None else data
+    own_type: str | None = None
     if isinstance(value, Table):
+        own_type = value.native or "arrow"
         value = value.to_reader() if value.written or value.is_query else value.handed_out()
     if value is NOTHING and not table.is_query:
         raise InvalidError("there is nothing to write", hint=".write(data)")
@@ -55,7 +63,9 @@ def write(table: Table, data: Any, mode: Mode, partition_cols: Sequence[str] | N
         snapshot = writing.write(system, table.to_reader(), mode=mode, partition_cols=partitions, own=own)
     else:
         adapter = adapters.owner_of(value)
-        native = table.native if mode == "append" and data is not None and table.native else adapter.name
+        native = own_type or adapter.name
+        if mode == "append" and data is not None and table.native:
+            native = table.native
         if issubclass(adapter, Parallel):
             begun = writing.begin(system, adapter.schema(value), mode=mode, partition_cols=partitions, own=own)
             files = adapter.write(value, location, begun.write_id, begun.partition_cols, schema=begun.schema)

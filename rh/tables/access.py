@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from rh.errors import IntegrityError, InvalidError
+from rh.errors import IntegrityError, InvalidError, RhError
 from rh.plugins import need
 from rh.systems.base import System
 from rh.tables import lines
@@ -24,12 +24,12 @@ from rh.tables.fragments import (
     file_format,
     file_system,
     fragment,
-    given_types,
     has_footer,
     partition_scalars,
     repeated,
     with_rows,
 )
+from rh.tables.given import given_types, misfit, shaped
 from rh.tables.ranges import BLOCK, first_line, open_file, translated
 from rh.tables.schemas import (
     AT_ONCE,
@@ -38,8 +38,10 @@ from rh.tables.schemas import (
     check_files,
     check_fragment,
     check_no_more,
+    columns_of,
+    excludes,
     file_schema,
-    misfit,
+    given_in,
     names_in,
     no_column,
     schema,
@@ -57,10 +59,13 @@ __all__ = [
     "check_files",
     "check_fragment",
     "check_no_more",
+    "columns_of",
     "dataset",
+    "excludes",
     "expression",
     "file_schema",
     "fragment",
+    "given_in",
     "given_types",
     "has_footer",
     "names_in",
@@ -70,9 +75,11 @@ __all__ = [
     "reading",
     "reading_file",
     "repeated",
+    "rows_of",
     "rows_of_files",
     "scanner",
     "schema",
+    "shaped",
     "translated",
     "with_rows",
 ]
@@ -103,41 +110,111 @@ def scanner(
     where: Any = None,
     strict: bool = False,
     **options: Any,
-) -> ds.Scanner:
+) -> ds.Scanner | _Passing:
     """How rows are read from `files`, the `dataset` of a snapshot: as `pyarrow.dataset.Dataset.scanner` does.
 
-    Where all columns are wanted (`strict`), a key of JSON lines that the schema does not have is an error.
+    Where all columns are wanted (`strict`), a key of JSON lines that the schema does not have is an error. Where the
+    schema was given, so is a null in a column that has none.
     """
-    if snapshot.format != "jsonl":
-        return files.scanner(columns=columns, filter=where, **options)
-    rows = _line_batches(system, snapshot, files.schema, strict=strict)
-    size = options.get("batch_size", 1 << 17)
-    scanner = need("pyarrow.dataset").Scanner
-    return scanner.from_batches(rows, schema=files.schema, columns=columns, filter=where, batch_size=size)
+    whole = files.schema
+    if snapshot.format == "jsonl":
+        read = need("pyarrow").schema([whole.field(name) for name in _looked_at(columns, where, whole)])
+        lined = _line_batches(system, snapshot, whole, read, strict=strict and not snapshot.given)
+        return _Passing(lined, whole, columns, where)
+    if where is not None and not _excludes(snapshot, files, where):
+        kept = list(files.get_fragments(filter=where))  # by their directories
+        alone = need("pyarrow.dataset").FileSystemDataset(kept, whole, files.format, files.filesystem)
+        rows = alone.scanner(columns=_looked_at(columns, where, whole), **options)
+        return _Passing(_without_nulls(system, snapshot, rows), whole, columns, where)
+    if columns and not snapshot.owned:  # Arrow casts all columns of a file that has none of those wanted
+        files = files.replace_schema(need("pyarrow").schema(map(whole.field, _looked_at(columns, where, whole))))
+    rows = files.scanner(columns=columns, filter=where, **options)
+    if not snapshot.given or all(field.nullable for field in rows.projected_schema):
+        return rows
+    return _Passing(_without_nulls(system, snapshot, rows), whole, columns, None)
 
 
-def _line_batches(system: System, snapshot: Snapshot, whole: pa.Schema, *, strict: bool) -> Iterator[pa.RecordBatch]:
+class _Passing:
+    """What a scanner of Arrow's gives, of batches that Python brings: in the thread that asks for them.
+
+    Arrow's own would take one of its few threads for as long as it waits for the next batch; where there are as many
+    as it has, nothing is left by which any of them could go on.
+
+    Args:
+        rows: the batches, with all columns of `columns` and `where`.
+        whole: the schema of the table.
+        columns: those wanted; all by default.
+        where: an expression that holds for the rows wanted.
+    """
+
+    def __init__(
+        self, rows: Iterator[pa.RecordBatch], whole: pa.Schema, columns: Sequence[str] | None, where: Any
+    ) -> None:
+        pa = need("pyarrow")
+        names = whole.names if columns is None else columns
+        self.projected_schema = pa.schema([whole.field(name) for name in names])
+        self._rows = rows
+        self._where = where
+
+    def to_batches(self) -> Iterator[pa.RecordBatch]:
+        """The rows, batch by batch."""
+        pa = need("pyarrow")
+        for batch in self._rows:
+            found = pa.Table.from_batches([batch])
+            if self._where is not None:
+                found = found.filter(self._where)
+            yield from found.select(self.projected_schema.names).to_batches()
+
+    def to_table(self) -> pa.Table:
+        """All rows."""
+        return need("pyarrow").Table.from_batches(self.to_batches(), self.projected_schema)
+
+
+def _looked_at(columns: Sequence[str] | None, where: Any, whole: pa.Schema) -> list[str]:
+    """The columns to read for those wanted and for a filter; others may be unlike what they are taken for."""
+    if columns is None:
+        return list(whole.names)
+    return list(dict.fromkeys([*columns, *(() if where is None else columns_of(where, whole))]))
+
+
+def _excludes(snapshot: Snapshot, files: ds.Dataset, where: Any) -> bool:
+    """Whether Arrow may hold the filter against what each of the files says of its columns."""
+    free = given_in(where, snapshot, files.schema) if snapshot.format == "parquet" else {}
+    return not free or all(excludes(one.physical_schema, free) for one in files.get_fragments(filter=where))
+
+
+def _without_nulls(system: System, snapshot: Snapshot, rows: ds.Scanner) -> Iterator[pa.RecordBatch]:
+    """The batches, held against what the schema that was given says of nulls."""
+    for batch in rows.to_batches():
+        for field, column in zip(rows.projected_schema, batch.columns, strict=True):
+            shaped(system.url(), column, field, given=snapshot.given)
+        yield batch
+
+
+def _line_batches(
+    system: System, snapshot: Snapshot, whole: pa.Schema, wanted: pa.Schema, *, strict: bool
+) -> Iterator[pa.RecordBatch]:
     pa = need("pyarrow")
-    inner = pa.schema([field for field in whole if field.name not in snapshot.partition_cols])
+    inner = pa.schema([field for field in wanted if field.name not in snapshot.partition_cols])
     for file in with_rows(snapshot):
         values = partition_scalars(snapshot, file, whole)
         for batch in lines.batches(system, snapshot, file, inner, strict=strict and not snapshot.owned):
-            more = [repeated(value, batch.num_rows) for value in values.values()]
-            yield pa.RecordBatch.from_arrays([*batch.columns, *more], schema=whole)
+            found = {name: repeated(value, batch.num_rows) for name, value in values.items()}
+            found |= dict(zip(inner.names, batch.columns, strict=True))
+            columns = [found[name] for name in wanted.names]
+            yield pa.RecordBatch.from_arrays(columns, schema=wanted) if columns else batch
 
 
 @contextmanager
 def reading(system: System, snapshot: Snapshot, whole: pa.Schema) -> Iterator[None]:
-    """`translated` while a table is read; what is wrong in one of its files of text is told with its name."""
+    """`translated` while a table is read; what is wrong in one of its files is told with its name."""
     try:
         with translated(system.url()):
             yield
     except (InvalidError, IntegrityError) as error:
-        if snapshot.format == "csv" and error.where == system.url():
+        if error.where == system.url():
             for file in with_rows(snapshot):
-                with reading_file(system, snapshot, file, whole):
-                    for _ in fragment(system, snapshot, file, whole).to_batches(schema=whole):
-                        pass
+                _explain(system, snapshot, file, whole, error)
         raise
 
 
@@ -145,24 +222,58 @@ def reading(system: System, snapshot: Snapshot, whole: pa.Schema) -> Iterator[No
 def reading_file(
     system: System, snapshot: Snapshot, file: DataFile, whole: pa.Schema, unchanged: Callable[[], None] | None = None
 ) -> Iterator[None]:
-    """`translated` while one file of text is read; a value that does not fit is told with its column and both types."""
+    """`translated` while one file is read; a value that does not fit is told with its column and both types."""
     where = system.url(file.key)
     try:
         with translated(where, unchanged):
             yield
-    except InvalidError as error:
-        told = _VALUE.search(error.message)
-        if told is None:
-            raise
-        field = file_schema(system, snapshot, file).field(int(told.group(1)))
-        want = whole.field(field.name).type
-        if field.type != want:
-            raise misfit(where, field.name, field.type, want, f": {told.group(2)}") from error
-        raise InvalidError(
-            f"a value of column {field.name!r} is no {want}, as those before it are: {told.group(2)}",
-            where=where,
-            hint=f'options={{"column_types": {{"{field.name}": "string"}}}} reads it as text',
-        ) from error
+    except (InvalidError, IntegrityError) as error:
+        if error.where in (where, system.url()):
+            _explain(system, snapshot, file, whole, error)
+        raise
+
+
+def _explain(system: System, snapshot: Snapshot, file: DataFile, whole: pa.Schema, error: RhError) -> None:
+    """Raise which value of a file does not become the type of its column, if that is what `error` is about."""
+    where = system.url(file.key)
+    told = _VALUE.search(error.message)
+    if told is None or error.where != where:
+        told = None
+        try:
+            with translated(where):
+                _hold(system, snapshot, file, whole)
+        except InvalidError as found:
+            told = _VALUE.search(found.message)
+            if told is None:
+                raise found from error
+    if told is None:
+        return
+    field = file_schema(system, snapshot, file).field(int(told.group(1)))
+    want = whole.field(field.name).type
+    if field.type != want or snapshot.given:
+        raise misfit(where, field.name, field.type, want, f": {told.group(2)}", given=snapshot.given) from error
+    raise InvalidError(
+        f"a value of column {field.name!r} is no {want}, as those before it are: {told.group(2)}",
+        where=where,
+        hint=f'options={{"column_types": {{"{field.name}": "string"}}}} reads it as text',
+    ) from error
+
+
+def _hold(system: System, snapshot: Snapshot, file: DataFile, whole: pa.Schema) -> None:
+    """Read a file again, and hold its values against the types of the table."""
+    where = system.url(file.key)
+    one = fragment(system, snapshot, file, whole)
+    if snapshot.format == "csv":
+        for batch in one.to_batches(schema=whole):
+            for field, column in zip(whole, batch.columns, strict=True):
+                shaped(where, column, field, given=snapshot.given)
+    elif snapshot.format in ("parquet", "arrow") and not snapshot.owned:
+        found = one.physical_schema
+        for field in whole:
+            known = field.name in found.names and field.name not in snapshot.partition_cols
+            if known and (found.field(field.name).type != field.type or (snapshot.given and not field.nullable)):
+                for batch in one.to_batches(schema=found, columns=[field.name]):
+                    shaped(where, batch.column(0), field, given=snapshot.given)
 
 
 _VALUE = re.compile(r"In CSV column #(\d+): ((?:Row #\d+: )?CSV conversion error to .*)", re.DOTALL)
@@ -178,7 +289,7 @@ def rows_of_files(system: System, snapshot: Snapshot) -> list[int]:
     missing = [file for file in snapshot.files if file.rows is None]
 
     def count(file: DataFile) -> int:
-        return _file_rows(system, snapshot, file)
+        return rows_of(system, snapshot, file)
 
     if not missing or snapshot.format in ("csv", "jsonl"):
         return [count(file) for file in snapshot.files]  # each is parsed on all cores as it is
@@ -186,7 +297,7 @@ def rows_of_files(system: System, snapshot: Snapshot) -> list[int]:
         return list(pool.map(count, snapshot.files))
 
 
-def _file_rows(system: System, snapshot: Snapshot, file: DataFile) -> int:
+def rows_of(system: System, snapshot: Snapshot, file: DataFile) -> int:
     """How many rows one file has."""
     if file.rows is not None:
         return file.rows
@@ -199,6 +310,9 @@ def _file_rows(system: System, snapshot: Snapshot, file: DataFile) -> int:
                 with open_file(system, file, block=BLOCK) as source:
                     if not has_footer(source):
                         return sum(batch.num_rows for batch in need("pyarrow").ipc.open_stream(source))
+            if snapshot.format == "jsonl" and snapshot.given:  # a key that is not read may have any values
+                none = need("pyarrow").schema([])
+                return sum(batch.num_rows for batch in lines.batches(system, snapshot, file, none, strict=False))
             return int(fragment(system, snapshot, file, None).count_rows())
     except (IntegrityError, InvalidError) as error:
         if snapshot.format == "jsonl":

@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 
 from rh.errors import InvalidError
 from rh.plugins import need
-from rh.tables import reading
+from rh.systems import open_system
+from rh.tables import access, reading
 from rh.tables.base import Snapshot
 from rh.types import Location
 
-__all__ = ["Arrow", "Columns", "Rows"]
+__all__ = ["Arrow", "Columns", "Dataset", "Reader", "Rows"]
 
 _OWN = {
     "Table": "pyarrow.lib",
@@ -21,17 +22,24 @@ _OWN = {
     "Dataset": "pyarrow._dataset",
     "Scanner": "pyarrow._dataset",
 }
+_READ = 1 << 16
+"""Rows of a batch that a reader gives."""
+
+
+def _is_one_of(value: Any, *names: str) -> bool:
+    """Whether a value is of one of these classes of pyarrow's."""
+    return any(kind.__name__ in names and _OWN[kind.__name__] == kind.__module__ for kind in type(value).__mro__)
 
 
 class Arrow:
-    """pyarrow's tables, batches, readers, datasets and scanners; and whatever hands out an Arrow stream or array."""
+    """pyarrow's tables, batches and scanners; and whatever hands out an Arrow stream or array."""
 
     name: ClassVar[str] = "arrow"
 
     @staticmethod
     def owns(value: Any) -> bool:
         """Whether it is one of pyarrow's; what only speaks Arrow's protocol is taken when nobody else owns it."""
-        return any(_OWN.get(kind.__name__) == kind.__module__ for kind in type(value).__mro__)
+        return _is_one_of(value, "Table", "RecordBatch", "Scanner")
 
     @staticmethod
     def reader(value: Any) -> Any:
@@ -47,7 +55,7 @@ class Arrow:
             return value.to_reader()
         if isinstance(value, pa.RecordBatch):
             return pa.RecordBatchReader.from_batches(value.schema, [value])
-        if Arrow.owns(value):
+        if _is_one_of(value, "Dataset", "Scanner"):
             scanner = value if hasattr(value, "to_reader") else value.scanner()
             return scanner.to_reader()
         try:
@@ -70,6 +78,70 @@ class Arrow:
     def of_arrow(table: Any) -> Any:
         """The table itself."""
         return table
+
+
+class Reader:
+    """`pyarrow.RecordBatchReader`: rows that pass by once, batch by batch."""
+
+    name: ClassVar[str] = "reader"
+
+    @staticmethod
+    def owns(value: Any) -> bool:
+        """Whether it is a reader."""
+        return _is_one_of(value, "RecordBatchReader")
+
+    @staticmethod
+    def reader(value: Any) -> Any:
+        """The value itself."""
+        return value
+
+    @staticmethod
+    def fetch(location: Location, snapshot: Snapshot, *, columns: list[str] | None = None, where: Any = None) -> Any:
+        """The rows as a reader of what a `Stream` reads: two row groups and 64 MiB are in memory, at the most.
+
+        Threads read ahead until it is dropped.
+        """
+        from rh.tables.stream import Stream
+
+        rows = Stream(open_system(location), snapshot, _READ, columns=columns, where=where)
+        return need("pyarrow", extra="tables").RecordBatchReader.from_batches(rows.schema, rows)
+
+    @staticmethod
+    def of_arrow(table: Any) -> Any:
+        """A `pyarrow.Table` as a reader of it."""
+        return table.to_reader()
+
+
+class Dataset:
+    """`pyarrow.dataset.Dataset`, whatever its rows lie in."""
+
+    name: ClassVar[str] = "dataset"
+
+    @staticmethod
+    def owns(value: Any) -> bool:
+        """Whether it is a dataset."""
+        return _is_one_of(value, "Dataset")
+
+    @staticmethod
+    def reader(value: Any) -> Any:
+        """The rows as a reader."""
+        return Arrow.reader(value)
+
+    @staticmethod
+    def fetch(location: Location, snapshot: Snapshot, *, columns: list[str] | None = None, where: Any = None) -> Any:
+        """A dataset over the files that `rh` wrote, wherever they are, which are read when it is; it can be pickled.
+
+        What it meets then is told as pyarrow tells it. Files of others, which are held against the table's columns when
+        they are read, and a part of the rows or columns, are read now, and are in memory; so are rows without files.
+        """
+        if snapshot.owned and columns is None and where is None and location.system != "memory":
+            return access.dataset(open_system(location), snapshot)
+        return Dataset.of_arrow(reading.table(location, snapshot, columns=columns, where=where))
+
+    @staticmethod
+    def of_arrow(table: Any) -> Any:
+        """A `pyarrow.Table` as a dataset in memory."""
+        return need("pyarrow.dataset", extra="tables").dataset(table)
 
 
 class Columns:

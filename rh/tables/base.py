@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
+from rh.plugins import need
 from rh.types import Location
 
 __all__ = [
@@ -77,6 +78,7 @@ class Snapshot:
             `None` until it was read from the files.
         etag: of the index file; `None` for an adopted table.
         options: what the reader of the format needs to know (CSV: `{"delimiter": ";", …}`).
+        given: the user gave the schema: the table has these columns in this order, whatever is in its files.
     """
 
     format: FileFormat
@@ -85,6 +87,7 @@ class Snapshot:
     schema: bytes | None = None
     etag: str | None = None
     options: Mapping[str, Any] | None = None
+    given: bool = False
 
     @property
     def owned(self) -> bool:
@@ -93,10 +96,14 @@ class Snapshot:
 
     @property
     def fingerprint(self) -> str:
-        """Equal for the same files in the same place: what a stream's state is held against."""
+        """Equal for the same files in the same place, read the same: what a stream's state is held against."""
         import hashlib
 
         mark = hashlib.sha256(self.format.encode())
+        if self.given:  # as text: another release of Arrow may serialize the same schema to other bytes
+            pa = need("pyarrow", extra="tables")
+            for field in pa.ipc.read_schema(pa.py_buffer(self.schema)):
+                mark.update(repr((field.name, str(field.type), field.nullable)).encode())
         for file in self.files:
             mark.update(repr((file.key, file.size, file.digest or file.etag)).encode())
         return mark.hexdigest()[:32]
@@ -164,5 +171,7 @@ ADAPTERS: dict[str, str] = {
     "hf": "rh.tables.huggingface",
     "dict": "rh.tables.arrow",
     "rows": "rh.tables.arrow",
+    "reader": "rh.tables.arrow",
+    "dataset": "rh.tables.arrow",
 }
 """Adapters by name, and their modules. Order matters: the first that owns a value has it."""

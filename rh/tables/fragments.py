@@ -11,6 +11,7 @@ from rh.plugins import need
 from rh.systems.base import System
 from rh.tables import lines
 from rh.tables.base import DataFile, Snapshot
+from rh.tables.given import given_types, readable
 from rh.tables.ranges import BLOCK, open_file
 from rh.types import Location
 
@@ -23,7 +24,6 @@ __all__ = [
     "file_format",
     "file_system",
     "fragment",
-    "given_types",
     "has_footer",
     "partition_scalars",
     "repeated",
@@ -40,38 +40,22 @@ def with_rows(snapshot: Snapshot) -> list[DataFile]:
     return [file for file in snapshot.files if file.rows != 0 or snapshot.format not in TEXT]
 
 
-def given_types(snapshot: Snapshot) -> dict[str, pa.DataType]:
-    """The types that `options["column_types"]` says.
-
-    Raises:
-        InvalidError: it is no dict of columns and types.
-    """
-    pa = need("pyarrow")
-    given = (snapshot.options or {}).get("column_types") or {}
-    if isinstance(given, pa.Schema):
-        given = dict(zip(given.names, given.types, strict=True))
-    hint = 'options={"column_types": {"column": "int64"}}, or a pyarrow type'
-    if not isinstance(given, Mapping):
-        raise InvalidError(f"column_types is a dict of columns and types, not {given!r}", hint=hint)
-    found = {}
-    for name, kind in given.items():
-        try:
-            found[name] = kind if isinstance(kind, pa.DataType) else pa.type_for_alias(kind)
-        except (ValueError, TypeError) as error:
-            raise InvalidError(f"column_types: {kind!r} is no type for column {name!r}", hint=hint) from error
-    return found
-
-
 def partition_scalars(snapshot: Snapshot, file: DataFile, schema: pa.Schema) -> dict[str, pa.Scalar]:
     """The values that a file's directories give to its partition columns.
 
     Raises:
-        InvalidError: a value is not of its column's type.
+        InvalidError: a value is not of its column's type, or is null where the schema that was given has no nulls.
     """
     pa = need("pyarrow")
     found = {}
     for name, text in zip(snapshot.partition_cols, file.values, strict=True):
         kind = schema.field(name).type
+        if text is None and snapshot.given and not schema.field(name).nullable:
+            raise InvalidError(
+                f"partition column {name!r} is null here, and schema= says that it has none",
+                where=file.key,
+                hint="let the field be nullable, or leave the column out of schema=",
+            )
         try:
             plain = pa.array([text], pa.string())
             found[name] = (plain if kind == pa.string() else plain.cast(_plain(kind)).cast(kind))[0]
@@ -134,7 +118,12 @@ def _format_of(snapshot: Snapshot, options: Mapping[str, Any]) -> ds.FileFormat:
         raise InvalidError(
             f"options= is for CSV and JSON lines, and these files are {snapshot.format}", hint="column_types alone"
         )
-    given_types(snapshot)  # raises where pyarrow would say less
+    for name, kind in given_types(snapshot).items():  # raises where pyarrow would say less
+        if name not in snapshot.partition_cols and not readable(snapshot.format, kind):
+            raise InvalidError(
+                f"values of {snapshot.format} do not become {kind}, which column {name!r} was given",
+                hint="read it as string, and cast it",
+            )
     if snapshot.format == "parquet":
         scan = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
         return ds.ParquetFileFormat(default_fragment_scan_options=scan)

@@ -15,6 +15,7 @@ from rh.errors import IntegrityError, InvalidError, RhError
 from rh.plugins import need
 from rh.systems.base import System
 from rh.tables.base import DataFile, Snapshot
+from rh.tables.given import parsed_as, shaped
 from rh.tables.ranges import BLOCK, open_file, translated
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["batches", "explain", "json_options"]
 
 _CODECS = {"gz": "gzip", "bz2": "bz2", "zst": "zstd", "lz4": "lz4"}
-_TEXTS = ("string", "large_string", "timestamp", "date", "time")
+_TEXTS = ("string", "large_string", "string_view", "binary", "timestamp", "date", "dictionary")
+_NUMBERS = ("integer", "floating", "decimal", "time", "duration")
 _CHANGED = re.compile(r"Column\(/([^)]*)\) changed from (\w+) to (\w+)")
 UNEXPECTED = "unexpected field"
 """What Arrow says of a key that is not in the schema; it does not say which."""
@@ -58,13 +60,15 @@ def batches(
     read, parse = json_options(
         snapshot.options,
         use_threads=threads,
-        explicit_schema=schema,
+        explicit_schema=pa.schema([(field.name, parsed_as(field.type)) for field in schema]),
         unexpected_field_behavior="error" if strict else "ignore",
     )
     try:
         with translated(where), _opened(system, file) as source:
             for batch in need("pyarrow.json").open_json(source, read_options=read, parse_options=parse):
-                yield pa.RecordBatch.from_arrays([batch.column(name) for name in schema.names], schema=schema)
+                columns = [shaped(where, batch.column(field.name), field, given=snapshot.given) for field in schema]
+                # without columns, a batch that is made of them would have no rows
+                yield pa.RecordBatch.from_arrays(columns, schema=schema) if columns else batch.select([])
     except (InvalidError, IntegrityError) as error:
         explain(system, file, schema, error)
         raise
@@ -106,10 +110,11 @@ def explain(system: System, file: DataFile, schema: pa.Schema, error: RhError) -
     if told is not None:
         name = told.group(1).replace("/", ".")
         have, want = sorted(told.groups()[1:], key=lambda kind: kind == _kind_in(schema, told.group(1)))
+        kind = f" ({schema.field(name).type})" if name in schema.names else ""
         raise InvalidError(
-            f"column {name!r} is {have} in a line of this file and {want} in the table",
+            f"column {name!r} is {have} in a line of this file and {want}{kind} in the table",
             where=where,
-            hint="values of JSON are not converted: columns= can leave the column out",
+            hint="values of JSON are not converted: columns= or schema= can leave the column out",
         ) from error
 
 
@@ -119,7 +124,7 @@ def _kind_in(schema: pa.Schema, path: str) -> str:
     if path not in schema.names:
         return ""
     kind = schema.field(path).type
-    words = {"string": _TEXTS, "number": ("integer", "floating"), "array": ("list",), "object": ("struct",)}
+    words = {"string": _TEXTS, "number": _NUMBERS, "array": ("list",), "object": ("struct",)}
     return next(
         (word for word, tests in words.items() if any(getattr(types, f"is_{t}")(kind) for t in tests)), "boolean"
     )
@@ -145,7 +150,7 @@ def _unknown_within(value: Any, kind: Any) -> str | None:
 
 
 def _unknown_key(name: str, where: str, names: Sequence[str]) -> InvalidError:
-    hint = f'options={{"column_types": {{"{name}": "string"}}}} makes it a column of that type'
+    hint = f'options={{"column_types": {{"{name}": "string"}}}} or schema= makes it a column of that type'
     return InvalidError(
         f"column {name!r} is in this file and not in the first lines, which say what columns there are",
         where=where,

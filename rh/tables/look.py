@@ -520,6 +520,7 @@ def _pieces(
             start += rows
             continue
         for group in fragment.row_groups:
-            one = fragment.subset(row_group_ids=[group.id])
-            yield start, group.num_rows, partial(one.to_table, schema=schema, columns=list(names))
+            one = [fragment.subset(row_group_ids=[group.id])]
+            alone = need("pyarrow.dataset").FileSystemDataset(one, schema, dataset.format, dataset.filesystem)
+            yield start, group.num_rows, access.scanner(system, snapshot, alone, columns=list(names)).to_table
             start += group.num_rows

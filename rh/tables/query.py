@@ -326,18 +326,8 @@ def _watched() -> type[ds.Dataset]:
             self.dataset, self.columns, self.where = dataset, columns, where
             stored = set(dataset.files.schema.names) - set(dataset.snapshot.partition_cols)
             self.everything = stored <= set(columns or stored)  # `select *` names the columns it knows of
-            self.scanner = access.scanner(
-                dataset.system,
-                dataset.snapshot,
-                dataset.files,
-                columns=columns,
-                where=where,
-                strict=self.everything,
-                batch_size=ROWS,
-                batch_readahead=AHEAD,
-                fragment_readahead=AHEAD,
-            )
-            self.projected_schema = self.scanner.projected_schema
+            whole = dataset.files.schema
+            self.projected_schema = whole if columns is None else arrow.schema([whole.field(name) for name in columns])
 
         def to_reader(self) -> pa.RecordBatchReader:
             return arrow.RecordBatchReader.from_batches(self.projected_schema, self.batches())
@@ -348,7 +338,17 @@ def _watched() -> type[ds.Dataset]:
                 names = None if self.everything else self.columns
                 access.check_files(system, snapshot, files, self.where, names)
                 with access.reading(system, snapshot, files.schema):
-                    yield from self.scanner.to_batches()
+                    yield from access.scanner(
+                        system,
+                        snapshot,
+                        files,
+                        columns=self.columns,
+                        where=self.where,
+                        strict=self.everything,
+                        batch_size=ROWS,
+                        batch_readahead=AHEAD,
+                        fragment_readahead=AHEAD,
+                    ).to_batches()
             except RhError as error:
                 self.dataset.failures.append(error)
                 raise

@@ -353,7 +353,7 @@ def translated(where: str, unchanged: Callable[[], None] | None = None) -> Itera
             raise InvalidError(
                 f"a value does not fit its column: {text}",
                 where=where,
-                hint='options={"column_types": {"column": "string"}} says which type a column has',
+                hint='options={"column_types": {"column": "string"}} or schema= says which type a column has',
             ) from error
         raise IntegrityError(f"the file is damaged, or not what its name says: {text}", where=where) from error
 

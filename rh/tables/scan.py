@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import OrderedDict
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, closing
@@ -61,12 +60,14 @@ class Scan:
         self.snapshot = snapshot
         self.whole = access.schema(system, snapshot)
         self.columns = access.check_columns(columns, self.whole)
-        self._all = columns is None and not snapshot.owned
+        self._all = columns is None and not snapshot.owned and not snapshot.given
         self.where = access.expression(where, self.whole)
+        self._free = {} if self.where is None else access.given_in(self.where, snapshot, self.whole)
         self.schema = pa.schema([self.whole.field(name) for name in self.columns], self.whole.metadata)
-        more = [] if self.where is None else _columns_of(self.where, self.whole)
+        more = [] if self.where is None else access.columns_of(self.where, self.whole)
         names = [*self.columns, *(name for name in more if name not in self.columns)]
         self._read = pa.schema([self.whole.field(name) for name in names], self.whole.metadata)
+        self._never_null = snapshot.given and not all(field.nullable for field in self._read)
         self._stored = [name for name in names if name not in snapshot.partition_cols]
         self._footers: OrderedDict[int, _Footer] = OrderedDict()
         self._lock = Lock()
@@ -136,18 +137,17 @@ class Scan:
             if not self.snapshot.owned:
                 raise
             raise IntegrityError(f"the file is not as it was written: {error.message}", where=where) from error
-        return _Footer(metadata, tail, self._keep(number, tail))
+        return _Footer(metadata, tail, self._keep(number, tail, found))
 
     def _check(self, where: str, found: pa.Schema) -> None:
         """Hold a file's columns against the table's."""
-        free = access.given_types(self.snapshot)
-        access.check_file_schema(where, found, self._read, columns=[name for name in self._stored if name not in free])
+        access.check_file_schema(self.snapshot, where, found, self._read, columns=self._stored)
         if self._all:
             access.check_no_more(where, found, self.whole)
 
-    def _keep(self, number: int, tail: tuple[int, memoryview] | None) -> frozenset[int] | None:
+    def _keep(self, number: int, tail: tuple[int, memoryview] | None, found: pa.Schema) -> frozenset[int] | None:
         """The row groups of a file that its statistics and its directories do not exclude."""
-        if self.where is None:
+        if self.where is None or not access.excludes(found, self._free):
             return None
         file = self.snapshot.files[number]
         where = self.system.url(file.key)
@@ -215,20 +215,18 @@ class Scan:
 
     def _shaped(self, batch: pa.RecordBatch, values: dict[str, pa.Scalar], key: str) -> pa.RecordBatch:
         """A batch of a file with the columns and types of the table."""
-        wanted = self._read
-        if not values and batch.schema.equals(wanted, check_metadata=True):
+        wanted, given = self._read, self.snapshot.given
+        if not values and not self._never_null and batch.schema.equals(wanted, check_metadata=True):
             return batch
         pa = need("pyarrow")
-        columns = []
+        columns, where, there = [], self.system.url(key), set(batch.schema.names)
         for field in wanted:
             if field.name in values:
                 columns.append(access.repeated(values[field.name], batch.num_rows))
-                continue
-            column = batch.column(field.name)
-            if column.type != field.type:
-                with translated(self.system.url(key)):
-                    column = column.cast(field.type)
-            columns.append(column)
+            elif given and field.name not in there:
+                columns.append(pa.nulls(batch.num_rows, field.type))
+            else:
+                columns.append(access.shaped(where, batch.column(field.name), field, given=given))
         return pa.RecordBatch.from_arrays(columns, schema=wanted)
 
     def _leaves(self, metadata: Any) -> list[int]:
@@ -248,13 +246,14 @@ class Scan:
         file = self.snapshot.files[run[0].file]
         with ExitStack() as stack:
             opened = stack.enter_context(closing(Source(self.system, file)))
-            if opened.ranges is not None:
-                self._fetch(opened.ranges, footer, run)
             stack.enter_context(translated(self.system.url(file.key), opened.check))
-            if not self._stored:  # only partition columns are wanted
+            leaves = self._leaves(footer.metadata)
+            if not leaves:  # only partition columns are wanted, or such as this file does not have
                 for group in run:
                     yield _rows_alone(group.rows or 0)
                 return
+            if opened.ranges is not None:
+                self._fetch(opened.ranges, footer, run, leaves)
             rows = max(1, sum(group.rows or 0 for group in run))
             at_once = sum(group.size for group in run) * min(size, rows) // rows
             reader = need("pyarrow._parquet").ParquetReader(pool(at_once))  # ParquetFile has one, but takes no pool
@@ -266,14 +265,13 @@ class Scan:
                 arrow_extensions_enabled=True,
             )
             numbers = [group.number for group in run]
-            for batch in reader.iter_batches(size, numbers, self._leaves(footer.metadata), use_threads=False):
+            for batch in reader.iter_batches(size, numbers, leaves, use_threads=False):
                 opened.check()
                 yield batch
 
-    def _fetch(self, ranges: Ranges, footer: _Footer, run: Sequence[Group]) -> None:
+    def _fetch(self, ranges: Ranges, footer: _Footer, run: Sequence[Group], leaves: Sequence[int]) -> None:
         """Get the wanted column chunks of row groups by as few requests as is sensible."""
         spans = []
-        leaves = self._leaves(footer.metadata)
         for group in run:
             metadata = footer.metadata.row_group(group.number)
             for number in leaves:
@@ -301,9 +299,10 @@ class Scan:
             else:
                 reader = found = pa.ipc.open_stream(source)
             self._check(self.system.url(file.key), reader.schema)
+            names = [name for name in self._stored if name in reader.schema.names]
             for batch in found:
                 opened.check()
-                narrow = batch.select(self._stored)
+                narrow = batch.select(names)
                 for at in range(0, narrow.num_rows, size):
                     yield narrow.slice(at, size)
 
@@ -315,23 +314,23 @@ class Scan:
             fragment = access.fragment(self.system, self.snapshot, file, self.whole)
             if self._all and run[0].file:
                 access.check_no_more(where, fragment.physical_schema, self.whole)
+            if self.snapshot.given:
+                access.check_fragment(self.system, self.snapshot, fragment, whole=self.whole, columns=self._stored)
             if not self._stored:
-                yield _rows_alone(fragment.count_rows())
+                yield _rows_alone(access.rows_of(self.system, self.snapshot, file))
                 return
+            wanted = need("pyarrow").schema(map(self.whole.field, self._stored))
             for batch in (
-                self._lines(run, size)
+                self._lines(run, wanted, size)
                 if self.snapshot.format == "jsonl"
-                else fragment.to_batches(
-                    schema=self.whole, columns=self._stored, batch_size=size, use_threads=not _forked, batch_readahead=4
-                )
+                else fragment.to_batches(schema=wanted, batch_size=size, use_threads=not _forked, batch_readahead=4)
             ):
                 check_now(self.system, file)
                 yield batch
 
-    def _lines(self, run: Sequence[Group], size: int) -> Generator[pa.RecordBatch, None, None]:
+    def _lines(self, run: Sequence[Group], wanted: pa.Schema, size: int) -> Generator[pa.RecordBatch, None, None]:
         """JSON lines; a key that no column has is an error where all are wanted."""
         file = self.snapshot.files[run[0].file]
-        wanted = need("pyarrow").schema([self.whole.field(name) for name in self._stored])
         threads = not _forked
         for batch in lines.batches(self.system, self.snapshot, file, wanted, strict=self._all, threads=threads):
             for at in range(0, batch.num_rows, size):
@@ -384,23 +383,6 @@ def _width(kind: pa.DataType) -> int:
         return int(-(-kind.bit_width // 8))
     except ValueError:
         return 16
-
-
-def _columns_of(where: Any, schema: pa.Schema) -> list[str]:
-    """The columns that a filter looks at; all where it does not say so plainly."""
-    pa, ds = need("pyarrow"), need("pyarrow.dataset")
-    found: list[str] = []
-    while len(found) < len(schema):
-        try:
-            ds.dataset(pa.schema([schema.field(name) for name in found]).empty_table()).head(1, filter=where)
-        except pa.ArrowException as error:
-            missing = re.search(r"No match for FieldRef\.Name\((.*?)\) in ", str(error))
-            if missing is None or missing.group(1) in found or missing.group(1) not in schema.names:
-                return list(schema.names)
-            found.append(missing.group(1))
-        else:
-            return found
-    return found
 
 
 _forked = False

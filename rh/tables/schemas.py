@@ -15,7 +15,8 @@ from rh.plugins import need
 from rh.systems.base import System
 from rh.tables import lines, promotion
 from rh.tables.base import DataFile, Snapshot
-from rh.tables.fragments import TEXT, fragment, given_types, has_footer, with_rows
+from rh.tables.fragments import TEXT, fragment, has_footer, with_rows
+from rh.tables.given import decoded, given_types, misfit
 from rh.tables.ranges import open_file, translated
 
 if TYPE_CHECKING:
@@ -29,9 +30,11 @@ __all__ = [
     "check_files",
     "check_fragment",
     "check_no_more",
+    "columns_of",
+    "excludes",
     "file_schema",
+    "given_in",
     "has_footer",
-    "misfit",
     "names_in",
     "no_column",
     "schema",
@@ -46,18 +49,18 @@ KNOWN = 256
 
 
 def schema(system: System, snapshot: Snapshot) -> pa.Schema:
-    """The schema of the whole table, partition columns last: as recorded, else what its files say together.
+    """The schema of the whole table: as recorded or given, else what its files say together, partition columns last.
 
     Of adopted files, the first says which columns there are, and each column has the type that holds the values of all
     files (`int32` and `int64` are `int64`); where there is none, that of the first. `options["column_types"]` overrides
     them. What was found is remembered as long as the files are the same.
 
     Raises:
-        InvalidError: no schema is recorded, and no file is there to tell it.
+        InvalidError: no schema is recorded or given, and no file is there to tell it.
     """
     pa = need("pyarrow")
     if snapshot.schema is not None:
-        return pa.ipc.read_schema(pa.py_buffer(snapshot.schema))
+        return decoded(snapshot.schema)
     if not snapshot.files:
         raise InvalidError("the table has no files, so nothing tells its columns", where=system.url())
     found = _together(system, snapshot)
@@ -169,18 +172,41 @@ def _partition_type(snapshot: Snapshot, number: int) -> pa.DataType:
     return pa.int64() if whole else pa.string()
 
 
-def check_file_schema(where: str, found: pa.Schema, wanted: pa.Schema, *, columns: Sequence[str]) -> None:
-    """Raise `InvalidError` unless a file's columns are those of the table, or narrower ones of the same kind."""
+def check_file_schema(
+    snapshot: Snapshot, where: str, found: pa.Schema, wanted: pa.Schema, *, columns: Sequence[str]
+) -> None:
+    """Raise `InvalidError` unless a file's columns are those of the table, or narrower ones of the same kind.
+
+    Where a column's type was given, the values may be of any that can be cast; where the whole schema was, a column may
+    be missing, and is null then.
+    """
+    free = given_types(snapshot)
     for name in columns:
         if name not in found.names:
+            if snapshot.given and wanted.field(name).nullable:
+                continue
             raise InvalidError(
-                f"column {name!r} of the table is not in this file",
+                f"column {name!r} of the table is not in this file"
+                + (", and schema= says that it is never null" if snapshot.given else ""),
                 where=where,
-                hint="the first file says which columns there are; columns= names those that all files have",
+                hint="let the field be nullable, and it is null in the rows of such files"
+                if snapshot.given
+                else "the first file says which columns there are; columns= names those that all files have,"
+                " and with schema= a column is null in the rows of the others",
             )
         have, want = found.field(name).type, wanted.field(name).type
-        if not _becomes(have, want):
-            raise misfit(where, name, have, want)
+        if not (_casts(have, want) if name in free else _becomes(have, want)):
+            raise misfit(where, name, have, want, given=snapshot.given)
+
+
+def _casts(have: pa.DataType, want: pa.DataType) -> bool:
+    """Whether Arrow makes values of one type of those of another; whether it can of each is seen when it does."""
+    pa = need("pyarrow")
+    try:
+        pa.array([], have).cast(want)
+    except pa.ArrowException:
+        return False
+    return True
 
 
 def _becomes(have: pa.DataType, want: pa.DataType) -> bool:
@@ -193,23 +219,6 @@ def _becomes(have: pa.DataType, want: pa.DataType) -> bool:
     except pa.ArrowException:
         return False
     return bool(both[0].type == want)
-
-
-def misfit(where: str, name: str, have: pa.DataType, want: pa.DataType, why: str = "") -> InvalidError:
-    """What to say of a column that has one type in a file and another in the table."""
-    return InvalidError(
-        f"column {name!r} is {have} in this file and {want} in the table{why}",
-        where=where,
-        hint=f'options={{"column_types": {{"{name}": "{_likely(have, want)}"}}}} reads it so from all files; '
-        "columns= can leave it out",
-    )
-
-
-def _likely(have: pa.DataType, want: pa.DataType) -> pa.DataType:
-    """A type that may suit values of both."""
-    pa = need("pyarrow")
-    numbers = {str(kind) for kind in (have, want)} <= {"int64", "double", "float", "uint64", "int32"}
-    return pa.float64() if numbers else pa.string()
 
 
 def check_no_more(where: str, found: pa.Schema, whole: pa.Schema) -> None:
@@ -228,6 +237,8 @@ def check_files(
 ) -> None:
     """Before adopted files are read: see that none has other types, or columns that the first one has not.
 
+    Where the schema was given, only the types count, and columns that may not be null.
+
     Of a table that `rh` wrote nothing is looked at. What is learnt of Parquet files is kept by the dataset, which
     would ask for it anyway.
 
@@ -241,8 +252,10 @@ def check_files(
     Raises:
         InvalidError: a file has a column that the first one has not, or one of another type.
     """
-    if snapshot.owned or len(snapshot.files) < 2:
+    if snapshot.owned or (len(snapshot.files) < 2 and not given_types(snapshot)):
         return
+    if columns is not None and where is not None:
+        columns = list(dict.fromkeys([*columns, *columns_of(where, files.schema)]))
     check = partial(check_fragment, system, snapshot, whole=files.schema, columns=columns)
     with ThreadPoolExecutor(AT_ONCE, "rh-columns") as threads:
         for _ in threads.map(check, files.get_fragments(filter=where)):
@@ -253,17 +266,21 @@ def check_fragment(
     system: System, snapshot: Snapshot, one: ds.Fragment, *, whole: pa.Schema, columns: Sequence[str] | None
 ) -> None:
     """`check_files` for one adopted file. Text is read as the types that are wanted, and told if it is none of them."""
-    if columns is not None and snapshot.format in TEXT:
-        return
+    text = snapshot.format in TEXT
+    if text and (columns is not None or snapshot.given):
+        headed = snapshot.given and snapshot.format == "csv"  # only its header tells more than reading does
+        if not headed or all(field.nullable for field in whole):
+            return
     where = system.url(one.path)
     with translated(where):
         found = one.physical_schema
-    if columns is None:
+    if columns is None and not snapshot.given:
         check_no_more(where, found, whole)
-    if snapshot.format not in TEXT:
-        free = {*given_types(snapshot), *snapshot.partition_cols}
-        names = [name for name in columns or whole.names if name not in free and name in found.names]
-        check_file_schema(where, found, whole, columns=names)
+    asked = whole.names if columns is None else columns
+    names = [name for name in asked if name not in snapshot.partition_cols]
+    if text:
+        names = [name for name in names if snapshot.given and name not in found.names]
+    check_file_schema(snapshot, where, found, whole, columns=names)
 
 
 def names_in(argument: str, value: Any) -> list[str]:
@@ -300,6 +317,38 @@ def check_columns(columns: Sequence[str] | None, schema: pa.Schema) -> list[str]
         if wanted.count(name) > 1:
             raise InvalidError(f"column {name!r} is asked for twice")
     return wanted
+
+
+def columns_of(where: Any, schema: pa.Schema) -> list[str]:
+    """The columns that a filter looks at; all where it does not say so plainly."""
+    pa, ds = need("pyarrow"), need("pyarrow.dataset")
+    found: list[str] = []
+    while len(found) < len(schema):
+        try:
+            ds.dataset(pa.schema([schema.field(name) for name in found]).empty_table()).head(1, filter=where)
+        except pa.ArrowException as error:
+            missing = re.search(r"No match for FieldRef\.Name\((.*?)\) in ", str(error))
+            if missing is None or missing.group(1) in found or missing.group(1) not in schema.names:
+                return list(schema.names)
+            found.append(missing.group(1))
+        else:
+            return found
+    return found
+
+
+def given_in(where: Any, snapshot: Snapshot, whole: pa.Schema) -> dict[str, pa.DataType]:
+    """The columns of a filter whose types were given, and these types."""
+    free = given_types(snapshot)
+    return {name: free[name] for name in (columns_of(where, whole) if free else ()) if name in free}
+
+
+def excludes(found: pa.Schema, free: Mapping[str, pa.DataType]) -> bool:
+    """Whether what a Parquet file says of its columns can tell that a filter leaves none of its rows.
+
+    Not where a column of the filter was given a type (`free`) that does not hold all values of the file's: `"9"` is
+    more than `"10"`.
+    """
+    return all(promotion.fits(found.field(name).type, kind) for name, kind in free.items() if name in found.names)
 
 
 def no_column(name: Any, schema: pa.Schema) -> InvalidError:

@@ -22,7 +22,7 @@ from rh.errors import (
 )
 from rh.observe import log
 from rh.systems.base import System
-from rh.tables import access, adoption, index
+from rh.tables import access, adoption, given, index
 from rh.tables.base import FORMATS, INDEX, DataFile, Mode, Snapshot
 from rh.tables.promotion import fits
 from rh.types import ABSENT, Entry, Match
@@ -47,6 +47,7 @@ def look(
     options: Mapping[str, Any] | None = None,
     parts: bool = False,
     own: bool = False,
+    schema: bytes | None = None,
 ) -> Snapshot:
     """Which files are the table at the root of `system`: one request where `rh` wrote it, else a listing.
 
@@ -58,20 +59,21 @@ def look(
         parts: adopt also files that are named as `rh` names its own. Without their index they may be half of a table:
             a write that is under way or was cut off, or a copy that left the index behind.
         own: `rh` wrote the table: without its index it is removed, and what else lies there is others'.
+        schema: of files of others, as `rh.tables.given.encoded` has it; by default they say it themselves.
 
     Raises:
         NotFoundError: nothing is there, or not the table that `rh` wrote.
-        InvalidError: there are no data files, or files of several formats.
+        InvalidError: there are no data files, or files of several formats; `rh` wrote the table, with another schema.
         IntegrityError: the index is garbled.
         UnsupportedError: a newer `rh` wrote it, or it is a table of Delta Lake or Iceberg.
     """
     if format is not None and format not in FORMATS:
         raise InvalidError(f"no format of tables is called {format!r}", hint=f"one of {', '.join(FORMATS)}")
     if key is not None:
-        return adoption.single(system, key, format, options)
+        return given.applied(adoption.single(system, key, format, options), schema, system.url())
     found = _find(system, format, options, parts=parts, own=own)
     if isinstance(found, Snapshot):
-        return found
+        return given.applied(found, schema, system.url())
     if own:
         raise NotFoundError(
             f"the table was removed: its index {INDEX} is gone",
@@ -186,14 +188,14 @@ def agreed(table: Any, rows: Any, where: str) -> Any:
                 hint=f"the table's columns are {', '.join(table.names)}",
             )
     for at, field in enumerate(table):
-        given = rows.field(field.name)
-        if not fits(given.type, field.type):
+        added = rows.field(field.name)
+        if not fits(added.type, field.type):
             raise InvalidError(
-                f"the column {field.name!r} is {field.type} in the table and {given.type} in the rows",
+                f"the column {field.name!r} is {field.type} in the table and {added.type} in the rows",
                 where=where,
                 hint="cast the rows, or write them to another table",
             )
-        table = table.set(at, field.with_nullable(field.nullable or given.nullable))
+        table = table.set(at, field.with_nullable(field.nullable or added.nullable))
     return table
 
 

@@ -158,18 +158,18 @@ class Source:
             dataset = access.dataset(system, alone)
             with access.reading_file(system, self.snapshot, part.file, dataset.schema):
                 (fragment,) = dataset.get_fragments()
-                if not self.snapshot.owned and part.file != self.snapshot.files[0]:
+                if not self.snapshot.owned and (self.snapshot.given or part.file != self.snapshot.files[0]):
                     access.check_fragment(system, self.snapshot, fragment, whole=dataset.schema, columns=self.columns)
                 if part.of > 1:
                     groups = fragment.num_row_groups
                     first, last = (groups * at // part.of for at in (part.number, part.number + 1))
                     fragment = fragment.subset(row_group_ids=list(range(first, last)))
-                if alone.format == "jsonl":
-                    strict = self.columns is None
-                    rows = access.scanner(system, alone, dataset, columns=self.columns, where=self.where, strict=strict)
-                    found = rows.to_table()
-                else:
-                    found = fragment.to_table(schema=dataset.schema, columns=self.columns, filter=self.where)
+                files = need("pyarrow.dataset", extra="tables").FileSystemDataset(
+                    [fragment], dataset.schema, dataset.format, dataset.filesystem
+                )
+                strict = self.columns is None
+                rows = access.scanner(system, alone, files, columns=self.columns, where=self.where, strict=strict)
+                found = rows.to_table()
         return found.replace_schema_metadata(dataset.schema.metadata)
 
 

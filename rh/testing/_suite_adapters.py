@@ -106,10 +106,10 @@ class AdapterSuite:
         rh.table(_numbers(10), path=place).write()
         table = rh.table(path=place)
         assert table.fetch().equals(_numbers(10))
-        expected = adapters.named(self.name).of_arrow(_numbers(10))
-        self.same(table.fetch(self.name), expected)
+        adapter = adapters.named(self.name)
+        self.same(table.fetch(self.name), adapter.of_arrow(_numbers(10)))
         if hasattr(table, f"to_{self.name}"):
-            self.same(getattr(table, f"to_{self.name}")(), expected)
+            self.same(getattr(table, f"to_{self.name}")(), adapter.of_arrow(_numbers(10)))
 
     def test_no_rows(self, place: str) -> None:
         """A table without rows keeps its columns and their types."""

@@ -89,6 +89,38 @@ def test_files_that_need_to_be_told_about(rh, tmp_path):
     assert rh("table", "head", "out", "--json").json == {"zip": "01", "n": 2}
 
 
+def test_a_schema_that_is_given(rh, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "1.csv").write_text("zip,n,x\n01,2,y\n")
+    (tmp_path / "data" / "2.csv").write_text("n\n3\n")
+    words = ["--schema", "n=decimal128(5, 1), zip=string,at=timestamp[us, tz=UTC]", "--json"]
+    first, second = {"n": "2.0", "zip": "01", "at": None}, {"n": "3.0", "zip": None, "at": None}
+    for command in ("head", "stream"):
+        found = rh("table", command, "data", *words).lines
+        assert [{**line, "n": str(float(line["n"]))} for line in found] == [first, second]
+    assert [line["type"] for line in rh("table", "schema", "data", *words).lines] == [
+        "decimal128(5, 1)",
+        "string",
+        "timestamp[us, tz=UTC]",
+    ]
+    assert rh("table", "sql", "data", "select count(zip) as c from t", *words).json == {"c": 1}
+    assert rh("table", "profile", "data", *words).json["rows"] == 2
+    assert rh("table", "write", "data", "out", *words).json["rows"] == 2
+    library.table(path=tmp_path / "data", schema={"n": "int8"}, name="given").save()
+    assert rh("table", "head", "rh://given", "--json").lines == [{"n": 2}, {"n": 3}]
+    assert rh("table", "head", "rh://given", "--schema", "zip=string", "--json").lines == [{"zip": "01"}, {"zip": None}]
+    library.folder(name="folder", path=tmp_path / "data").save().commit()
+    assert rh("table", "head", "rh://folder:v1/", "--schema", "n=int8", "--json").lines == [{"n": 2}, {"n": 3}]
+    for text, said in (
+        ("n", "is not COLUMN=TYPE"),
+        ("n=int64,n=string", "names column 'n' twice"),
+        ("n=int", "is no type for column 'n'; did you mean"),
+        ("zip=int64,at=date32,n=string", "schema"),
+    ):
+        error = rh("table", "head", "out", "--schema", text, "--json", expect=2).error
+        assert said in error["message"]
+
+
 @pytest.mark.slow
 def test_versions_by_name(rh, rows):
     rows.commit("rows")

@@ -230,7 +230,7 @@ def test_a_reader_that_was_handed_out_is_never_an_empty_table(here):
     counted = made()
     assert counted.num_rows == 4
     assert counted.fetch().read_all() == counted.fetch().read_all() == counted.to_arrow() == pa.table(ROWS)
-    assert counted.write(mode="overwrite").fetch() == pa.table(ROWS)
+    assert counted.write(mode="overwrite").fetch().read_all() == pa.table(ROWS)
 
 
 def test_what_is_not_written_is_what_the_method_says(here):

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import gc
+import os
+import pickle
+import sqlite3
 
 import datasets
 import pandas as pd
@@ -14,10 +18,12 @@ import pyarrow.dataset
 import pytest
 
 import rh
-from rh.errors import InvalidError
+from rh import observe
+from rh.errors import ConflictError, InvalidError
 from rh.tables import adapters
 from rh.testing.tables import TYPES, AdapterSuite
 from tests.tables.data import packages, sources
+from tests.tables.test_stream import gone, ours
 
 
 class TestArrow(AdapterSuite):
@@ -145,6 +151,43 @@ class TestDict(AdapterSuite):
             ({"x": [2**64]}, "'x', row 0: int"),
             ({"x": ["\ud800"]}, "'x', row 0: str"),
         ]
+
+
+class TestReader(AdapterSuite):
+    name = "reader"
+    kind = "RecordBatchReader"
+
+    def make(self, table):
+        return table.to_reader()
+
+    def same(self, one, other):
+        TestArrow().same(one.read_all(), other.read_all())
+
+    def test_not_written(self):
+        """It gives its rows once, to whoever asks first."""
+        value = self.make(pa.table({"n": range(1_000)}))
+        table = rh.table(value)
+        assert table.fetch() is value
+        with pytest.raises(InvalidError, match="gives its rows only once"):
+            table.fetch("reader")
+        with rh.table(self.make(pa.table({"n": range(1_000)}))).stream(300) as stream:
+            assert [number for batch in stream for number in batch["n"].to_pylist()] == list(range(1_000))
+        kept = rh.table(self.make(pa.table({"n": range(10)})))
+        assert [kept.fetch(kind)["n"].to_pylist() for kind in ("arrow", "arrow")] == [list(range(10))] * 2
+        assert [kept.fetch(kind).read_all().num_rows for kind in (None, "reader")] == [10, 10]
+        assert rh.table({"n": [1]}).fetch("reader").read_all().to_pydict() == {"n": [1]}
+
+
+class TestDataset(AdapterSuite):
+    name = "dataset"
+    kind = "FileSystemDataset"
+
+    def make(self, table):
+        return pyarrow.dataset.dataset(table)
+
+    def same(self, one, other):
+        assert isinstance(one, pyarrow.dataset.Dataset)
+        TestArrow().same(one.to_table(), other.to_table())
 
 
 class TestRows(AdapterSuite):
@@ -324,12 +367,87 @@ def test_arrow_kinds(tmp_path):
             return rows.to_batches()[0].__arrow_c_array__(requested_schema)
 
     rows = packages().slice(0, 100).combine_chunks()
-    whole = pyarrow.dataset.dataset(rows)
-    kinds = (rows.to_batches()[0], rows.to_reader(), whole, whole.scanner(columns=rows.column_names), Stream(), Array())
-    for number, value in enumerate(kinds):
+    scanner = pyarrow.dataset.dataset(rows).scanner(columns=rows.column_names)
+    for number, value in enumerate((rows.to_batches()[0], scanner, Stream(), Array())):
         table = rh.table(value, path=tmp_path / str(number)).write()
         assert table.native == "arrow"
         assert table.fetch().equals(rows)
+
+
+@pytest.mark.parametrize("system", ["s3", "ssh-a"])
+def test_what_is_read_as_it_is_asked_for(world, tmp_path, system):
+    """A reader and a dataset come back as such, by the saved name too, and are over the files, not in memory."""
+    rows = pa.table({"n": range(400_000), "k": [n // 50_000 for n in range(400_000)]})
+    given = {"reader": rows.to_reader(), "dataset": pyarrow.dataset.dataset(rows)}
+    for kind, value in given.items():
+        path = f"{world[system]}/{kind}"
+        rh.table(value, name=f"{system}-{kind}", path=path, partition_cols=["k"]).save()
+        table = rh.table(name=f"{system}-{kind}")
+        assert len(table.files()[1].files) == 8
+        with observe.counting() as counts:
+            found = table.fetch()
+        assert counts.requests[table.system, "read"] == 1  # the index
+        if kind == "reader":
+            with observe.counting() as counts:
+                assert found.read_next_batch().num_rows == 1 << 16
+            assert 0 < counts.requests[table.system, "read"] <= 10  # of about twenty, for eight files
+            assert found.read_all().num_rows == 400_000 - (1 << 16)
+            assert table.fetch(columns=["n"], where=[("k", "==", 3)]).read_all()["n"].to_pylist() == list(
+                range(150_000, 200_000)
+            )
+        else:
+            with observe.counting() as counts:
+                assert found.to_table(filter=pyarrow.dataset.field("k") == 3, columns=["n"]).num_rows == 50_000
+            assert 0 < counts.requests[table.system, "read"] <= 5
+            assert pickle.loads(pickle.dumps(found)).count_rows() == found.to_table().num_rows == 400_000
+            part = table.fetch(columns=["n"], where=[("k", "==", 3)])
+            assert part.to_table()["n"].to_pylist() == list(range(150_000, 200_000))
+        assert table.to("here", path=tmp_path / kind).native == kind
+        assert isinstance(table.head(2), pa.Table)
+
+
+def test_a_reader_that_is_left(tmp_path):
+    """Nothing is left behind it: no thread, no file; what changed meanwhile is told as ever."""
+    table = rh.table(pa.table({"n": range(1_000_000)}).to_reader(), path=tmp_path / "t").write()
+    open_before = len(os.listdir("/proc/self/fd"))
+    with table.fetch() as reader:
+        assert reader.schema == table.schema
+        next(reader)
+        assert ours()
+    del reader
+    gc.collect()
+    assert gone()
+    assert len(os.listdir("/proc/self/fd")) <= open_before
+    reader = table.fetch()
+    table.write(pa.table({"n": [1]}), mode="overwrite")
+    with pytest.raises(ConflictError):
+        reader.read_all()
+
+
+def test_whose_rows_are_handed_on(tmp_path):
+    """A table written as another one is of the same type; what a query gives is a table, or a reader where asked."""
+    table = rh.table(pd.DataFrame({"n": [1, 2]}), path=tmp_path / "one").write()
+    assert rh.table(path=tmp_path / "two").write(table).native == "pandas"
+    assert rh.table(table, path=tmp_path / "three").write().native == "pandas"
+    assert rh.table(path=tmp_path / "four").write(rh.table(path=tmp_path / "one")).native == "arrow"
+    with sqlite3.connect(tmp_path / "x.db") as db:
+        db.execute("create table t as select 1 as n union all select 2")
+    db.close()
+    query = rh.table(query="select n from t", system=f"sqlite:///{tmp_path}/x.db")
+    assert query.to(path=tmp_path / "five").fetch().to_pydict() == {"n": [1, 2]}
+    with query.fetch("reader", where=[("n", ">", 1)]) as reader:
+        assert reader.read_all().to_pydict() == {"n": [2]}
+    assert query.fetch("dataset").to_table().to_pydict() == {"n": [1, 2]}
+
+
+def test_a_dataset_of_files_of_others_is_held_against_the_table(tmp_path):
+    """It is read at once: what pyarrow alone would pass over is an error."""
+    (tmp_path / "1.jsonl").write_text('{"n": 1}\n')
+    (tmp_path / "2.jsonl").write_text('{"n": 2, "m": 1}\n')
+    with pytest.raises(InvalidError, match="column 'm'"):
+        rh.table(path=tmp_path).fetch("dataset")
+    assert rh.table(path=tmp_path).fetch("dataset", columns=["n"]).to_table().to_pydict() == {"n": [1, 2]}
+    assert rh.table({"n": [1]}).fetch("dataset").to_table().to_pydict() == {"n": [1]}
 
 
 def test_python_values(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from functools import partial
 
@@ -137,6 +138,22 @@ def test_columns_that_agree_are_read_beside_one_that_does_not(place):
         table.to_arrow()
 
 
+@pytest.mark.parametrize("encoded", [parquet, arrow], ids=["parquet", "arrow"])
+def test_a_column_that_a_later_file_lacks(place, encoded):
+    """It is no null that nobody wrote; a schema that is given says that it is one."""
+    kind = encoded.__name__
+    place.put({f"1.{kind}": encoded(column([1], pa.int64())), f"2.{kind}": encoded(pa.table({"m": [2]}))})
+    for way in ways(rh.table(path=place.url)):
+        with pytest.raises(errors.InvalidError, match=r"column '[nm]'.* in this file") as caught:
+            way()
+        assert f"2.{kind}" in caught.value.where
+    for way in ways(rh.table(path=place.url, options={"column_types": {"n": "int8"}})):
+        with pytest.raises(errors.InvalidError, match=r"column '[nm]'.* in this file"):
+            way()
+    for way in ways(rh.table(path=place.url, schema={"n": "int64"}))[:-1]:
+        assert way() == [1, None]
+
+
 def test_arrow_streams_are_read_as_files_with_a_footer_are(place):
     """And both beside each other; one that is cut is damaged."""
     place.put({"a.arrow": stream(column([1, 2, 3], pa.int64())), "b.arrows": stream(column([4], pa.int32()))})
@@ -196,8 +213,9 @@ def test_whole_numbers_that_fractions_cannot_hold_are_never_rounded(place):
         {"1.parquet": parquet(column([0.5], pa.float64())), "2.parquet": parquet(column([2**53 + 1], pa.int64()))}
     )
     for way in ways(rh.table(path=place.url)):
-        with pytest.raises(errors.InvalidError, match="does not fit"):
+        with pytest.raises(errors.InvalidError, match=r"'n' is int64 in this file and double in .*9007199") as caught:
             way()
+        assert "2.parquet" in caught.value.where
 
 
 def test_footers_are_asked_once(world):
@@ -345,6 +363,24 @@ def test_keys_that_lines_do_not_have_are_null(place):
     table = rh.table(path=place.url)
     assert table.to_arrow().to_pydict() == {"n": [1, 2, 3], "a": ["x", None, None]}
     assert pa.Table.from_batches(list(table.stream(2))).to_pydict() == table.to_arrow().to_pydict()
+
+
+def test_many_that_read_at_once(place):
+    """More than Arrow has threads for: none waits for another."""
+    place.put({f"{n}.jsonl": b'{"n": 1, "m": "%s"}\n' % (b"x" * 99) * 20_000 for n in range(2)})
+    table = rh.table(path=place.url)
+    with ThreadPoolExecutor(2 * pa.io_thread_count()) as threads:
+        assert [len(rows) for rows in threads.map(lambda _: table.to_arrow(), range(48))] == [40_000] * 48
+
+
+def test_a_column_of_lines_that_is_left_out(place):
+    place.put({"1.jsonl": b'{"n": 1, "m": 1}\n', "2.jsonl": b'{"n": 2, "m": "x"}\n'})
+    table = rh.table(path=place.url)
+    assert table.to_arrow(columns=["n"])["n"].to_pylist() == [1, 2]
+    assert table.to_arrow(columns=["n"], where=[("n", ">", 1)])["n"].to_pylist() == [2]
+    assert table.sql("select count(*) as c from t where n > 1").to_pylist() == [{"c": 1}]
+    with pytest.raises(errors.InvalidError, match="column 'm' is string"):
+        table.to_arrow()
 
 
 def test_json_lines_in_directories_that_say_a_column(place):

@@ -363,7 +363,7 @@ def test_many_partitions(memory, monkeypatch) -> None:
     def batches():
         for batch in table.to_batches(1000):
             threads.update({thread for thread in threading.enumerate() if thread.name == "rh-table"})
-            assert sum(thread.is_alive() for thread in threads) <= 2 * writing.OPEN_FILES + 1
+            assert sum(thread.is_alive() for thread in threads) <= 2 * (2 * writing.OPEN_FILES + 1)
             yield batch
 
     reader = pa.RecordBatchReader.from_batches(table.schema, batches())
