@@ -309,7 +309,8 @@ class Resource(Annotated):
 
     def _saved_name(self) -> Name:
         if self.name is None:
-            raise InvalidError(f"this {self.kind} has no name", hint='.save("a-name") first')
+            hint = f'{self.kind} = {self.kind}.save("a-name") first: what that gives back has the name'
+            raise InvalidError(f"this {self.kind} has no name", hint=hint)
         return Name(self.name)
 
     # Python.

@@ -126,6 +126,10 @@ def sweep(folder: Folder, older_than_s: float) -> int:
 
     sweeping = folder.handle().ask(Sweeping)
     if sweeping is None:
+        if folder.version is not None:
+            from rh.versions.system import immutable
+
+            raise immutable(folder.url)
         raise UnsupportedError("this place cannot be swept", where=folder.url)
     count = sweeping.sweep(older_than_s=older_than_s)
     Journal.sweep()

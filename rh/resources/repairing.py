@@ -38,13 +38,13 @@ def repair(resource: Versioned, which: str, source: str | os.PathLike[str] | Non
     with store.lease() as lease:
         mend_tree(store, version.digest, lambda doubted: live.committed(doubted, None, lease))
         found = verify_version(store, version.digest, url)
-        bad = [*found.corrupt, *found.missing]
+        bad = [*found.corrupt, *found.missing, *found.modified]
         if not bad:
             return found
         location = live.placed() if source is None else places.resolve(source, None)
         with tempfile.TemporaryDirectory(prefix="rh-repair-") as made:
             files = _files(location, live.host if source is None else None)
-            mend_contents(store, version.digest, bad, chain(_made(live, made), files))
+            mend_contents(store, version.digest, bad, chain(_made(live, made), files), lease)
     return verify_version(store, version.digest, url)
 
 

@@ -44,6 +44,7 @@ from rh.versions.source import (
     with_written,
 )
 from rh.versions.store import Store, Tree
+from rh.versions.verify import files_of
 
 __all__ = ["adopt_tree", "commit_file", "commit_tree"]
 
@@ -205,7 +206,9 @@ class _Commit:
                 digest = self._look(found, pages)
                 with self.store.lease() if lease is None else nullcontext(lease) as held:
                     if digest is not None and self.store.has_tree(digest):
-                        return self.store.tree(digest)
+                        tree = self.store.tree(digest)
+                        if not tree.references or (self._refer and self._is_referred_to(tree, pages)):
+                            return tree
                     return self._store(pages, held)
             finally:
                 DigestCache(self.source).remember(self._learned)
@@ -232,6 +235,16 @@ class _Commit:
                     break
                 hasher.add(Row(key, entry.size, entry.kind, digest, None, executable, b"", entry.target))
         return hasher.finish() if hasher is not None else None
+
+    def _is_referred_to(self, tree: Tree, pages: Pages) -> bool:
+        """Whether what a tree of the same content refers to are the very files that are there now."""
+        top = self.source.location
+        entries = (entry for page in pages for entry in page.entries if entry.kind == "file")
+        for (_, child), entry in zip(files_of(self.store, self.store.root(tree)), entries, strict=True):
+            place = top / entry.key
+            if child.where[0] == "r" and child.where[1:4] != (place.system, place.path, entry.etag):
+                return False
+        return True
 
     def _store(self, pages: Pages, lease: Lease) -> Tree:
         past = Past.of(self.store, self._past())

@@ -378,7 +378,7 @@ class Edit:
             self._check_needs()  # under the lease: from now on nothing is swept
             incoming.store(self._overlay.files())
             root = self._overlay.root(incoming.settled, writer.node)
-            if self._base is not None and root.digest == self._base.digest:
+            if self._base is not None and root.digest == self._base.digest and not self._base.references:
                 return self._base
             return writer.finish(root, references=self._references)
         finally:

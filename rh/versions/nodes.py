@@ -34,6 +34,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from rh import digest as digests
 from rh.content.tree import key_text
 from rh.errors import IntegrityError, NameClashError
+from rh.versions.layout import REPAIR
 
 __all__ = ["EMPTY", "Child", "Node", "Where", "in_pack", "is_pack", "link_target", "link_where", "pieces_of"]
 
@@ -167,11 +168,13 @@ class Node:
         text, places = _unpacked(record, where)
         got = "sha256:" + hashlib.sha256(text).hexdigest()
         if got != digest:
-            raise IntegrityError("a directory of a version is damaged", where=where, expected=digest, got=got)
+            raise IntegrityError(
+                "a directory of a version is damaged", where=where, hint=REPAIR, expected=digest, got=got
+            )
         try:
             return cls(_children(text, places), digest=digest)
         except (ValueError, TypeError, IndexError, KeyError) as error:
-            raise IntegrityError(f"a directory of a version cannot be: {error}", where=where) from error
+            raise IntegrityError(f"a directory of a version cannot be: {error}", where=where, hint=REPAIR) from error
 
 
 def _letter(child: Child) -> bytes:
@@ -196,7 +199,7 @@ def _unpacked(record: bytes, where: str) -> tuple[bytes, list[Any]]:
         if not isinstance(places, list):
             raise TypeError("it tells no places")
     except (zlib.error, ValueError, TypeError, RecursionError) as error:
-        raise IntegrityError(f"a directory of a version is damaged: {error}", where=where) from error
+        raise IntegrityError(f"a directory of a version is damaged: {error}", where=where, hint=REPAIR) from error
     return rest[: int(length)], places
 
 

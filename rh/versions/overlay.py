@@ -18,13 +18,14 @@ _NOTHING = Node([]).digest
 class _Open:
     """A directory that was looked into: `was` is what it was before, if it was."""
 
-    __slots__ = ("directories", "files", "was")
+    __slots__ = ("before", "directories", "files", "was")
 
     def __init__(self, was: Child | None, node: Node | None) -> None:
         self.was = was
+        self.before = [] if node is None else node.children
         self.files: dict[bytes, Child] = {}
         self.directories: dict[bytes, Child | _Open] = {}
-        for child in node.children if node is not None else ():
+        for child in self.before:
             (self.directories if child.kind == "dir" else self.files)[child.name] = child
 
 
@@ -155,7 +156,7 @@ class Overlay:
             node = nodes[id(one)] = Node.of(children)
             if one is self._root:
                 break
-            same = one.was is not None and one.was.digest == node.digest
+            same = one.was is not None and one.before == node.children
             made[id(one)] = one.was if same and one.was else directory(b"", node.size, node.digest, stored(node))
         return nodes[id(self._root)]
 

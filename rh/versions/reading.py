@@ -52,7 +52,7 @@ __all__ = [
 _PIECE = 1 << 20
 _IN_MEMORY = 1 << 20
 _GROUP = 8 << 20
-_REFERENCE = "the version has no copy of it: put back what was there, or commit what is there now"
+_REFERENCE = f"{REPAIR}; or put back what was there"
 
 
 def entry_of(child: Child, key: str) -> Entry:

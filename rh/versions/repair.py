@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 
 from rh import digest as digests
+from rh.content.tree import key_bytes
 from rh.digest import Digest, Hasher
 from rh.errors import ConflictError, IntegrityError, NotFoundError, RhError
 from rh.observe import log
@@ -15,9 +16,12 @@ from rh.systems.base import System
 from rh.transfer.compare import Action, Step
 from rh.types import Entry
 from rh.versions.layout import chunks_key, hex_of, moved_key, object_key, pack_key, tree_key
+from rh.versions.lease import Lease
+from rh.versions.levels import Past
 from rh.versions.moving import move
-from rh.versions.nodes import Child, pieces_of
-from rh.versions.packs import LARGE
+from rh.versions.nodes import Child, Node, Where, pieces_of
+from rh.versions.overlay import Overlay
+from rh.versions.packs import LARGE, Writer
 from rh.versions.reading import raw
 from rh.versions.store import Store, Tree
 from rh.versions.verify import Uncached, files_of
@@ -79,57 +83,86 @@ def mend_tree(store: Store, digest: str, commit: Callable[[Store], Tree]) -> Non
         ) from broken
 
 
-def mend_contents(store: Store, digest: str, bad: Iterable[str], there: Iterable[tuple[System, Entry]]) -> set[str]:
-    """Write contents again. The caller holds a lease. Returns the paths whose bytes were found.
+def mend_contents(
+    store: Store, digest: str, bad: Iterable[str], there: Iterable[tuple[System, Entry]], lease: Lease
+) -> set[str]:
+    """Write contents again; what was there by reference is a copy then. Returns the paths whose bytes were found.
 
     Args:
         store: where.
         digest: of the tree.
-        bad: paths of files whose contents are damaged or lost.
+        bad: paths of files whose contents are damaged or lost, or are not what was referred to.
         there: files that may have the bytes.
+        lease: one that is held.
     """
     wanted: dict[str, Child] = {}
     paths: dict[str, list[str]] = defaultdict(list)
+    referred: dict[str, list[str]] = defaultdict(list)
     names = set(bad)
-    held = 0
+    sizes: set[int] = set()
+    references = held = 0
     store = Uncached(store)
     for key, child in files_of(store, store.root(store.tree(digest))):
-        if key in names and child.where[0] in ("o", "p", "c"):
+        references += child.where[0] == "r"
+        if key not in names:
+            continue
+        sizes.add(child.size)
+        if child.where[0] == "r":
+            referred[child.digest].append(key)
+        else:
             wanted[child.digest] = child
             paths[child.digest].append(key)
-    sizes = {child.size for child in wanted.values()}
     packed: dict[str, list[tuple[int, bytes]]] = defaultdict(list)
-    for system, entry in there:
-        if not wanted:
-            break
-        if entry.kind != "file" or entry.size not in sizes:
-            continue
-        try:
-            found = _digest(system, entry)
-        except RhError as error:
-            log.debug("%s cannot be read: %s", system.url(entry.key), error)
-            continue
-        if found.text not in wanted:
-            continue
-        child = wanted.pop(found.text)
-        if child.where[0] == "c":
-            _write_pieces(store, child, system, entry)
-        elif child.where[0] == "p":
-            with system.read(entry.key) as body:
-                data = body.read()
-            if digests.of_bytes(data).text != child.digest:
-                raise ConflictError("the file changed while it was read", where=system.url(entry.key))
-            pack, offset = _where_now(store, child)
-            packed[pack].append((offset, data))
-            held += len(data)
-            if held > store.group_size:
-                _patch_all(store, packed)
-                held = 0
-        else:
-            _write(store, child, system, entry, found)
-    _patch_all(store, packed)
+    copied: dict[str, Where] = {}
+    with Writer(_Doubted(store, digest), lease) as writer:
+        for system, entry in there:
+            if len(copied) == len(referred) and not wanted:
+                break
+            if entry.kind != "file" or entry.size not in sizes:
+                continue
+            try:
+                found = _digest(system, entry)
+            except RhError as error:
+                log.debug("%s cannot be read: %s", system.url(entry.key), error)
+                continue
+            if found.text in referred and found.text not in copied:
+                copied.update((stored.digest, stored.where) for stored in writer.add(system, [(entry, found)]))
+            if found.text not in wanted:
+                continue
+            child = wanted.pop(found.text)
+            if child.where[0] == "c":
+                _write_pieces(store, child, system, entry)
+            elif child.where[0] == "p":
+                with system.read(entry.key) as body:
+                    data = body.read()
+                if digests.of_bytes(data).text != child.digest:
+                    raise ConflictError("the file changed while it was read", where=system.url(entry.key))
+                pack, offset = _where_now(store, child)
+                packed[pack].append((offset, data))
+                held += len(data)
+                if held > store.group_size:
+                    _patch_all(store, packed)
+                    held = 0
+            else:
+                _write(store, child, system, entry, found)
+        _patch_all(store, packed)
+        if copied:
+            places = {key: where for one, where in copied.items() for key in referred[one]}
+            writer.finish(_with_places(writer, digest, places), references=references > len(places))
     left = {key for one in wanted for key in paths[one]}
-    return {key for keys in paths.values() for key in keys} - left
+    return names - left - {key for one in referred.keys() - copied for key in referred[one]}
+
+
+def _with_places(writer: Writer, digest: str, places: Mapping[str, Where]) -> Node:
+    """The root of a tree of which some files, by their paths, are at other places now."""
+    store = writer.store
+    overlay = Overlay(store, Past.of(store, store.tree(digest)).child)
+    for key, where in places.items():
+        parts = key_bytes(key).split(b"/")
+        child = overlay.find(parts)
+        assert child is not None
+        overlay.put(parts, child._replace(where=where))
+    return overlay.root(lambda child: child, writer.node)
 
 
 def _digest(system: System, entry: Entry) -> Digest:

@@ -227,14 +227,16 @@ class Store:
         """Write the marker of a tree whose nodes and contents are all there. Returns the one that the store has.
 
         Who comes second finds that of the first, which is as good; unless that has files by reference only, and this
-        one has their bytes.
+        one has their bytes, or those files are not what they were.
         """
+        from rh.versions.verify import refers_still
+
         key, data = tree_key(tree.digest), tree.encode()
         name = self._mark[:16] + hex_of(tree.digest)
         if not create(self.system, key, data):
             try:
                 there = self._fetch_tree(tree.digest, key, name)
-                if tree.references or not there.references:
+                if not there.references or (tree.references and refers_still(self, there, tree)):
                     return there
                 self.system.write(key, data)
             except IntegrityError as error:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from itertools import chain
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, TypeVar
 from urllib.parse import quote, unquote
 
 from rh.content.tree import key_bytes
@@ -39,6 +39,8 @@ from rh.versions.reading import chunks_of, entry_of, file_of, places_of
 from rh.versions.store import Store, Tree
 
 __all__ = ["TreeSystem", "immutable", "known_as", "location_of", "opened_as"]
+
+T = TypeVar("T")
 
 _HOPS = 40
 _PAGE = 2_000
@@ -151,7 +153,7 @@ class TreeSystem(System):
         """
         todo = deque(key_bytes(path).split(b"/"))
         done: list[tuple[bytes, Node]] = []
-        top = self._of_root()
+        top = self.store.root(self.tree)
         hops = 0
         while todo:
             part = todo.popleft()
@@ -181,10 +183,23 @@ class TreeSystem(System):
                 return (*(name for name, _ in done), part), child
         return tuple(name for name, _ in done), done[-1][1] if done else top
 
+    def _looked_up(self, path: str, *, through: bool) -> tuple[tuple[bytes, ...], Child | Node] | None:
+        """`_resolve`, where the marker has not been written again since."""
+        return self._again(lambda: self._resolve(path, through=through))
+
+    def _again(self, work: Callable[[], T]) -> T:
+        """What the work gives; done once more where it meets damage, and somebody has repaired the version since."""
+        with self._whole():
+            try:
+                return work()
+            except (IntegrityError, ConflictError):
+                if not self._is_renewed():
+                    raise
+                return work()
+
     def _top(self) -> tuple[tuple[bytes, ...], Node]:
         """The directory that this handle is on."""
-        with self._whole():
-            found = self._resolve(f"{self._root}/", through=True)
+        found = self._looked_up(f"{self._root}/", through=True)
         if found is None or isinstance(found[1], Child):
             raise NotFoundError("the version has no such directory", where=self.url())
         return found[0], found[1]
@@ -195,7 +210,7 @@ class TreeSystem(System):
         Raises:
             NotFoundError: nothing is there.
         """
-        found = self._resolve(self._root, through=True)
+        found = self._looked_up(self._root, through=True)
         if found is None:
             raise NotFoundError("there is nothing at this place", where=self.url())
         return found[1]
@@ -207,24 +222,16 @@ class TreeSystem(System):
             yield
         except LostError as error:
             raise self._told(error) from error
-        except IntegrityError as error:
+        except (IntegrityError, ConflictError) as error:
+            self._is_renewed()  # so that the next call finds what is there by then
             self._with_name(error)
             raise
 
     def _with_name(self, error: RhError) -> RhError:
         """The error, whose fix names the version where its name is known."""
-        if self.called is not None and error.hint == REPAIR:
-            error.hint = REPAIR.replace("NAME", self.called.removeprefix("rh://"))
+        if self.called is not None and error.hint is not None and error.hint.startswith(REPAIR):
+            error.hint = error.hint.replace("NAME", self.called.removeprefix("rh://"), 1)
         return error
-
-    def _of_root(self) -> Node:
-        """The directory of the version's root."""
-        try:
-            return self.store.root(self.tree)
-        except LostError:
-            if not self._is_renewed():
-                raise
-            return self.store.root(self.tree)
 
     def _is_renewed(self) -> bool:
         """Whether the marker names other directories than it did: somebody has repaired the version since."""
@@ -249,8 +256,7 @@ class TreeSystem(System):
             raise InvalidError("an empty key names nothing", where=self.url())
         found = None
         if "" not in parts:
-            with self._whole():
-                found = self._resolve(f"{self._root}/{key}", through=through)
+            found = self._looked_up(f"{self._root}/{key}", through=through)
         if found is None or isinstance(found[1], Node):
             told = "that is a directory, not a file" if found else "the version has nothing under this key"
             raise NotFoundError(told, where=self.url(key))
@@ -266,9 +272,8 @@ class TreeSystem(System):
         """The bytes of a file, compared with its digest; links are looked through."""
         if when is ABSENT or (span is not None and not 0 <= span[0] <= span[1]):
             raise InvalidError(f"cannot read {span} when {when}", where=self.url(key))
-        child = self._wanted(key, when.etag if isinstance(when, Match) else None)
-        with self._whole():
-            body = self.store.open(child, span, key=key)
+        etag = when.etag if isinstance(when, Match) else None
+        body = self._again(lambda: self.store.open(self._wanted(key, etag), span, key=key))
         return body if isinstance(body, MemoryBody) else _Told(body, self._whole)
 
     def _wanted(self, key: str, etag: str | None) -> Child:
@@ -383,6 +388,7 @@ class TreeSystem(System):
         left = iter(entries)
         most = self.store.group_size
         told: RhError | None = None
+        renewed: bool | None = None
         while True:
             group: list[tuple[Entry, Child]] = []
             size = 0
@@ -401,11 +407,23 @@ class TreeSystem(System):
             if not group:
                 return
             for entry, found in read_children(self.store, group):
+                if isinstance(found, IntegrityError | ConflictError):
+                    renewed = self._is_renewed() if renewed is None else renewed  # asked once
+                    if renewed:
+                        yield entry, self._whole_one(entry)
+                        continue
                 if isinstance(found, LostError) and told is None:
                     told = self._told(found)  # asked once
                 if isinstance(found, RhError):
                     self._with_name(found)
                 yield entry, told if isinstance(found, LostError) and isinstance(told, GoneError) else found
+
+    def _whole_one(self, entry: Entry) -> bytes | RhError:
+        try:
+            with self.read(entry.key) as body:
+                return body.read()
+        except RhError as error:
+            return error
 
     def write_many(self, items: Iterable[Item]) -> Iterator[Outcome]:
         """`ImmutableVersionError` for each."""

@@ -16,6 +16,7 @@ __all__ = ["ALIAS", "LATEST", "NUMBER", "Told", "check_alias", "check_message"]
 LATEST = "latest"
 """The alias that moves by itself."""
 NUMBER = re.compile(r"v([1-9][0-9]{0,7})")
+_LIKE_NUMBER = re.compile(r"[vV][0-9]+")
 ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -78,5 +79,5 @@ def check_alias(alias: object) -> None:
             f"not an alias: {alias!r}",
             hint="letters, digits, '.', '_', '-', a letter or digit first; no ':' and no '/'",
         )
-    if alias == LATEST or NUMBER.fullmatch(alias):
+    if alias == LATEST or _LIKE_NUMBER.fullmatch(alias):
         raise InvalidError(f"{alias!r} cannot be an alias: it means a version already", hint="choose another word")

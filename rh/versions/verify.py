@@ -4,25 +4,29 @@ from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from itertools import islice
 
 from rh import digest as digests
 from rh.content.tree import key_text
 from rh.digest import Hasher
 from rh.errors import ConflictError, IntegrityError, NotFoundError, RhError
+from rh.observe import log
 from rh.systems import settings_of
 from rh.transfer import Verification
 from rh.types import Location
 from rh.versions.layout import hex_of, node_key, pack_key, tree_key
 from rh.versions.lost import LostError
-from rh.versions.moving import twice
+from rh.versions.moving import each, twice
 from rh.versions.nodes import Child, Node, Where, pieces_of
 from rh.versions.reading import is_replaced, raw
 from rh.versions.store import NODE_PACK, Store, Tree
 from rh.versions.system import TreeSystem
 
-__all__ = ["Uncached", "files_of", "verify_part", "verify_version"]
+__all__ = ["Uncached", "files_of", "refers_still", "verify_part", "verify_version"]
 
 _PACKS = 4
+_SOME = 1_000
 
 
 class Uncached(Store):
@@ -144,16 +148,45 @@ def verify_part(location: Location, url: str) -> Verification:
 
 
 def files_of(store: Store, root: Node) -> Iterator[tuple[str, Child]]:
-    """Every file below a directory, with its path."""
-    waiting = [("", root)]
-    while waiting:
-        above, node = waiting.pop()
-        for child in node.children:
+    """Every file below a directory, with its path, in the order of paths."""
+    open_ones = [("", iter(root.children))]
+    while open_ones:
+        above, children = open_ones[-1]
+        for child in children:
             key = above + key_text(child.name)
             if child.kind == "dir":
-                waiting.append((key + "/", store.below(child)))
-            elif child.kind == "file":
+                open_ones.append((key + "/", iter(store.below(child).children)))
+                break
+            if child.kind == "file":
                 yield key, child
+        else:
+            open_ones.pop()
+
+
+def refers_still(store: Store, tree: Tree, other: Tree) -> bool:
+    """Whether the files that a tree refers to are what they were.
+
+    Args:
+        store: of both.
+        tree: the one in question.
+        other: of the same content; what this one refers to as well is not asked about.
+    """
+    pairs = zip(files_of(store, store.root(tree)), files_of(store, store.root(other)), strict=True)
+    places = (one for (_, one), (_, another) in pairs if one.where[0] == "r" and one.where != another.where)
+    while some := list(islice(places, _SOME)):
+        if not all(each(partial(_is_there, store), some)):
+            return False
+    return True
+
+
+def _is_there(store: Store, child: Child) -> bool:
+    try:
+        with raw(store, child, 0, 1) as body:
+            body.read()
+    except RhError as error:
+        log.debug("a reference leads nowhere: %s", error)
+        return False
+    return True
 
 
 def _in_pack(store: Store, pack: str, members: Sequence[tuple[str, Child]]) -> Iterator[tuple[str, RhError | None]]:

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shutil
 
 import pytest
 
@@ -10,7 +11,7 @@ from rh import errors
 from rh.versions import repair as mending
 from rh.versions.layout import object_key, pack_key, tree_key
 from rh.versions.repair import mend_tree
-from rh.versions.store import Store, place_of
+from rh.versions.store import Store, _shared, place_of
 from rh.versions.verify import files_of
 
 BIG = os.urandom(3_000_000)  # stores are shared by tests: what is damaged here must be nobody else's
@@ -151,6 +152,24 @@ def test_a_handle_on_a_version_is_mended_by_the_live_files(cats, kind, tmp_path)
     (rh.config.home() / "cache").rename(tmp_path / "cache-gone")
     assert cats.at("v1").repair()
     assert {name: rh.folder("cats:v1").get(name) for name in FILES} == FILES
+
+
+@pytest.mark.parametrize("lose", [False, True])
+def test_who_keeps_the_old_marker_finds_what_was_repaired(cats, lose, tmp_path):
+    """A handle that was open before, and another machine, look for the marker again when they meet damage."""
+    pinned = rh.folder("cats:v1")
+    assert pinned.get("a.txt") == FILES["a.txt"]
+    cache = rh.config.home() / "cache"
+    shutil.copytree(cache / "trees", tmp_path / "trees")
+    damage(*below(cats, "nodes"), lose=lose)
+    shutil.rmtree(cache)
+    assert cats.repair()
+    for handle, name in ((pinned, "sub/b.txt"), (rh.folder("cats:v1"), "sub/b.txt"), (pinned / "sub", "b.txt")):
+        shutil.rmtree(cache)
+        shutil.copytree(tmp_path / "trees", cache / "trees")
+        _shared.clear()
+        assert handle.get(name) == FILES["sub/b.txt"]
+        assert handle.verify()
 
 
 def test_a_part_of_a_version_is_verified_by_its_digests(cats):

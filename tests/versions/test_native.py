@@ -29,6 +29,9 @@ def _connections_closed() -> Iterator[None]:
     places.close()
 
 
+_ON = b"<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>"
+
+
 def _ask(url: str, method: str, data: bytes, kind: str) -> None:
     request = urllib.request.Request(url, data, {"Content-Type": kind}, method=method)
     with urllib.request.urlopen(request, timeout=10) as answer:
@@ -42,8 +45,7 @@ def keeping(request: pytest.FixtureRequest) -> str:
     if request.param == "s3":
         moto = request.getfixturevalue("moto_server")
         url = moto.make_bucket(name)
-        on = b"<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>"
-        _ask(f"{moto.endpoint}/{name}?versioning", "PUT", on, "application/xml")
+        _ask(f"{moto.endpoint}/{name}?versioning", "PUT", _ON, "application/xml")
         config.register("keeping", moto.settings(root=url))
     elif request.param == "azure":
         versions = request.getfixturevalue("azure_versions_server")
@@ -125,6 +127,23 @@ def test_what_the_bucket_gave_up_is_drift(keeping: str) -> None:
     config.home().joinpath("cache").rename(config.home() / "gone")
     with pytest.raises(errors.ConflictError, match="has changed since"):
         store.open(lost, key="a.txt").read()
+
+
+def test_objects_that_are_older_than_the_versioning_of_their_bucket(moto_server: servers.MotoServer) -> None:
+    name = f"late-{secrets.token_hex(4)}"
+    config.register("late", moto_server.settings(root=moto_server.make_bucket(name)))
+    live = rh.folder(path="live", system="late")
+    live.put(FILES)
+    _ask(f"{moto_server.endpoint}/{name}?versioning", "PUT", _ON, "application/xml")
+    live.put({"new": b"of a version"})
+    live.adopt("cats")
+    changed(live)
+    live.put({"new": b"changed"}, overwrite=True)
+    config.home().joinpath("cache").rename(config.home() / "gone")
+    version = rh.folder("cats:v1")
+    assert {key: version.get(key) for key in FILES} == FILES
+    assert version.get("new") == b"of a version"
+    assert version.verify().replaced == ("a.txt", "new", "sub/c d.bin")
 
 
 @pytest.mark.parametrize("kind", ["moto", "azure"])

@@ -256,8 +256,8 @@ def test_repair_after_it(store, damage, tmp_path, monkeypatch):
     bad = [*found.corrupt, *found.missing]
     assert len(bad) == (1 if damage == "member" else 12)
     source = source_of(KEPT)
-    with store.lease():
-        mend_contents(again(store), kept.digest, bad, ((source, entry) for entry in source.list()))
+    with store.lease() as lease:
+        mend_contents(again(store), kept.digest, bad, ((source, entry) for entry in source.list()), lease)
     assert verify_version(again(store), kept.digest, "x").ok
     assert read(store, kept) == KEPT
     collect(store, older_than_s=-60)

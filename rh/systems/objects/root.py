@@ -68,6 +68,8 @@ class Root(ABC, Generic[P]):
     """The query parameter that names the version of an object which is read."""
     version_header: ClassVar[str]
     """The header that names the version of an object which was asked for."""
+    older: ClassVar[str | None] = None
+    """What names the version of an object that is older than the keeping of versions, where no header does."""
 
     def __init__(
         self, location: Location, settings: Settings, url: Callable[[str], str], place: Callable[[Settings], P]
@@ -167,7 +169,7 @@ class Root(ABC, Generic[P]):
             except NotFoundError:
                 return entry.key, None
             same = entry.etag is not None and etag_of(headers) == entry.etag
-            return entry.key, headers.get(self.version_header) if same else None
+            return entry.key, headers.get(self.version_header, self.older) if same else None
 
         return {key: name for key, name in spread(version, entries) if name}
 

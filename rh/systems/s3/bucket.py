@@ -59,6 +59,7 @@ class Bucket(Root[Place]):
     mark = "x-amz-meta-rh-write"
     version_query = "versionId"
     version_header = "x-amz-version-id"
+    older = "null"
 
     def __init__(self, location: Location, settings: Settings, identity: Identity, url: Callable[[str], str]) -> None:
         super().__init__(location, settings, url, lambda named: place_of(named, identity))
