@@ -185,7 +185,8 @@ class _Large:
         """Publish the file if all parts arrived; tell the books either way."""
         mover, step = self.mover, self.step
         if self.error is not None:
-            if isinstance(self.error, ConflictError):  # the source changed: its parts are of no more use
+            damaged = isinstance(self.error, IntegrityError) and not step.chunks  # nobody knows which parts are right
+            if damaged or isinstance(self.error, ConflictError):  # the source changed: its parts are of no more use
                 with suppress(RhError):  # what went wrong before is what has to be told
                     self.upload.abort()
                     mover.journal.drop(step.key)

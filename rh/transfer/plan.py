@@ -296,7 +296,8 @@ def _fill(plan: Plan, *, believe_target: bool) -> None:
     selected = _selected(source, options)
     theirs = Survey(source, links=options.links)
     ours = Survey(target, must_exist=False, believe=believe_target)
-    there, here = _fetched(ours), _fetched(theirs)
+    far = not (is_here(source) and is_here(target))
+    there, here = _fetched(ours, ahead=far), _fetched(theirs, ahead=far)
     meant = only_data(_meant(here, selected), source)
     if options.names != "refuse":
         meant = _renamed(meant, names.encode if options.names == "encode" else names.decode)
@@ -327,10 +328,10 @@ def existing(plan: Plan, keys: Sequence[str]) -> ExistsError:
     )
 
 
-def _fetched(survey: Survey) -> Generator[Page, None, None] | Ahead:
-    """The pages of a survey; those of another machine come while this one is busy with its own."""
+def _fetched(survey: Survey, *, ahead: bool) -> Generator[Page, None, None] | Ahead:
+    """The pages of a survey. Where another machine has to be asked, this one lists its own while that one answers."""
     pages = survey.pages()
-    return pages if is_here(survey.system) else Ahead(pages)
+    return Ahead(pages) if ahead else pages
 
 
 def _meant(pages: Iterator[Page], selected: Callable[[str], bool] | None) -> Iterator[Page]:

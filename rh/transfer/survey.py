@@ -394,7 +394,7 @@ def _is_there(system: System, key: str) -> bool:
 class Ahead(Iterator[Page]):
     """Pages that a thread fetches from now on, up to `count` of them before they are asked for."""
 
-    def __init__(self, pages: Generator[Page, None, None], count: int = 4) -> None:
+    def __init__(self, pages: Generator[Page, None, None], count: int = 16) -> None:
         self._ready: queue.Queue[Page | BaseException | None] = queue.Queue(count)
         self._abandoned = threading.Event()
         self._over = False

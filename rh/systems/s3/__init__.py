@@ -15,6 +15,7 @@ import base64
 import builtins
 import hashlib
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from operator import itemgetter
@@ -32,6 +33,7 @@ from rh.errors import (
     UnavailableError,
     UnsupportedError,
 )
+from rh.observe import log
 from rh.systems.abilities import Upload
 from rh.systems.base import Body, Bytes, Settings, System
 from rh.systems.objects.failures import scrub
@@ -323,7 +325,7 @@ class S3System(StoreSystem):
 
     def sweep(self, *, older_than_s: float = 0.0) -> int:
         """Abort uploads and remove probes of ours that began so long ago. Manifests stay."""
-        swept, marker = 0, [("key-marker", ""), ("upload-id-marker", "")]
+        swept, now, marker = 0, time.time(), [("key-marker", ""), ("upload-id-marker", "")]
         while True:
             query = [("uploads", ""), ("encoding-type", "url"), ("prefix", self.bucket.prefix)]
             try:
@@ -331,7 +333,8 @@ class S3System(StoreSystem):
             except NotFoundError as error:
                 if "upload" not in error.message:
                     raise  # the bucket
-                raise UnsupportedError("this server does not list unfinished uploads", where=self.url()) from error
+                log.debug("%s: there was never an upload: %s", self.url(), error)  # as rclone says it
+                break
             tree, now = parse_xml(answer.data), now_of(answer.headers)
             top = fields(tree)
             decode = unquote_plus if top.get("EncodingType") == "url" else str
