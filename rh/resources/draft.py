@@ -174,8 +174,8 @@ class Draft:
 
     # Changes.
 
-    def add(self, file: Any, path: str | None = None, *, update: bool = True, executable: bool | None = None) -> None:
-        """Put a file: bytes, a file object, a path here, or a blob. One that is there already is replaced.
+    def add(self, file: Any, path: str | None = None, *, update: bool = False, executable: bool | None = None) -> None:
+        """Put a file: bytes, a file object, a path here, or a blob.
 
         Args:
             file: what to put.
@@ -196,7 +196,7 @@ class Draft:
         path: str = "",
         *,
         glob_exclude: str | Sequence[str] = (),
-        update: bool = True,
+        update: bool = False,
     ) -> None:
         """Put all that is in a directory here or in a folder anywhere, as it is when the draft is committed.
 

@@ -92,7 +92,7 @@ def test_a_block_is_added_as_a_whole_or_not_at_all(near):
         (lambda d: d.add(b"1", path="x"), lambda d: d.add(b"2", path="x")),
         (lambda d: d.add(b"1", path="x"), lambda d: d.add(b"2", path="x/y")),
         (lambda d: d.add(b"1", path="sub/new"), lambda d: d.remove("sub/")),
-        (lambda d: d.move("sub/", "other/"), lambda d: d.add(b"2", path="sub/b.txt")),
+        (lambda d: d.move("sub/", "other/"), lambda d: d.add(b"2", path="sub/b.txt", update=True)),
         (lambda d: d.remove("a.txt"), lambda d: d.remove("a.txt")),
         (lambda d: d.move("a.txt", "c"), lambda d: d.move("a.txt", "d")),
     ],
@@ -125,7 +125,7 @@ def test_a_draft_is_over_for_all(near):
         with pytest.raises(errors.ConflictError, match="finished or discarded"), near.draft("d") as draft:  # noqa: PT012
             draft.add(os.urandom(8), path="late.txt")
             other = rh.folder("cats").draft("d")
-            other.add(os.urandom(8), path="early.txt")
+            other.add(os.urandom(8), path="early.txt", update=True)
             end(other)
     assert not any("late.txt" in contents(f"cats:{version.label}") for version in near.versions())
 

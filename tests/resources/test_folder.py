@@ -829,13 +829,3 @@ def test_a_file_is_no_folder(folder, tmp_path):
         rh.folder(path=tmp_path / "tree").to(path=as_folder.url)
     assert folder.get("f") == b"precious"
     assert folder.ls(full_paths=False) == ["f"]
-
-
-def test_a_store_that_tells_of_no_uploads_is_not_complained_about(world, caplog):
-    """`rclone serve s3` lists none: there is nothing that anybody could do."""
-    folder = rh.folder(path="folder", system="s3")
-    folder.put({"a": b"1"})
-    with pytest.raises(errors.UnsupportedError):
-        folder.sweep()
-    folder.rm()
-    assert not caplog.messages

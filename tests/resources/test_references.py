@@ -139,6 +139,6 @@ def test_a_repair_that_finds_only_some_keeps_the_others(adopted, here, content):
 def test_draft_that_adds_what_was_referred_to_has_a_copy(adopted, content):
     spoil(adopted)
     with rh.load("adopted").draft(base="v1") as draft:
-        draft.add(content["a.bin"], path="a.bin")
-        draft.add(content["sub/b.txt"], path="sub/b.txt")
+        draft.add(content["a.bin"], path="a.bin", update=True)
+        draft.add(content["sub/b.txt"], path="sub/b.txt", update=True)
     assert read("adopted:v1") == content

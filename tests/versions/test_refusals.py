@@ -323,7 +323,7 @@ def test_no_message_is_an_empty_one(cats: Folder) -> None:
         cats.draft("spring").commit(5)  # type: ignore[arg-type]
     assert cats.draft("spring").commit(None).message == "by spring"
     with cats.draft(message="of the draft") as draft:
-        draft.add(b"2", path="x")
+        draft.add(b"2", path="y")
         with pytest.raises(errors.InvalidError, match="message= is text"):
             draft.commit(5)  # type: ignore[arg-type]
         assert draft.commit().message == "of the draft"
