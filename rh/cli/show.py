@@ -80,6 +80,7 @@ _WORDS = {
 
 _PATH = r"(?:^|; )(?:if it is a path, |for a path )?write path=(?:'[^']*'|\"[^\"]*\"|…)"
 """An argument that no command has: what says that a word is a path, and no name."""
+_PAIR, _PAIRED = re.compile(r'"(\w+)": "(.+?)"'), r"\1=\2"
 NAMES = "rh resources lists the names there are"
 
 
@@ -92,8 +93,11 @@ def typed(hint: str | None) -> str | None:
     hint = re.sub(r"\bbase=(?:'(\w+)')?", lambda found: f"--base {found[1] or ''}".rstrip(), hint)
     hint = re.sub(r"(?<![(\w])(mode|format)=\"(\w+)\"", r"--\1 \2", hint)
     hint = re.sub(r"\bformat=(?=\s|$)", "--format", hint)
-    hint = re.sub(r"\boptions=\{\"(\w+)\": (\{.*?\}|…)\}", r"--option '\1=\2'", hint)
+    hint = re.sub(r"\boptions=\{\"(\w+)\": (\{.*?\}|…|\d+)\}", r"--option '\1=\2'", hint)
     hint = re.sub(r"\bcolumns=(\[.*?\])?", "--column", hint)
+    hint = re.sub(r"\bschema=\{(.*?)\}", lambda found: f"--schema '{_PAIR.sub(_PAIRED, found[1])}'", hint)
+    hint = hint.removesuffix(", or a pyarrow.Schema")
+    hint = re.sub(r"\bschema=", "--schema", hint)
     hint = re.sub(r"rh\.folder\('(.+?)'\)\.query\(…\)", r"rh find rh://\1 --where …", hint)
     hint = re.sub(_PATH, "", hint) or NAMES
     for python, words in _WORDS.items():

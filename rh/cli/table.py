@@ -63,11 +63,11 @@ Options = Annotated[
 ]
 
 Schema = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
         "--schema",
         metavar="COLUMN=TYPE,…",
-        help="Their columns and types, such as 'id=int64,at=timestamp[us]'; others are not read.",
+        help="Their columns and types, such as 'id=int64,at=timestamp[us]'; others are not read; repeatable.",
     ),
 ]
 
@@ -264,7 +264,7 @@ def _written(table: Table, *, json: bool, before: int | None = None) -> None:
 
 
 def _table(
-    text: str, file_format: str | None = None, options: list[str] | None = None, columns: str | None = None
+    text: str, file_format: str | None = None, options: list[str] | None = None, columns: list[str] | None = None
 ) -> Table:
     import rh
     from rh import config
@@ -321,14 +321,14 @@ def _options(given: list[str] | None) -> dict[str, Any] | None:
     return found or None
 
 
-def _schema(text: str | None) -> dict[str, str] | None:
+def _schema(given: list[str] | None) -> dict[str, str] | None:
     """`column=type,…` as `schema=`; a comma within brackets belongs to the type."""
     from rh.errors import InvalidError
 
-    if text is None:
+    if not given:
         return None
     found: dict[str, str] = {}
-    for part in re.findall(r"(?:[^,\[(<]|\[[^\]]*\]|\([^)]*\)|<.*?>+)+", text):
+    for part in re.findall(r"(?:[^,\[(<]|\[[^\]]*\]|\([^)]*\)|<.*?>+)+", ",".join(given)):
         name, mark, kind = (word.strip() for word in part.partition("="))
         if not mark or not name or not kind:
             raise InvalidError(f"--schema {part.strip()!r} is not COLUMN=TYPE", hint="--schema 'id=int64,name=string'")

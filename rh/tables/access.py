@@ -9,27 +9,31 @@ byte that still decodes cannot be found.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from rh.errors import IntegrityError, InvalidError, RhError
 from rh.plugins import need
 from rh.systems.base import System
-from rh.tables import lines
+from rh.tables import blocks, lines
 from rh.tables.base import DataFile, Snapshot
+from rh.tables.casts import cast_here, has_never_null, misfit, parsed_as, shaped
 from rh.tables.fragments import (
     TEXT,
+    as_parsed,
     file_format,
     file_system,
     fragment,
     has_footer,
     partition_scalars,
     repeated,
+    with_format,
     with_rows,
 )
-from rh.tables.given import given_types, misfit, shaped
+from rh.tables.given import given_types
 from rh.tables.ranges import BLOCK, first_line, open_file, translated
 from rh.tables.schemas import (
     AT_ONCE,
@@ -54,6 +58,7 @@ if TYPE_CHECKING:
 __all__ = [
     "TEXT",
     "Where",
+    "as_parsed",
     "check_columns",
     "check_file_schema",
     "check_files",
@@ -110,7 +115,7 @@ def scanner(
     where: Any = None,
     strict: bool = False,
     **options: Any,
-) -> ds.Scanner | _Passing:
+) -> ds.Scanner | _Blocks | _Passing:
     """How rows are read from `files`, the `dataset` of a snapshot: as `pyarrow.dataset.Dataset.scanner` does.
 
     Where all columns are wanted (`strict`), a key of JSON lines that the schema does not have is an error. Where the
@@ -121,17 +126,97 @@ def scanner(
         read = need("pyarrow").schema([whole.field(name) for name in _looked_at(columns, where, whole)])
         lined = _line_batches(system, snapshot, whole, read, strict=strict and not snapshot.given)
         return _Passing(lined, whole, columns, where)
-    if where is not None and not _excludes(snapshot, files, where):
-        kept = list(files.get_fragments(filter=where))  # by their directories
-        alone = need("pyarrow.dataset").FileSystemDataset(kept, whole, files.format, files.filesystem)
-        rows = alone.scanner(columns=_looked_at(columns, where, whole), **options)
-        return _Passing(_without_nulls(system, snapshot, rows), whole, columns, where)
+    free = given_types(snapshot)
+    if free:
+        names = _looked_at(columns, where, whole)
+        typed = [whole.field(name) for name in names if name in free]
+        held = snapshot.given and any(has_never_null(whole.field(name)) for name in names)
+        filtered = where is not None and not _excludes(snapshot, files, where)
+        if held or filtered or any(kinds for kinds, _ in _by_types(snapshot, files, where, typed)):
+
+            def batches(blocked: Snapshot) -> Iterator[pa.RecordBatch]:
+                some = files if blocked is snapshot else with_format(blocked, files)
+                return _held(system, snapshot, some, _by_types(snapshot, some, where, typed), names, options)
+
+            return _Passing(blocks.rows(snapshot, batches), whole, columns, where)
     if columns and not snapshot.owned:  # Arrow casts all columns of a file that has none of those wanted
         files = files.replace_schema(need("pyarrow").schema(map(whole.field, _looked_at(columns, where, whole))))
-    rows = files.scanner(columns=columns, filter=where, **options)
-    if not snapshot.given or all(field.nullable for field in rows.projected_schema):
-        return rows
-    return _Passing(_without_nulls(system, snapshot, rows), whole, columns, None)
+    if snapshot.format == "csv":
+        return _Blocks(snapshot, files, columns=columns, filter=where, **options)
+    return files.scanner(columns=columns, filter=where, **options)
+
+
+class _Blocks:
+    """What a scanner of Arrow's gives of CSV, in blocks that are as large as its rows need them."""
+
+    def __init__(self, snapshot: Snapshot, files: ds.Dataset, **options: Any) -> None:
+        self._snapshot = snapshot
+        self._files = files
+        self._options = options
+
+    def _scanner(self, snapshot: Snapshot) -> ds.Scanner:
+        files = self._files if snapshot is self._snapshot else with_format(snapshot, self._files)
+        return files.scanner(**self._options)
+
+    def to_batches(self) -> Iterator[pa.RecordBatch]:
+        """The rows, batch by batch."""
+        return blocks.rows(self._snapshot, lambda snapshot: self._scanner(snapshot).to_batches())
+
+    def to_table(self) -> pa.Table:
+        """All rows."""
+        return blocks.value(self._snapshot, lambda snapshot: self._scanner(snapshot).to_table())
+
+
+_Group = tuple[dict[str, Any], list[Any]]
+"""Files that follow each other, and the types as which some of their columns are read, to be cast and held then."""
+
+
+def _by_types(snapshot: Snapshot, files: ds.Dataset, where: Any, fields: Sequence[pa.Field]) -> list[_Group]:
+    """The files by the types of those of their columns in which Arrow's own casts may change values.
+
+    What types they have is known: `check_files` has asked.
+    """
+    fields = [field for field in fields if field.name not in snapshot.partition_cols]
+
+    def kinds_of(one: ds.Fragment) -> dict[str, Any]:
+        if snapshot.format == "csv":
+            found = {field.name: parsed_as("csv", field.type) for field in fields}
+        else:
+            known = one.physical_schema
+            found = {field.name: known.field(field.name).type for field in fields if field.name in known.names}
+        return {field.name: found[field.name] for field in fields if _is_held(found.get(field.name), field.type)}
+
+    fragments = files.get_fragments(filter=where)
+    return [(kinds, list(some)) for kinds, some in groupby(fragments, kinds_of)]
+
+
+def _is_held(have: pa.DataType | None, want: pa.DataType) -> bool:
+    return have is not None and cast_here(have, want)
+
+
+def _held(
+    system: System,
+    snapshot: Snapshot,
+    files: ds.Dataset,
+    groups: Sequence[_Group],
+    names: Sequence[str],
+    options: Mapping[str, Any],
+) -> Iterator[pa.RecordBatch]:
+    """The batches of files with some columns as the files have them, which are cast and held here against the schema.
+
+    So are nulls, where the schema that was given has none.
+    """
+    pa, ds = need("pyarrow"), need("pyarrow.dataset")
+    wanted = pa.schema([files.schema.field(name) for name in names])
+    for kinds, fragments in groups:
+        read = pa.schema([field.with_type(kinds.get(field.name, field.type)) for field in wanted])
+        some = ds.FileSystemDataset(fragments, read, files.format, files.filesystem)
+        for batch in some.scanner(columns=list(names), **options).to_batches():
+            columns = [
+                shaped(system.url(), column, field, given=snapshot.given)
+                for column, field in zip(batch.columns, wanted, strict=True)
+            ]
+            yield pa.RecordBatch.from_arrays(columns, schema=wanted) if columns else batch
 
 
 class _Passing:
@@ -183,21 +268,13 @@ def _excludes(snapshot: Snapshot, files: ds.Dataset, where: Any) -> bool:
     return not free or all(excludes(one.physical_schema, free) for one in files.get_fragments(filter=where))
 
 
-def _without_nulls(system: System, snapshot: Snapshot, rows: ds.Scanner) -> Iterator[pa.RecordBatch]:
-    """The batches, held against what the schema that was given says of nulls."""
-    for batch in rows.to_batches():
-        for field, column in zip(rows.projected_schema, batch.columns, strict=True):
-            shaped(system.url(), column, field, given=snapshot.given)
-        yield batch
-
-
 def _line_batches(
     system: System, snapshot: Snapshot, whole: pa.Schema, wanted: pa.Schema, *, strict: bool
 ) -> Iterator[pa.RecordBatch]:
     pa = need("pyarrow")
     inner = pa.schema([field for field in wanted if field.name not in snapshot.partition_cols])
     for file in with_rows(snapshot):
-        values = partition_scalars(snapshot, file, whole)
+        values = partition_scalars(system, snapshot, file, whole)
         for batch in lines.batches(system, snapshot, file, inner, strict=strict and not snapshot.owned):
             found = {name: repeated(value, batch.num_rows) for name, value in values.items()}
             found |= dict(zip(inner.names, batch.columns, strict=True))
@@ -264,19 +341,21 @@ def _hold(system: System, snapshot: Snapshot, file: DataFile, whole: pa.Schema) 
     where = system.url(file.key)
     one = fragment(system, snapshot, file, whole)
     if snapshot.format == "csv":
-        for batch in one.to_batches(schema=whole):
+        read = as_parsed(snapshot, whole)
+        for batch in blocks.rows(snapshot, lambda some: fragment(system, some, file, whole).to_batches(schema=read)):
             for field, column in zip(whole, batch.columns, strict=True):
                 shaped(where, column, field, given=snapshot.given)
     elif snapshot.format in ("parquet", "arrow") and not snapshot.owned:
         found = one.physical_schema
         for field in whole:
-            known = field.name in found.names and field.name not in snapshot.partition_cols
-            if known and (found.field(field.name).type != field.type or (snapshot.given and not field.nullable)):
+            known = found.names.count(field.name) == 1 and field.name not in snapshot.partition_cols
+            if known and (found.field(field.name).type != field.type or (snapshot.given and has_never_null(field))):
                 for batch in one.to_batches(schema=found, columns=[field.name]):
                     shaped(where, batch.column(0), field, given=snapshot.given)
 
 
-_VALUE = re.compile(r"In CSV column #(\d+): ((?:Row #\d+: )?CSV conversion error to .*)", re.DOTALL)
+_VALUE = re.compile(r"In CSV column #(\d+): (.*)", re.DOTALL)
+"""What Arrow says of a value of CSV that does not become the type of its column."""
 
 
 def num_rows(system: System, snapshot: Snapshot) -> int:
@@ -313,10 +392,10 @@ def rows_of(system: System, snapshot: Snapshot, file: DataFile) -> int:
             if snapshot.format == "jsonl" and snapshot.given:  # a key that is not read may have any values
                 none = need("pyarrow").schema([])
                 return sum(batch.num_rows for batch in lines.batches(system, snapshot, file, none, strict=False))
-            return int(fragment(system, snapshot, file, None).count_rows())
+            return blocks.value(snapshot, lambda some: int(fragment(system, some, file, None).count_rows()))
     except (IntegrityError, InvalidError) as error:
         if snapshot.format == "jsonl":
-            lines.explain(system, file, need("pyarrow").schema([]), error)
+            lines.explain(system, snapshot, file, need("pyarrow").schema([]), error)
         raise
 
 

@@ -11,7 +11,8 @@ from rh.plugins import need
 from rh.systems.base import System
 from rh.tables import lines
 from rh.tables.base import DataFile, Snapshot
-from rh.tables.given import given_types, readable
+from rh.tables.casts import parsed_as, readable
+from rh.tables.given import given_types
 from rh.tables.ranges import BLOCK, open_file
 from rh.types import Location
 
@@ -21,12 +22,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "TEXT",
+    "as_parsed",
     "file_format",
     "file_system",
     "fragment",
     "has_footer",
     "partition_scalars",
     "repeated",
+    "with_format",
     "with_rows",
 ]
 
@@ -40,7 +43,7 @@ def with_rows(snapshot: Snapshot) -> list[DataFile]:
     return [file for file in snapshot.files if file.rows != 0 or snapshot.format not in TEXT]
 
 
-def partition_scalars(snapshot: Snapshot, file: DataFile, schema: pa.Schema) -> dict[str, pa.Scalar]:
+def partition_scalars(system: System, snapshot: Snapshot, file: DataFile, schema: pa.Schema) -> dict[str, pa.Scalar]:
     """The values that a file's directories give to its partition columns.
 
     Raises:
@@ -53,14 +56,18 @@ def partition_scalars(snapshot: Snapshot, file: DataFile, schema: pa.Schema) -> 
         if text is None and snapshot.given and not schema.field(name).nullable:
             raise InvalidError(
                 f"partition column {name!r} is null here, and schema= says that it has none",
-                where=file.key,
+                where=system.url(file.key),
                 hint="let the field be nullable, or leave the column out of schema=",
             )
         try:
             plain = pa.array([text], pa.string())
             found[name] = (plain if kind == pa.string() else plain.cast(_plain(kind)).cast(kind))[0]
         except pa.ArrowException as error:
-            raise InvalidError(f"{text!r} is no {kind}, as partition column {name!r} is", where=file.key) from error
+            raise InvalidError(
+                f"{text!r} is no {kind}, as partition column {name!r} is",
+                where=system.url(file.key),
+                hint="schema= can say another type, such as string, or leave the column out",
+            ) from error
     return found
 
 
@@ -92,13 +99,20 @@ def fragment(
     known = None
     if whole is not None:
         field = need("pyarrow.compute").field
-        for name, value in partition_scalars(snapshot, file, whole).items():
+        for name, value in partition_scalars(system, snapshot, file, whole).items():
             one = field(name) == value if value.is_valid else field(name).is_null()
             known = one if known is None else known & one
     form = form or file_format(snapshot)
     if source is not None:
         return form.make_fragment(source, partition_expression=known)
     return form.make_fragment(file.key, files, partition_expression=known)
+
+
+def as_parsed(snapshot: Snapshot, schema: pa.Schema) -> pa.Schema:
+    """A schema as Arrow is asked for it of CSV; `rh.tables.casts.shaped` makes the columns of the table of that."""
+    stored = [field for field in schema if field.name not in snapshot.partition_cols]
+    kinds = {field.name: parsed_as(snapshot.format, field.type) for field in stored}
+    return need("pyarrow").schema([field.with_type(kinds.get(field.name, field.type)) for field in schema])
 
 
 def file_format(snapshot: Snapshot) -> ds.FileFormat:
@@ -148,6 +162,16 @@ def _format_of(snapshot: Snapshot, options: Mapping[str, Any]) -> ds.FileFormat:
     return ds.JsonFileFormat(parse_options=parse, read_options=read)
 
 
+def with_format(snapshot: Snapshot, files: ds.Dataset) -> ds.Dataset:
+    """The files of a dataset, read with the options of a snapshot."""
+    form = file_format(snapshot)
+    fragments = [
+        form.make_fragment(one.path, files.filesystem, partition_expression=one.partition_expression)
+        for one in files.get_fragments()
+    ]
+    return need("pyarrow.dataset").FileSystemDataset(fragments, files.schema, form, files.filesystem)
+
+
 _CHARACTERS = ("delimiter", "quote_char", "escape_char", "decimal_point")
 
 
@@ -156,6 +180,11 @@ def _check_options(options: Mapping[str, Any], *kinds: type, more: Collection[st
     names = {name for kind in kinds for name in dir(kind) if name.islower() and name[0] != "_"}
     known = sorted({*names, *more} - _NOT_OPTIONS)
     for name in options:
+        if name in ("include_columns", "include_missing_columns"):
+            raise InvalidError(
+                f"the option {name!r} is not for tables",
+                hint="columns= says what is read; schema= which columns there are, null where a file lacks them",
+            )
         if name not in known:
             raise InvalidError(
                 f"there is no option {name!r}{did_you_mean(name, tuple(known))}", hint=f"options: {', '.join(known)}"

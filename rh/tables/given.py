@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import base64
-import io
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from rh.config import did_you_mean
 from rh.errors import InvalidError
@@ -24,11 +23,7 @@ __all__ = [
     "decoded",
     "encoded",
     "given_types",
-    "misfit",
     "of_text",
-    "parsed_as",
-    "readable",
-    "shaped",
     "text_of",
 ]
 
@@ -41,8 +36,10 @@ NAMES = (
 )
 """Names of types that are offered; all of pyarrow's are taken."""
 _ZONED = re.compile(r"timestamp\[(s|ms|us|ns),\s*tz=([^\]]+)\]")
-_DECIMAL = re.compile(r"(decimal128|decimal256)\(\s*(\d+)\s*,\s*(-?\d+)\s*\)")
-_LIST = re.compile(r"(list|large_list)<(?:item:\s*)?(.+)>")
+_DECIMAL = re.compile(r"(decimal|decimal128|decimal256)\(\s*(\d+)\s*,\s*(-?\d+)\s*\)")
+_LIST = re.compile(r"(list|large_list)<(?:(?:item|element):\s*)?(.+)>")
+_OFFSET = re.compile(r"[+-]\d{2}:?\d{2}")
+_MADE = re.compile(r"\s*(struct|map|dictionary)\s*<")
 _LIKE = 'schema={"column": "int64", "other": "timestamp[us]"}, or a pyarrow.Schema'
 
 
@@ -136,13 +133,28 @@ def _named(name: str) -> pa.DataType:
     pa = need("pyarrow", extra="tables")
     text = name.strip()
     if (match := _ZONED.fullmatch(text)) is not None:
-        return pa.timestamp(match.group(1), match.group(2).strip())
+        return pa.timestamp(match.group(1), _zone(match.group(2).strip()))
     if (match := _DECIMAL.fullmatch(text)) is not None:
-        return getattr(pa, match.group(1))(int(match.group(2)), int(match.group(3)))
+        make = pa.decimal256 if match.group(1) == "decimal256" else pa.decimal128
+        return make(int(match.group(2)), int(match.group(3)))
     if (match := _LIST.fullmatch(text)) is not None:
         inner = _named(match.group(2))
         return pa.list_(inner) if match.group(1) == "list" else pa.large_list(inner)
     return pa.type_for_alias(text)
+
+
+def _zone(name: str) -> str:
+    """The name of a time zone, or its distance from UTC (`+02:00`).
+
+    Raises:
+        ValueError: there is no such zone.
+    """
+    if name != "UTC" and _OFFSET.fullmatch(name) is None:
+        try:
+            ZoneInfo(name)
+        except (ZoneInfoNotFoundError, OSError) as error:
+            raise ValueError(f"there is no time zone {name!r}") from error
+    return name
 
 
 def _kind(column: str, kind: Any, argument: str, hint: str) -> pa.DataType:
@@ -154,6 +166,12 @@ def _kind(column: str, kind: Any, argument: str, hint: str) -> pa.DataType:
         try:
             return _named(kind)
         except ValueError:
+            if (made := _MADE.match(kind)) is not None:
+                maker = {"map": "map_"}.get(made.group(1), made.group(1))
+                raise InvalidError(
+                    f"{argument}: {kind!r}, for column {column!r}, cannot be said by name",
+                    hint=f'a type of pyarrow can: {{"{column}": pyarrow.{maker}(…)}}',
+                ) from None
             near = did_you_mean(kind, NAMES, least=0.5)
     raise InvalidError(f"{argument}: {kind!r} is no type for column {column!r}{near}", hint=hint)
 
@@ -218,90 +236,3 @@ def _check_same(have: pa.Schema, given: pa.Schema, where: str) -> None:
             where=where,
             hint=f"{hint}; columns= chooses some of them",
         )
-
-
-# What is read
-
-
-@lru_cache(1024)
-def readable(form: str, kind: pa.DataType) -> bool:
-    """Whether Arrow makes values of a type from text of a format; from Parquet and Arrow files it casts."""
-    pa = need("pyarrow", extra="tables")
-    try:
-        if form == "csv":
-            csv = need("pyarrow.csv")
-            csv.read_csv(io.BytesIO(b"a\n"), convert_options=csv.ConvertOptions(column_types={"a": kind}))
-        elif form == "jsonl":
-            json, schema = need("pyarrow.json"), pa.schema([("a", parsed_as(kind))])
-            json.read_json(io.BytesIO(b'{"a": null}\n'), parse_options=json.ParseOptions(explicit_schema=schema))
-    except pa.ArrowNotImplementedError:
-        return False
-    return True
-
-
-def parsed_as(kind: pa.DataType) -> pa.DataType:
-    """What `pyarrow.json` is asked for where it does not make a type of text: that is then cast."""
-    pa = need("pyarrow", extra="tables")
-    if pa.types.is_dictionary(kind):
-        return parsed_as(kind.value_type)
-    if pa.types.is_date(kind):
-        return pa.string()
-    return pa.int64() if pa.types.is_duration(kind) else kind
-
-
-def shaped(where: str, column: pa.Array, field: pa.Field, *, given: bool) -> pa.Array:
-    """A file's column as the field of the table: its values as that type.
-
-    Args:
-        where: the file, for the message.
-        column: as it is in the file.
-        field: of the table.
-        given: by the user, who may have said that there are no nulls.
-
-    Raises:
-        InvalidError: a value cannot become the type, or is null where it may not be.
-    """
-    pa = need("pyarrow", extra="tables")
-    if column.type != field.type:
-        try:
-            column = column.cast(field.type)
-        except pa.ArrowException as error:
-            why = str(error).splitlines()[0][:300]
-            raise misfit(where, field.name, column.type, field.type, f": {why}", given=given) from error
-    if given and not field.nullable and column.null_count:
-        raise InvalidError(
-            f"column {field.name!r} has nulls in this file, and schema= says that it has none",
-            where=where,
-            hint="let the field be nullable, or leave the column out of schema=",
-        )
-    return column
-
-
-def misfit(
-    where: str, name: str, have: pa.DataType, want: pa.DataType, why: str = "", *, given: bool = False
-) -> InvalidError:
-    """What to say of a column that has one type in a file and another in the table.
-
-    Args:
-        where: the file.
-        name: of the column.
-        have: its type in the file.
-        want: that of the table.
-        why: what Arrow says of a value.
-        given: whether the table's schema was given, so that it is to be given another way.
-    """
-    kind = _likely(have, want)
-    if given:
-        hint = f"schema= can say another type, such as {kind}; it or columns= can leave the column out"
-    else:
-        hint = (
-            f'options={{"column_types": {{"{name}": "{kind}"}}}} reads it so from all files; columns= can leave it out'
-        )
-    return InvalidError(f"column {name!r} is {have} in this file and {want} in the table{why}", where=where, hint=hint)
-
-
-def _likely(have: pa.DataType, want: pa.DataType) -> pa.DataType:
-    """A type that may suit values of both, and is another than the one that did not."""
-    pa = need("pyarrow", extra="tables")
-    numbers = {str(kind) for kind in (have, want)} <= {"int64", "double", "float", "uint64", "int32"}
-    return pa.float64() if numbers and want != pa.float64() else pa.string()

@@ -8,14 +8,17 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from rh.errors import IntegrityError, InvalidError, RhError
 from rh.plugins import need
 from rh.systems.base import System
+from rh.tables import blocks
 from rh.tables.base import DataFile, Snapshot
-from rh.tables.given import parsed_as, shaped
+from rh.tables.casts import parsed_as, shaped
 from rh.tables.ranges import BLOCK, open_file, translated
 
 if TYPE_CHECKING:
@@ -24,11 +27,23 @@ if TYPE_CHECKING:
 __all__ = ["batches", "explain", "json_options"]
 
 _CODECS = {"gz": "gzip", "bz2": "bz2", "zst": "zstd", "lz4": "lz4"}
-_TEXTS = ("string", "large_string", "string_view", "binary", "timestamp", "date", "dictionary")
-_NUMBERS = ("integer", "floating", "decimal", "time", "duration")
+_KINDS = {
+    dict: "object",
+    list: "array",
+    str: "string",
+    int: "number",
+    float: "number",
+    bool: "boolean",
+    type(None): "null",
+}
+"""What JSON calls values."""
+_LIKELY = {dict: "a struct", list: "a list", str: "string", int: "int64", float: "float64", bool: "bool"}
+_AT_ONCE = 4096
+"""Lines that are tried at once where one of them is looked for."""
 _CHANGED = re.compile(r"Column\(/([^)]*)\) changed from (\w+) to (\w+)")
 UNEXPECTED = "unexpected field"
 """What Arrow says of a key that is not in the schema; it does not say which."""
+TWICE = "specified twice"
 
 
 def json_options(options: Mapping[str, Any] | None, **more: Any) -> tuple[Any, Any]:
@@ -57,21 +72,32 @@ def batches(
     """
     pa = need("pyarrow")
     where = system.url(file.key)
+    for batch in blocks.rows(snapshot, partial(_parsed, system, file, schema, strict=strict, threads=threads)):
+        columns = [shaped(where, batch.column(field.name), field, given=snapshot.given) for field in schema]
+        # without columns, a batch that is made of them would have no rows
+        yield pa.RecordBatch.from_arrays(columns, schema=schema) if columns else batch.select([])
+
+
+def _parsed(
+    system: System, file: DataFile, schema: pa.Schema, snapshot: Snapshot, *, strict: bool, threads: bool
+) -> Iterator[pa.RecordBatch]:
+    """`batches`, of the types that Arrow makes of JSON."""
     read, parse = json_options(
         snapshot.options,
         use_threads=threads,
-        explicit_schema=pa.schema([(field.name, parsed_as(field.type)) for field in schema]),
+        explicit_schema=_asked(schema),
         unexpected_field_behavior="error" if strict else "ignore",
     )
     try:
-        with translated(where), _opened(system, file) as source:
-            for batch in need("pyarrow.json").open_json(source, read_options=read, parse_options=parse):
-                columns = [shaped(where, batch.column(field.name), field, given=snapshot.given) for field in schema]
-                # without columns, a batch that is made of them would have no rows
-                yield pa.RecordBatch.from_arrays(columns, schema=schema) if columns else batch.select([])
+        with translated(system.url(file.key)), _opened(system, file) as source:
+            yield from need("pyarrow.json").open_json(source, read_options=read, parse_options=parse)
     except (InvalidError, IntegrityError) as error:
-        explain(system, file, schema, error)
+        explain(system, snapshot, file, schema, error)
         raise
+
+
+def _asked(fields: Iterable[pa.Field]) -> pa.Schema:
+    return need("pyarrow").schema([(field.name, parsed_as("jsonl", field.type)) for field in fields])
 
 
 def _opened(system: System, file: DataFile) -> Any:
@@ -81,53 +107,137 @@ def _opened(system: System, file: DataFile) -> Any:
     return opened if codec is None else pa.CompressedInputStream(opened, codec)
 
 
-def explain(system: System, file: DataFile, schema: pa.Schema, error: RhError) -> None:
-    """Raise what Arrow's words mean, where more can be said: which key it did not expect, that the file is one array.
+def explain(system: System, snapshot: Snapshot, file: DataFile, schema: pa.Schema, error: RhError) -> None:
+    """Raise what Arrow's words mean, where more can be said: which line and column, or that the file is one array.
 
     Raises:
         InvalidError: with `error` as its cause.
     """
+    if blocks.is_too_small(error):
+        return
     where = system.url(file.key)
-    first = True
     with translated(where), _opened(system, file) as source:
-        for text in filter(None, map(bytes.strip, io.BufferedReader(source))):
-            if first and text.startswith(b"["):
-                raise InvalidError(
-                    "this is one JSON array, and a table is JSON lines: one object a line",
-                    where=where,
-                    hint="rh.table(json.load(file)) takes its rows; jq -c '.[]' makes lines of it",
-                ) from error
-            first = False
-            if UNEXPECTED not in error.message:
-                break
-            try:
-                found = _unknown(json.loads(text), schema)
-            except ValueError:
-                return
-            if found is not None:
-                raise _unknown_key(found, where, schema.names) from error
+        lines: _Lines = (
+            (number, text) for number, text in enumerate(io.BufferedReader(source), 1) if not text.isspace()
+        )
+        first = next(lines, (1, b""))
+        if first[1].lstrip().startswith(b"["):
+            raise InvalidError(
+                "this is one JSON array, and a table is JSON lines: one object a line",
+                where=where,
+                hint="rh.table(json.load(file)) takes its rows; jq -c '.[]' makes lines of it",
+            ) from error
+        if (snapshot.options or {}).get("newlines_in_values"):
+            return
+        lines = chain([first], lines)
+        if UNEXPECTED in error.message:
+            _explain_key(lines, where, schema, error)
+        elif TWICE in error.message:
+            _explain_twice(lines, where, error)
+        else:
+            bad = _first_bad(lines, _asked(schema))
+            if bad is not None:
+                _explain_line(*bad, where, schema, error, given=snapshot.given)
     told = _CHANGED.search(error.message)
     if told is not None:
         name = told.group(1).replace("/", ".")
-        have, want = sorted(told.groups()[1:], key=lambda kind: kind == _kind_in(schema, told.group(1)))
-        kind = f" ({schema.field(name).type})" if name in schema.names else ""
         raise InvalidError(
-            f"column {name!r} is {have} in a line of this file and {want}{kind} in the table",
+            f"column {name!r} is {told.group(3)} in a line of this file and {told.group(2)} in those before it",
             where=where,
             hint="values of JSON are not converted: columns= or schema= can leave the column out",
         ) from error
 
 
-def _kind_in(schema: pa.Schema, path: str) -> str:
-    """What JSON calls the values of a column, roughly."""
-    types = need("pyarrow").types
-    if path not in schema.names:
-        return ""
-    kind = schema.field(path).type
-    words = {"string": _TEXTS, "number": _NUMBERS, "array": ("list",), "object": ("struct",)}
-    return next(
-        (word for word, tests in words.items() if any(getattr(types, f"is_{t}")(kind) for t in tests)), "boolean"
-    )
+_Lines = Iterator[tuple[int, bytes]]
+
+
+def _explain_key(lines: _Lines, where: str, schema: pa.Schema, error: RhError) -> None:
+    for _, text in lines:
+        try:
+            found = _unknown(json.loads(text), schema)
+        except ValueError:
+            return
+        if found is not None:
+            raise _unknown_key(found, where, schema.names) from error
+
+
+def _explain_twice(lines: _Lines, where: str, error: RhError) -> None:
+    for number, text in lines:
+        twice: list[str] = []
+
+        def seen(pairs: list[tuple[str, Any]], twice: list[str] = twice) -> None:
+            names = [name for name, _ in pairs]
+            twice += [name for at, name in enumerate(names) if name in names[:at]]
+
+        try:
+            json.loads(text, object_pairs_hook=seen)
+        except ValueError:
+            return
+        if twice:
+            raise InvalidError(
+                f"column {twice[0]!r} is twice in line {number} of this file",
+                where=where,
+                hint="an object of a table has each key once; columns= or schema= can leave the column out",
+            ) from error
+
+
+def _explain_line(number: int, text: bytes, where: str, schema: pa.Schema, error: RhError, *, given: bool) -> None:
+    """Raise what is wrong with a line that Arrow does not take."""
+    try:
+        values = json.loads(text)
+    except ValueError as wrong:
+        raise IntegrityError(f"line {number} of this file is no JSON: {wrong}", where=where) from error
+    if not isinstance(values, dict):
+        raise InvalidError(
+            f"line {number} of this file is no object, as each line of a table is, but {_KINDS[type(values)]}",
+            where=where,
+            hint='{"column": value, …} is a row',
+        ) from error
+    for field in schema:
+        if field.name in values and not _fits([text], _asked([field])):
+            value = values[field.name]
+            said = json.dumps(value, ensure_ascii=False)
+            raise InvalidError(
+                f"column {field.name!r} is {_KINDS[type(value)]} in line {number} of this file and {field.type} in the "
+                f"table: {said if len(said) <= 60 else said[:60] + '…'}",
+                where=where,
+                hint=_way_out(field, value, given=given),
+            ) from error
+
+
+def _way_out(field: pa.Field, value: Any, *, given: bool) -> str:
+    types, likely = need("pyarrow").types, _LIKELY.get(type(value), "string")
+    if given:
+        return f"schema= can say another type, such as {likely}; it or columns= can leave the column out"
+    if likely in ("int64", "float64") and (types.is_integer(field.type) or types.is_floating(field.type)):
+        column = f'{{"{field.name}": "{likely}"}}'
+        return f'options={{"column_types": {column}}} reads it so from all files; columns= can leave it out'
+    return "values of JSON are not converted: columns= or schema= can leave the column out"
+
+
+def _first_bad(lines: _Lines, asked: pa.Schema) -> tuple[int, bytes] | None:
+    """The first line that Arrow does not take, and its number."""
+    while some := list(islice(lines, _AT_ONCE)):
+        if _fits([text for _, text in some], asked):
+            continue
+        while len(some) > 1:
+            half = some[: len(some) // 2]
+            some = some[len(half) :] if _fits([text for _, text in half], asked) else half
+        return some[0]
+    return None
+
+
+def _fits(texts: Sequence[bytes], asked: pa.Schema) -> bool:
+    """Whether Arrow takes lines as such columns."""
+    pa, reader = need("pyarrow"), need("pyarrow.json")
+    data = b"".join(texts)
+    read = reader.ReadOptions(use_threads=False, block_size=len(data) + 1)
+    parse = reader.ParseOptions(explicit_schema=asked, unexpected_field_behavior="ignore")
+    try:
+        reader.read_json(io.BytesIO(data), read_options=read, parse_options=parse)
+    except pa.ArrowException:
+        return False
+    return True
 
 
 def _unknown(value: Any, fields: Any) -> str | None:

@@ -163,7 +163,7 @@ def _from_footers(system: System, snapshot: Snapshot, names: Sequence[str]) -> P
         with access.translated(system.url(file.key)), access.open_file(system, file) as source:
             metadata = need("pyarrow.parquet").read_metadata(source)
         rows += metadata.num_rows
-        values = access.partition_scalars(snapshot, file, schema)
+        values = access.partition_scalars(system, snapshot, file, schema)
         for name in bounds.keys() & values.keys():
             value = values[name].as_py()
             bounds[name].add(metadata.num_rows if value is None else 0, value, value, told=True)

@@ -289,6 +289,8 @@ class _Run:
 
     def _nearest(self, text: str) -> str | None:
         """What the query may have meant, from what there is."""
+        if "Arrow Type for Decimal" in text:
+            return "DuckDB has decimals of up to 38 digits: schema= can say decimal128 or string for such columns"
         if re.search(r"Table with name .* does not exist", text):
             return self._tables_here()
         missing = re.search(r'(?:column "|column named "|Referenced column ")([^"]+)"', text)

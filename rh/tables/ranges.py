@@ -11,6 +11,7 @@ import atexit
 import hashlib
 import os
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,7 +30,18 @@ from rh.types import ANY, Match
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["BLOCK", "TAIL", "Ranges", "Source", "check_footer", "check_now", "first_line", "open_file", "translated"]
+__all__ = [
+    "BLOCK",
+    "TAIL",
+    "Ranges",
+    "Source",
+    "check_footer",
+    "check_now",
+    "first_line",
+    "named_twice",
+    "open_file",
+    "translated",
+]
 
 TAIL = 1 << 16
 """Bytes at the end of a file that are read first: footers are there, and seldom longer."""
@@ -334,6 +346,7 @@ def translated(where: str, unchanged: Callable[[], None] | None = None) -> Itera
         unchanged: called first; raises if what was read is not what it was, which explains more.
     """
     pa = need("pyarrow")
+    handled = sys.exc_info()[1]
     try:
         yield
     except RhError:
@@ -341,7 +354,7 @@ def translated(where: str, unchanged: Callable[[], None] | None = None) -> Itera
     except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:
         if isinstance(error, pa.ArrowCancelled):
             raise KeyboardInterrupt from error
-        cause = _cause(error)
+        cause = _cause(error, handled)
         if cause is not None:
             raise cause from error
         if unchanged is not None:
@@ -349,6 +362,8 @@ def translated(where: str, unchanged: Callable[[], None] | None = None) -> Itera
         if isinstance(error, (pa.ArrowMemoryError, pa.ArrowNotImplementedError)):
             raise RhError(f"Arrow cannot read this: {first_line(error)}", where=where) from error
         text = first_line(error)
+        if (twice := _TWICE.search(text)) is not None:
+            raise named_twice(twice.group(1), where, text="CSV" in text) from error
         if _MISFIT.search(text):
             raise InvalidError(
                 f"a value does not fit its column: {text}",
@@ -359,15 +374,30 @@ def translated(where: str, unchanged: Callable[[], None] | None = None) -> Itera
 
 
 _MISFIT = re.compile(
-    "conversion error|JSON parse error: Column|not in range|outside of the range|lose data|truncated:|was truncated"
-    "|Failed to parse string|Failed to convert JSON"
+    "In CSV column #|conversion error|JSON parse error: Column|not in range|outside of the range|lose data|truncated:"
+    "|was truncated|Failed to parse string|Failed to convert JSON"
+    "|The string '.*' (cannot be|is not a valid)|specified twice"
 )
 """What Arrow says of a value that cannot become the type of its column; the bytes are as they should be."""
 
 
-def _cause(error: BaseException | None) -> RhError | None:
-    """An error of ours that Arrow wrapped on its way."""
-    while error is not None:
+_TWICE = re.compile(r"(?:multiple columns named |Multiple matches for FieldRef\.Name\()([^)]*)")
+
+
+def named_twice(name: str, where: str, *, text: bool) -> InvalidError:
+    """What to say of a file that has two columns of one name; in `text`, they cannot be told apart."""
+    return InvalidError(
+        f"two columns of this file are called {name!r}",
+        where=where,
+        hint='options={"column_names": […], "skip_rows": 1} gives all columns other names'
+        if text
+        else "schema= can name the columns that are wanted without this one",
+    )
+
+
+def _cause(error: BaseException | None, handled: BaseException | None) -> RhError | None:
+    """An error of ours that Arrow wrapped on its way; not one that is being explained (`handled`)."""
+    while error is not None and error is not handled:
         if isinstance(error, RhError):
             return error
         error = error.__cause__ or error.__context__

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,8 +13,9 @@ from rh.errors import IntegrityError, InvalidError
 from rh.forks import Lock
 from rh.plugins import need
 from rh.systems.base import System
-from rh.tables import access, lines
+from rh.tables import access, blocks, lines
 from rh.tables.base import Snapshot
+from rh.tables.casts import has_never_null
 from rh.tables.order import Group
 from rh.tables.ranges import BLOCK, TAIL, Ranges, Source, check_footer, check_now, translated
 
@@ -67,7 +68,7 @@ class Scan:
         more = [] if self.where is None else access.columns_of(self.where, self.whole)
         names = [*self.columns, *(name for name in more if name not in self.columns)]
         self._read = pa.schema([self.whole.field(name) for name in names], self.whole.metadata)
-        self._never_null = snapshot.given and not all(field.nullable for field in self._read)
+        self._never_null = snapshot.given and any(map(has_never_null, self._read))
         self._stored = [name for name in names if name not in snapshot.partition_cols]
         self._footers: OrderedDict[int, _Footer] = OrderedDict()
         self._lock = Lock()
@@ -176,7 +177,7 @@ class Scan:
         first, last = run[0], run[-1]
         skip = first.start
         left = None if last.rows is None and last.stop is None else sum(group.wanted for group in run)
-        values = access.partition_scalars(self.snapshot, self.snapshot.files[first.file], self.whole)
+        values = access.partition_scalars(self.system, self.snapshot, self.snapshot.files[first.file], self.whole)
         read = {"parquet": self._parquet, "arrow": self._arrow}.get(self.snapshot.format, self._text)
         with ExitStack() as stack:
             found = read(run, size)
@@ -313,17 +314,21 @@ class Scan:
         with access.reading_file(self.system, self.snapshot, file, self.whole, lambda: check_now(self.system, file)):
             fragment = access.fragment(self.system, self.snapshot, file, self.whole)
             if self._all and run[0].file:
-                access.check_no_more(where, fragment.physical_schema, self.whole)
+                access.check_no_more(where, access.file_schema(self.system, self.snapshot, file), self.whole)
             if self.snapshot.given:
                 access.check_fragment(self.system, self.snapshot, fragment, whole=self.whole, columns=self._stored)
             if not self._stored:
                 yield _rows_alone(access.rows_of(self.system, self.snapshot, file))
                 return
             wanted = need("pyarrow").schema(map(self.whole.field, self._stored))
+            parsed = access.as_parsed(self.snapshot, wanted)
+
+            def csv(snapshot: Snapshot) -> Iterator[pa.RecordBatch]:
+                one = access.fragment(self.system, snapshot, file, self.whole)
+                yield from one.to_batches(schema=parsed, batch_size=size, use_threads=not _forked, batch_readahead=4)
+
             for batch in (
-                self._lines(run, wanted, size)
-                if self.snapshot.format == "jsonl"
-                else fragment.to_batches(schema=wanted, batch_size=size, use_threads=not _forked, batch_readahead=4)
+                self._lines(run, wanted, size) if self.snapshot.format == "jsonl" else blocks.rows(self.snapshot, csv)
             ):
                 check_now(self.system, file)
                 yield batch

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from difflib import get_close_matches
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
-from rh.errors import IntegrityError, InvalidError
+from rh.errors import IntegrityError, InvalidError, RhError
 from rh.forks import Lock
+from rh.observe import log
 from rh.plugins import need
 from rh.systems.base import System
-from rh.tables import lines, promotion
+from rh.tables import blocks, lines, promotion
 from rh.tables.base import DataFile, Snapshot
+from rh.tables.casts import misfit
 from rh.tables.fragments import TEXT, fragment, has_footer, with_rows
-from rh.tables.given import decoded, given_types, misfit
-from rh.tables.ranges import open_file, translated
+from rh.tables.given import decoded, given_types
+from rh.tables.ranges import named_twice, open_file, translated
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -151,16 +154,29 @@ def file_schema(system: System, snapshot: Snapshot, file: DataFile) -> pa.Schema
             found = pa.ipc.open_file(source).schema if has_footer(source) else pa.ipc.open_stream(source).schema
         else:
             found = _text_schema(system, snapshot, file)
+    if not snapshot.given:
+        _check_names(snapshot, where, found, found.names)
     return found
 
 
+def _check_names(snapshot: Snapshot, where: str, found: pa.Schema, names: Iterable[str]) -> None:
+    """Raise `InvalidError` if a file has two columns that are called by one of these names."""
+    have = Counter(found.names)
+    for name in names:
+        if have[name] > 1:
+            raise named_twice(name, where, text=snapshot.format in TEXT)
+
+
 def _text_schema(system: System, snapshot: Snapshot, file: DataFile) -> pa.Schema:
-    try:
+    def found(snapshot: Snapshot) -> Any:
         with translated(system.url(file.key)):
             return fragment(system, snapshot, file, None).physical_schema
+
+    try:
+        return blocks.value(snapshot, found)
     except (IntegrityError, InvalidError) as error:
         if snapshot.format == "jsonl":
-            lines.explain(system, file, need("pyarrow").schema([]), error)
+            lines.explain(system, snapshot, file, need("pyarrow").schema([]), error)
         raise
 
 
@@ -181,9 +197,11 @@ def check_file_schema(
     be missing, and is null then.
     """
     free = given_types(snapshot)
+    _check_names(snapshot, where, found, columns)
     for name in columns:
         if name not in found.names:
             if snapshot.given and wanted.field(name).nullable:
+                _warn_of_near(where.rpartition("/")[0], name, tuple(set(found.names) - set(wanted.names)))
                 continue
             raise InvalidError(
                 f"column {name!r} of the table is not in this file"
@@ -197,6 +215,23 @@ def check_file_schema(
         have, want = found.field(name).type, wanted.field(name).type
         if not (_casts(have, want) if name in free else _becomes(have, want)):
             raise misfit(where, name, have, want, given=snapshot.given)
+
+
+@lru_cache(256)
+def _warn_of_near(folder: str, name: str, others: tuple[str, ...]) -> None:
+    """Tell once of a column that is null where files have one that is called almost so, and is not read."""
+    near = next((one for one in others if one.casefold() == name.casefold() or _one_letter(one, name)), None)
+    if near is not None:
+        log.warning("schema= says column %r, which files in %s lack; they have %r", name, folder, near)
+
+
+def _one_letter(one: str, other: str) -> bool:
+    """Whether two names of some length differ by one letter that is another, or more."""
+    short, long = sorted((one, other), key=len)
+    if len(short) < 3 or len(long) - len(short) > 1:
+        return False
+    at = next((at for at in range(len(short)) if short[at] != long[at]), len(short))
+    return long[at + 1 :] in (short[at:], short[at + 1 :])
 
 
 def _casts(have: pa.DataType, want: pa.DataType) -> bool:
@@ -272,8 +307,13 @@ def check_fragment(
         if not headed or all(field.nullable for field in whole):
             return
     where = system.url(one.path)
-    with translated(where):
-        found = one.physical_schema
+    try:
+        with translated(where):
+            found = one.physical_schema
+    except RhError as error:
+        if not blocks.is_too_small(error):
+            raise
+        found = _text_schema(system, snapshot, next(file for file in snapshot.files if file.key == one.path))
     if columns is None and not snapshot.given:
         check_no_more(where, found, whole)
     asked = whole.names if columns is None else columns

@@ -119,6 +119,12 @@ def test_a_schema_that_is_given(rh, tmp_path):
     ):
         error = rh("table", "head", "out", "--schema", text, "--json", expect=2).error
         assert said in error["message"]
+        assert "schema=" not in str(error["hint"])
+    words = ["--schema", "n=decimal128(5, 1)", "--schema", "zip=string"]
+    assert rh("table", "head", "data", *words, "--json").lines == [{"n": "2.0", "zip": "01"}, {"n": "3.0", "zip": None}]
+    assert "twice" in rh("table", "head", "data", *words, "--schema", "n=int8", "--json", expect=2).error["message"]
+    hint = rh("table", "head", "data", "--schema", "zip=string", "--schema", "n=bool", "--json", expect=2).error["hint"]
+    assert hint == "--schema can say another type, such as int64; it or --column can leave the column out"
 
 
 @pytest.mark.slow

@@ -405,13 +405,13 @@ def test_a_json_array_is_no_json_lines(place):
             assert name in caught.value.where
 
 
-@pytest.mark.parametrize(("values", "types"), [((b"1", b'"x"'), "string number"), ((b'"x"', b"1"), "number string")])
+@pytest.mark.parametrize(("values", "types"), [((b"1", b'"x"'), "string int64"), ((b'"x"', b"1"), "number string")])
 def test_a_line_whose_value_is_of_another_kind(place, values, types):
     have, want = types.split()
     place.put({f"{n}.jsonl": b'{"n": ' + value + b"}\n" for n, value in enumerate(values)})
     for way in ways(rh.table(path=place.url)):
         with pytest.raises(
-            errors.InvalidError, match=f"column 'n' is {have} in a line of this file and {want}"
+            errors.InvalidError, match=f"column 'n' is {have} in line 1 of this file and {want}"
         ) as caught:
             way()
         assert "1.jsonl" in caught.value.where
@@ -420,8 +420,11 @@ def test_a_line_whose_value_is_of_another_kind(place, values, types):
 def test_a_fraction_in_a_later_line(place):
     place.put({"1.jsonl": MANY + b'{"n": 2.5}\n'})
     for way in ways(rh.table(path=place.url))[:6]:
-        with pytest.raises(errors.InvalidError, match=r"does not fit.*int64.*2\.5.*1\.jsonl"):
+        with pytest.raises(
+            errors.InvalidError, match=r"number in line \d+ .*int64 in the table: 2\.5.*1\.jsonl"
+        ) as caught:
             way()
+        assert '{"n": "float64"}' in caught.value.hint
     given = rh.table(path=place.url, options={"column_types": {"n": "float64"}})
     assert given.to_arrow()["n"].to_pylist()[-1] == 2.5
 
