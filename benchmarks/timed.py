@@ -66,7 +66,10 @@ def main(result: str, limit_s: float, command: list[str]) -> None:
     def watch() -> None:
         nonlocal sampled, late
         while not ended.wait(0.05):
-            sampled = max(sampled, _resident_kib(_family(os.getpid())[1:]))
+            now = _resident_kib(_family(os.getpid())[1:])
+            if now > sampled:  # looked at again: a child that has not yet become another program shows its parent's
+                time.sleep(0.005)
+                sampled = max(sampled, min(now, _resident_kib(_family(os.getpid())[1:])))
             if not late and time.perf_counter() - begun > limit_s:
                 late = True
                 os.killpg(child, signal.SIGKILL)

@@ -5,10 +5,12 @@ Server copies, hosts that fetch or send by signed URL, hosts that talk to each o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import takewhile
 from queue import Queue
 from threading import Thread
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from rh import digest as digests
 from rh.content.rows import PAGE
@@ -17,12 +19,13 @@ from rh.digest import Digest
 from rh.errors import DeadlineError, IntegrityError, RhError, UnavailableError, UnsupportedError
 from rh.observe import log
 from rh.systems.abilities import Composed, Direct, Fetching, Multipart, Paging, ServerCopy, Signing, Upload
+from rh.systems.base import System
 from rh.transfer.mover import Mover, as_rh
-from rh.transfer.pieces import Leave, copied, links, told
+from rh.transfer.pieces import Leave, links, objects, told
 from rh.transfer.plan import Step
 from rh.transfer.route import Way
 from rh.transfer.stream import arrived
-from rh.types import Entry, Outcome, SignedRequest, Span
+from rh.types import Entry, Location, Outcome, SignedRequest, Span
 
 __all__ = ["move"]
 
@@ -39,13 +42,16 @@ def move(mover: Mover, steps: Iterable[Step], way: Way) -> list[Step]:
         The steps that cannot go this way: what they are made of is in pieces that the target cannot copy, or is where
         nobody can be given a link to, or where a host never comes.
     """
-    if way is Way.SEND:
-        _send(mover, steps)
-        return []
     left: list[Step] = []
-    pending: dict[str, Step] = {}
     steps = iter(steps)
     composed = mover.source.ask(Composed)
+    if way is Way.SEND:
+        if composed is None:
+            _send(mover, mover.source, ((step, step.entry) for step in steps))
+        else:
+            _send_objects(mover, composed, steps, left.append)
+        return left
+    pending: dict[str, Step] = {}
 
     def taken() -> Iterator[Step]:
         for step in steps:
@@ -72,66 +78,121 @@ def move(mover: Mover, steps: Iterable[Step], way: Way) -> list[Step]:
 
 
 def _begin(mover: Mover, way: Way, composed: Composed | None, steps: Iterator[Step], leave: Leave) -> Iterator[Outcome]:
-    source, target = mover.source, mover.target
+    if way is Way.FETCH:
+        fetcher = mover.target.ask(Fetching)
+        assert fetcher is not None
+        return fetcher.fetch_many(links(mover, steps, leave))
+    if composed is not None:
+        return _objects(mover, way, composed, steps, leave)
+    move_many = _mover_of(way, mover.source, mover.target)
+    assert move_many is not None
+    return move_many((told(step), step.key) for step in steps)
 
-    def pairs() -> Iterator[tuple[Entry, str]]:
-        return ((told(step), step.key) for step in steps)
 
+_Many: TypeAlias = Callable[[Iterable[tuple[Entry, str]]], Iterator[Outcome]]
+
+
+def _mover_of(way: Way, source: System, target: System) -> _Many | None:
+    """What moves entries of a place to keys of the target; `None` if they cannot go this way."""
     if way is Way.SERVER:
         copier = target.ask(ServerCopy)
-        assert copier is not None
-        return copier.copy_many(source, pairs()) if composed is None else copied(mover, composed, copier, steps, leave)
+        return partial(copier.copy_many, source) if copier is not None and copier.can_copy_from(source) else None
     if way is Way.DIRECT_SEND:
         sender = source.ask(Direct)
-        assert sender is not None
-        return sender.send_to(target, pairs())
-    if way is Way.DIRECT_RECEIVE:
-        receiver = target.ask(Direct)
-        assert receiver is not None
-        return receiver.receive_from(source, pairs())
-    fetcher = target.ask(Fetching)
-    assert fetcher is not None
-    return fetcher.fetch_many(links(mover, steps, leave))
+        return partial(sender.send_to, target) if sender is not None and sender.can_send_to(target) else None
+    receiver = target.ask(Direct)
+    return partial(receiver.receive_from, source) if receiver is not None and receiver.can_send_to(source) else None
 
 
-def _send(mover: Mover, steps: Iterable[Step]) -> None:
-    """The source host puts its files to signed URLs of the target, large ones in parts."""
-    sender, signer, multipart = mover.source.ask(Fetching), mover.target.ask(Signing), mover.target.ask(Multipart)
+def _objects(mover: Mover, way: Way, composed: Composed, steps: Iterator[Step], leave: Leave) -> Iterator[Outcome]:
+    """Move those files that are whole objects of places from which they can go this way. The others are left."""
+    for system, files in objects(composed, steps, leave):
+        if system is None:
+            for step, entry in files:
+                yield Outcome(step.key, mover.target.write(step.key, b"", executable=entry.executable))
+            continue
+        move_many = _mover_of(way, system, mover.target)
+        if move_many is None:
+            for step, _ in files:
+                leave(step)
+            continue
+        going = takewhile(lambda _: not mover.stopped, files)
+        yield from move_many((entry, step.key) for step, entry in going)
+
+
+def _send_objects(mover: Mover, composed: Composed, steps: Iterator[Step], leave: Leave) -> None:
+    """The same to signed URLs; where a host reaches none of them, all is left."""
+    known = (step._replace(digest=step.entry.etag) for step in takewhile(lambda _: not mover.stopped, steps))
+    apart: set[Location] = set()
+    for system, files in objects(composed, known, leave):
+        if system is None:
+            for step, entry in files:
+                try:
+                    made = mover.target.write(step.key, b"", executable=entry.executable)
+                except RhError as error:
+                    mover.failed(step, error)
+                    continue
+                arrived(mover, step, Outcome(step.key, made), None)
+            continue
+        while files and system.location not in apart and system.ask(Fetching) is not None:
+            # Files of the same bytes are one object: what is said of it would be said of any of them.
+            once = {one[1].key: one for one in files}
+            if not _send(mover, system, once.values(), may_leave=True):
+                apart.add(system.location)
+                break
+            files = [one for one in files if once[one[1].key] is not one]  # noqa: PLW2901
+        for step, _ in files:
+            leave(step)
+
+
+def _send(mover: Mover, source: System, files: Iterable[tuple[Step, Entry]], *, may_leave: bool = False) -> bool:
+    """A host puts its files, each once, to signed URLs of the target, large ones in parts.
+
+    Returns:
+        Whether the host reaches the target. If it does not, and they `may_leave`, nothing is said of the files.
+    """
+    sender, signer, multipart = source.ask(Fetching), mover.target.ask(Signing), mover.target.ask(Multipart)
     assert sender is not None
     assert signer is not None
     pending: dict[str, tuple[Step, Upload | None]] = {}
 
     def requests() -> Iterator[tuple[Entry, Sequence[tuple[Span, SignedRequest]]]]:
-        for step in steps:
+        for step, entry in files:
             if mover.stopped:
                 return
-            size = step.entry.size
+            size = entry.size
             try:
                 if size <= _WHOLE or multipart is None:
-                    pending[step.entry.key] = (step, None)
-                    yield step.entry, [((0, size), signer.sign_write(step.key, size))]
+                    pending[entry.key] = (step, None)
+                    yield entry, [((0, size), signer.sign_write(step.key, size))]
                     continue
                 upload = multipart.begin(step.key, size, part_size=digests.chunk_size(size), executable=step.executable)
-                pending[step.entry.key] = (step, upload)
+                pending[entry.key] = (step, upload)
                 spans = [(at, min(at + upload.part_size, size)) for at in range(0, size, upload.part_size)]
                 yield (
-                    step.entry,
+                    entry,
                     [(span, signer.sign_part(upload, number, span[1] - span[0])) for number, span in enumerate(spans)],
                 )
             except Exception as error:  # noqa: BLE001 - told per file
-                pending.pop(step.entry.key, None)
+                pending.pop(entry.key, None)
                 mover.failed(step, as_rh(error, mover.target.url(step.key)))
 
+    reaches = True
     answers = _Answers(mover)
     try:
         for outcome in sender.send_many(requests()):
             answers.take(*pending.pop(outcome.key), outcome)
     except Exception as error:  # noqa: BLE001 - every file in flight is told
+        reaches = bool(mover.bytes_moved) or not isinstance(error, UnavailableError | DeadlineError)
         for step, upload in pending.values():
             if upload is not None:
                 upload.abort()
-            mover.failed(step, as_rh(error, mover.target.url(step.key)))
+            if reaches or not may_leave:
+                mover.failed(step, as_rh(error, mover.target.url(step.key)))
+        if not reaches:
+            log.info("%s: %s", mover.target.url(), error)
     answers.finish()
+    return reaches
 
 
 class _Answers:

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice, takewhile
+from itertools import islice
 from typing import TypeAlias
 
 from rh.errors import RhError, UnsupportedError
 from rh.observe import log
-from rh.systems.abilities import Composed, Piece, ServerCopy, Signing, Versioned, Vouching
+from rh.systems.abilities import Composed, Piece, Signing, Versioned, Vouching
 from rh.systems.base import System
 from rh.transfer.mover import Mover
 from rh.transfer.plan import Step
-from rh.types import Entry, Location, Outcome, SignedRequest, Span
+from rh.types import Entry, Location, SignedRequest, Span
 
-__all__ = ["copied", "links", "told"]
+__all__ = ["Leave", "links", "objects", "told"]
 
 Leave: TypeAlias = Callable[[Step], None]
 """Takes a step that cannot go this way."""
@@ -118,31 +118,27 @@ class _Links:
         return request
 
 
-def copied(
-    mover: Mover, composed: Composed, copier: ServerCopy, steps: Iterator[Step], leave: Leave
-) -> Iterator[Outcome]:
-    """Have the target copy those files that are whole objects where it can copy from. The others are left."""
+def objects(
+    composed: Composed, steps: Iterator[Step], leave: Leave
+) -> Iterator[tuple[System | None, list[tuple[Step, Entry]]]]:
+    """The files that are whole objects, by the places they are at, with the entries they have there.
+
+    Those of no place are empty. Files that are parts of something, or in several parts, are left.
+    """
     while window := list(islice(steps, _WINDOW)):
-        places: dict[Location, tuple[System, list[tuple[Step, Piece]]]] = {}
+        places: dict[Location | None, tuple[System | None, list[tuple[Step, Entry]]]] = {}
         for step in window:
             pieces = _pieces(composed, step, leave)
             if pieces is None:
                 continue
-            if not pieces:  # there is nothing to copy
-                yield Outcome(step.key, mover.target.write(step.key, b"", executable=told(step).executable))
-                continue
-            if len(pieces) > 1 or pieces[0].start is not None:
+            if len(pieces) > 1 or (pieces and pieces[0].start is not None):
                 leave(step)
-                continue
-            system = pieces[0].system
-            places.setdefault(system.location, (system, []))[1].append((step, pieces[0]))
-        for system, files in places.values():
-            if copier.can_copy_from(system):
-                going = takewhile(lambda _: not mover.stopped, files)
-                yield from copier.copy_many(system, ((_object(step, piece), step.key) for step, piece in going))
-                continue
-            for step, _ in files:
-                leave(step)
+            elif pieces:
+                system = pieces[0].system
+                places.setdefault(system.location, (system, []))[1].append((step, _object(step, pieces[0])))
+            else:
+                places.setdefault(None, (None, []))[1].append((step, told(step)))
+        yield from places.values()
 
 
 def _object(step: Step, piece: Piece) -> Entry:

@@ -86,6 +86,6 @@ def _of_pieces(source: Composed, target: System, *, limited: bool) -> tuple[Rout
     origins = source.origins()
     for origin in origins:
         found, way = route(origin, target, limited=limited)
-        if way in (Way.SERVER, Way.FETCH):
+        if way is not Way.STREAM:
             return found, way
     return Route.PUSH if all(map(is_here, origins)) else Route.RELAY, Way.STREAM

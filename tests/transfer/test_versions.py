@@ -16,7 +16,7 @@ from rh.resources import places
 from rh.systems import locate, open_system
 from rh.testing import servers
 from rh.versions.gc import collect
-from rh.versions.layout import pack_key
+from rh.versions.layout import object_key, pack_key
 from rh.versions.store import Store, place_of
 from rh.versions.system import location_of
 from rh.versions.verify import files_of
@@ -188,6 +188,72 @@ def test_a_version_is_copied_on_its_host(world: dict[str, str], tmp_path: Path) 
     assert passed(counts) < 80_000
     same(there, files, digest)
     assert [entry.key for entry in open_system(there.location).list() if entry.executable] == ["run.sh"]
+
+
+@pytest.mark.parametrize("bucket", BUCKETS)
+def test_a_host_sends_a_version_to_a_bucket(bucket: str, world: dict[str, str], tmp_path: Path) -> None:
+    version, files = version_on("ssh-a", tmp_path)
+    digest = version.digest()
+    with observe.counting() as counts:
+        there = version.to(system=bucket, path="sent")
+    assert there.receipt is not None
+    assert there.receipt.route == "PUSH", there.receipt
+    assert passed(counts) < 400_000  # a signature, and an answer, for each file
+    same(there, files, digest)
+    again = version.to(system=bucket, path="sent")
+    assert again.receipt is not None
+    assert (again.receipt.done, again.receipt.bytes_moved, again.receipt.route) == (0, 0, "NONE")
+
+
+def test_a_version_goes_from_host_to_host(world: dict[str, str], ssh_a: servers.SSHServer, tmp_path: Path) -> None:
+    version, files = version_on("ssh-a", tmp_path)
+    digest = version.digest()
+    with servers.ssh(alias="ssh-c") as other:
+        (other.home / "root").mkdir()
+        config.register("ssh-c", other.settings(root=str(other.home / "root")))
+        ssh_a.trust(other)
+        try:
+            with observe.counting() as counts:
+                there = version.to(system="ssh-c", path="sent")
+            assert there.receipt is not None
+            assert there.receipt.route == "PUSH"
+            assert passed(counts) < 100_000
+            same(there, files, digest)
+            assert [entry.key for entry in open_system(there.location).list() if entry.executable] == ["run.sh"]
+        finally:
+            ssh_a.distrust()
+            places.close()
+
+
+def test_a_host_that_does_not_reach_a_bucket_sends_by_way_of_here(
+    world: dict[str, str], ssh_a: servers.SSHServer, tmp_path: Path
+) -> None:
+    fenced = ssh_a.home / "fenced-python"
+    fenced.write_text('#!/bin/sh\nhttp_proxy=http://127.0.0.1:9 exec python3 "$@"\n')
+    fenced.chmod(0o755)
+    config.register("fenced", {**config.system("ssh-a"), "python": str(fenced), "retry_s": 1})
+    version, files = version_on("fenced", tmp_path)
+    there = version.to(system="s3", path="sent")
+    assert there.receipt is not None
+    assert there.receipt.route == "RELAY"
+    same(there, files, version.digest())
+
+
+def test_what_is_damaged_on_a_host_never_arrives(world: dict[str, str], tmp_path: Path) -> None:
+    version, files = version_on("ssh-a", tmp_path)
+    store = Store(open_system(place_of(locate("live", "ssh-a"))))
+    child = dict(files_of(store, store.root(store.tree(str(version.digest())))))["huge.bin"]
+    assert child.where == ("o",)
+    sound = store.system.read(object_key(child.digest)).read()
+    store.system.write(object_key(child.digest), sound[:5] + bytes([sound[5] ^ 1]) + sound[6:])
+    try:
+        with pytest.raises(TransferError, match="the store does not have the bytes") as caught:
+            version.to(system="s3", path="damaged")
+    finally:
+        store.system.write(object_key(child.digest), sound)  # other tests have the same file in this store
+    assert [failure.key for failure in caught.value.receipt.failed] == ["huge.bin"]
+    assert caught.value.receipt.done == len(files) - 1
+    assert "huge.bin" not in [entry.key for entry in open_system(locate("damaged", "s3")).list()]
 
 
 @pytest.mark.parametrize("store", BUCKETS)

@@ -174,7 +174,7 @@ def direct(
     python: str,
     timeout_s: float,
 ) -> None:
-    """`Direct.send_to` and `receive_from`: items are key, etag and the key over there."""
+    """`Direct.send_to` and `receive_from`: items are key, etag, the key over there and the executable bit."""
     peer = Peer(place, python, timeout_s, wire.program)
     try:
         if away:

@@ -57,7 +57,7 @@ from rh.systems.far.wire import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Any
 
     from rh.systems.far.wire import Buffer
@@ -141,23 +141,24 @@ def pieces(file: int, start: int, stop: int, key: bytes) -> Iterator[memoryview]
         yield buffer[:count]
 
 
-def pack(place: Root, items: Iterable[tuple[bytes, bytes, bytes]]) -> Iterator[tuple[Any, ...]]:
+def pack(place: Root, items: Iterable[Sequence[Any]]) -> Iterator[tuple[Any, ...]]:
     """The frames that carry files: small ones many to a frame, large ones in pieces.
 
-    Items are key, etag and name to use.
+    Items are key, etag, name to use and, where it is not the file's own, the flag of the executable bit.
     """
     parts: list[Buffer] = []
     size = 0
-    for key, want, name in items:
+    for key, want, name, *bit in items:
         try:
             file, found = place.read(key, want)
+            flags = bit[0] if bit and bit[0] else flags_of(found)
             try:
                 length = found.st_size
                 if length > PIECE:
                     if parts:
                         yield (PACK, *parts)
                         parts, size = [], 0
-                    yield from _large(place, file, found, key, name)
+                    yield from _large(place, file, found, key, name, flags)
                     continue
                 data = os.read(file, length + 1)
                 if len(data) != length:
@@ -165,7 +166,7 @@ def pack(place: Root, items: Iterable[tuple[bytes, bytes, bytes]]) -> Iterator[t
                 place.unchanged(file, found, key)
             finally:
                 os.close(file)
-            parts += (ITEM.pack(flags_of(found) | SUM, len(name), length), name, hashlib.sha256(data).digest(), data)
+            parts += (ITEM.pack(flags | SUM, len(name), length), name, hashlib.sha256(data).digest(), data)
             size += length + 100
         except (OSError, Failure) as error:
             told = failure(error, key)
@@ -179,10 +180,12 @@ def pack(place: Root, items: Iterable[tuple[bytes, bytes, bytes]]) -> Iterator[t
         yield (PACK, *parts)
 
 
-def _large(place: Root, file: int, found: os.stat_result, key: bytes, name: bytes) -> Iterator[tuple[Any, ...]]:
+def _large(
+    place: Root, file: int, found: os.stat_result, key: bytes, name: bytes, flags: int
+) -> Iterator[tuple[Any, ...]]:
     from rh.digest import Hasher
 
-    yield BEGIN, ITEM.pack(flags_of(found) | BIG, len(name), found.st_size), name
+    yield BEGIN, ITEM.pack(flags | BIG, len(name), found.st_size), name
     hasher = Hasher(found.st_size)
     try:
         for piece in pieces(file, 0, found.st_size, key):

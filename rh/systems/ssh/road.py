@@ -408,7 +408,10 @@ class FarRoad:
         """Send to, or receive from, another host that this one logs in to."""
         peer = list(other.pool.transport.address())
         source, target = (self, other) if away else (other, self)
-        items = (((key,), self._wanted(source.name, entry, target.name(key))) for entry, key in pairs)
+        items = (
+            ((key,), self._wanted(source.name, entry, target.name(key), _flags(entry.executable)))
+            for entry, key in pairs
+        )
         limits = [self.flush, other.pool.host.python, self.pool.host.timeout_s]
         return self.batches("direct", ("direct", self.root, peer, other.root, away, *limits), items)
 
