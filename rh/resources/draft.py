@@ -217,14 +217,19 @@ class Draft:
         with self._changing() as edit:
             edit.add_tree(source, to, options=transfer.Options(exclude=exclude), update=update)
 
-    def add_reference(self, url: str | os.PathLike[str], path: str | None = None) -> None:
+    def add_reference(self, url: str | os.PathLike[str], path: str | None = None, *, update: bool = False) -> None:
         """Put a file, or a directory (both end with `/`), that stays where it is: nothing is copied.
 
         It can be read as long as it is what it is now; `verify` tells when it is not.
+
+        Args:
+            url: where it is.
+            path: where it is to be; by default its name.
+            update: whether files there may be replaced.
         """
         place = places.resolve(url, None)
         with self._changing() as edit:
-            edit.add_reference(place, _needed(path, url) if path is not None else place.name)
+            edit.add_reference(place, _needed(path, url) if path is not None else place.name, update=update)
 
     def remove(self, path: str) -> None:
         """Take away a file, or a directory with all in it (`old/`)."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rh.errors import NotFoundError
 from rh.resources import places
-from rh.resources.base import load
+from rh.resources.base import Located, load
 from rh.systems.base import System
 from rh.types import Entry, Location
 
@@ -23,13 +23,15 @@ if TYPE_CHECKING:
 __all__ = ["check_there", "repair"]
 
 
-def repair(resource: Versioned, which: str, source: str | os.PathLike[str] | None) -> Verification:
+def repair(resource: Versioned, which: str, source: str | os.PathLike[str] | Located | None) -> Verification:
     """`Versioned.repair`."""
     from rh.versions.repair import mend_contents, mend_tree
     from rh.versions.store import Store
     from rh.versions.verify import verify_version
 
     version = resource.series_of().get(which)
+    if isinstance(source, Located):
+        source = source.url
     if source is not None:
         check_there(places.resolve(source, None))
     store = Store.at(version.store)

@@ -336,15 +336,15 @@ class Versioned(Shared, Located):
                 hint=f"rh version repair {whole}",
             ) from error  # fmt: skip
 
-    def repair(self, which: str = "latest", source: str | os.PathLike[str] | None = None) -> Verification:
+    def repair(self, which: str = "latest", source: str | os.PathLike[str] | Located | None = None) -> Verification:
         """Write again what the store has lost or damaged of a version, and say what is sound then.
 
-        The bytes come from files that have them: those of the live data, or of any other copy. A version that is a
-        reference (`adopt`) is not changed.
+        The bytes come from files that have them: those of the live data, or of any other copy. Files that the version
+        only refers to (`adopt`), and that have changed or gone, are copies then.
 
         Args:
             which: `"v3"`, an alias, or a digest.
-            source: a directory or file to take the bytes from; by default the live data.
+            source: a directory or file to take the bytes from, or a resource; by default the live data.
 
         Raises:
             IntegrityError: the version's directories are lost, and the live data is not what it holds.

@@ -295,7 +295,9 @@ def _bigquery(address: Address) -> Any:
         options["adbc.bigquery.sql.location"] = location
     if path := address.get("credentials_file", "credentials_path"):
         options["adbc.bigquery.sql.auth_type"] = "adbc.bigquery.sql.auth_type.json_credential_file"
-        options["adbc.bigquery.sql.auth_credentials"] = os.path.expanduser(path)
+        file = options["adbc.bigquery.sql.auth_credentials"] = os.path.expanduser(path)
+        if not os.path.isfile(file):
+            raise NotFoundError("there is no such file of credentials", where=file, hint="credentials_file= names it")
     driver = need("adbc_driver_bigquery.dbapi", extra="bigquery", purpose="BigQuery")
     return driver.connect(options, autocommit=True)
 
@@ -355,6 +357,7 @@ _TEXTS: tuple[tuple[type[RhError], str], ...] = (
         NotFoundError,
         r"(?:database|role|file|service) \"?[^\"]*\"? (?:does )?not (?:exist|found)|no such table|not found: ",
     ),
+    (NotFoundError, r"table with name .* does not exist"),
     (DeadlineError, r"timeout expired|statement timeout|deadline exceeded|timed out|timeout after"),
     (UnavailableError, r"could not translate host name|no such host|no route|network is unreachable|dial tcp|\bSSL\b"),
     (

@@ -2,68 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
 
-from rh import config
-from rh.errors import NotFoundError, RhError, UnsupportedError
+from rh.errors import NotFoundError, RhError
 from rh.observe import log
 from rh.plugins import need
-from rh.systems import open_system, settings_of
+from rh.systems import open_system
 from rh.tables import access, reading, writing
 from rh.tables.base import DataFile, Snapshot
+from rh.tables.pickling import Reach
 from rh.types import Location
 
 __all__ = ["Part", "Reach", "Source", "gathered", "store", "writes"]
 
 _PART = 32 << 20
 """Bytes of a Parquet file that one share of it has, about. Decoded, they are several times as many."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reach:
-    """A place, and what another process has to know to reach it: the settings of its system, which hold no secret.
-
-    There, the worker's own credentials are used, and paths are paths of the worker's machine: a table in `file` needs a
-    disk that all of them share.
-    """
-
-    location: Location
-    settings: dict[str, Any] = field(repr=False)
-    process: int
-
-    @classmethod
-    def of(cls, location: Location) -> Self:
-        """How this process reaches a place."""
-        return cls(location, settings_of(location.system), os.getpid())
-
-    def here(self) -> Location:
-        """The place as this process names it. A system that is not configured the same here gets a name beside its own.
-
-        Raises:
-            UnsupportedError: the place is the memory of another process.
-        """
-        name = self.location.system
-        if self.settings["kind"] == "memory" and self.process != os.getpid():
-            raise UnsupportedError(
-                "the table is in the memory of another process, which its workers cannot reach",
-                where=f"memory://{self.location.path}",
-                hint="keep it on a disk or in a bucket that all of them see",
-            )
-        try:
-            if "://" in name or settings_of(name) == self.settings:
-                return self.location
-        except NotFoundError:
-            pass
-        mark = hashlib.sha256(repr(sorted(self.settings.items())).encode()).hexdigest()[:12]
-        beside = f"{name}-{mark}"
-        if beside not in config.system_names():
-            config.register(beside, {key: value for key, value in self.settings.items() if key != "name"})
-        return replace(self.location, system=beside)
 
 
 class Part(NamedTuple):

@@ -147,8 +147,13 @@ class Edit:
             path.removesuffix("/"), link(b"", entry.target or "") if entry.kind == "link" else self._incoming.empty()
         )
 
-    def add_reference(self, location: Location, path: str) -> None:
+    def add_reference(self, location: Location, path: str, *, update: bool = True) -> None:
         """Put a file that stays where it is, or all that is in a directory. It is read once, for its digest.
+
+        Args:
+            location: of the file; of a directory, it ends with `/`.
+            path: where it is to be.
+            update: whether files may be replaced.
 
         Raises:
             NotFoundError: there is nothing at the location. Else as `add` does.
@@ -156,7 +161,7 @@ class Edit:
         self._references = True
         source, entries = _found(location, path)
         for to, entry in entries.items():
-            self._check_entry(to, entry, update=True)
+            self._check_entry(to, entry, update=update)
         wanted = {entry.key: to for to, entry in entries.items() if entry.kind == "file"}
         found: dict[str, Child] = {}
         digests = dict(digested(source, self.store, [entries[to] for to in wanted.values()]))

@@ -100,9 +100,8 @@ class Tree(NamedTuple):
         text, _, rest = data.partition(b"\n")
         got = hashlib.sha256(text).hexdigest()
         if rest != got.encode() + b"\n":
-            raise IntegrityError(
-                "the marker of a version is damaged", where=where, expected=ascii(rest[:64].decode("latin-1")), got=got
-            )
+            told = ascii(rest[:64].decode("latin-1")) if rest else None
+            raise IntegrityError("the marker of a version is damaged", where=where, expected=told, got=got)
         try:
             found = json.loads(text)
             if found["rh-tree"] > FORMAT:

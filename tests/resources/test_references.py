@@ -90,6 +90,9 @@ def test_a_draft_refers_to_what_is_there(adopted, folder, content):
     with drafted.draft() as draft:
         for key in files:
             draft.add_reference(f"{other.url}/{key}", path=key)
+        with pytest.raises(errors.ExistsError, match="there already"):
+            draft.add_reference(f"{other.url}/a.bin", path="a.bin")
+        draft.add_reference(f"{other.url}/a.bin", path="a.bin", update=True)
         draft.add(b"", path="empty")
     assert read("drafted:v1") == content
 
@@ -112,7 +115,7 @@ def test_repair_takes_copies_of_what_is_gone(adopted, folder, here, source, cont
         damaged.get("sub/b.txt")
     assert "rh version repair" in caught.value.hint
     if source == "elsewhere":
-        assert rh.load("adopted").repair("v1", source=other.url)
+        assert rh.load("adopted").repair("v1", source=other)
     else:
         renamed = {"renamed.bin": content["a.bin"], "b.txt": content["sub/b.txt"]}
         adopted.put(renamed)
