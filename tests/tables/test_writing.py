@@ -480,14 +480,19 @@ def test_a_place_that_fails_for_good() -> None:
 
 
 WRITER = """
-import sys, pyarrow as pa, random
+import os, sys, pyarrow as pa, random
 from rh.systems import locate, open_system
 from rh.tables import writing
+def there():
+    return set(os.listdir(sys.argv[1])) if os.path.isdir(sys.argv[1]) else set()
+before = there()
 system = open_system(locate(sys.argv[1]))
 schema = pa.schema([("noise", pa.binary())])
 def batches():
+    told = False
     for n in range(10**9):
-        if n == 40:
+        if n >= 40 and not told and there() - before:
+            told = True
             print("far", flush=True)
         yield pa.record_batch([[random.randbytes(100_000) for _ in range(10)]], schema=schema)
 writing.write(system, pa.RecordBatchReader.from_batches(schema, batches()), mode=sys.argv[2], group_rows=50,
