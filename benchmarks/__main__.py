@@ -121,6 +121,17 @@ def _at(
         place.__exit__()
 
 
+def _command(given: Sequence[str]) -> str:
+    """The command as the page tells it: without the file of this machine that the numbers went to as well."""
+    words, kept = iter(given), []
+    for word in words:
+        if word == "--json":
+            next(words, None)
+        elif word != "--quiet" and not word.startswith("--json="):
+            kept.append(word)
+    return shlex.join(["python", "-m", "benchmarks", *kept])
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Run what was asked for; 0 if nothing of ours failed (with `--strict`: and every bar is met)."""
     given = list(sys.argv[1:] if words is None else words)
@@ -142,7 +153,7 @@ def main(words: Sequence[str] | None = None) -> int:
         say("interrupted")
     finally:
         remove(directory)
-    command = os.environ.get("BENCH_COMMAND") or shlex.join(["python", "-m", "benchmarks", *given])
+    command = os.environ.get("BENCH_COMMAND") or _command(given)
     runs = [json.loads(path.read_text("utf-8")) for path in arguments.add]
     if cases or others or not runs:
         told = {"command": command, "rounds": arguments.rounds, "scale": arguments.scale, "missing": missing}
