@@ -40,8 +40,8 @@ STEP, STEP_SIZE = 1 << 16, 2 << 20
 """Rows, and about how many bytes, are decoded at once, at the most; larger batches are put together of several."""
 UNKNOWN = 64
 """Bytes of a row where nothing tells."""
-WAITING = 8 << 20
-"""Bytes of decoded rows that may wait for the reader."""
+WAITING, SHUFFLED_WAITING = 8 << 20, 4 << 20
+"""Bytes of decoded rows that may wait for the reader; of shuffled ones, beside the windows that they are taken from."""
 BUDGET = 32 << 20
 """Bytes of row groups under way, where more than two are (or one, when shuffled)."""
 LOOK = 4 << 20
@@ -388,7 +388,7 @@ class Stream:
             plan.work,
             plan.cost,
             threads=self._threads(),
-            most=WAITING,
+            most=WAITING if self._seed is None else SHUFFLED_WAITING,
             budget=BUDGET,
             least=2 if self._seed is None else 1,  # a window to be shuffled is decoded whole
         )
