@@ -75,6 +75,14 @@ def passed(counts: observe.Counts) -> int:
     return sum(counts.sent.values()) + sum(counts.received.values())
 
 
+def fence(host: servers.SSHServer) -> None:
+    """Configure a host that no bucket can be reached from, `fenced`."""
+    python = host.home / "fenced-python"
+    python.write_text('#!/bin/sh\nhttp_proxy=http://127.0.0.1:9 exec python3 "$@"\n')
+    python.chmod(0o755)
+    config.register("fenced", {**config.system("ssh-a"), "python": str(python), "retry_s": 1})
+
+
 def flip(system: str, digest: str, key: str) -> None:
     """Damage a packed file in its store."""
     store = Store(open_system(place_of(locate("live", system))))
@@ -168,10 +176,7 @@ def test_a_host_that_does_not_reach_the_bucket_gets_it_from_here(
     world: dict[str, str], ssh_a: servers.SSHServer, tmp_path: Path
 ) -> None:
     version, files = version_on("s3", tmp_path)
-    fenced = ssh_a.home / "fenced-python"
-    fenced.write_text('#!/bin/sh\nhttp_proxy=http://127.0.0.1:9 exec python3 "$@"\n')
-    fenced.chmod(0o755)
-    config.register("fenced", {**config.system("ssh-a"), "python": str(fenced), "retry_s": 1})
+    fence(ssh_a)
     there = version.to(system="fenced", path="fenced")
     assert there.receipt is not None
     assert there.receipt.route == "RELAY"
@@ -228,10 +233,7 @@ def test_a_version_goes_from_host_to_host(world: dict[str, str], ssh_a: servers.
 def test_a_host_that_does_not_reach_a_bucket_sends_by_way_of_here(
     world: dict[str, str], ssh_a: servers.SSHServer, tmp_path: Path
 ) -> None:
-    fenced = ssh_a.home / "fenced-python"
-    fenced.write_text('#!/bin/sh\nhttp_proxy=http://127.0.0.1:9 exec python3 "$@"\n')
-    fenced.chmod(0o755)
-    config.register("fenced", {**config.system("ssh-a"), "python": str(fenced), "retry_s": 1})
+    fence(ssh_a)
     version, files = version_on("fenced", tmp_path)
     there = version.to(system="s3", path="sent")
     assert there.receipt is not None
