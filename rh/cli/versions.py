@@ -65,6 +65,8 @@ def commit(
     newest = newest_of(resource)
     made = resource.commit(message, aliases=alias or (), tags=tag or (), parent=parent, ttl=span_of(ttl, "--ttl"))
     tell_made(resource, made, newest, message, json=json)
+    if ttl is not None and made.number <= newest:
+        show.tell(f"rh: --ttl is not kept: {made.label} stays as it is")
 
 
 @version_app.command()

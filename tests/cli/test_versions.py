@@ -15,6 +15,7 @@ def test_commit(rh, mine):
     again = rh("commit", "mine", "--json").json
     assert (again["name"], again["version"], again["message"], again["tags"]) == ("~/mine", "v2", "second", ["good"])
     assert again["new"] is False
+    assert "--ttl is not kept: v2" in rh("commit", "mine", "--ttl", "1d").err
     told = rh("commit", "mine", "-m", "lost")
     assert told.out.startswith("nothing new: it is ~/mine:v2 (latest, production)")
     assert "the message is not kept" in told.err
