@@ -228,11 +228,11 @@ class Store:
         Who comes second finds that of the first, which is as good; unless that has files by reference only, and this
         one has their bytes, or those files are not what they were.
         """
-        from rh.versions.verify import refers_still
-
         key, data = tree_key(tree.digest), tree.encode()
         name = self._mark[:16] + hex_of(tree.digest)
         if not create(self.system, key, data):
+            from rh.versions.verify import refers_still
+
             try:
                 there = self._fetch_tree(tree.digest, key, name)
                 if not there.references or (tree.references and refers_still(self, there, tree)):

@@ -80,4 +80,4 @@ def check_alias(alias: object) -> None:
             hint="letters, digits, '.', '_', '-', a letter or digit first; no ':' and no '/'",
         )
     if alias == LATEST or _LIKE_NUMBER.fullmatch(alias):
-        raise InvalidError(f"{alias!r} cannot be an alias: it means a version already", hint="choose another word")
+        raise InvalidError(f"{alias!r} cannot be an alias: it reads as a version", hint="choose another word")

@@ -241,6 +241,22 @@ def test_a_host_that_does_not_reach_a_bucket_sends_by_way_of_here(
     same(there, files, version.digest())
 
 
+@pytest.mark.parametrize("way", ["send", "fetch"])
+def test_a_road_that_ends_leaves_no_file_unaccounted_for(
+    way: str, world: dict[str, str], ssh_a: servers.SSHServer
+) -> None:
+    """Promise 3: of live files, which have no other road, also those are failed that were not even tried."""
+    fence(ssh_a)
+    source, target = ("fenced", "s3") if way == "send" else ("s3", "fenced")
+    live = rh.folder(path="live", system=source).mkdir()
+    live.put({f"{number:04}": b"%d" % number for number in range(5_000)})
+    with pytest.raises(TransferError, match="5,000 of 5,000 files did not arrive") as caught:
+        live.to(target, path="there")
+    receipt = caught.value.receipt
+    assert (receipt.files, receipt.done, receipt.skipped) == (5_000, 0, 0)
+    assert len(receipt.failed) == 5_000
+
+
 def test_what_is_damaged_on_a_host_never_arrives(world: dict[str, str], tmp_path: Path) -> None:
     version, files = version_on("ssh-a", tmp_path)
     store = Store(open_system(place_of(locate("live", "ssh-a"))))
