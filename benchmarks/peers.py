@@ -130,7 +130,15 @@ _RCLONE_NOTE = "rclone copy --transfers 32 --checkers 32"
 def roster(place: str) -> list[Contestant]:
     """Everybody who can take part at a place; ours is first."""
     here = Contestant(OURS, "rh", "rh.transfer.copy_tree(locate(source), locate(target))")
-    return [here, *_PEERS[place]]
+    return [here, *_OURS.get(place, ()), *_PEERS[place]]
+
+
+_KEPT = ("-o", "ControlMaster=auto", "-o", "ControlPersist=60", "-o", "ControlPath=/tmp/rh-bench-%C")
+_OURS: dict[str, list[Contestant]] = {
+    "ssh": [
+        Contestant("rh, new connection", "rh_alone", "the same with persist_s = 0: no connection stays open"),
+    ]
+}
 
 
 _PEERS: dict[str, list[Contestant]] = {
@@ -198,6 +206,12 @@ _PEERS: dict[str, list[Contestant]] = {
     ],
     "ssh": [
         Contestant("rsync", _rsync(), "rsync -a over ssh with its default cipher", missing=_program("rsync")),
+        Contestant(
+            "rsync, connection kept",
+            _rsync(*_KEPT),
+            "rsync -a over ssh with ControlMaster=auto and ControlPersist=60, as rh has it by itself",
+            missing=_program("rsync"),
+        ),
         Contestant(
             "rsync, aes128-gcm",
             _rsync("-c", "aes128-gcm@openssh.com"),

@@ -98,6 +98,15 @@ def rh(job: Job) -> Go:
     return go
 
 
+def rh_alone(job: Job) -> Go:
+    """Without a connection that another process left."""
+    from rh import config
+
+    for name in {job.source_system, job.target_system} - {"local"}:
+        config.register(name, {**config.system(name), "persist_s": 0})
+    return rh(job)
+
+
 def rh_digest(job: Job) -> Go:
     _ours(job)
     from rh.systems import locate
@@ -261,6 +270,7 @@ PROGRAMS: dict[str, Callable[[Job], Go]] = {
     function.__name__: function
     for function in (
         rh,
+        rh_alone,
         rh_digest,
         boto3_threads,
         boto3_loop,

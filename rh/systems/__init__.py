@@ -41,6 +41,7 @@ _NUMBERS: Mapping[str, Callable[[Any], float]] = {
     "retries": int,
     "port": int,
     "connections": int,
+    "persist_s": int,
 }
 
 _OURS = frozenset({"name", "cluster"})

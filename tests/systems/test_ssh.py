@@ -482,7 +482,7 @@ def test_sweeping_takes_directories_of_ours(host: servers.SSHServer) -> None:
 def test_multiplexed(host: servers.SSHServer) -> None:
     """Many sessions share few logins."""
     before = host.log.count("Accepted publickey")
-    with opened(host, transport="openssh", connections=1) as system:
+    with opened(host, transport="openssh", connections=1, persist_s=0) as system:
         system.write("x", bytes(1 << 20))
         bodies = [system.read("x") for _ in range(6)]
         assert [len(body.read()) for body in bodies] == [1 << 20] * 6

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,7 +31,7 @@ from rh.errors import (
 )
 from rh.systems import locate
 from rh.systems.abilities import Multipart
-from rh.systems.ssh import SSHSystem
+from rh.systems.ssh import SSHSystem, openssh
 from rh.systems.ssh.by_paramiko import Paramiko
 from rh.systems.ssh.openssh import OpenSSH
 from rh.systems.wrap import wrap
@@ -356,32 +359,128 @@ def test_children(openssh: SSHSystem) -> None:
     assert [entry.key for entry in system.list("from")] == ["from-0", "from-1", "from-2"]
 
 
-def test_nothing_outlives_us(host: servers.SSHServer) -> None:
-    """A process that is killed leaves no connection, no client and no far program behind."""
+def elsewhere(settings: dict[str, Any], then: str = "") -> subprocess.Popen[str]:
+    """Another process that writes to the host, tells who does it there and here, and goes on to do something else."""
     script = (
-        "import sys, time\nfrom rh.systems.ssh import SSHSystem\nfrom rh.types import Location\n"
-        f"s = SSHSystem.open(Location('x', '~/{uuid.uuid4().hex}'), {host.settings(timeout_s=20)!r})\n"
-        "s.write('x', b'1')\nprint(s.pool.transport._directory, flush=True)\n"
-        "for n in s.pool._all: print(n.info[1], n.channel._process.pid, flush=True)\n"
-        "print('end', flush=True)\ntime.sleep(60)\n"
+        "import time\nfrom rh.systems.ssh import SSHSystem\nfrom rh.types import Location\n"
+        f"s = SSHSystem.open(Location('x', '~/{uuid.uuid4().hex}'), {settings!r})\n"
+        "s.write('x', b'1')\nfor n in s.pool._all: print(n.info[1], n.channel._process.pid)\n"
+        f"print('end', flush=True)\n{then}"
     )
-    child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    assert child.stdout is not None
-    said = []
-    for line in child.stdout:
-        if line == "end\n":
-            break
-        said.append(line.split())
-    assert os.stat(said[0][0]).st_mode & 0o777 == 0o700
-    pids = [int(word) for words in said[1:] for word in words]
-    assert len(pids) == 2
-    child.send_signal(signal.SIGKILL)
-    child.wait()
-    child.stdout.close()
+    return subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+
+
+def masters(server: servers.SSHServer) -> list[int]:
+    """Processes that hold a connection open in the background."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            line = place.read_bytes().replace(b"\0", b" ")
+            if line.startswith(b"ssh: ") and b"[mux]" in line:
+                fds = [os.readlink(fd) for fd in (place.parent / "fd").iterdir()]
+                if any(port == server.port for port in _ports(place.parent, fds)):
+                    found.append(int(place.parent.name))
+    return found
+
+
+def _ports(process: Path, fds: list[str]) -> Iterator[int]:
+    inodes = {fd[8:-1] for fd in fds if fd.startswith("socket:[")}
+    for line in (process / "net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if fields[9] in inodes:
+            yield int(fields[2].rpartition(":")[2], 16)
+
+
+def ended(found: Callable[[], object]) -> bool:
+    """Whether there is nothing to be found within ten seconds."""
     until = time.monotonic() + 10
-    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < until:
+    while found() and time.monotonic() < until:
         time.sleep(0.05)
-    assert [pid for pid in pids if Path(f"/proc/{pid}").exists()] == []
+    return not found()
+
+
+@pytest.mark.parametrize("persist_s", [0, 60])
+def test_who_is_killed_leaves_no_program_behind(persist_s: int) -> None:
+    """Neither the far one nor a client; a connection stays if that is wanted, and its socket is the user's alone."""
+    with servers.ssh() as host:
+        child = elsewhere(host.settings(timeout_s=20, persist_s=persist_s), "time.sleep(60)")
+        assert child.stdout is not None
+        with child.stdout as said:
+            pids = [int(word) for line in iter(said.readline, "end\n") for word in line.split()]
+        assert len(pids) == 2
+        assert len(masters(host)) == 1
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        assert ended(lambda: [pid for pid in pids if Path(f"/proc/{pid}").exists()])
+        assert len(masters(host)) == 1 if persist_s else ended(lambda: masters(host))
+        with opened(host) as system:
+            system.write("x", b"1")
+            assert os.stat(os.path.dirname(system.pool.transport._sockets())).st_mode & 0o777 == 0o700
+    assert ended(lambda: masters(host))
+
+
+@pytest.mark.parametrize(("persist_s", "logins"), [(0, 3), (60, 1)])
+def test_a_connection_stays_for_processes_to_come(persist_s: int, logins: int, host: servers.SSHServer) -> None:
+    """They need no login; unless they log in otherwise, or trust another key by now."""
+    before = host.log.count("Accepted publickey")
+    settings = host.settings(persist_s=persist_s, timeout_s=19)
+    for _ in range(3):
+        assert elsewhere(settings).communicate()[0].endswith("end\n")
+    assert host.log.count("Accepted publickey") - before == logins
+
+
+def test_a_connection_that_stays_trusts_nobody_anew(tmp_path: Path) -> None:
+    """Who strikes a host off the list of those known is asked at once, although a connection stands."""
+    with servers.ssh() as server:
+        known = tmp_path / "known"
+        known.write_bytes(server.known_hosts_file.read_bytes())
+        with opened(server, known_hosts_file=str(known)) as system:
+            system.write("x", b"1")
+        assert len(masters(server)) == 1
+        known.write_text("")
+        with pytest.raises(UnauthenticatedError, match="not known"):
+            opened(server, known_hosts_file=str(known)).head("x")
+
+
+def test_a_connection_that_stays_and_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is left for a new one, before the patience for a living one ends."""
+    monkeypatch.setattr(openssh, "_PATIENCE_S", 0.5)
+    with servers.ssh() as server:
+        with opened(server, timeout_s=600) as system:
+            system.write("x", b"1")
+        server._signal(signal.SIGSTOP, server=False)
+        before = server.log.count("Accepted publickey")
+        with opened(server, str(system.location.path), timeout_s=600) as again:
+            assert again.read("x").read() == b"1"
+            assert again.pool.transport._lines[0].proved
+        assert server.log.count("Accepted publickey") - before == 1
+        for pid in masters(server):
+            os.kill(pid, signal.SIGSTOP)  # as if it hung
+        server.thaw()
+        with opened(server, str(system.location.path), timeout_s=600) as again:
+            assert again.read("x").read() == b"1"
+        assert server.log.count("Accepted publickey") - before == 2
+        for pid in masters(server):
+            os.kill(pid, signal.SIGKILL)
+        with opened(server, str(system.location.path), timeout_s=600) as again:
+            assert again.read("x").read() == b"1"  # a socket that nobody listens on
+        assert server.log.count("Accepted publickey") - before == 3
+
+
+def test_commands_end_where_a_client_holds_our_pipes(
+    host: servers.SSHServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As clients before 8.5 do whose connection stays."""
+    program = tmp_path / "ssh"
+    holder = '[ "$1" = -G ] || sleep 60 </dev/null >/dev/null &'
+    program.write_text(f'#!/bin/sh\n{holder}\nexec {shutil.which("ssh")} "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with opened(host, far="sftp", timeout_s=18) as system:
+        system.write("x", b"1")
+        began = time.monotonic()
+        assert system.run(["echo", "hello"]) == (0, b"hello\n", b"")
+        assert time.monotonic() - began < 30
 
 
 @ROADS

@@ -53,6 +53,7 @@ class SSHSystem(System):
             "far",
             "python",
             "connections",
+            "persist_s",
             "fsync",
             "prompt",
         }

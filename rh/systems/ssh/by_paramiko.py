@@ -154,9 +154,9 @@ class Paramiko(Transport):
         self._lines: list[_Line] = []
         self._password: str | None = None
 
-    def open(self, command: str, begin: Callable[[Channel], T], *, subsystem: bool = False, alone: bool = False) -> T:
+    def open(self, command: str, begin: Callable[[Channel], T], *, subsystem: bool = False) -> T:
         while True:
-            line, fresh = self._line(alone=alone)
+            line, fresh = self._line()
             try:
                 transport = line.client.get_transport()
                 raw = transport.open_session(window_size=_WINDOW, max_packet_size=_PACKET, timeout=self.host.timeout_s)
@@ -178,13 +178,13 @@ class Paramiko(Transport):
             channel.close()
             raise
 
-    def _line(self, *, alone: bool) -> tuple[_Line, bool]:
+    def _line(self) -> tuple[_Line, bool]:
         """A connection with room, and whether it is a new one."""
         with self._lock:
             self._lines = [line for line in self._lines if line.alive()]
             free = [line for line in self._lines if line.channels < line.room]
             line = min(free, key=lambda line: line.channels, default=None)
-            fresh = line is None or (line.channels >= 2 and len(self._lines) < self.host.connections and not alone)
+            fresh = line is None or (line.channels >= 2 and len(self._lines) < self.host.connections)
             if line is None or fresh:
                 line = self._connect()
                 self._lines.append(line)

@@ -1,7 +1,8 @@
 """The fast road: the system's OpenSSH client, one process per channel, multiplexed over few connections.
 
-The first channel of a connection is its master: when this process dies, however it dies, its pipe closes, the program
-over there ends, and the master with it. Nothing outlives us.
+A connection belongs to a client in the background, which stays for `persist_s` after its last channel, so that the next
+process needs no login (OpenSSH's ControlPersist). When this process dies, however it dies, its pipes close, and the
+programs over there end.
 
 A connection that the user has open, where ssh_config has a `ControlPath`, is taken instead: it may have taken a second
 factor to open.
@@ -18,7 +19,10 @@ import stat
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import count
 from typing import TypeVar
 
 from rh.errors import DeadlineError, InvalidError, UnavailableError
@@ -28,8 +32,11 @@ __all__ = ["OpenSSH", "available"]
 
 PER_CONNECTION = 8
 """sshd allows 10 sessions per connection unless it is told otherwise."""
+_PATIENCE_S = 5.0
+"""A connection that another process left has so long to answer, before it is taken for lost."""
 FAST_CIPHER = "aes128-gcm@openssh.com"
 _PIPE_BYTES = 1 << 20
+_WATCH_S = 0.5
 T = TypeVar("T")
 
 
@@ -54,6 +61,7 @@ class Pipe(Channel):
             env=environment,
             bufsize=0,
             start_new_session=True,
+            cwd="/",  # a connection that stays keeps no disk busy
         )
         assert self._process.stdin and self._process.stdout and self._process.stderr  # noqa: PT018
         self._in = self._process.stdin.fileno()
@@ -133,6 +141,16 @@ class Pipe(Channel):
         """The error for a channel that ended by itself."""
         return explain(self.status()[1], self._host, self._owner.address)
 
+    @contextmanager
+    def patience(self, seconds: float | None) -> Iterator[None]:
+        """Wait for signs of life no longer than `seconds`, if that is less than usual."""
+        usual = self._timeout_ms
+        self._timeout_ms = usual if seconds is None else min(usual, int(seconds * 1000))
+        try:
+            yield
+        finally:
+            self._timeout_ms = usual
+
     def _hear(self) -> None:
         while True:
             try:
@@ -147,10 +165,22 @@ class Pipe(Channel):
         return self._said.decode("utf-8", "replace")
 
     def whole(self, stdin: bytes, timeout_s: float | None) -> tuple[int, bytes, bytes]:
-        try:
-            out, err = self._process.communicate(stdin, timeout_s)
-        except subprocess.TimeoutExpired as error:
-            raise DeadlineError("the command did not end in time", where=str(self._host)) from error
+        until = None if timeout_s is None else time.monotonic() + timeout_s
+        given: bytes | None = stdin
+        while True:
+            left = _WATCH_S if until is None else min(_WATCH_S, until - time.monotonic())
+            try:
+                out, err = self._process.communicate(given, left)
+            except subprocess.TimeoutExpired as error:
+                given = None
+                if self._process.poll() is not None:
+                    # The connection of an older client (8.4 and before) goes on holding our standard error.
+                    out, err = error.stdout or b"", error.stderr or b""
+                elif until is None or time.monotonic() < until:
+                    continue
+                else:
+                    raise DeadlineError("the command did not end in time", where=str(self._host)) from error
+            break
         if self._process.returncode == 255:
             raise explain(err.decode("utf-8", "replace"), self._host, self._owner.address)
         return self._process.returncode, out, err
@@ -163,12 +193,8 @@ class Pipe(Channel):
             file.close()  # type: ignore[union-attr]
         self._owner.left(self)
 
-    def running(self) -> bool:
-        """Whether the process is there."""
-        return self._process.poll() is None
-
     def end(self) -> None:
-        """End the process. A master takes the channels of its connection along."""
+        """End the process."""
         try:
             self._process.wait(0.05)
         except subprocess.TimeoutExpired:
@@ -187,11 +213,11 @@ class Pipe(Channel):
 
 
 class _Line:
-    """One connection: its control socket, its master, and the channels on it."""
+    """One connection: its control socket, and our channels on it."""
 
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self.master: Pipe | None = None
+    def __init__(self, path: str, *, ours: bool = True) -> None:
+        self.path, self.ours = path, ours
+        self.proved = False  # whether it has carried a channel of ours
         self.pipes: set[Pipe] = set()
 
 
@@ -208,78 +234,99 @@ class OpenSSH(Transport):
         self._opening = threading.Lock()
         self._lines: list[_Line] = []
         self._users: _Line | None = None
-        self._directory: str | None = None
+        self._stem: str | None = None
         self._resolved: dict[str, str] | None = None
 
-    def open(self, command: str, begin: Callable[[Channel], T], *, subsystem: bool = False, alone: bool = False) -> T:
+    def open(self, command: str, begin: Callable[[Channel], T], *, subsystem: bool = False) -> T:
         words = ["-s", "--", self.host.host, command] if subsystem else ["--", self.host.host, command]
         with self._opening:
             line = self._theirs() or self._pick()
-            if line is None and alone:
-                line = _Line("none")
-            if line is None:
+            if not line.proved:
                 # Nobody can share a connection before it stands.
-                return _begun(self._master(words), begin)
-        return _begun(self._start(line, ["-o", "ControlMaster=no", "-o", f"ControlPath={line.path}", *words]), begin)
+                return self._proved(line, words, begin)
+        return _begun(self._start(line, words), begin)
+
+    def _proved(self, line: _Line, words: Sequence[str], begin: Callable[[Channel], T]) -> T:
+        """The first channel of ours on a connection. One that another process left may lead nowhere by now."""
+        if line.ours and os.path.exists(line.path):
+            try:
+                found = _begun(self._start(line, words), begin, within_s=_PATIENCE_S)
+            except (UnavailableError, DeadlineError):
+                self._leave(line)
+            else:
+                line.proved = True
+                return found
+        found = _begun(self._start(line, words), begin)
+        line.proved = True
+        return found
+
+    def _leave(self, line: _Line) -> None:
+        """No more channels begin on this connection; whoever has some on it keeps them."""
+        with suppress(DeadlineError):
+            self._ask("-O", "stop", "-S", line.path, within_s=_PATIENCE_S)
+        with suppress(OSError):
+            os.unlink(line.path)
 
     def _theirs(self) -> _Line | None:
         """The connection that the user has open, if there is one with room."""
         path = self._resolve().get("controlpath", "none")
         line = self._users
         if line is None and os.path.exists(path) and not self._ask("-O", "check", "-S", path).returncode:
-            line = self._users = _Line(path)
-            with self._lock:
-                self._lines.append(line)
+            line = self._users = _Line(path, ours=False)
         if line is None or len(line.pipes) >= PER_CONNECTION or not os.path.exists(path):
             return None
         return line
 
-    def _pick(self) -> _Line | None:
-        """A connection with room, or `None` where a new one is better."""
+    def _pick(self) -> _Line:
+        """A connection with room, or one that is to be made."""
         with self._lock:
-            live = [
-                line
-                for line in self._lines
-                if line.master and not line.master.closed and line.master.running() and os.path.exists(line.path)
-            ]
-            if not live:
-                return None
-            line = min(live, key=lambda line: len(line.pipes))
-            if len(line.pipes) >= (2 if len(live) < self.host.connections else PER_CONNECTION):
-                return None
+            self._lines = [line for line in self._lines if line.pipes or os.path.exists(line.path)]
+            line = min(self._lines, key=lambda line: len(line.pipes), default=None)
+            room = 2 if len(self._lines) < self.host.connections else PER_CONNECTION
+            if line is None or len(line.pipes) >= room:
+                taken = {line.path for line in self._lines}
+                stem = self._sockets()
+                path = next(path for number in count() if (path := f"{stem}-{number}") not in taken)
+                line = _Line(path)
+                self._lines.append(line)
             return line
 
-    def _master(self, words: Sequence[str]) -> Pipe:
-        if self._directory is None:
-            self._directory = _control_directory()
-        line = _Line(os.path.join(self._directory, f"{os.getpid()}-{secrets.token_hex(4)}"))
-        options = ["-o", "ControlMaster=yes", "-o", "ControlPersist=no", "-o", f"ControlPath={line.path}"]
-        pipe = line.master = self._start(line, [*options, *words])
-        with self._lock:
-            self._lines.append(line)
-        return pipe
+    def _sockets(self) -> str:
+        """What the paths of our control sockets begin with: those of this process, or of all who log in just so."""
+        if self._stem is None:
+            directory = _control_directory()
+            mark = f"m{self._mark()}" if self.host.persist_s else f"{os.getpid()}-{secrets.token_hex(4)}"
+            self._stem = os.path.join(directory, mark)
+        return self._stem
+
+    def _mark(self) -> str:
+        """Stands for all that decides who logs in where, and whom we trust there. What changes it begins anew."""
+        from hashlib import sha256
+
+        told = self._resolve()
+        known = (*told.get("userknownhostsfile", "").split(), *told.get("globalknownhostsfile", "").split())
+        files = [self.host.config_file, "~/.ssh/config", "/etc/ssh/ssh_config", self.host.known_hosts_file, *known]
+        files += [self.host.identity_file, told.get("identityfile"), told.get("certificatefile")]
+        stats = [_stat(os.path.expanduser(name)) for name in files if name]
+        environment = [os.environ.get(name) for name in ("HOME", "SSH_AUTH_SOCK")]
+        said = repr((self._program, self._options(), self.host.host, sorted(told.items()), stats, environment))
+        return sha256(said.encode("utf-8", "surrogateescape")).hexdigest()[:20]
 
     def _start(self, line: _Line, words: Sequence[str]) -> Pipe:
-        pipe = Pipe([self._program, *self._options(), *words], self.host, self)
+        share = ["-o", f"ControlPath={line.path}", "-o", f"ControlMaster={'auto' if line.ours else 'no'}"]
+        if line.ours:
+            share += ["-o", f"ControlPersist={self.host.persist_s or 1}"]
+        pipe = Pipe([self._program, *self._options(), *share, *words], self.host, self)
         with self._lock:
             line.pipes.add(pipe)
         return pipe
 
     def left(self, pipe: Pipe) -> None:
-        """A channel has been closed. A master goes on until the last channel of its connection is closed."""
-        ending = [pipe]
+        """A channel has been closed."""
         with self._lock:
-            for line in list(self._lines):
-                if pipe not in line.pipes:
-                    continue
+            for line in self._all():
                 line.pipes.discard(pipe)
-                if pipe is line.master:
-                    ending = []
-                if line.master is not None and line.master.closed and not line.pipes:
-                    self._lines.remove(line)
-                    ending = [pipe, line.master]
-        for each in ending:
-            each.end()
+        pipe.end()
 
     def _plain(self) -> list[str]:
         host = self.host
@@ -340,7 +387,7 @@ class OpenSSH(Transport):
             self._resolved = {key: value for key, _, value in reversed(list(pairs))}
         return self._resolved
 
-    def _ask(self, *options: str) -> subprocess.CompletedProcess[str]:
+    def _ask(self, *options: str, within_s: float | None = None) -> subprocess.CompletedProcess[str]:
         """Run the client for what it tells by itself, without a connection."""
         try:
             return subprocess.run(
@@ -348,7 +395,7 @@ class OpenSSH(Transport):
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
-                timeout=self.host.timeout_s,
+                timeout=within_s or self.host.timeout_s,
                 check=False,
                 env={**os.environ, "LC_ALL": "C"},
             )
@@ -359,14 +406,17 @@ class OpenSSH(Transport):
         found = self._resolve()
         return found.get("hostname", self.host.host), int(found.get("port", 22)), found.get("user")
 
+    def _all(self) -> list[_Line]:
+        return [*self._lines, self._users] if self._users else self._lines
+
     def close(self) -> None:
         with self._lock:
-            pipes = [pipe for line in self._lines for pipe in line.pipes]
+            pipes = [pipe for line in self._all() for pipe in line.pipes]
         for pipe in pipes:
             pipe.close()
 
     def forget(self) -> None:
-        for line in self._lines:
+        for line in self._all():
             for pipe in line.pipes:
                 if not pipe.closed:
                     pipe.forget()
@@ -406,12 +456,22 @@ def _running(pid: int) -> bool:
     return True
 
 
-def _begun(pipe: Pipe, begin: Callable[[Channel], T]) -> T:
+def _begun(pipe: Pipe, begin: Callable[[Channel], T], *, within_s: float | None = None) -> T:
     try:
-        return begin(pipe)
+        with pipe.patience(within_s):
+            return begin(pipe)
     except BaseException:
         pipe.close()
         raise
+
+
+def _stat(path: str) -> tuple[str, int, int, int] | None:
+    """Differs when a file is another, or was changed."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return path, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _told(text: str) -> str:

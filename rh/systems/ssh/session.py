@@ -350,13 +350,13 @@ class Pool:
             self._changed.notify()
         session.channel.close()
 
-    def opened(self, command: str, begin: Callable[[Channel], T], *, subsystem: bool = False, alone: bool = False) -> T:
+    def opened(self, command: str, begin: Callable[[Channel], T], *, subsystem: bool = False) -> T:
         """What `begin` makes of a new channel (`Transport.open`).
 
         A host that was reached before may be starting again, so every failure is worth another try.
         """
         try:
-            found = self.transport.open(command, begin, subsystem=subsystem, alone=alone)
+            found = self.transport.open(command, begin, subsystem=subsystem)
         except UnavailableError as error:
             if self._reached:
                 error.retryable = True  # type: ignore[misc]

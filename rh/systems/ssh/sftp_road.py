@@ -438,7 +438,7 @@ class SftpRoad:
         where = self.root.decode("utf-8", "surrogateescape")
         line = f"cd {shlex.quote(where)} && exec {shlex.join(argv)}"
         observe.count(self.system, "run")
-        channel = self.pool.opened(line, lambda channel: channel, alone=True)
+        channel = self.pool.opened(line, lambda channel: channel)
         try:
             status, out, err = channel.whole(stdin or b"", timeout_s)
         except DeadlineError as error:

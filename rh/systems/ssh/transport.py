@@ -34,8 +34,9 @@ class Host:
     Settings: `host` (a name, an address, or an alias of ssh_config), `port`, `user`, `identity_file`,
     `known_hosts_file`, `config_file`, `accept_new` (store unknown host keys instead of refusing them), `transport`
     (`"auto"`, `"openssh"`, `"paramiko"`), `far` (`"auto"`, `"python"`, `"sftp"`), `python` (the interpreter there),
-    `connections` (at most so many at once), `prompt` (called with a question, returns the password; paramiko only),
-    `timeout_s`.
+    `connections` (at most so many at once), `persist_s` (a connection of OpenSSH stays so many seconds after its last
+    use, for processes to come; 0: not longer than the process), `prompt` (called with a question, returns the password;
+    paramiko only), `timeout_s`.
     """
 
     host: str
@@ -49,6 +50,7 @@ class Host:
     far: str = "auto"
     python: str = "python3"
     connections: int = 3
+    persist_s: int = 60
     timeout_s: float = 30.0
     prompt: Callable[[str], str] | None = field(default=None, repr=False)
 
@@ -69,6 +71,7 @@ class Host:
             port = int(settings["port"]) if settings.get("port") is not None else None
             timeout_s = float(settings.get("timeout_s") or 30.0)
             connections = max(1, int(settings.get("connections") or 3))
+            persist_s = max(0, int(settings.get("persist_s", 60)))
         except ValueError as error:
             raise InvalidError(f"not a number: {error}", where=name) from error
         for key, allowed in (("transport", ("auto", "openssh", "paramiko")), ("far", ("auto", "python", "sftp"))):
@@ -86,6 +89,7 @@ class Host:
             settings.get("far", "auto"),
             str(settings.get("python", "python3")),
             connections,
+            persist_s,
             timeout_s,
             settings.get("prompt"),
         )
@@ -97,16 +101,17 @@ class Host:
 def _path(value: Any) -> str | None:
     import os
 
-    return None if value is None else os.path.expanduser(str(value))
+    return None if value is None else os.path.abspath(os.path.expanduser(str(value)))
 
 
 def _identity(value: Any, name: str) -> str | None:
     """The path of a key, which must be there: OpenSSH passes over one that is not, and the host refuses the login."""
     import os
 
-    path = _path(value)
-    if path is None or path == "none" or "%" in path or "${" in path:
-        return path  # OpenSSH fills these in
+    text = None if value is None else os.path.expanduser(str(value))
+    if text is None or text == "none" or "%" in text or "${" in text:
+        return text  # OpenSSH fills these in
+    path = os.path.abspath(text)
     # A public key alone stands for one that the agent has.
     if not any(os.path.lexists(one) for one in (path, f"{path}.pub")):
         raise InvalidError(
@@ -159,11 +164,8 @@ class Transport(ABC):
     """Makes channels to one host over as few connections as do. Safe for threads."""
 
     @abstractmethod
-    def open(self, command: str, begin: Callable[[Channel], T], *, subsystem: bool = False, alone: bool = False) -> T:
-        """Run a shell line over there, or a subsystem by its name, and `begin` on the channel to it.
-
-        `alone`: no other channel will depend on this one.
-        """
+    def open(self, command: str, begin: Callable[[Channel], T], *, subsystem: bool = False) -> T:
+        """Run a shell line over there, or a subsystem by its name, and `begin` on the channel to it."""
 
     @abstractmethod
     def address(self) -> tuple[str, int, str | None]:
