@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from itertools import chain, groupby, islice, pairwise
 from operator import attrgetter
 from typing import Any, cast
@@ -293,23 +294,20 @@ def _selected(source: System, options: Options) -> Callable[[str], bool] | None:
 
 def _fill(plan: Plan, *, believe_target: bool) -> None:
     source, target, options = plan.source, plan.target, plan.options
-    selected = _selected(source, options)
-    theirs = Survey(source, links=options.links)
+    comparer = Comparer(target, options)
     ours = Survey(target, must_exist=False, believe=believe_target)
     far = not (is_here(source) and is_here(target))
-    there, here = _fetched(ours, ahead=far), _fetched(theirs, ahead=far)
-    meant = only_data(_meant(here, selected), source)
-    if options.names != "refuse":
-        meant = _renamed(meant, names.encode if options.names == "encode" else names.decode)
-    comparer = Comparer(target, options)
-    doomed: Callable[[str], bool] = (selected or (lambda _: True)) if options.delete else (lambda _: False)
-    try:
-        for new, old in aligned(meant, _existing(there, target)):
-            for steps in comparer.compare(new, old, doomed):
-                plan.add(steps)
-    finally:
-        here.close()  # at once, not when the last traceback of an error is gone: helpers and threads wait on them
-        there.close()
+    # Closed at once, not when the last traceback of an error is gone: helpers and threads wait on them.
+    with closing(_fetched(ours, ahead=far)) as there:
+        selected = _selected(source, options)
+        doomed: Callable[[str], bool] = (selected or (lambda _: True)) if options.delete else (lambda _: False)
+        with closing(_fetched(Survey(source, links=options.links), ahead=far)) as here:
+            meant = only_data(_meant(here, selected), source)
+            if options.names != "refuse":
+                meant = _renamed(meant, names.encode if options.names == "encode" else names.decode)
+            for new, old in aligned(meant, _existing(there, target)):
+                for steps in comparer.compare(new, old, doomed):
+                    plan.add(steps)
     if options.on_existing == "error" and comparer.existing:
         raise existing(plan, comparer.existing)
     plan.in_the_way = comparer.in_the_way
