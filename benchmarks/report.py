@@ -81,7 +81,7 @@ def document(
         told.append(
             {
                 "place": case.place,
-                "server": case.server.strip().splitlines()[0],
+                "server": " ".join(case.server.split()),
                 "shape": case.shape.name,
                 "title": case.shape.title,
                 "direction": case.direction,

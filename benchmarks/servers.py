@@ -140,7 +140,12 @@ class Local(_OnDisk):
 
 
 class SSH(_OnDisk):
-    """Debian's sshd on loopback, its default ciphers."""
+    """Debian's sshd on loopback, its default ciphers.
+
+    `rh` finds the connection open that its run before left behind, as its users' next processes do for a minute
+    (`persist_s`); rsync logs in each time, as it does for its users. `rh, new connection` and `rsync, connection kept`
+    are the other way round.
+    """
 
     name = "ssh"
     system = "ssh-a"

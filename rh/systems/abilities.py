@@ -46,7 +46,11 @@ class Bulk(Protocol):
     """Many small things in few round trips. Outcomes come in any order, one for each item."""
 
     def read_many(self, entries: Iterable[Entry]) -> Iterator[tuple[Entry, bytes | Exception]]:
-        """The bytes of each entry, or its error. `ConflictError` if an entry's etag is no longer current."""
+        """The bytes of each entry, or its error. `ConflictError` if an entry's etag is no longer current.
+
+        Entries may come back with a `check` that was computed next to the bytes; those that had a SHA-256 as `check`
+        need none, since the caller compares with it.
+        """
 
     def write_many(self, items: Iterable[Item]) -> Iterator[Outcome]:
         """Write each item with no precondition; lazily: items are taken as room is."""

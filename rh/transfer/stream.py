@@ -72,7 +72,8 @@ def _read_many(mover: Mover, bulk: Bulk, steps: Iterable[Step]) -> Iterator[tupl
     def entries() -> Iterator[Entry]:
         for step in steps:
             pending[step.entry.key] = step
-            yield step.entry
+            known = step.digest if step.entry.check is None else None
+            yield step.entry if known is None else step.entry._replace(check=known)
 
     try:
         for entry, data in bulk.read_many(entries()):

@@ -519,6 +519,18 @@ def test_a_connection_that_the_user_has_open(tmp_path: Path) -> None:
         assert server.log.count("Accepted publickey") == logins + 1
 
 
+@pytest.mark.parametrize("size", [4096, 3 << 20])
+def test_digests_that_are_known_are_not_computed_there(host: servers.SSHServer, size: int) -> None:
+    """Who has the digest of a file compares with it here; the host hashes what nobody knows."""
+    with opened(host) as system:
+        system.write("x", bytes(size))
+        entry = system.head("x")
+        (told, data), *_ = system.read_many([entry])
+        assert (told.check, data) == (f"sha256:{hashlib.sha256(bytes(size)).hexdigest()}", bytes(size))
+        asked = entry._replace(check="sha256:" + "0" * 64)
+        assert list(system.read_many([asked])) == [(asked, bytes(size))]
+
+
 @TRANSPORTS
 def test_server_allows_one_session(transport: str) -> None:
     """A server that allows one session per connection gets more connections."""

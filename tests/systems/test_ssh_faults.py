@@ -370,15 +370,15 @@ def elsewhere(settings: dict[str, Any], then: str = "") -> subprocess.Popen[str]
     return subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
 
 
-def masters(server: servers.SSHServer) -> list[int]:
-    """Processes that hold a connection open in the background."""
+def masters(port: int) -> list[int]:
+    """Processes that hold a connection to that port open in the background."""
     found = []
     for place in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             line = place.read_bytes().replace(b"\0", b" ")
             if line.startswith(b"ssh: ") and b"[mux]" in line:
                 fds = [os.readlink(fd) for fd in (place.parent / "fd").iterdir()]
-                if any(port == server.port for port in _ports(place.parent, fds)):
+                if port in _ports(place.parent, fds):
                     found.append(int(place.parent.name))
     return found
 
@@ -403,20 +403,21 @@ def ended(found: Callable[[], object]) -> bool:
 def test_who_is_killed_leaves_no_program_behind(persist_s: int) -> None:
     """Neither the far one nor a client; a connection stays if that is wanted, and its socket is the user's alone."""
     with servers.ssh() as host:
+        port = host.port
         child = elsewhere(host.settings(timeout_s=20, persist_s=persist_s), "time.sleep(60)")
         assert child.stdout is not None
         with child.stdout as said:
             pids = [int(word) for line in iter(said.readline, "end\n") for word in line.split()]
         assert len(pids) == 2
-        assert len(masters(host)) == 1
+        assert len(masters(port)) == 1
         child.send_signal(signal.SIGKILL)
         child.wait()
         assert ended(lambda: [pid for pid in pids if Path(f"/proc/{pid}").exists()])
-        assert len(masters(host)) == 1 if persist_s else ended(lambda: masters(host))
+        assert len(masters(port)) == 1 if persist_s else ended(lambda: masters(port))
         with opened(host) as system:
             system.write("x", b"1")
             assert os.stat(os.path.dirname(system.pool.transport._sockets())).st_mode & 0o777 == 0o700
-    assert ended(lambda: masters(host))
+    assert ended(lambda: masters(port))
 
 
 @pytest.mark.parametrize(("persist_s", "logins"), [(0, 3), (60, 1)])
@@ -436,7 +437,7 @@ def test_a_connection_that_stays_trusts_nobody_anew(tmp_path: Path) -> None:
         known.write_bytes(server.known_hosts_file.read_bytes())
         with opened(server, known_hosts_file=str(known)) as system:
             system.write("x", b"1")
-        assert len(masters(server)) == 1
+        assert len(masters(server.port)) == 1
         known.write_text("")
         with pytest.raises(UnauthenticatedError, match="not known"):
             opened(server, known_hosts_file=str(known)).head("x")
@@ -454,13 +455,13 @@ def test_a_connection_that_stays_and_is_dead(monkeypatch: pytest.MonkeyPatch) ->
             assert again.read("x").read() == b"1"
             assert again.pool.transport._lines[0].proved
         assert server.log.count("Accepted publickey") - before == 1
-        for pid in masters(server):
+        for pid in masters(server.port):
             os.kill(pid, signal.SIGSTOP)  # as if it hung
         server.thaw()
         with opened(server, str(system.location.path), timeout_s=600) as again:
             assert again.read("x").read() == b"1"
         assert server.log.count("Accepted publickey") - before == 2
-        for pid in masters(server):
+        for pid in masters(server.port):
             os.kill(pid, signal.SIGKILL)
         with opened(server, str(system.location.path), timeout_s=600) as again:
             assert again.read("x").read() == b"1"  # a socket that nobody listens on

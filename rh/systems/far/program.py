@@ -33,6 +33,7 @@ from rh.systems.far.wire import (
     FINISH,
     ITEM,
     ITEMS,
+    KNOWN,
     LINK,
     OK,
     OUT,
@@ -144,21 +145,22 @@ def pieces(file: int, start: int, stop: int, key: bytes) -> Iterator[memoryview]
 def pack(place: Root, items: Iterable[Sequence[Any]]) -> Iterator[tuple[Any, ...]]:
     """The frames that carry files: small ones many to a frame, large ones in pieces.
 
-    Items are key, etag, name to use and, where it is not the file's own, the flag of the executable bit.
+    Items are key, etag, name to use and flags: that of the executable bit where it is not the file's own, and `KNOWN`
+    where who asks knows the digest, so that it is computed there alone.
     """
     parts: list[Buffer] = []
     size = 0
-    for key, want, name, *bit in items:
+    for key, want, name, asked in items:
         try:
             file, found = place.read(key, want)
-            flags = bit[0] if bit and bit[0] else flags_of(found)
+            flags = asked & ~KNOWN or flags_of(found)
             try:
                 length = found.st_size
                 if length > PIECE:
                     if parts:
                         yield (PACK, *parts)
                         parts, size = [], 0
-                    yield from _large(place, file, found, key, name, flags)
+                    yield from _large(place, file, found, key, name, flags | asked & KNOWN)
                     continue
                 data = os.read(file, length + 1)
                 if len(data) != length:
@@ -166,7 +168,10 @@ def pack(place: Root, items: Iterable[Sequence[Any]]) -> Iterator[tuple[Any, ...
                 place.unchanged(file, found, key)
             finally:
                 os.close(file)
-            parts += (ITEM.pack(flags | SUM, len(name), length), name, hashlib.sha256(data).digest(), data)
+            if asked & KNOWN:
+                parts += (ITEM.pack(flags, len(name), length), name, data)
+            else:
+                parts += (ITEM.pack(flags | SUM, len(name), length), name, hashlib.sha256(data).digest(), data)
             size += length + 100
         except (OSError, Failure) as error:
             told = failure(error, key)
@@ -186,17 +191,18 @@ def _large(
     from rh.digest import Hasher
 
     yield BEGIN, ITEM.pack(flags | BIG, len(name), found.st_size), name
-    hasher = Hasher(found.st_size)
+    hasher = None if flags & KNOWN else Hasher(found.st_size)
     try:
         for piece in pieces(file, 0, found.st_size, key):
-            hasher.update(piece)
+            if hasher is not None:
+                hasher.update(piece)
             yield DATA, piece
         place.unchanged(file, found, key)
     except (OSError, Failure) as error:
         yield FINISH, dumps([failure(error, key), "", b""])
         return
-    digest = hasher.finish()
-    yield FINISH, dumps([None, digest.text, digest.chunks])
+    digest = hasher.finish() if hasher is not None else None
+    yield FINISH, dumps([None, digest.text, digest.chunks] if digest is not None else [None, "", b""])
 
 
 def batches(wire: Wire) -> Iterator[Any]:
@@ -423,10 +429,6 @@ def _beat(wire: Wire, every_s: float) -> None:
         sent = wire.sent
 
 
-def _leave(_number: int, _frame: Any) -> None:
-    raise SystemExit(1)
-
-
 def _identity(home: bytes) -> bytes:
     """What tells this login on this machine from every other, without telling anything about it."""
     top = os.stat("/")
@@ -455,15 +457,21 @@ def main(marker: bytes, beat_s: float, program: bytes) -> None:
             fcntl.fcntl(pipe, 1031, PIECE)  # F_SETPIPE_SZ: fewer turns between us and sshd
         except OSError:
             continue  # a socket, or a smaller limit
+    wire = Wire(source, sink)
+    wire.program = program
+
+    def leave(_number: int, _frame: Any) -> None:
+        if not wire.over:  # else it is tidying up already, which nothing may cut short
+            wire.over = True
+            raise SystemExit(1)
+
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _leave)
+        signal.signal(number, leave)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     want = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
     if soft < want:
         resource.setrlimit(resource.RLIMIT_NOFILE, (want, hard))
-    wire = Wire(source, sink)
-    wire.program = program
     os.write(sink, b"\n" + marker + b"\n")
     home = os.path.expanduser(b"~")
     wire.send(

@@ -35,7 +35,7 @@ LIMIT = 80 << 20
 PIECE = 1 << 20
 """Data frames and packs are about this long, in bytes."""
 
-EXEC, NOEXEC, LINK, DIR, FAILED, BIG, SUM = 1, 2, 4, 8, 16, 32, 64
+EXEC, NOEXEC, LINK, DIR, FAILED, BIG, SUM, KNOWN = 1, 2, 4, 8, 16, 32, 64, 128
 STAT = struct.Struct("!BQqqQ")
 """Flags, size, mtime_ns, ctime_ns, inode."""
 OUTCOME = struct.Struct("!IBQqqQI")
@@ -245,6 +245,7 @@ class Wire:
         self.room = 0
         self.sent = 0
         self.busy = False
+        self.over = False  # nobody listens any more: what is left is to tidy up
         self.program = b""
         self._lock = threading.Lock()
         self._head = bytearray(65536)
@@ -302,6 +303,7 @@ class Wire:
     def _more(self, view: memoryview) -> int:
         count = os.readv(self.source, [view])
         if not count:
+            self.over = True
             raise EOFError("the other side is gone")
         return count
 

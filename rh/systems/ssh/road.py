@@ -203,7 +203,8 @@ class FarRoad:
                     size = 0
                     while entry is not None and len(batch) < _BATCH and size < wire.PIECE:
                         try:
-                            batch.append([self.name(entry.key), (entry.etag or "").encode(), b""])
+                            known = wire.KNOWN if (entry.check or "").startswith("sha256:") else 0
+                            batch.append([self.name(entry.key), (entry.etag or "").encode(), b"", known])
                         except RhError as error:
                             bad.append((entry, error))
                         else:
@@ -240,9 +241,11 @@ class FarRoad:
                     yield entry, problem(data, self.url)
                 else:
                     received += len(data)
-                    key, size, kind_, etag, modified, _, executable, target = entry
-                    check = "sha256:" + digest.hex()
-                    yield Entry(key, size, kind_, etag, modified, check, executable, target), bytes(data)
+                    if flags & wire.SUM:
+                        key, size, kind_, etag, modified, _, executable, target = entry
+                        check = "sha256:" + digest.hex()
+                        entry = Entry(key, size, kind_, etag, modified, check, executable, target)
+                    yield entry, bytes(data)
             observe.count(self.system, "read_many", requests=0, received=received)
             return
         if kind != wire.BEGIN:
@@ -262,7 +265,7 @@ class FarRoad:
             return
         data_ = whole.getvalue()
         observe.count(self.system, "read_many", requests=0, received=len(data_))
-        yield entry._replace(check=text), data_
+        yield entry._replace(check=text) if text else entry, data_
 
     def write_many(self, items: Iterable[Item]) -> Iterator[Outcome]:
         items = iter(items)
