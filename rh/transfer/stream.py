@@ -2,7 +2,7 @@
 
 A file is moved in the way that is cheapest for its size:
 
-* tiny, up to 1 MiB: whole. Packed where an end can (`Bulk`), by many workers where it cannot.
+* tiny, up to 256 KiB: whole. Packed where an end can (`Bulk`), by many workers where it cannot.
 * medium, up to 16 MiB: whole. Packed where both ends can; else through a buffer (`rh.transfer.buffered`).
 * large: in parts, through buffers.
 """
