@@ -46,7 +46,7 @@ SAVED = "rh://"
 """What comes before a saved name where a path or URL is taken."""
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+._-]*)://(.*)", re.DOTALL)
-_NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]+):([/~].*)", re.DOTALL)
+_NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*):([/~].*)", re.DOTALL)
 _PASSWORD = re.compile(r"://[^/@]*:[^/@]*@")
 HOST_SETTINGS = ("host", "user", "port", "identity_file", "root", "transport", "python", "timeout_s")
 """What a record may say of a host: where it is, not whom to trust and nothing that runs here."""

@@ -53,7 +53,7 @@ HOSTS = frozenset({"ssh"})
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+._-]*)://(.*)", re.DOTALL)
 _VERSION = re.compile(r"(?!rh://)(.+[^/:])@sha256:([0-9a-f]{64})(/.*)?", re.DOTALL)
 """What is in a version: the URL of its store, the tree's digest, and a path."""
-_NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]+):([/~].*)", re.DOTALL)
+_NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*):([/~].*)", re.DOTALL)
 _AUTHORITY_KINDS = {
     "ssh": "ssh",
     "sftp": "ssh",

@@ -77,6 +77,19 @@ def test_each_trouble_fails_and_says_how_to_mend(rh, s3_server, ssh_a, what, tmp
     assert "FAIL" in rh(*words, expect=1).out
 
 
+def test_a_connection_that_stands_proves_no_login(rh):
+    """What another process left open is not what is looked at."""
+    from rh.testing import servers
+
+    with servers.ssh() as host:
+        configure(host=host.settings(root=str(host.home)))
+        rh("ls", "host:~/")
+        (host.directory / "authorized_keys").write_text("")
+        rh("ls", "host:~/")
+        found = findings(rh("doctor", "host", "--json", expect=1))
+        assert found["host login"]["status"] == "fail"
+
+
 def test_a_host_without_python_is_a_warning(rh):
     from rh.testing import servers
 

@@ -13,7 +13,7 @@ from typing import get_type_hints
 import pytest
 
 import rh
-from rh import errors, transfer
+from rh import config, errors, transfer
 from rh.types import Location
 
 TREE = {
@@ -829,3 +829,12 @@ def test_a_file_is_no_folder(folder, tmp_path):
         rh.folder(path=tmp_path / "tree").to(path=as_folder.url)
     assert folder.get("f") == b"precious"
     assert folder.ls(full_paths=False) == ["f"]
+
+
+def test_a_system_of_one_letter():
+    """It is named like any other; a drive of another operating system is none."""
+    config.register("x", {"kind": "memory"})
+    rh.folder(path="x:/one-letter").put({"f": b"1"})
+    assert rh.folder(path="/one-letter", system="x").get("f") == b"1"
+    with pytest.raises(errors.NotFoundError, match="no system called 'C'"):
+        rh.folder(path="C:/data").ls()

@@ -183,9 +183,11 @@ def _root(name: str, settings: dict[str, Any]) -> list[Finding]:
         ]
     if kind == "git" and not (settings.get("url") or settings.get("root")):
         return []
+    anew = {"systems": {name: {"persist_s": 0}}} if kind in HOSTS else {}  # a login, not a connection that stands
     try:
         location: Location = locate(None, name)
-        system = open_system(location)
+        with config.override(anew):
+            system = open_system(location)
     except RhError as error:
         return [Finding("fail", what, error.message, error.hint)]
     with system:
