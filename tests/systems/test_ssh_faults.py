@@ -284,15 +284,12 @@ def test_far_program_goes_and_cleans_up(host: servers.SSHServer) -> None:
 
         def stream() -> Iterator[bytes]:
             yield bytes(1 << 20)
-            family = subprocess.run(
-                ["pgrep", "-f", str(server.directory)], capture_output=True, text=True, check=False
-            ).stdout.split()
-            assert family
             until = time.monotonic() + 10
             while not (root.is_dir() and any(root.iterdir())) and time.monotonic() < until:
                 time.sleep(0.05)
-            for session in system.pool._all:  # as a lost client
-                session.channel._process.kill()
+            for pid in masters(server.port):  # as a lost client
+                os.kill(pid, signal.SIGKILL)
+            assert ended(lambda: masters(server.port))
             yield bytes(1 << 20)
 
         with pytest.raises(UnavailableError):
