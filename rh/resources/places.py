@@ -15,7 +15,7 @@ from rh.errors import InvalidError, NotFoundError, RhError, UnsupportedError
 from rh.forks import Lock
 from rh.observe import log
 from rh.registry.names import Name
-from rh.systems import HOSTS, locate, open_system, settings_of
+from rh.systems import HOSTS, NAMED, URL, locate, open_system, settings_of
 from rh.systems.base import System, check_not_ours
 from rh.types import Location
 
@@ -45,8 +45,6 @@ Place: TypeAlias = "str | os.PathLike[str] | Location | Resource | None"
 SAVED = "rh://"
 """What comes before a saved name where a path or URL is taken."""
 
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+._-]*)://(.*)", re.DOTALL)
-_NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*):([/~].*)", re.DOTALL)
 _PASSWORD = re.compile(r"://[^/@]*:[^/@]*@")
 HOST_SETTINGS = ("host", "user", "port", "identity_file", "root", "transport", "python", "timeout_s")
 """What a record may say of a host: where it is, not whom to trust and nothing that runs here."""
@@ -123,7 +121,7 @@ def resolve(path: str | os.PathLike[str] | None, system: Place) -> Location:
         return base if text is None else base / _relative(text)
     if "://" not in system:
         return _checked(locate(text, system_name(system)))
-    match = _URL.fullmatch(system)
+    match = URL.fullmatch(system)
     if text is None or match is None:
         return _checked(locate(None, system))
     base = locate(None, system)
@@ -134,7 +132,7 @@ def resolve(path: str | os.PathLike[str] | None, system: Place) -> Location:
 
 def _named(text: str) -> re.Match[str] | None:
     """Whether a text is a path on a named host: `gpu:/abs`, `gpu:~/x`."""
-    return None if "://" in text else _NAMED.fullmatch(text)
+    return None if "://" in text else NAMED.fullmatch(text)
 
 
 def is_place(text: str) -> bool:
@@ -144,7 +142,7 @@ def is_place(text: str) -> bool:
 
 def _relative(path: str | os.PathLike[str]) -> str:
     text = os.fspath(path)
-    if _URL.match(text):
+    if URL.match(text):
         raise InvalidError("system= and path= both say where", where=text, hint="give one of them")
     text = text.strip("/")
     check_key(text)
@@ -279,7 +277,7 @@ def _version(location: Location, called: str) -> System:
 def _store(location: Location) -> Location:
     """The system that the store of a version is on; no path of it."""
     url = unquote(location.system.removeprefix("tree://"), errors="surrogateescape")
-    host = _URL.match(url)
+    host = URL.match(url)
     if host is not None and host.group(1) in ("ssh", "sftp"):
         return Location(f"{host.group(1)}://{host.group(2).partition('/')[0]}", "")
     return Location(url.partition(":")[0], "")

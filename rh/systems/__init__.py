@@ -50,10 +50,12 @@ _OURS = frozenset({"name", "cluster"})
 BUCKETS = frozenset({"s3", "gs", "azure"})
 HOSTS = frozenset({"ssh"})
 
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+._-]*)://(.*)", re.DOTALL)
+URL = re.compile(r"([A-Za-z][A-Za-z0-9+._-]*)://(.*)", re.DOTALL)
+"""A URL: its scheme, and the rest."""
 _VERSION = re.compile(r"(?!rh://)(.+[^/:])@sha256:([0-9a-f]{64})(/.*)?", re.DOTALL)
 """What is in a version: the URL of its store, the tree's digest, and a path."""
-_NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*):([/~].*)", re.DOTALL)
+NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*):([/~].*)", re.DOTALL)
+"""A path on a named host."""
 _AUTHORITY_KINDS = {
     "ssh": "ssh",
     "sftp": "ssh",
@@ -80,7 +82,7 @@ _SCHEME_NAMES = {
 
 def settings_of(system: str) -> dict[str, Any]:
     """The settings of a `Location.system`: a configured name, or the scheme and authority of a URL."""
-    match = _URL.match(system)
+    match = URL.match(system)
     if match is None:
         settings = config.system(system)
         check_settings(settings["name"], settings)
@@ -204,10 +206,10 @@ def locate(path: str | os.PathLike[str] | None, system: str | None = None) -> Lo
     if match and system is None:
         store = quote(match.group(1), safe="", errors="surrogateescape")
         return Location(f"tree://{store}", (match.group(2) + (match.group(3) or "")).rstrip("/"))
-    match = _URL.match(text)
+    match = URL.match(text)
     if match:
         return _from_url(match.group(1).lower(), match.group(2), text, system)
-    match = _NAMED.match(text)
+    match = NAMED.match(text)
     if match and system is None:
         name = config.ALIASES.get(match.group(1), match.group(1))
         kind = config.system(name)["kind"]
@@ -327,7 +329,7 @@ def _below(system: str, text: str) -> Location:
                 f'       [systems.{system}]\n       root = "{scheme}://my-bucket/data"\n       or write the whole URL',
             )
         _stays_inside(text, "the configured root", f"{system}: {text}")
-        match = _URL.match(root)
+        match = URL.match(root)
         base = (match.group(2) if match else root).strip("/")
         return Location(system, f"{base}/{text.lstrip('/')}".rstrip("/") if text.strip("/") else base)
     if kind in HOSTS:

@@ -80,7 +80,7 @@ def _read_many(mover: Mover, bulk: Bulk, steps: Iterable[Step]) -> Iterator[tupl
             step = pending.pop(entry.key)
             if isinstance(data, Exception):
                 mover.failed(step, as_rh(data, mover.source.url(entry.key)))
-            elif entry.check is not None and step.entry.check is None:
+            elif step.digest is None and entry.check is not None and step.entry.check is None:
                 # What the far side computed next to the bytes.
                 yield Step(step.action, step.key, entry, *step[3:]), data
             else:

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -463,6 +464,19 @@ def test_a_connection_that_stays_and_is_dead(monkeypatch: pytest.MonkeyPatch) ->
         with opened(server, str(system.location.path), timeout_s=600) as again:
             assert again.read("x").read() == b"1"  # a socket that nobody listens on
         assert server.log.count("Accepted publickey") - before == 3
+
+
+def test_sockets_of_killed_clients_go(host: servers.SSHServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next process removes them; those of living ones serve on."""
+    settings = host.settings(timeout_s=17)
+    with tempfile.TemporaryDirectory() as runtime, socket.socket(socket.AF_UNIX) as dead:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
+        assert elsewhere(settings).communicate()[0].endswith("end\n")
+        (place,) = Path(runtime).iterdir()
+        (living,) = place.iterdir()
+        dead.bind(str(place / "m0-0"))
+        assert elsewhere(settings).communicate()[0].endswith("end\n")
+        assert list(place.iterdir()) == [living]
 
 
 def test_commands_end_where_a_client_holds_our_pipes(

@@ -15,6 +15,7 @@ import os
 import secrets
 import select
 import shutil
+import socket
 import stat
 import subprocess
 import tempfile
@@ -437,23 +438,23 @@ def _control_directory() -> str:
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
         return tempfile.mkdtemp(prefix="rh-")
     for name in os.listdir(path):
-        owner = name.partition("-")[0]
-        if owner.isdigit() and not _running(int(owner)):
-            try:
+        if "." not in name and _is_dead(os.path.join(path, name)):  # with a dot: one that is being made
+            with suppress(OSError):  # another process was faster
                 os.unlink(os.path.join(path, name))
-            except OSError:
-                continue  # another process was faster
     return path
 
 
-def _running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+def _is_dead(path: str) -> bool:
+    """Whether nobody listens on a socket."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(0)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            return False
         return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _begun(pipe: Pipe, begin: Callable[[Channel], T], *, within_s: float | None = None) -> T:

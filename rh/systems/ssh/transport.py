@@ -71,9 +71,11 @@ class Host:
             port = int(settings["port"]) if settings.get("port") is not None else None
             timeout_s = float(settings.get("timeout_s") or 30.0)
             connections = max(1, int(settings.get("connections") or 3))
-            persist_s = max(0, int(settings.get("persist_s", 60)))
+            persist_s = int(settings.get("persist_s", 60))
         except ValueError as error:
             raise InvalidError(f"not a number: {error}", where=name) from error
+        if persist_s < 0:
+            raise InvalidError(f"persist_s is {persist_s}", where=name, hint="seconds; 0 keeps no connection open")
         for key, allowed in (("transport", ("auto", "openssh", "paramiko")), ("far", ("auto", "python", "sftp"))):
             if settings.get(key, "auto") not in allowed:
                 raise InvalidError(f"{key} is {settings[key]!r}", where=name, hint=f"it is one of {', '.join(allowed)}")
