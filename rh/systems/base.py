@@ -67,13 +67,15 @@ P = TypeVar("P")
 
 
 class Body(ABC):
-    """Bytes on their way out of a system: iterate it, or `read()` it, once; then `close`.
+    """Bytes on their way out of a system: iterate it, `read()` it or `readinto()` it, once; then `close`.
 
     `entry` is the entry as it was when the read began. A body that ends early raises
     (`IntegrityError`), it never just stops.
     """
 
     entry: Entry
+    _coming: Iterator[Bytes] | None = None
+    _unread: Bytes = b""
 
     @abstractmethod
     def __iter__(self) -> Iterator[Bytes]: ...
@@ -81,6 +83,20 @@ class Body(ABC):
     def read(self) -> bytes:
         """All the bytes."""
         return b"".join(self)
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Some of the bytes, into a buffer: how many; 0 only at the end, which has to be reached."""
+        if self._coming is None:
+            self._coming = iter(self)
+        while not len(self._unread):
+            piece = next(self._coming, None)
+            if piece is None:
+                return 0
+            self._unread = piece
+        count = min(len(self._unread), len(buffer))
+        unread = memoryview(self._unread)
+        buffer[:count], self._unread = unread[:count], unread[count:]
+        return count
 
     def close(self) -> None:  # noqa: B027 - many bodies hold nothing
         """Let go of the connection; may be called at any time and twice."""

@@ -96,6 +96,29 @@ class BytesSuite(Suite):
         early.close()
         assert system.read("f").read() == data
 
+    @pytest.mark.parametrize("room", [1000, 1 << 20, 4 << 20])
+    def test_into_a_buffer(self, system: System, room: int) -> None:
+        """A body fills buffers of any size with just its bytes, and tells its end with 0, again and again."""
+        data = noise(3 * 1024 * 1024 + 5)
+        self.put(system, {"f": data, "empty": b""})
+        for key, span, expected in (
+            ("f", None, data),
+            ("f", (5, 2_000_005), data[5:2_000_005]),
+            ("f", (9, 5_000_000), data[9:]),
+            ("empty", None, b""),
+        ):
+            got = bytearray()
+            buffer = memoryview(bytearray(room))
+            with system.read(key, span) as body:
+                while count := body.readinto(buffer):
+                    got += buffer[:count]
+                assert body.readinto(buffer) == 0
+            assert got == expected, (key, span)
+        early = system.read("f")
+        assert early.readinto(memoryview(bytearray(10)))
+        early.close()
+        assert system.read("f").read() == data
+
     @pytest.mark.parametrize(
         ("start", "stop"), [(0, 1), (0, 100), (7, 4096), (999, 1000), (70_000, 70_001), (69_000, 999_999), (0, 70_001)]
     )

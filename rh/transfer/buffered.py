@@ -11,10 +11,12 @@ import hashlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from typing import TypeAlias, TypeVar
 
 from rh import digest as digests
+from rh.digest import Digest
 from rh.errors import ConflictError, IntegrityError, NotFoundError, RhError, UnsupportedError
 from rh.systems.abilities import Multipart, Upload
 from rh.systems.base import Body, Bytes
@@ -29,6 +31,7 @@ __all__ = ["Buffers", "move", "open_source"]
 T = TypeVar("T")
 
 _STEP = 1 << 18
+_PIECE = 1 << 20
 _TRIES = 3
 """How often bytes are read that arrive damaged."""
 
@@ -75,25 +78,37 @@ def open_source(mover: Mover, step: Step, span: Span | None = None) -> Body:
     return mover.source.read(step.entry.key, span, when=ANY if etag is None else Match(etag))
 
 
-def _fill(mover: Mover, step: Step, span: Span | None, view: memoryview, check: Callable[[memoryview], T]) -> T:
-    """Read bytes into a buffer until it is full, and let them be checked; what arrives damaged is read again."""
+def _fill(mover: Mover, step: Step, span: Span | None, view: memoryview, chunk: int, check: Callable[[bytes], T]) -> T:
+    """Read bytes into a buffer that they must just fill, and let the raw digests of their chunks be checked.
+
+    What arrives damaged is read again.
+    """
     for left in reversed(range(_TRIES)):
         try:
-            at = 0
             with open_source(mover, step, span) as body:
-                for piece in body:
-                    stop = at + len(piece)
-                    if stop > len(view):
-                        raise changed(mover.source.url(step.entry.key))
-                    view[at:stop] = piece
-                    at = stop
-            if at != len(view):
-                raise changed(mover.source.url(step.entry.key))
-            return check(view)
+                raw = b"".join(_chunk(body, view[at : at + chunk]) for at in range(0, len(view), chunk))
+                if len(raw) != -(-len(view) // chunk) * 32 or body.readinto(memoryview(bytearray(1))):
+                    raise changed(mover.source.url(step.entry.key))
+            return check(raw)
         except IntegrityError:
             if not left:
                 raise
     raise AssertionError("unreachable: the last try returns or raises")
+
+
+def _chunk(body: Body, view: memoryview) -> bytes:
+    """The raw digest of bytes that are read into a buffer, hashed while they are in the processor's cache.
+
+    Nothing where they end before the buffer does.
+    """
+    state, at = hashlib.sha256(), 0
+    while at < len(view):
+        count = body.readinto(view[at : at + _PIECE])
+        if not count:
+            return b""
+        state.update(view[at : at + count])
+        at += count
+    return state.digest()
 
 
 class _Whole:
@@ -104,8 +119,12 @@ class _Whole:
 
     def move(self, view: memoryview) -> None:
         mover, step = self.mover, self.step
+
+        def check(raw: bytes) -> Digest:
+            return verified(mover, step, view, Digest(f"sha256:{raw.hex()}"))
+
         try:
-            digest = _fill(mover, step, None, view, lambda data: verified(mover, step, data))
+            digest = _fill(mover, step, None, view, digests.CHUNK, check)
             mover.throttle(self.size)
             entry = mover.target.write(step.key, view, size=self.size, executable=step.executable)
         except Exception as error:  # noqa: BLE001 - told per file
@@ -167,14 +186,13 @@ class _Large:
         """The bytes of a part."""
         return number * self.part_size, min((number + 1) * self.part_size, self.step.entry.size)
 
-    def hash(self, data: memoryview, start: int) -> bytes:
-        """The raw digests of the chunks in a part, compared with those that are known."""
-        chunks = range(0, len(data), self.chunk)
-        raw = b"".join(hashlib.sha256(data[at : at + self.chunk]).digest() for at in chunks)
+    def check(self, raw: bytes, number: int) -> bytes:
+        """The raw digests of the chunks in a part, once they were compared with those that are known."""
+        start, stop = self.span(number)
         known = self.step.chunks[start // self.chunk * 32 :][: len(raw)]
         if self.step.chunks and raw != known:
             raise IntegrityError(
-                f"bytes {start} to {start + len(data)} are not those of the manifest",
+                f"bytes {start} to {stop} are not those of the manifest",
                 where=self.mover.source.url(self.step.entry.key),
                 expected=known.hex()[:64],
                 got=raw.hex()[:64],
@@ -222,7 +240,8 @@ class _Part:
         large, mover, key = self.large, self.large.mover, self.large.step.key
         try:
             if large.error is None:
-                raw = _fill(mover, large.step, self.span, view, lambda data: large.hash(data, self.span[0]))
+                check = partial(large.check, number=self.number)
+                raw = _fill(mover, large.step, self.span, view, large.chunk, check)
                 if large.told is not None:
                     large.told.add(self.number, view)
                 mover.throttle(self.size)

@@ -167,8 +167,8 @@ class Mover:
                 self.alive_at = time.monotonic()
 
 
-def verified(mover: Mover, step: Step, data: Bytes) -> Digest:
-    """The digest of a whole file in memory, compared with all that is known of it."""
+def verified(mover: Mover, step: Step, data: Bytes, digest: Digest | None = None) -> Digest:
+    """The digest of a whole file in memory (computed, if it is not yet), compared with all that is known of it."""
     if len(data) != step.entry.size:
         raise IntegrityError(
             "the source gave another number of bytes than it said",
@@ -176,7 +176,7 @@ def verified(mover: Mover, step: Step, data: Bytes) -> Digest:
             expected=str(step.entry.size),
             got=str(len(data)),
         )
-    digest = digests.of_bytes(data)
+    digest = digest or digests.of_bytes(data)
     if step.digest is not None:
         if step.digest != digest.text:
             expect(step, digest.text, mover.source.url(step.entry.key))

@@ -3,7 +3,8 @@
 A file is moved in the way that is cheapest for its size:
 
 * tiny, up to 256 KiB: whole. Packed where an end can (`Bulk`), by many workers where it cannot.
-* medium, up to 16 MiB: whole. Packed where both ends can; else through a buffer (`rh.transfer.buffered`).
+* medium, up to 16 MiB: whole. Packed where both ends can, and read ahead by a thread where that pays (1 MiB and more);
+  else through a buffer (`rh.transfer.buffered`).
 * large: in parts, through buffers.
 """
 
@@ -30,12 +31,16 @@ __all__ = ["arrived", "move"]
 TINY = 1 << 18
 _WAITING = 10_000
 """So many larger files are set aside before they get their turn."""
+_ALONE = 1 << 20
+"""Up to here a thread that reads ahead would cost more than it spares."""
+_AHEAD = 8 << 20
+"""So many bytes are read ahead of those that are being written."""
 
 
 def move(mover: Mover, steps: Iterable[Step]) -> None:
     """Move the files of these steps through here."""
     reader, writer = mover.source.ask(Bulk), mover.target.ask(Bulk)
-    limit = TINY if reader is None or writer is None else digests.CHUNK
+    limit = TINY if reader is None or writer is None else _ALONE
     steps = taken(mover, steps)
     waiting: list[Step] = []
     more = True
@@ -55,9 +60,14 @@ def move(mover: Mover, steps: Iterable[Step]) -> None:
 
     while more and not mover.stopped:
         _move_small(mover, reader, writer, small())
+        if reader is not None and writer is not None:
+            medium = [step for step in waiting if step.entry.size <= digests.CHUNK]
+            waiting = [step for step in waiting if step.entry.size > digests.CHUNK]
+            if medium and not mover.stopped:
+                _write_many(mover, writer, _ahead(mover, _read_many(mover, reader, medium)))
         if waiting and not mover.stopped:
             buffered.move(mover, waiting)
-            waiting.clear()
+        waiting = []
 
 
 def _read(mover: Mover, step: Step) -> bytes:
@@ -204,6 +214,32 @@ def _read_ahead(mover: Mover, steps: Iterable[Step]) -> Iterator[tuple[Step, byt
             yield pair
             room.give(pair[0].entry.size)
     finally:
+        room.open()
+
+
+def _ahead(mover: Mover, read: Iterator[tuple[Step, bytes]]) -> Iterator[tuple[Step, bytes]]:
+    """The same, taken by a thread: bytes arrive while those that came before are hashed and written."""
+    ready: queue.SimpleQueue[tuple[Step, bytes] | None] = queue.SimpleQueue()
+    room = _Room(_AHEAD)
+    over = threading.Event()
+
+    def work() -> None:
+        try:
+            for step, data in read:
+                room.take(len(data))
+                ready.put((step, data))
+                if over.is_set() or mover.stopped:
+                    return
+        finally:
+            ready.put(None)
+
+    threading.Thread(target=work, name="rh-read", daemon=True).start()
+    try:
+        while (pair := ready.get()) is not None:
+            yield pair
+            room.give(len(pair[1]))
+    finally:
+        over.set()
         room.open()
 
 

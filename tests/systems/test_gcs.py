@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 import pickle
@@ -36,6 +37,7 @@ from rh.errors import (
 )
 from rh.observe import counting
 from rh.systems.abilities import Multipart, Paging, ServerCopy, Signing, Sweeping, Versioned
+from rh.systems.base import Body
 from rh.systems.gcs import GCSSystem, parts
 from rh.systems.objects import http
 from rh.systems.objects.http import parse_endpoint
@@ -321,6 +323,13 @@ def test_an_answer_without_a_checksum_vouches_for_nothing(gcs_server: GCSServer,
     assert list(system.list()) == []
 
 
+def into_buffers(body: Body) -> bytes:
+    got, buffer = b"", memoryview(bytearray(70_000))
+    while count := body.readinto(buffer):
+        got += buffer[:count]
+    return got
+
+
 def test_what_is_damaged_or_cut_on_the_way_down(gcs_server: GCSServer, proxy: FaultProxy) -> None:
     """A flipped bit in a whole object, and an answer that ends early, are errors; never other bytes."""
     system = place(gcs_server, via=proxy.port)
@@ -330,12 +339,16 @@ def test_what_is_damaged_or_cut_on_the_way_down(gcs_server: GCSServer, proxy: Fa
         proxy.plan = [fault]
         with pytest.raises(IntegrityError):
             system.read("k").read()
+        proxy.plan = [fault]
+        with pytest.raises(IntegrityError):
+            into_buffers(system.read("k"))
     for fault in (Truncate(at=99), Truncate(at=0), Cut(at=50)):
         proxy.plan = [fault]
         with pytest.raises(IntegrityError):
             system.read("k", (100, 200)).read()
     proxy.plan = []
     assert system.read("k").read() == data
+    assert into_buffers(system.read("k")) == data
 
 
 def test_random_damage_is_never_silent(gcs_server: GCSServer, proxy: FaultProxy) -> None:
@@ -757,12 +770,17 @@ def test_a_certificate_nobody_vouches_for(gcs_server: GCSServer, tmp_path: Any) 
     import ssl
 
     certificate = self_signed(tmp_path)
+    data = noise(300_000)
+    crc = base64.b64encode(google_crc32c.value(data).to_bytes(4, "big")).decode()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
 
     class Handler(Quiet):
         def do_GET(self) -> None:
-            self.answer(200, b'{"items": [{"name": "x/k", "size": "3", "generation": "7"}]}')
+            if "alt=media" in self.path:
+                self.answer(200, data, x_goog_generation="7", x_goog_hash=f"crc32c={crc}")
+            else:
+                self.answer(200, b'{"items": [{"name": "x/k", "size": "3", "generation": "7"}]}')
 
     with serving(Handler, context) as port:
         place = Location("gs", "b/x")
@@ -773,6 +791,7 @@ def test_a_certificate_nobody_vouches_for(gcs_server: GCSServer, tmp_path: Any) 
         trusting = GCSSystem.open(place, {**common, "ca_bundle": str(certificate)})
         for _ in range(3):
             assert list(trusting.list()) == [Entry("k", 3, etag="7")]
+            assert into_buffers(trusting.read("k")) == data
         trusting.close()
         with pytest.raises(InvalidError):
             list(GCSSystem.open(place, {**common, "ca_bundle": str(tmp_path / "none")}).list())
@@ -846,9 +865,11 @@ class Quiet(BaseHTTPRequestHandler):
     def log_message(self, *_: Any) -> None:
         pass
 
-    def answer(self, status: int, body: bytes, kind: str = "application/json") -> None:
+    def answer(self, status: int, body: bytes, kind: str = "application/json", **headers: str) -> None:
         self.send_response(status)
         self.send_header("Content-Type", kind)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)

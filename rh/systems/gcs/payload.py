@@ -46,7 +46,26 @@ class _Download(WireBody):
                     self._got.update(piece)
                 yield piece
         except UnavailableError as error:
-            raise IntegrityError(f"the download ended early: {error.message}", where=self._where) from None
+            raise self._cut(error) from None
+        self._compare()
+
+    def readinto(self, buffer: memoryview) -> int:
+        try:
+            count = super().readinto(buffer)
+        except UnavailableError as error:
+            raise self._cut(error) from None
+        if self._coming is not None:
+            return count  # by way of the iterator
+        if self._crc is not None:
+            self._got.update(buffer[:count])
+        if not count:
+            self._compare()
+        return count
+
+    def _cut(self, error: UnavailableError) -> IntegrityError:
+        return IntegrityError(f"the download ended early: {error.message}", where=self._where)
+
+    def _compare(self) -> None:
         if self._crc not in (None, self._got.value):
             raise IntegrityError(
                 "the bytes were damaged on the way",

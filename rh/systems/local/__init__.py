@@ -35,7 +35,6 @@ from rh.errors import (
     IntegrityError,
     InvalidError,
     NotFoundError,
-    RhError,
     UnsupportedError,
 )
 from rh.observe import count
@@ -83,26 +82,41 @@ class LocalBody(Body):
         pieces = list(self._pieces(_WHOLE))
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
+    def readinto(self, buffer: memoryview) -> int:
+        if self._here == self._stop and self._descriptor < 0:
+            return 0
+        try:
+            count = os.preadv(self._descriptor, [buffer[: self._stop - self._here]], self._here)
+        except OSError as error:
+            self.close()
+            raise failure(error, self._where) from error
+        self._here += count
+        if not count or self._here == self._stop:
+            self._end()
+        return count
+
     def _pieces(self, size: int) -> Iterator[bytes]:
         """What is left, in pieces of so many bytes."""
         if self._descriptor < 0:
             raise InvalidError("this body was read to its end or closed", where=self._where)
-        try:
-            while self._here < self._stop:
-                try:
-                    piece = os.pread(self._descriptor, min(size, self._stop - self._here), self._here)
-                except OSError as error:
-                    raise failure(error, self._where) from error
-                if not piece:
-                    break
-                self._here += len(piece)
-                yield piece
-            if self._here < self._stop or changed(self._at, os.fstat(self._descriptor)):
-                raise ConflictError("the file changed while it was read", where=self._where)
-        except RhError:
-            self.close()
-            raise
+        while self._here < self._stop:
+            try:
+                piece = os.pread(self._descriptor, min(size, self._stop - self._here), self._here)
+            except OSError as error:
+                self.close()
+                raise failure(error, self._where) from error
+            if not piece:
+                break
+            self._here += len(piece)
+            yield piece
+        self._end()
+
+    def _end(self) -> None:
+        """Nothing more comes: that must be all there was."""
+        whole = self._here == self._stop and not changed(self._at, os.fstat(self._descriptor))
         self.close()
+        if not whole:
+            raise ConflictError("the file changed while it was read", where=self._where)
 
     def close(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1

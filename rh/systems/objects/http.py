@@ -190,6 +190,16 @@ class _Wire:
             length -= len(data)
             yield data
 
+    def into(self, buffer: memoryview) -> int:
+        if self.rest:
+            count = min(len(self.rest), len(buffer))
+            buffer[:count], self.rest = self.rest[:count], self.rest[count:]
+            return count
+        count = self.sock.recv_into(buffer, len(buffer), self.whole)
+        if not count:
+            raise _EndedError
+        return count
+
     def chunked(self) -> Iterator[bytes]:
         while True:
             size = self.line().partition(b";")[0].strip()
@@ -253,9 +263,9 @@ class _Proxy(NamedTuple):
 
 
 class Answer:
-    """What came back: status and headers now, the body once, by `read()` or by iterating."""
+    """What came back: status and headers now, the body once, by `read()`, by iterating, or into buffers."""
 
-    __slots__ = ("_pool", "_stays", "_where", "_wire", "headers", "length", "status")
+    __slots__ = ("_left", "_pool", "_stays", "_where", "_wire", "headers", "length", "status")
 
     def __init__(self, pool: Pool, wire: _Wire, where: str, *, method: str) -> None:
         self._pool: Pool = pool
@@ -278,6 +288,7 @@ class Answer:
             self.length = int(text)
         else:
             self._stays = False
+        self._left = self.length or 0
         if self.length == 0:
             self._done()
 
@@ -302,6 +313,21 @@ class Answer:
         """The whole body; of at most `limit` bytes if given (for answers that are meant to be small)."""
         limit = limit if limit is not None or self.length is not None else ANSWER_LIMIT
         return gather(self._limited(limit) if limit is not None else self)
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Some of a body whose length is known, into a buffer: how many bytes; 0 at the end."""
+        wire = self._wire
+        if wire is None:
+            return 0
+        try:
+            count = wire.into(buffer[: self._left])
+        except (OSError, _EndedError) as error:
+            self.close()
+            raise self._pool.failure(error, self._where, begun=True) from None
+        self._left -= count
+        if not self._left:
+            self._done()
+        return count
 
     def _limited(self, limit: int) -> Iterator[bytes]:
         got = 0

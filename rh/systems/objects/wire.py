@@ -212,6 +212,9 @@ class WireBody(Body):
         finally:
             observe.count(self._system, "read", requests=0, received=got)
             self.close()
+        self._check(got)
+
+    def _check(self, got: int) -> None:
         if self._want not in (None, got):
             raise IntegrityError(
                 "the answer has the wrong length",
@@ -222,6 +225,17 @@ class WireBody(Body):
 
     def read(self) -> bytes:
         return http.gather(self)
+
+    def readinto(self, buffer: memoryview) -> int:
+        answer = self._answer
+        if answer is None or answer.length is None or self._coming is not None:
+            return super().readinto(buffer)
+        if self._want is not None and answer.length != self._want:
+            self.close()
+            self._check(answer.length)
+        count = answer.readinto(buffer)
+        observe.count(self._system, "read", requests=0, received=count)
+        return count
 
     def close(self) -> None:
         answer, self._answer = self._answer, None

@@ -251,17 +251,24 @@ class FarRoad:
         if kind != wire.BEGIN:
             raise wire.Garbled(f"frame {kind} among the packs")
         entry = asked.popleft()
-        whole = io.BytesIO()
-        while True:
-            kind, payload = session.next(self.url, keep=False)
-            if kind == wire.FINISH:
-                break
-            if kind != wire.DATA:
-                raise wire.Garbled(f"frame {kind} among the data")
-            whole.write(payload)
+        _, _, size = wire.ITEM.unpack_from(payload)
+        if size > max(entry.size, wire.LIMIT):
+            raise wire.Garbled(f"{size} bytes of a file of {entry.size}")
+        whole, at = io.BytesIO(bytes(size)), 0  # which lets its bytes be filled, and hands them over, without a copy
+        with whole.getbuffer() as room:
+            while True:
+                kind, payload = session.next(self.url, keep=False, room=room[at:])
+                if kind == wire.FINISH:
+                    break
+                if kind != wire.DATA or len(payload) > size - at:
+                    raise wire.Garbled(f"frame {kind} among the data")
+                at += len(payload)
         told, text, _ = wire.loads(payload)
         if told is not None:
             yield entry, problem(told, self.url)
+            return
+        if at != size:
+            yield entry, IntegrityError("the bytes ended early", where=self.url(entry.key))
             return
         data_ = whole.getvalue()
         observe.count(self.system, "read_many", requests=0, received=len(data_))

@@ -180,8 +180,11 @@ class Session:
         self.busy = True
         self.send(wire.REQ, wire.dumps([name, list(args)]))
 
-    def recv(self, *, keep: bool = True) -> tuple[int, memoryview]:
-        """The next frame. Its payload is ours to keep, or (`keep=False`, cheaper) lives until the next one."""
+    def recv(self, *, keep: bool = True, room: memoryview | None = None) -> tuple[int, memoryview]:
+        """The next frame. Its payload is ours to keep, or (`keep=False`, cheaper) lives until the next one.
+
+        Where it fits into `room`, it comes there.
+        """
         while True:
             while self._to - self._from < wire.FRAME.size:
                 if self._from:
@@ -192,7 +195,9 @@ class Session:
             self._from += wire.FRAME.size
             if size > wire.LIMIT or not wire.REQ <= kind <= wire.ERR:
                 raise IntegrityError("the answer is garbled", where=str(self.host))
-            if keep:
+            if room is not None and size <= len(room):
+                view = room[:size]
+            elif keep:
                 view = memoryview(bytearray(size))
             else:
                 if size > len(self._payload):
@@ -231,9 +236,11 @@ class Session:
                 return True
             self._to += count
 
-    def next(self, where: Callable[[str], str] = str, key: str = "", *, keep: bool = True) -> tuple[int, memoryview]:
+    def next(
+        self, where: Callable[[str], str] = str, key: str = "", *, keep: bool = True, room: memoryview | None = None
+    ) -> tuple[int, memoryview]:
         """The next frame of a conversation (about `key`). `OK` ends it, and `ERR` raises what the far side tells."""
-        kind, payload = self.recv(keep=keep)
+        kind, payload = self.recv(keep=keep, room=room)
         if kind == wire.OK:
             self.busy = False
         elif kind == wire.ERR:

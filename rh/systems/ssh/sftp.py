@@ -7,7 +7,7 @@ Requests may be sent ahead of the answers, so that latency is paid once.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, NamedTuple
 
 from rh.errors import (
@@ -205,7 +205,7 @@ class SFTP:
         """Close a handle."""
         self._call(_CLOSE, _string(handle))
 
-    def read(self, handle: bytes, start: int, stop: int) -> Iterator[bytes]:
+    def read(self, handle: bytes, start: int, stop: int) -> Generator[bytes, None, None]:
         """The bytes of a span, asked for ahead. Ends early where the file does."""
         asked: list[tuple[int, int, int]] = []
         at = start

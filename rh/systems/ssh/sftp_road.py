@@ -11,7 +11,7 @@ import secrets
 import shlex
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from itertools import islice
 from typing import Any
@@ -61,6 +61,7 @@ class SftpBody(Body):
         self._taken: AbstractContextManager[SFTP] = road.session(key)
         self._session: SFTP | None = self._taken.__enter__()
         self._handle = b""
+        self._asked: Generator[bytes, None, None] | None = None
         try:
             path = road.path(key)
             found = self._session.stat(path)
@@ -83,7 +84,8 @@ class SftpBody(Body):
             return
         try:
             left = self._stop - self._start
-            for data in session.read(self._handle, self._start, self._stop):
+            self._asked = session.read(self._handle, self._start, self._stop)
+            for data in self._asked:
                 left -= len(data)
                 observe.count(self._road.system, "read", requests=0, received=len(data))
                 yield data
@@ -108,6 +110,8 @@ class SftpBody(Body):
         if session is None:
             return
         try:
+            if self._asked is not None:
+                self._asked.close()  # it takes the answers to come, else whoever has the session next would find them
             if self._handle and not session.broken:
                 session.close(self._handle)
         except (StatusError, RhError):

@@ -57,7 +57,7 @@ class FarBody(Body):
 
     def __init__(self, road: FarRoad, key: str, span: Span | None, want: bytes) -> None:
         self._road, self._key = road, key
-        self._left = 0
+        self._left = self._credit = 0
         self._taken = road.pool.session()
         self._session: Session | None = self._taken.__enter__()
         start, stop = span if span is not None else (0, 1 << 62)
@@ -86,27 +86,45 @@ class FarBody(Body):
         yield from self._arriving(keep=keep)
 
     def _arriving(self, *, keep: bool) -> Iterator[Bytes]:
-        credit = 0
-        while self._session is not None:
-            try:
-                kind, payload = self._session.next(self._road.url, keep=keep)
-                if kind == wire.OK:
-                    if self._left:
-                        raise IntegrityError("the bytes ended early", where=self._road.url(self._key))
-                    self._end(None)
-                    return
-                if kind != wire.DATA or len(payload) > self._left:
-                    raise IntegrityError("the answer is garbled", where=self._road.url(self._key))
-                self._left -= len(payload)
-                credit += len(payload)
-                if credit >= WINDOW // 4 and self._left:
-                    self._session.send(wire.CREDIT, wire.dumps(credit))
-                    credit = 0
-            except BaseException as error:
-                self._end(error)
-                raise
-            observe.count(self._road.system, "read", requests=0, received=len(payload))
-            yield payload
+        while (piece := self._next(keep=keep)) is not None:
+            yield piece
+
+    def readinto(self, buffer: memoryview) -> int:
+        if self._held or len(self._unread) or len(buffer) < min(self._left, wire.PIECE):
+            return super().readinto(buffer)
+        piece = self._next(keep=False, room=buffer)
+        if piece is None:
+            return 0
+        if len(piece) > len(buffer):  # no far program of ours sends such
+            self._unread = bytes(piece)
+            return super().readinto(buffer)
+        if not self._left:
+            self._next(keep=False)
+        return len(piece)
+
+    def _next(self, *, keep: bool, room: memoryview | None = None) -> Bytes | None:
+        """The next piece, which comes into `room` if it fits; `None` at the end."""
+        if self._session is None:
+            return None
+        try:
+            kind, payload = self._session.next(self._road.url, keep=keep, room=room)
+            if kind == wire.OK:
+                if self._left:
+                    raise IntegrityError("the bytes ended early", where=self._road.url(self._key))
+                self._end(None)
+                return None
+            if kind != wire.DATA or len(payload) > self._left:
+                raise IntegrityError("the answer is garbled", where=self._road.url(self._key))
+            self._left -= len(payload)
+            self._credit += len(payload)
+            if self._credit >= WINDOW // 4 and self._left:
+                self._session.send(wire.CREDIT, wire.dumps(self._credit))
+                self._credit = 0
+        except BaseException as error:
+            self._end(error)
+            raise
+        observe.count(self._road.system, "read", requests=0, received=len(payload))
+        return payload
 
     def read(self) -> bytes:
         whole = BytesIO()  # hands its bytes over without another copy

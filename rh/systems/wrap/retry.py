@@ -349,32 +349,48 @@ class _ResumingBody(Body):
         self._key = key
         self._span = span
         self._when = when
-
-    def _bounds(self) -> Span:
-        size = self.entry.size
-        return (0, size) if self._span is None else (min(self._span[0], size), min(self._span[1], size))
+        self._got = self._failures = 0
+        self._last = time.monotonic()
 
     def __iter__(self) -> Iterator[Bytes]:
-        first, stop = self._bounds()
-        at = first
-        failures = 0
-        last = time.monotonic()
         while True:
             try:
                 for piece in self._body:
-                    if len(piece):
-                        at += len(piece)
-                        failures = 0
-                        last = time.monotonic()
+                    self._take(len(piece))
                     yield piece
                 return
             except RhError as error:
-                failures += 1
-                if not error.retryable:
-                    raise
-                if at > first and (isinstance(error, IntegrityError) or self.entry.etag is None or at >= stop):
-                    raise
-                self._reopen(error, (at, stop) if at > first else self._span, failures, time.monotonic() - last)
+                self._go_on(error)
+
+    def readinto(self, buffer: memoryview) -> int:
+        while True:
+            try:
+                count = self._body.readinto(buffer)
+            except RhError as error:
+                self._go_on(error)
+            else:
+                self._take(count)
+                return count
+
+    def _take(self, count: int) -> None:
+        if count:
+            self._got += count
+            self._failures = 0
+            self._last = time.monotonic()
+
+    def _go_on(self, error: RhError) -> None:
+        """Read on behind what was handed out, or raise the error."""
+        self._failures += 1
+        if not error.retryable:
+            raise error
+        size, span = self.entry.size, self._span
+        if self._got:
+            start, stop = (0, size) if span is None else (min(span[0], size), min(span[1], size))
+            start += self._got
+            if isinstance(error, IntegrityError) or self.entry.etag is None or start >= stop:
+                raise error
+            span = (start, stop)
+        self._reopen(error, span, self._failures, time.monotonic() - self._last)
 
     def read(self) -> bytes:
         try:
