@@ -7,7 +7,9 @@ import pickle
 import random
 import threading
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,12 +23,16 @@ from rh.errors import (
     InvalidError,
     NameClashError,
     NotFoundError,
+    RhError,
     TransferError,
 )
 from rh.systems import locate, open_system
+from rh.systems.abilities import Item
 from rh.systems.base import System
+from rh.systems.local import LocalSystem
+from rh.systems.memory import MemorySystem
 from rh.transfer import Action, Options
-from rh.types import Location
+from rh.types import Entry, Location, Outcome
 from tests.transfer import trees
 
 
@@ -371,6 +377,67 @@ def test_one_bad_file_stops_no_other_and_every_failure_is_listed(tmp_path: Path)
         open_system(bad).write(key, files[key])
     again = transfer.copy_tree(bad, locate(str(tmp_path / "c")))
     assert (again.done, again.skipped) == (2, 28)
+
+
+@pytest.mark.parametrize("end", ["read_many", "write_many"])
+def test_a_stream_of_medium_files_that_breaks_fails_each_of_them(
+    end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Promise 3, while a thread reads ahead of what is being written."""
+    files = {f"f{n:02}": os.urandom(2 << 20) for n in range(20)}
+    source, _ = memory(f"breaking-{end}", files)
+    target = locate(str(tmp_path / "b"))
+    owner = MemorySystem if end == "read_many" else LocalSystem
+    usual = getattr(owner, end)
+
+    def breaking(system: System, items: Iterable[Any]) -> Iterator[Any]:
+        for number, outcome in enumerate(usual(system, items)):
+            if number == 5:
+                raise RhError("it broke")
+            yield outcome
+
+    threads = threading.active_count()
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, end, breaking)
+        with pytest.raises(TransferError, match="it broke") as caught:
+            transfer.copy_tree(source, target)
+    receipt = caught.value.receipt
+    assert receipt.files == 20 == receipt.done + len(receipt.failed)
+    assert receipt.done <= 5
+    until = time.monotonic() + 5
+    while threading.active_count() > threads and time.monotonic() < until:
+        time.sleep(0.01)
+    assert threading.active_count() == threads
+    again = transfer.copy_tree(source, target)
+    assert again.done + again.skipped == 20
+    assert {entry.key: open_system(target).read(entry.key).read() for entry in open_system(target).list()} == files
+
+
+def test_medium_files_are_read_a_few_mebibytes_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a transfer holds does not depend on how much faster the source is than the target."""
+    source, _ = memory("ahead", {f"f{n:02}": os.urandom(2 << 20) for n in range(20)})
+    read: list[int] = []
+    ahead: list[int] = []
+    reading, writing = MemorySystem.read_many, LocalSystem.write_many
+
+    def counted(system: MemorySystem, entries: Iterable[Entry]) -> Iterator[Any]:
+        for found in reading(system, entries):
+            read.append(len(found[1]))
+            yield found
+
+    def slow(system: LocalSystem, items: Iterable[Item]) -> Iterator[Outcome]:
+        def taken() -> Iterator[Item]:
+            for number, item in enumerate(items):
+                time.sleep(0.02)
+                ahead.append(sum(read) - number * (2 << 20))
+                yield item
+
+        return writing(system, taken())
+
+    monkeypatch.setattr(MemorySystem, "read_many", counted)
+    monkeypatch.setattr(LocalSystem, "write_many", slow)
+    assert transfer.copy_tree(source, locate(str(tmp_path / "b"))).done == 20
+    assert 4 << 20 <= max(ahead) <= 14 << 20
 
 
 def test_cancelling_leaves_what_can_be_resumed(tmp_path: Path) -> None:
