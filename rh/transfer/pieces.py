@@ -77,7 +77,9 @@ def links(
         try:
             if composed:
                 entry = entry._replace(etag=pieces[0].etag if len(pieces) == 1 else None, check=step.entry.etag)
-            elif voucher is not None and step.digest is None and entry.check is None:
+            elif step.digest is not None:
+                entry = entry._replace(check=step.digest)  # which the target computes anyway
+            elif voucher is not None and entry.check is None:
                 entry = voucher.vouch(entry)  # only the store can tell the target what is right
             if len(pieces) == 1 and pieces[0].start is None:
                 request: SignedRequest | Sequence[tuple[Span, SignedRequest]] = signed.to(pieces[0])

@@ -15,7 +15,7 @@ from itertools import takewhile
 from rh.digest import Hasher, of_reader
 from rh.systems.far.files import digest_field
 from rh.systems.far.flush import write_all
-from rh.systems.far.net import IN_PARTS, expect, side_by_side
+from rh.systems.far.net import IN_PARTS, expect, plain_digest, side_by_side
 from rh.systems.far.wire import EXEC, NOEXEC, PIECE, Failure
 
 TYPE_CHECKING = False
@@ -97,8 +97,7 @@ def _write_next(found: _Range, writer: Writer, same: list[Any]) -> None:
     if size <= PIECE:
         data = b"".join(map(bytes, found.blocks(size)))
         for number, (name, (_, _, bit, _), _) in same:
-            wanted = bytes.fromhex(check[7:].decode()) if check.startswith(b"sha256:") else b""
-            writer.put(number, name, EXEC if bit else NOEXEC, data, wanted)
+            writer.put(number, name, EXEC if bit else NOEXEC, data, plain_digest(check))
         return
     ((number, _),) = same
     file = -1

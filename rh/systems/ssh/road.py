@@ -412,7 +412,7 @@ class FarRoad:
             for entry, parts in requests
         )
         request = ("send", self.root, self.pool.host.timeout_s)
-        return self.batches("send", request, items, 16)
+        return self.batches("send", request, items, 16, 512)
 
     def direct(self, other: FarRoad, pairs: Iterable[tuple[Entry, str]], *, away: bool) -> Iterator[Outcome]:
         """Send to, or receive from, another host that this one logs in to."""
