@@ -31,7 +31,8 @@ __all__ = ["NAME", "DamagedManifestError", "Footer", "Reader", "digest_of", "enc
 
 NAME = ".rh-manifest"
 FORMAT = 1
-_BLOCK = 1 << 16
+_TEXT = 1 << 18
+"""Text is unpacked in pieces of about this many bytes; what is smaller is seen whole before any of it is used."""
 _HEAD = 8 * 1024 * 1024
 
 
@@ -172,28 +173,26 @@ def _damaged(where: str, why: str) -> DamagedManifestError:
 
 
 def _texts(blocks: Iterable[Bytes], where: str) -> Iterator[bytes]:
-    """The text of a manifest in pieces of whole lines."""
+    """The text of a manifest in pieces of whole lines: large ones, however the blocks arrive."""
     unpacker = zlib.decompressobj(31)
-    rest = b""
+    text = b""
     try:
         for block in blocks:
             data = block
             while data:
-                text = rest + unpacker.decompress(data, _BLOCK * 4)
-                end = text.rfind(b"\n") + 1
-                rest = text[end:]
+                text += unpacker.decompress(data, _TEXT)
+                data = unpacker.unconsumed_tail
+                end = text.rfind(b"\n") + 1 if len(text) >= _TEXT else 0
                 if end:
                     yield text[:end]
-                data = unpacker.unconsumed_tail
-        text = rest + unpacker.flush()
+                    text = text[end:]
+        text += unpacker.flush()
     except zlib.error as error:
         raise _damaged(where, str(error)) from error
-    if text.endswith(b"\n"):
+    if not unpacker.eof or (text and not text.endswith(b"\n")):
+        raise _damaged(where, "it ends early")
+    if text:
         yield text
-    elif text:
-        raise _damaged(where, "it ends early")
-    if not unpacker.eof:
-        raise _damaged(where, "it ends early")
 
 
 class Reader:

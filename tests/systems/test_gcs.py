@@ -7,6 +7,7 @@ import gzip
 import json
 import pickle
 import secrets
+import select
 import socket
 import threading
 import time
@@ -38,6 +39,7 @@ from rh.errors import (
 from rh.observe import counting
 from rh.systems.abilities import Multipart, Paging, ServerCopy, Signing, Sweeping, Versioned
 from rh.systems.base import Body
+from rh.systems.far import net
 from rh.systems.gcs import GCSSystem, parts
 from rh.systems.objects import http
 from rh.systems.objects.http import parse_endpoint
@@ -795,6 +797,61 @@ def test_a_certificate_nobody_vouches_for(gcs_server: GCSServer, tmp_path: Any) 
         trusting.close()
         with pytest.raises(InvalidError):
             list(GCSSystem.open(place, {**common, "ca_bundle": str(tmp_path / "none")}).list())
+
+
+def test_by_way_of_a_proxy(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TLS goes through a proxy that connects for us, from here and from a host; one that refuses is named."""
+    import ssl
+
+    asked: list[tuple[str, str | None]] = []
+    refusing = threading.Event()
+
+    class Handler(Quiet):
+        def do_GET(self) -> None:
+            self.answer(200, b'{"items": [{"name": "x/k", "size": "3", "generation": "7"}]}')
+
+    class Proxy(Quiet):
+        def do_CONNECT(self) -> None:
+            asked.append((self.path, self.headers.get("Proxy-Authorization")))
+            if refusing.is_set():
+                self.answer(403, b"")
+                return
+            self.send_response(200)
+            self.end_headers()
+            self.close_connection = True
+            host, _, port = self.path.rpartition(":")
+            with socket.create_connection((host, int(port)), timeout=10) as far:
+                ends = {self.connection: far, far: self.connection}
+                while True:
+                    for end in select.select(list(ends), [], [], 10)[0]:
+                        data = end.recv(65536)
+                        if not data:
+                            return
+                        ends[end].sendall(data)
+
+    certificate = self_signed(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    with serving(Handler, context) as port, serving(Proxy) as proxy:
+        monkeypatch.setenv("https_proxy", f"http://ada:s3cret@127.0.0.1:{proxy}")
+        monkeypatch.setenv("no_proxy", "")
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        settings = {"endpoint_url": f"https://localhost:{port}", "anonymous": True, "timeout_s": 5}
+        system = GCSSystem.open(Location("gs", "b/x"), settings)
+        assert list(system.list()) == list(system.list()) == [Entry("k", 3, etag="7")]
+        assert asked == [(f"localhost:{port}", "Basic YWRhOnMzY3JldA==")]
+        system.close()
+        web = net.Web(5.0)
+        for _ in range(2):
+            answer = web.ask(["GET", f"https://localhost:{port}/storage", []], {})
+            assert answer.status == 200
+            assert b"items" in answer.read(1000)
+            web.done(answer)
+        web.close()
+        assert asked[1:] == [(f"localhost:{port}", "Basic YWRhOnMzY3JldA==")]
+        refusing.set()
+        with pytest.raises(UnavailableError, match=r"the proxy 127\.0\.0\.1 answered 'HTTP/1\.1 403 Forbidden'"):
+            list(system.list())
 
 
 def test_connections_are_kept_and_replaced(gcs_server: GCSServer, proxy: FaultProxy) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,21 +13,23 @@ from rh.content.rows import paged
 from rh.content.tree import Row
 from rh.digest import of_bytes
 from rh.systems import locate, open_system
+from rh.systems.base import Body
 from rh.testing.faults import FaultProxy, Truncate
 
 
-def _cut(size: int) -> Truncate:
+def _cut(size: int, lost: int = 9) -> Truncate:
     """The manifest ends early, once, and looks whole."""
     return Truncate(
         direction="down",
-        at=size - 9,
+        at=size - lost,
         times=1,
         match=lambda request: request.method == "GET" and request.path.endswith(manifest.NAME),
     )
 
 
-def test_a_manifest_that_is_damaged_on_its_way_is_read_again(s3_server, tmp_path: Path) -> None:
-    """What is stored is whole, so the copy goes on as if nothing had been."""
+@pytest.mark.parametrize("lost", [1, 8, 9, 50])
+def test_a_manifest_that_is_damaged_on_its_way_is_read_again(lost: int, s3_server, tmp_path: Path) -> None:
+    """What is stored is whole, so the copy goes on as if nothing had been; also where every row came before the end."""
     (tmp_path / "a").mkdir()
     for n in range(20):
         (tmp_path / "a" / f"f{n}").write_text(str(n))
@@ -34,12 +37,32 @@ def test_a_manifest_that_is_damaged_on_its_way_is_read_again(s3_server, tmp_path
     place = locate("manifest-on-its-way", "clean")
     transfer.copy_tree(locate(str(tmp_path / "a")), place)
     size = open_system(place).head(manifest.NAME).size
-    with FaultProxy(s3_server.port, [_cut(size)], http=True) as proxy:
+    with FaultProxy(s3_server.port, [_cut(size, lost)], http=True) as proxy:
         config.register("bad", s3_server.settings(via=proxy.port))
         receipt = transfer.copy_tree(locate("manifest-on-its-way", "bad"), locate(str(tmp_path / "b")))
         assert proxy.counts.faults["Truncate"] == 1
     assert receipt.done == 20
     assert transfer.verify_tree(locate(str(tmp_path / "b"))).ok
+
+
+def test_rows_that_arrive_a_few_bytes_at_a_time_are_used_when_all_are_there(s3_server) -> None:
+    """However the wire splits a small manifest, what is damaged is read again before any row of it is used."""
+    config.register("clean", s3_server.settings())
+    system = open_system(locate("manifest-split", "clean"))
+    manifest.write(system, paged(Row(f"{n:02}", n, "file", of_bytes(b"").text, "e") for n in range(50)))
+    whole = system.read(manifest.NAME)
+
+    class Split(Body):
+        def __init__(self, data: bytes) -> None:
+            self.entry, self._data = whole.entry, data
+
+        def __iter__(self) -> Iterator[bytes]:
+            return (self._data[at : at + 10] for at in range(0, len(self._data), 10))
+
+    data = whole.read()
+    for lost in (1, 8, 9, 100, len(data) // 2):
+        reader = manifest.Reader(Split(data[:-lost]), "here", lambda: manifest.Reader(Split(data), "here"))
+        assert [row.size for row in reader.each()] == list(range(50)), lost
 
 
 def test_a_large_manifest_says_whether_it_is_stored_damaged(s3_server) -> None:

@@ -14,12 +14,13 @@ import os
 import queue
 import re
 import threading
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from rh.digest import CHUNK, Hasher, chunk_size, combine
 from rh.systems.far.checks import checksum, new_md5
 from rh.systems.far.files import Root, Writer, digest_field
 from rh.systems.far.flush import write_all
+from rh.systems.far.http1 import Ended, Line, Malformed, Reply, request_of
 from rh.systems.far.program import batches, stat_fields
 from rh.systems.far.wire import (
     BIG,
@@ -35,8 +36,10 @@ from rh.systems.far.wire import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any
+
+    from rh.systems.far.wire import Buffer
 
 WORKERS = 8
 IN_PARTS = 64 << 20
@@ -47,7 +50,39 @@ _DAMAGED = {b"BadDigest", b"InvalidDigest", b"Md5Mismatch", b"InvalidMd5"}
 """How stores say that they did not receive the bytes that were sent."""
 _MD5 = re.compile(r"[0-9a-f]{32}(-\d+)?")
 _AZURE = re.compile(r"0x[0-9A-F]+")
-_STALE = (http.client.RemoteDisconnected, http.client.CannotSendRequest, BrokenPipeError, ConnectionResetError)
+
+
+class Answer(Reply):
+    """An answer to a request of `Web`."""
+
+    __slots__ = ("where",)
+
+    def __init__(self, line: Line, method: str, where: tuple[str, str]) -> None:
+        super().__init__(line, method)
+        self.where = where
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Some of the body, into a buffer: how many bytes; 0 at the end, which may come too early."""
+        try:
+            return super().readinto(buffer)
+        except Ended:
+            self.stays = False
+            return 0
+        except Malformed as error:
+            raise Failure("integrity", f"{self.where[1]} did not answer in HTTP: {error}") from error
+        except OSError as error:
+            raise _broken(error, self.where) from error
+
+    def read(self, limit: int) -> bytes:
+        """The body, or as much of it as the limit allows."""
+        buffer = memoryview(bytearray(min(limit, self.left if self.left is not None else limit)))
+        at = 0
+        while at < len(buffer):
+            count = self.readinto(buffer[at:])
+            if not count:
+                break
+            at += count
+        return bytes(buffer[:at])
 
 
 class Web:
@@ -55,86 +90,104 @@ class Web:
 
     def __init__(self, timeout_s: float) -> None:
         self.timeout_s = timeout_s
-        self.kept: dict[tuple[str, str], http.client.HTTPConnection] = {}
+        self.kept: dict[tuple[str, str], Line] = {}
+        self.proxies: dict[tuple[str, str], str | None] = {}
 
-    def ask(self, signed: list[Any], more: dict[str, str], body: Callable[[Any], None] | None = None) -> Any:
-        """The answer to a request. A kept connection that turns out to be closed is replaced, once."""
+    def ask(
+        self,
+        signed: list[Any],
+        more: dict[str, str],
+        body: Callable[[], Iterable[Buffer]] | None = None,
+        length: int = 0,
+    ) -> Answer:
+        """The answer to a request, with a body of so many bytes that `body` gives each time it is called.
+
+        A kept connection that turns out to be closed is replaced, once.
+        """
         method, url, headers = signed
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise Failure("invalid", "only http and https are fetched")
         where = (parts.scheme, parts.netloc.rpartition("@")[2])
-        sent = {name.lower(): (name, value) for name, value in list(more.items()) + [tuple(pair) for pair in headers]}
+        sent = {name.lower(): value for name, value in list(more.items()) + [tuple(pair) for pair in headers]}
+        sent.pop("content-length", None)
+        usual = {"http": ":80", "https": ":443"}[parts.scheme]
+        sent.setdefault("host", where[1][: -len(usual)] if where[1].endswith(usual) else where[1])  # noqa: FURB188 - 3.7
+        target = parts.path or "/"
+        if parts.query:
+            target += "?" + parts.query
+        proxy = self._proxy(*where)
+        if proxy and parts.scheme == "http":
+            target = f"http://{where[1]}{target}"
+            sent.update(_login(urlsplit(proxy)))
+        if any(sign in text for text in (method, target, *sent, *sent.values()) for sign in "\r\n"):
+            raise Failure("invalid", "a header with a line break")
+        head = request_of(method, target, "", sent, None if body is None else length)
         while True:
             kept = self.kept.pop(where, None)
-            line: Any = kept if kept is not None else self._connect(*where)
-            target = parts.path or "/"
-            if parts.query:
-                target += "?" + parts.query
-            if getattr(line, "through_proxy", False):
-                target = f"{where[0]}://{where[1]}{target}"
+            line = kept or self._connect(*where)
             try:
                 try:
-                    line.putrequest(method, target, skip_host="host" in sent, skip_accept_encoding=True)
-                    for name, value in sent.values():
-                        line.putheader(name, value)
-                    line.endheaders()
-                    if body is not None:
-                        body(line)
+                    line.send(head, body() if body is not None else (), length)
                 except (BrokenPipeError, ConnectionResetError):
                     # The server may have answered before it had everything, and closed: hear what it said.
-                    if kept is not None or line.sock is None:
+                    if kept is not None:
                         raise
-                answer: Any = line.getresponse()
-            except _STALE as error:
+                return Answer(line, method, where)
+            except (BrokenPipeError, ConnectionResetError, Ended) as error:
                 line.close()
-                if kept is not None:
-                    continue
-                raise Failure("unavailable", f"{where[1]} closed the connection") from error
-            except TimeoutError as error:
+                if kept is None:
+                    raise Failure("unavailable", f"{where[1]} closed the connection") from error
+            except Malformed as error:
                 line.close()
-                raise Failure("deadline", f"{where[1]} does not answer") from error
-            except (OSError, http.client.HTTPException) as error:
+                raise Failure("integrity", f"{where[1]} did not answer in HTTP: {error}") from error
+            except OSError as error:
                 line.close()
-                kind = "deadline" if type(error).__name__ == "timeout" else "unavailable"
-                raise Failure(kind, f"{where[1]}: {error}") from error
-            answer.line, answer.where = line, where
-            return answer
+                raise _broken(error, where) from error
 
-    def _connect(self, scheme: str, place: str) -> Any:
-        from urllib.request import getproxies, proxy_bypass
-
-        proxy = None if proxy_bypass(place) else getproxies().get(scheme)
+    def _connect(self, scheme: str, place: str) -> Line:
+        """A connection as the standard library makes it."""
+        proxy = self._proxy(scheme, place)
         secure = http.client.HTTPSConnection
+        kind = secure if scheme == "https" else http.client.HTTPConnection
         try:
-            if not proxy:
-                return (secure if scheme == "https" else http.client.HTTPConnection)(place, timeout=self.timeout_s)
-            through = urlsplit(proxy if "://" in proxy else "http://" + proxy)
-            line: Any = (secure if scheme == "https" else http.client.HTTPConnection)(
-                through.hostname or "", through.port or 8080, timeout=self.timeout_s
-            )
-            if scheme == "https":
-                line.set_tunnel(place)
+            if proxy:
+                through = urlsplit(proxy)
+                made: Any = kind(through.hostname or "", through.port or 8080, timeout=self.timeout_s)
+                if scheme == "https":
+                    made.set_tunnel(place, headers=_login(through))
             else:
-                line.through_proxy = True
-            return line
+                made = kind(place, timeout=self.timeout_s)
+            made.connect()
         except (ValueError, http.client.InvalidURL):
             raise Failure("invalid", "not a URL of a host") from None
+        except OSError as error:
+            raise _broken(error, (scheme, place)) from error
+        return Line(made.sock, self.timeout_s)
 
-    def done(self, answer: Any) -> None:
-        """The answer has been read: keep its connection."""
-        if not answer.isclosed():
-            answer.read()
-        if answer.will_close:
-            answer.line.close()
-        else:
+    def _proxy(self, scheme: str, place: str) -> str | None:
+        """Who connects for us, if the environment says so."""
+        if (scheme, place) not in self.proxies:
+            from urllib.request import getproxies, proxy_bypass
+
+            found = None if proxy_bypass(place) else getproxies().get(scheme)
+            self.proxies[scheme, place] = found and (found if "://" in found else "http://" + found)
+        return self.proxies[scheme, place]
+
+    def done(self, answer: Answer) -> None:
+        """The answer is not of interest any more: keep its connection if that costs little."""
+        over = not answer.read(_BLOCK) or not answer.read(1)
+        if over and answer.stays and not answer.line.rest:
             self.kept[answer.where] = answer.line
+        else:
+            answer.line.close()
 
-    def refuse(self, answer: Any) -> Failure:
+    def refuse(self, answer: Answer) -> Failure:
         """The error that a status stands for."""
         code = re.search(rb"<Code>([A-Za-z0-9.]{1,60})</Code>", answer.read(65536))
         answer.line.close()
-        text = f"{answer.where[1]} answered {answer.status} {code.group(1).decode() if code else answer.reason}"
+        reason = code.group(1).decode() if code else http.client.responses.get(answer.status, "")
+        text = f"{answer.where[1]} answered {answer.status} {reason}"
         kinds = {401: "access", 403: "access", 404: "not_found", 409: "conflict", 410: "not_found", 412: "conflict"}
         kinds.update(
             {400: "invalid", 405: "unsupported", 413: "full", 416: "conflict", 501: "unsupported", 507: "full"}
@@ -146,6 +199,21 @@ class Web:
         """Close every connection."""
         for line in self.kept.values():
             line.close()
+
+
+def _login(proxy: SplitResult) -> dict[str, str]:
+    """The header that logs in to a proxy."""
+    if not proxy.username:
+        return {}
+    pair = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}".encode()
+    return {"proxy-authorization": "Basic " + base64.b64encode(pair).decode()}
+
+
+def _broken(error: OSError, where: tuple[str, str]) -> Failure:
+    """The error for what happened to a connection. `timeout` is what old Pythons call it."""
+    if isinstance(error, (TimeoutError, BlockingIOError)) or type(error).__name__ == "timeout":
+        return Failure("deadline", f"{where[1]} does not answer")
+    return Failure("unavailable", f"{where[1]}: {error}")
 
 
 def crew(wire: Wire, work: Callable[[Any], None]) -> None:
@@ -210,7 +278,7 @@ def fetch(wire: Wire, root: bytes, flush: bool, timeout_s: float) -> None:  # no
                         _fetch(web, writer, number, key, source, parts[0][2])
                     else:
                         write_joined(web, writer, number, key, source, parts)
-                except (OSError, Failure, http.client.HTTPException) as error:
+                except (OSError, Failure) as error:
                     writer.fail(number, error, key)
             writer.commit()
         finally:
@@ -297,7 +365,7 @@ def _unless_encrypted(check: bytes, answer: Any) -> bytes:
 
 
 def _other_size(answer: Any, got: int, size: int, key: bytes) -> Failure:
-    told = answer.headers.get("Content-Length")
+    told = answer.headers.get("content-length")
     if told is not None and told.isdigit() and int(told) == size:
         return Failure("unavailable", f"the connection broke after {got} of {size} bytes", key)
     return Failure("conflict", f"it has {told or got} bytes now, not {size}", key)
@@ -305,7 +373,7 @@ def _other_size(answer: Any, got: int, size: int, key: bytes) -> Failure:
 
 def _same(answer: Any, want: bytes, key: bytes) -> None:
     """Refuse an answer that is recognisably of another version than the one listed."""
-    listed, got = want.decode("utf-8", "replace").strip('"'), (answer.headers.get("ETag") or "").strip('"')
+    listed, got = want.decode("utf-8", "replace").strip('"'), (answer.headers.get("etag") or "").strip('"')
     generation = answer.headers.get("x-goog-generation")
     if listed.isdigit() and generation is not None:
         changed = listed != generation
@@ -326,17 +394,17 @@ def _in_ranges(web: Web, writer: Writer, number: int, key: bytes, source: list[A
 
     def one(web: Web, start: int) -> bool:
         stop = min(start + chunk, size)
-        answer: Any = web.ask(signed, {"Accept-Encoding": "identity", "Range": f"bytes={start}-{stop - 1}"})
+        answer = web.ask(signed, {"Accept-Encoding": "identity", "Range": f"bytes={start}-{stop - 1}"})
         if answer.status == 200:
             answer.line.close()
             return False
         if answer.status != 206:
             raise web.refuse(answer)
         _same(answer, want, key)
-        if answer.headers.get("Content-Range") != f"bytes {start}-{stop - 1}/{size}":
+        if answer.headers.get("content-range") != f"bytes {start}-{stop - 1}/{size}":
             answer.line.close()
             raise Failure("conflict", "it has another size now", key)
-        tags.add(answer.headers.get("ETag"))
+        tags.add(answer.headers.get("etag"))
         state, at = hashlib.sha256(), start
         buffer = memoryview(bytearray(_BLOCK))
         while at < stop:
@@ -417,7 +485,7 @@ def send(wire: Wire, root: bytes, timeout_s: float) -> None:
                 number, (key, want, spans) = found
                 try:
                     told.records.append(_send(web, place, number, key, want, spans))
-                except (OSError, Failure, http.client.HTTPException) as error:
+                except (OSError, Failure) as error:
                     told.fail(number, error, key)
             told.commit()
         finally:
@@ -441,7 +509,7 @@ def _send(web: Web, place: Root, number: int, key: bytes, want: bytes, spans: li
         if not 0 <= start <= stop <= size:
             raise Failure("conflict", "it has another size now", key)
 
-        def body(line: Any) -> None:
+        def body() -> Iterator[bytes]:
             # From the beginning each time: a stale connection makes us send it again.
             at = start
             while at < stop:
@@ -452,18 +520,18 @@ def _send(web: Web, place: Root, number: int, key: bytes, want: bytes, spans: li
                     if not data:
                         raise Failure("conflict", "it became shorter while it was read", key)
                     state.update(data)
-                    line.send(data)
+                    yield data
                     at += len(data)
                 if first % step == 0 and (end == size or end % step == 0):
                     digests[first] = state.digest()
 
         # The store refuses other bytes than these. Not all do: whoever asked compares what the store then has, too.
         md5s[start] = _md5(file, start, stop)
-        headers = {"Content-Length": str(stop - start), "Content-MD5": base64.b64encode(md5s[start]).decode()}
-        answer: Any = web.ask(signed, headers, body)
+        headers = {"Content-MD5": base64.b64encode(md5s[start]).decode()}
+        answer = web.ask(signed, headers, body, stop - start)
         if not 200 <= answer.status < 300:
             raise web.refuse(answer)
-        tags[start] = answer.headers.get("ETag") or ""
+        tags[start] = answer.headers.get("etag") or ""
         web.done(answer)
         tag = tags[start].strip('"')
         encrypted = answer.headers.get("x-amz-server-side-encryption")

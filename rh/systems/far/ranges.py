@@ -8,7 +8,6 @@ This module runs on the far side: standard library only, Python 3.7 or newer.
 
 from __future__ import annotations
 
-import http.client
 import os
 from itertools import takewhile
 
@@ -37,7 +36,7 @@ class _Range:
         self.web = web
         wanted = f"{self.at}-{self.stop - 1}"
         answer = web.ask(signed, {"Accept-Encoding": "identity", "Range": f"bytes={wanted}"})
-        told = (answer.headers.get("Content-Range") or "").partition("/")[0]
+        told = (answer.headers.get("content-range") or "").partition("/")[0]
         if answer.status == 200 and not told:
             answer.line.close()
             raise Failure("unsupported", f"{answer.where[1]} gives no ranges")
@@ -82,7 +81,7 @@ def write_run(web: Web, writer: Writer, number: int, part: list[Any], files: lis
             _write_next(found, writer, same)
             del left[: len(same)]
         found.end(whole=True)
-    except (OSError, Failure, http.client.HTTPException) as error:
+    except (OSError, Failure) as error:
         if found is not None:
             found.end(whole=False)
         for told, (key, _, _) in left:

@@ -2,10 +2,7 @@
 
 For a request of 4 KiB the standard library's client spends 170 µs of processor time, urllib3 330 and obstore 150, and
 the threads of one interpreter share one processor: that is the ceiling of small files. This one spends 100, by speaking
-only what object stores need: requests of known length, answers of known length or chunked. TLS, certificates and name
-resolution are the standard library's. Whatever is not plainly correct is an error, and its connection is dropped.
-
-Framing follows RFC 9112.
+only what object stores need (`rh.systems.far.http1`). TLS, certificates and name resolution are the standard library's.
 """
 
 from __future__ import annotations
@@ -14,10 +11,9 @@ import base64
 import encodings.idna  # noqa: F401 - `getaddrinfo` imports it: a child forked halfway would wait for that for ever
 import io
 import os
-import select
+import re
 import socket
 import ssl
-import struct
 import time
 import weakref
 from collections import deque
@@ -31,6 +27,7 @@ from rh import plugins
 from rh.errors import AccessError, DeadlineError, IntegrityError, InvalidError, RhError, UnavailableError
 from rh.forks import Lock
 from rh.systems.base import Bytes
+from rh.systems.far.http1 import HEAD_LIMIT, Ended, Line, Malformed, Reply, request_of
 
 __all__ = ["Answer", "Endpoint", "Pool", "gather", "parse_endpoint"]
 
@@ -38,11 +35,6 @@ KEEP = 64
 """Idle connections kept."""
 IDLE_S = 15.0
 """How long they are kept: servers close them after some 20 seconds, and nobody would notice."""
-TOGETHER = 1 << 16
-"""Requests up to this many bytes leave in one system call."""
-PIECE = 1 << 18
-"""Bytes asked of the socket at once, and yielded at most."""
-HEAD_LIMIT = 1 << 16
 ANSWER_LIMIT = 64 << 20
 """No answer that is read whole into memory without its length being known beforehand is larger than this."""
 PER_ADDRESS_S = 10.0
@@ -85,160 +77,6 @@ def parse_endpoint(text: str) -> Endpoint:
     )
 
 
-class _MalformedError(Exception):
-    """The answer is not HTTP as we know it."""
-
-
-class _EndedError(Exception):
-    """The other side closed the connection."""
-
-
-class _Wire:
-    """One connection and what was read from it beyond the last answer."""
-
-    __slots__ = ("rest", "sock", "used", "whole")
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
-        # The kernel may gather a piece; TLS gives records as they come.
-        self.whole = 0 if isinstance(sock, ssl.SSLSocket) else socket.MSG_WAITALL
-        self.rest = b""
-        self.used = time.monotonic()
-
-    def send(self, head: bytes, body: Sequence[Bytes], length: int) -> None:
-        if len(head) + length <= TOGETHER:
-            self.sock.sendall(b"".join((head, *body)))
-            return
-        self.sock.sendall(head)
-        for part in body:
-            # One `sendall` would have to be over within one timeout, however large the part is.
-            view = memoryview(part).cast("B")
-            at = 0
-            while at < len(view):
-                at += self.sock.send(view[at : at + (1 << 20)])
-
-    def more(self, limit: int = PIECE) -> bytes:
-        data = self.sock.recv(limit)
-        if not data:
-            raise _EndedError
-        return data
-
-    def head(self) -> tuple[int, dict[str, str], bool]:
-        """Status, headers (lower case, repeated ones joined by commas) and whether the connection stays open."""
-        while True:
-            raw = self.rest or self.more()
-            end = raw.find(b"\r\n\r\n")
-            while end < 0:
-                if len(raw) > HEAD_LIMIT:
-                    raise _MalformedError("the head is too long")
-                raw += self.more()
-                end = raw.find(b"\r\n\r\n")
-            self.rest = raw[end + 4 :]
-            self._orderly(raw[:end])
-            lines = raw[:end].decode("latin-1").split("\r\n")
-            first = lines[0]
-            code = first[9:12]
-            if (
-                not first.startswith("HTTP/1.")
-                or not (code.isascii() and code.isdigit())
-                or first[12:13] not in ("", " ")
-            ):
-                raise _MalformedError("no status line")
-            headers: dict[str, str] = {}
-            for line in lines[1:]:
-                name, colon, value = line.partition(":")
-                if not colon or not name:
-                    raise _MalformedError("a header is malformed")
-                name = name.lower()
-                value = value.strip(" \t")
-                headers[name] = f"{headers[name]},{value}" if name in headers else value
-            if code[0] != "1":
-                stays = headers.get("connection", "").lower() != "close" and first[7] == "1"
-                return int(code), headers, stays
-
-    @staticmethod
-    def _orderly(head: bytes) -> None:
-        """Raise where a line ends in an unusual way or goes on in the next."""
-        ends = head.count(b"\r\n")
-        if head.count(b"\n") != ends or head.count(b"\r") != ends or b"\n " in head or b"\n\t" in head:
-            raise _MalformedError("a header is malformed")
-
-    def take(self, count: int) -> bytes:
-        """Exactly `count` bytes, small ones (chunk ends)."""
-        while len(self.rest) < count:
-            self.rest += self.more()
-        data, self.rest = self.rest[:count], self.rest[count:]
-        return data
-
-    def line(self) -> bytes:
-        while b"\r\n" not in self.rest:
-            if len(self.rest) > HEAD_LIMIT:
-                raise _MalformedError("a chunk's line is too long")
-            self.rest += self.more()
-        line, _, self.rest = self.rest.partition(b"\r\n")
-        return line
-
-    def body(self, length: int) -> Iterator[bytes]:
-        if self.rest and length:
-            data, self.rest = self.rest[:length], self.rest[length:]
-            length -= len(data)
-            yield data
-        while length:
-            data = self.sock.recv(min(PIECE, length), self.whole)
-            if not data:
-                raise _EndedError
-            length -= len(data)
-            yield data
-
-    def into(self, buffer: memoryview) -> int:
-        if self.rest:
-            count = min(len(self.rest), len(buffer))
-            buffer[:count], self.rest = self.rest[:count], self.rest[count:]
-            return count
-        count = self.sock.recv_into(buffer, len(buffer), self.whole)
-        if not count:
-            raise _EndedError
-        return count
-
-    def chunked(self) -> Iterator[bytes]:
-        while True:
-            size = self.line().partition(b";")[0].strip()
-            if not size or len(size) > 15 or size.strip(b"0123456789abcdefABCDEF"):
-                raise _MalformedError("a chunk has no size")
-            length = int(size, 16)
-            if not length:
-                while self.line():
-                    pass
-                return
-            yield from self.body(length)
-            if self.take(2) != b"\r\n":
-                raise _MalformedError("a chunk has no end")
-
-    def unbounded(self) -> Iterator[bytes]:
-        if self.rest:
-            yield self.rest
-        while data := self.sock.recv(PIECE):
-            yield data
-
-    def dropped(self) -> bool:
-        """Whether an idle connection has been closed by the other side (or talks out of turn)."""
-        if self.rest:
-            return True
-        poll = select.poll()
-        poll.register(self.sock, select.POLLIN)
-        return bool(poll.poll(0))
-
-    def close(self) -> None:
-        try:
-            self.sock.close()
-        except OSError:
-            # The connection is being thrown away; there is nobody to tell.
-            return
-
-    def __del__(self) -> None:
-        self.close()
-
-
 class _Proxy(NamedTuple):
     """Who connects for us; `login` is a header line or nothing."""
 
@@ -265,46 +103,23 @@ class _Proxy(NamedTuple):
 class Answer:
     """What came back: status and headers now, the body once, by `read()`, by iterating, or into buffers."""
 
-    __slots__ = ("_left", "_pool", "_stays", "_where", "_wire", "headers", "length", "status")
+    __slots__ = ("_pool", "_reply", "_where", "headers", "length", "status")
 
-    def __init__(self, pool: Pool, wire: _Wire, where: str, *, method: str) -> None:
+    def __init__(self, pool: Pool, line: Line, where: str, *, method: str) -> None:
         self._pool: Pool = pool
-        self._wire: _Wire | None = wire
         self._where = where
-        self.status, self.headers, self._stays = wire.head()
-        if self.status == 416:
-            # Servers that mean to send a reason, and may not, end the connection here without saying so.
-            self._stays = False
-        self.length: int | None = None
-        """Bytes of the body; `None` where only the end will tell."""
-        if method == "HEAD" or self.status in (204, 304):
-            self.length = 0
-        elif self.headers.get("transfer-encoding", "identity").lower() != "identity":
-            if self.headers["transfer-encoding"].lower() != "chunked":
-                raise _MalformedError("an unknown transfer encoding")
-        elif (text := self.headers.get("content-length")) is not None:
-            if not (text.isascii() and text.isdigit()) or len(text) > 18:
-                raise _MalformedError("the length is not a number")
-            self.length = int(text)
-        else:
-            self._stays = False
-        self._left = self.length or 0
+        reply = Reply(line, method)
+        self._reply: Reply | None = reply
+        self.status, self.headers, self.length = reply.status, reply.headers, reply.length
         if self.length == 0:
             self._done()
 
     def __iter__(self) -> Iterator[bytes]:
-        wire = self._wire
-        if wire is None:
+        if self._reply is None:
             return
-        if self.length is not None:
-            pieces = wire.body(self.length)
-        elif "transfer-encoding" in self.headers:
-            pieces = wire.chunked()
-        else:
-            pieces = wire.unbounded()
         try:
-            yield from pieces
-        except (OSError, _MalformedError, _EndedError) as error:
+            yield from self._reply.pieces
+        except (OSError, Malformed, Ended) as error:
             self.close()
             raise self._pool.failure(error, self._where, begun=True) from None
         self._done()
@@ -315,17 +130,16 @@ class Answer:
         return gather(self._limited(limit) if limit is not None else self)
 
     def readinto(self, buffer: memoryview) -> int:
-        """Some of a body whose length is known, into a buffer: how many bytes; 0 at the end."""
-        wire = self._wire
-        if wire is None:
+        """Some of the body, into a buffer: how many bytes; 0 at the end."""
+        reply = self._reply
+        if reply is None:
             return 0
         try:
-            count = wire.into(buffer[: self._left])
-        except (OSError, _EndedError) as error:
+            count = reply.readinto(buffer)
+        except (OSError, Malformed, Ended) as error:
             self.close()
             raise self._pool.failure(error, self._where, begun=True) from None
-        self._left -= count
-        if not self._left:
+        if not count or (not reply.left and reply.left is not None):
             self._done()
         return count
 
@@ -339,18 +153,18 @@ class Answer:
             yield piece
 
     def _done(self) -> None:
-        wire, self._wire = self._wire, None
-        if wire is not None:
-            if self._stays and not wire.rest:
-                self._pool.give(wire)
+        reply, self._reply = self._reply, None
+        if reply is not None:
+            if reply.stays and not reply.line.rest:
+                self._pool.give(reply.line)
             else:
-                wire.close()
+                reply.line.close()
 
     def close(self) -> None:
         """Drop the connection if the body was not read to its end."""
-        wire, self._wire = self._wire, None
-        if wire is not None:
-            wire.close()
+        reply, self._reply = self._reply, None
+        if reply is not None:
+            reply.line.close()
 
 
 _lock = Lock()
@@ -369,7 +183,7 @@ class Pool:
         self.endpoint = endpoint
         self._ca_bundle = ca_bundle
         self.timeout_s = timeout_s
-        self._idle: deque[_Wire] = deque()
+        self._idle: deque[Line] = deque()
         with _lock:
             _pools.add(self)
         # Unlike a `__del__`, it runs before the sockets of a cycle complain that nobody closed them.
@@ -395,55 +209,51 @@ class Pool:
     ) -> Answer:
         """Send one request and read the head of its answer. `target` begins with `/` and is quoted already."""
         length = sum([memoryview(part).nbytes for part in body]) if body else 0
-        lines = [f"{method} {self._target}{target} HTTP/1.1\r\n{self._lines}"]
-        lines += [f"{name}: {value}\r\n" for name, value in headers.items()]
-        if body or method in ("POST", "PUT"):
-            lines.append(f"Content-Length: {length}\r\n")
-        lines.append("\r\n")
-        head = "".join(lines).encode("latin-1")
-        wire: _Wire | None = None
+        told = length if body or method in ("POST", "PUT") else None
+        head = request_of(method, self._target + target, self._lines, headers, told)
+        line: Line | None = None
         begun = False
         try:
-            wire = self._take() or self._connect()
+            line = self._take() or self._connect()
             begun = True
             try:
-                wire.send(head, body, length)
+                line.send(head, body, length)
             except (BrokenPipeError, ConnectionResetError) as error:
                 # A refusal may stand in the buffer already: it says more than the broken pipe.
                 try:
-                    return Answer(self, wire, where, method=method)
-                except (OSError, _MalformedError, _EndedError):
+                    return Answer(self, line, where, method=method)
+                except (OSError, Malformed, Ended):
                     raise error from None
-            return Answer(self, wire, where, method=method)
-        except (OSError, _MalformedError, _EndedError) as error:
-            if wire is not None:
-                wire.close()
+            return Answer(self, line, where, method=method)
+        except (OSError, Malformed, Ended) as error:
+            if line is not None:
+                line.close()
             raise self.failure(error, where, begun=begun) from None
 
-    def give(self, wire: _Wire) -> None:
+    def give(self, line: Line) -> None:
         """Take a connection back."""
         if self._pid != os.getpid() or len(self._idle) >= KEEP:
-            wire.close()
+            line.close()
             return
-        wire.used = time.monotonic()
-        self._idle.append(wire)
+        line.used = time.monotonic()
+        self._idle.append(line)
 
     def close(self) -> None:
         """Close idle connections; new ones are made when needed."""
         _drop(self._idle)
 
-    def _take(self) -> _Wire | None:
+    def _take(self) -> Line | None:
         if self._pid != os.getpid():
             self._pid, self._tls = os.getpid(), None
             self.close()
         while True:
             try:
-                wire = self._idle.pop()
+                line = self._idle.pop()
             except IndexError:
                 return None
-            if not wire.dropped():
-                return wire
-            wire.close()
+            if not line.dropped():
+                return line
+            line.close()
 
     def prune(self) -> None:
         """Close connections that were idle for long; the longest idle one comes first."""
@@ -454,7 +264,7 @@ class Pool:
         except IndexError:
             return
 
-    def _connect(self) -> _Wire:
+    def _connect(self) -> Line:
         with _lock:
             pools = list(_pools)
         for pool in pools:
@@ -462,12 +272,7 @@ class Pool:
         end, proxy = self.endpoint, self._proxy
         if end.scheme == "http":
             sock = self._dial(end.host, end.port) if proxy is None else self._dial(proxy.host, proxy.port)
-            # Let the kernel watch the clock: with a timeout of its own, Python asks it before every call.
-            limit = struct.pack("ll", int(self.timeout_s), int(self.timeout_s % 1 * 1e6))
-            sock.settimeout(None)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
-            return _Wire(sock)
+            return Line(sock, self.timeout_s)
         if self._tls is None:
             self._tls = _context(self._ca_bundle)
         sock = self._dial(end.host, end.port) if proxy is None else self._tunnel(proxy)
@@ -476,7 +281,7 @@ class Pool:
         except OSError:
             sock.close()
             raise
-        return _Wire(sock)
+        return Line(sock, self.timeout_s)
 
     def _dial(self, host: str, port: int) -> socket.socket:
         until = time.monotonic() + self.timeout_s
@@ -500,16 +305,17 @@ class Pool:
     def _tunnel(self, proxy: _Proxy) -> socket.socket:
         sock = self._dial(proxy.host, proxy.port)
         target = f"{self.endpoint.host}:{self.endpoint.port}"
-        wire = _Wire(sock)
         try:
-            wire.sock.sendall(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{proxy.login}\r\n".encode("latin-1"))
-            status = wire.head()[0]
-        except (OSError, _MalformedError, _EndedError):
+            sock.sendall(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{proxy.login}\r\n".encode("latin-1"))
+            told = b""
+            while b"\r\n\r\n" not in told and len(told) < HEAD_LIMIT:
+                told += sock.recv(4096) or b"\r\n\r\n"
+            if not re.match(rb"HTTP/1\.[01] 2\d\d", told):
+                first = told.partition(b"\r\n")[0][:100].decode("ascii", "replace")
+                raise OSError(f"the proxy {proxy.host} answered {first!r}")
+        except OSError:
             sock.close()
             raise
-        if status // 100 != 2:
-            sock.close()
-            raise OSError(f"the proxy {proxy.host} answered {status}")
         return sock
 
     def failure(self, error: Exception, where: str, *, begun: bool) -> RhError:
@@ -533,9 +339,9 @@ class Pool:
             )
         if isinstance(error, socket.gaierror):
             return UnavailableError(f"the host name {self.endpoint.host!r} cannot be resolved", where=where)
-        if isinstance(error, _MalformedError):
+        if isinstance(error, Malformed):
             return IntegrityError(f"{server} did not answer in HTTP: {error}", where=where)
-        if isinstance(error, _EndedError):
+        if isinstance(error, Ended):
             return UnavailableError(f"{server} closed the connection before the answer was complete", where=where)
         verb = "broke" if begun else "could not be made"
         return UnavailableError(f"the connection to {server} {verb}: {error}", where=where)
@@ -556,13 +362,13 @@ def gather(pieces: Iterable[Bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def _drop(idle: deque[_Wire]) -> None:
+def _drop(idle: deque[Line]) -> None:
     while True:
         try:
-            wire = idle.pop()
+            line = idle.pop()
         except IndexError:
             return
-        wire.close()
+        line.close()
 
 
 def _context(ca_bundle: str | None) -> ssl.SSLContext:

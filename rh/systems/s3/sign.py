@@ -43,6 +43,10 @@ def _query(pairs: Sequence[tuple[str, str]]) -> str:
     return "&".join(f"{name}={value}" for name, value in encoded)
 
 
+_query_again = lru_cache(maxsize=64)(_query)
+"""Thousands of requests that are signed within a second differ in their paths alone."""
+
+
 def _hmac(key: bytes, text: str) -> bytes:
     return hmac.digest(key, text.encode(), "sha256")
 
@@ -138,17 +142,16 @@ def presign(
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
     signed = sorted({"host": host, **{name.lower(): value for name, value in headers.items()}}.items())
     names = ";".join(name for name, _ in signed)
-    pairs = [
+    pairs = (
         *query,
         ("X-Amz-Algorithm", _ALGORITHM),
         ("X-Amz-Credential", f"{credentials.access_key}/{stamp[:8]}/{region}/s3/aws4_request"),
         ("X-Amz-Date", stamp),
         ("X-Amz-Expires", str(expires_s)),
         ("X-Amz-SignedHeaders", names),
-    ]
-    if credentials.token:
-        pairs.append(("X-Amz-Security-Token", credentials.token))
-    text = _query(pairs)
+        *((("X-Amz-Security-Token", credentials.token),) if credentials.token else ()),
+    )
+    text = _query_again(pairs)
     lines = "".join(f"{name}:{' '.join(value.split())}\n" for name, value in signed)
     _, signature = _signature(credentials, region, stamp, f"{method}\n{path}\n{text}\n{lines}\n{names}\n{UNSIGNED}")
     return f"{base}{path}?{text}&X-Amz-Signature={signature}"

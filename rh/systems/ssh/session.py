@@ -59,6 +59,7 @@ _MODULES = {
     "rh.systems.far.files": ("rh.systems.far", "files.py"),
     "rh.systems.far.work": ("rh.systems.far", "work.py"),
     "rh.systems.far.checks": ("rh.systems.far", "checks.py"),
+    "rh.systems.far.http1": ("rh.systems.far", "http1.py"),
     "rh.systems.far.net": ("rh.systems.far", "net.py"),
     "rh.systems.far.ranges": ("rh.systems.far", "ranges.py"),
     "rh.systems.far.peer": ("rh.systems.far", "peer.py"),
