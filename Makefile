@@ -4,6 +4,10 @@
 PY := .venv/bin/python
 WORKERS ?= 2
 
+# Thousands of tests start hundreds of interpreters: none is to compile what another has compiled.
+export PYTHONDONTWRITEBYTECODE =
+export PYTHONPYCACHEPREFIX ?= $(CURDIR)/.cache/bytecode
+
 .DEFAULT_GOAL := help
 .PHONY: help demo lint test check bench docs clean
 

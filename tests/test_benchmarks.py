@@ -19,6 +19,8 @@ from benchmarks.run import Case, Entrant, FailedError, Run, Runner
 from benchmarks.servers import PLACES, Local
 from benchmarks.shapes import HASHED, SHAPES, Shape, count, make, same
 
+pytestmark = pytest.mark.slow
+
 TINY = Shape("small", 3, 4096)
 
 

@@ -168,6 +168,7 @@ def no_interpreter(tmp_path, monkeypatch, script):
     monkeypatch.setattr(sys, "executable", str(program))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "script",
     [
@@ -195,6 +196,7 @@ def test_where_no_interpreter_is_known(source, target, entries, monkeypatch, exe
     assert watch.seen == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP])
 @pytest.mark.parametrize("existing", [False, True], ids=["into nothing", "over what is there"])
 def test_a_helper_that_ends_or_hangs_loses_nothing(source, target, entries, how, existing):

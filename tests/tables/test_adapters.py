@@ -214,6 +214,7 @@ class TestRows(AdapterSuite):
         ]
 
 
+@pytest.mark.slow
 def test_packages(tmp_path):
     """A real table (the Debian package index) goes through every library, and from each to the next, unchanged."""
     rows = packages().slice(0, 5_000)

@@ -283,6 +283,7 @@ def test_whole_numbers_in_one_file_and_fractions_in_another(place, kind):
         assert way() == [1.0, 2.5]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["csv", "csv.gz", "tsv", "jsonl", "jsonl.gz"])
 @pytest.mark.parametrize("blank", [b"", b"\n", b"\xef\xbb\xbf"], ids=["nothing", "a line", "a mark"])
 @pytest.mark.parametrize("at", [0, 1, 2])

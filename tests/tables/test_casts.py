@@ -273,6 +273,7 @@ def test_a_line_that_is_no_json(place):
 LONG = "y" * (3 << 20)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schema", [None, {"n": "float32", "x": "string"}, {"n": "int8"}])
 @pytest.mark.parametrize("before", [0, 400_000])
 @pytest.mark.parametrize("form", ["csv", "jsonl"])
