@@ -221,6 +221,8 @@ def _environment(names: set[str]) -> dict[str, tuple[Any, str]]:
 @cache
 def _meant(rest: str, stems: tuple[str, ...]) -> str:
     """What a variable may have been meant for. One that is like none of ours belongs to another program."""
+    if rest.startswith("SYSTEMS_"):  # as the file has it
+        return f"; did you mean RH_{rest.removeprefix('SYSTEMS_')}?"
     words = rest.split("_")
     for size in range(1, len(words)):
         head, tail = "_".join(words[:size]), "_".join(words[size:])

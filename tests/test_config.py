@@ -56,6 +56,7 @@ def test_a_profile_too(file, monkeypatch):
         ("RH_WOKERS", "RH_WORKERS"),
         ("RH_S3_ROOOT", "root"),
         ("RH_GCS_ROOT", "RH_GS_ROOT"),
+        ("RH_SYSTEMS_S3_ROOT", "did you mean RH_S3_ROOT"),
         ("RH_MEMORYS_ROOT", "MEMORY"),
     ],
 )

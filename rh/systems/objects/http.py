@@ -139,7 +139,7 @@ class Answer:
         except (OSError, Malformed, Ended) as error:
             self.close()
             raise self._pool.failure(error, self._where, begun=True) from None
-        if not count or (not reply.left and reply.left is not None):
+        if not count or reply.left == 0:
             self._done()
         return count
 
