@@ -60,8 +60,10 @@ def run(plan: Plan, *, progress: Progress, cancel: threading.Event | None = None
         _again(plan, mover)
         if mover.stop.is_set():
             raise _failure(plan, mover, kept, began, "the transfer was cancelled")
-        if mover.failures or mover.gone is not None:
-            _give_up(plan, mover, kept, mover.gone or next(reversed(mover.failures.values())))
+        told = len(mover.rows) + len(mover.failures) + len(kept)
+        if mover.failures or mover.gone is not None or told < plan.moves + plan.counts[Action.MAKE]:
+            silent = RhError("nothing was heard of it", where=plan.target.url())
+            _give_up(plan, mover, kept, mover.gone or next(reversed(mover.failures.values()), silent))
         if mover.failures:
             raise _failure(plan, mover, kept, began, None)
         deleted += _delete(plan, in_the_way=False)

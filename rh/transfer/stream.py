@@ -61,10 +61,8 @@ def move(mover: Mover, steps: Iterable[Step]) -> None:
     while more and not mover.stopped:
         _move_small(mover, reader, writer, small())
         if reader is not None and writer is not None:
-            medium = [step for step in waiting if step.entry.size <= digests.CHUNK]
+            _move_medium(mover, reader, writer, [step for step in waiting if step.entry.size <= digests.CHUNK])
             waiting = [step for step in waiting if step.entry.size > digests.CHUNK]
-            if medium and not mover.stopped:
-                _write_many(mover, writer, _ahead(mover, _read_many(mover, reader, medium)))
         if waiting and not mover.stopped:
             buffered.move(mover, waiting)
         waiting = []
@@ -129,6 +127,16 @@ def _move_small(mover: Mover, reader: Bulk | None, writer: Bulk | None, steps: I
             mover.done(step, entry, digest)
 
     crew(mover.workers, work, mover.stop)
+
+
+def _move_medium(mover: Mover, reader: Bulk, writer: Bulk, steps: list[Step]) -> None:
+    """A stream that breaks fails what it was busy with; the next one goes on with the others."""
+    while steps and not mover.stopped:
+        _write_many(mover, writer, _ahead(mover, _read_many(mover, reader, steps)))
+        left = [step for step in steps if step.key not in mover.rows and step.key not in mover.failures]
+        if len(left) == len(steps):
+            return  # nothing is told of them: they did not arrive
+        steps = left
 
 
 def _write_many(mover: Mover, writer: Bulk, read: Iterator[tuple[Step, bytes]]) -> None:

@@ -22,7 +22,8 @@ from rh.errors import IntegrityError, TransferError
 from rh.systems import locate, open_system
 from rh.systems.abilities import Multipart, Vouching
 from rh.systems.base import System
-from rh.systems.far import checks
+from rh.systems.far import checks, net
+from rh.systems.far.wire import Failure
 from rh.systems.s3 import S3System
 from rh.systems.ssh import SSHSystem
 from rh.testing import servers
@@ -319,3 +320,12 @@ def test_an_etag_counts_unless_the_object_is_encrypted(encrypted: str, right: bo
         entry = Entry("k", len(data), etag=etag, check=f"etag:{etag}")
         (outcome,) = openssh.fetch_many([(entry, uuid4().hex, request)])
     assert (outcome.error is None) == (right or encrypted == "aws:kms")
+
+
+def test_a_plain_sha256_of_a_large_file_is_compared() -> None:
+    """The digest of such a file is of its chunks, so that what a store tells of the whole is another checksum."""
+    data = bytes(17 << 20)
+    told = b"sha256:" + hashlib.sha256(data).hexdigest().encode()
+    net._vouched(told, lambda start, stop: data[start:stop], len(data), b"k")
+    with pytest.raises(Failure, match="not what the store has"):
+        net._vouched(b"sha256:" + b"0" * 64, lambda start, stop: data[start:stop], len(data), b"k")

@@ -854,6 +854,51 @@ def test_by_way_of_a_proxy(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> No
             list(system.list())
 
 
+def test_what_a_host_hears_of_servers_that_go_wrong(tmp_path: Any) -> None:
+    """A certificate that nobody vouches for, a chunked answer that is cut, a proxy that speaks something else."""
+    import ssl
+
+    class Handler(Quiet):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            self.wfile.write(b"5\r\nhello\r\n" + (b"0\r\n\r\n" if self.path == "/whole" else b"9\r\nwo"))
+            self.close_connection = self.path != "/whole"
+
+    certificate = self_signed(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    web = net.Web(5.0)
+    with serving(Handler, context) as port, pytest.raises(net.Failure, match="the certificate of localhost") as caught:
+        web.ask(["GET", f"https://localhost:{port}/", []], {})
+    assert caught.value.kind == "access"
+    with serving(Handler) as port:
+        for _ in range(2):
+            answer = web.ask(["GET", f"http://localhost:{port}/whole", []], {})
+            assert answer.read(100) == b"hello"
+            web.done(answer)
+        assert list(web.kept) == [("http", f"localhost:{port}")]
+        answer = web.ask(["GET", f"http://localhost:{port}/cut", []], {})
+        with pytest.raises(net.Failure, match="closed the connection") as caught:
+            answer.read(100)
+        assert caught.value.kind == "unavailable"
+    with socket.create_server(("127.0.0.1", 0)) as odd:
+
+        def talk() -> None:
+            line, _ = odd.accept()
+            with line:
+                line.recv(65536)
+                line.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
+
+        threading.Thread(target=talk, daemon=True).start()
+        web.proxies["https", "localhost:1"] = f"http://127.0.0.1:{odd.getsockname()[1]}"
+        with pytest.raises(net.Failure, match="localhost:1") as caught:
+            web.ask(["GET", "https://localhost:1/", []], {})
+        assert caught.value.kind == "unavailable"
+    web.close()
+
+
 def test_connections_are_kept_and_replaced(gcs_server: GCSServer, proxy: FaultProxy) -> None:
     """Requests in a row use one connection; one that died while idle is not used again."""
     system = place(gcs_server, via=proxy.port)

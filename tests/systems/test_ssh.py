@@ -41,6 +41,7 @@ from rh.systems.abilities import (
     Sweeping,
 )
 from rh.systems.ssh import SSHSystem
+from rh.systems.ssh.streams import FarBody
 from rh.testing import servers
 from rh.testing.systems import SystemSuite
 from rh.types import Entry, Link, Location, SignedRequest
@@ -591,3 +592,13 @@ def test_no_secret_escapes(openssh: SSHSystem, web: str, caplog: pytest.LogCaptu
     assert any("ssh" in line for line in seen)
     for text in (*seen, *said, caplog.text, repr(requests), repr(system), repr(system.host)):
         assert CANARY not in text
+
+
+def test_all_of_a_small_body_that_came_in_pieces_fits_a_buffer() -> None:
+    """A host whose file system reads less than was asked for sends more pieces than one."""
+    body = FarBody.__new__(FarBody)
+    body._held, body._session, body._left = [b"a" * 10, b"b" * 10], None, 0
+    buffer, got = memoryview(bytearray(64)), b""
+    while count := body.readinto(buffer):
+        got += buffer[:count]
+    assert got == b"a" * 10 + b"b" * 10

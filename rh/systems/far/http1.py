@@ -56,10 +56,14 @@ class Line:
             # Let the kernel watch the clock: with a timeout of its own, Python asks it before every call. The kernel
             # may gather a piece, too; TLS gives records as they come.
             limit = struct.pack("ll", int(timeout_s), int(timeout_s % 1 * 1e6))
-            sock.settimeout(None)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
-            self.whole = socket.MSG_WAITALL
+            try:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+            except OSError:
+                sock.settimeout(timeout_s)  # a kernel with other ideas of time
+            else:
+                sock.settimeout(None)
+                self.whole = socket.MSG_WAITALL
         self.rest = b""
         self.used = time.monotonic()
 
@@ -214,10 +218,11 @@ class Reply:
             self.stays = False
         self.length: int | None = None
         """Bytes of the body; `None` where only its end will tell."""
+        encoding = self.headers.get("transfer-encoding", "identity").lower()
         if method == "HEAD" or self.status in (204, 304):
             self.length = 0
-        elif self.headers.get("transfer-encoding", "identity").lower() != "identity":
-            if self.headers["transfer-encoding"].lower() != "chunked":
+        elif encoding != "identity":
+            if encoding != "chunked":
                 raise Malformed("an unknown transfer encoding")
         elif "content-length" in self.headers:
             text = self.headers["content-length"]
@@ -230,7 +235,7 @@ class Reply:
         """Bytes that were not read by `readinto`."""
         if self.length is not None:
             self.pieces = line.bounded(self.length)
-        elif "transfer-encoding" in self.headers:
+        elif encoding == "chunked":
             self.pieces = line.chunked()
         else:
             self.pieces = line.unbounded()

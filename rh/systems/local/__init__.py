@@ -83,8 +83,10 @@ class LocalBody(Body):
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def readinto(self, buffer: memoryview) -> int:
-        if self._here == self._stop and self._descriptor < 0:
+        if not len(buffer) or (self._here == self._stop and self._descriptor < 0):
             return 0
+        if self._descriptor < 0:
+            raise InvalidError("this body was closed", where=self._where)
         try:
             count = os.preadv(self._descriptor, [buffer[: self._stop - self._here]], self._here)
         except OSError as error:

@@ -132,7 +132,7 @@ class Answer:
     def readinto(self, buffer: memoryview) -> int:
         """Some of the body, into a buffer: how many bytes; 0 at the end."""
         reply = self._reply
-        if reply is None:
+        if reply is None or not len(buffer):
             return 0
         try:
             count = reply.readinto(buffer)

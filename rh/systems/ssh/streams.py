@@ -90,13 +90,13 @@ class FarBody(Body):
             yield piece
 
     def readinto(self, buffer: memoryview) -> int:
-        if self._held or len(self._unread) or len(buffer) < min(self._left, wire.PIECE):
+        if self._held or self._coming is not None or len(buffer) < min(self._left, wire.PIECE):
             return super().readinto(buffer)
         piece = self._next(keep=False, room=buffer)
         if piece is None:
             return 0
         if len(piece) > len(buffer):  # no far program of ours sends such
-            self._unread = bytes(piece)
+            self._coming, self._unread = self._arriving(keep=True), bytes(piece)
             return super().readinto(buffer)
         if not self._left:
             self._next(keep=False)
