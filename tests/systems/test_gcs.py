@@ -852,6 +852,9 @@ def test_by_way_of_a_proxy(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> No
         refusing.set()
         with pytest.raises(UnavailableError, match=r"the proxy 127\.0\.0\.1 answered 'HTTP/1\.1 403 Forbidden'"):
             list(system.list())
+    with pytest.raises(UnavailableError, match=f"the proxy 127.0.0.1:{proxy} cannot be reached") as caught:
+        list(system.list())
+    assert "HTTPS_PROXY" in (caught.value.hint or "")
 
 
 def test_what_a_host_hears_of_servers_that_go_wrong(tmp_path: Any) -> None:

@@ -54,11 +54,9 @@ class _Download(WireBody):
             count = super().readinto(buffer)
         except UnavailableError as error:
             raise self._cut(error) from None
-        if self._coming is not None:
-            return count  # by way of the iterator
         if self._crc is not None:
             self._got.update(buffer[:count])
-        if not count:
+        if not count and len(buffer):
             self._compare()
         return count
 

@@ -333,6 +333,12 @@ class Pool:
                 where=where,
                 hint="name the authority's certificates in ca_bundle or SSL_CERT_FILE",
             )
+        if isinstance(error, ConnectionRefusedError | socket.gaierror) and self._proxy is not None and not begun:
+            return UnavailableError(
+                f"the proxy {self._proxy.host}:{self._proxy.port} cannot be reached: {error}",
+                where=where,
+                hint="see HTTP_PROXY, HTTPS_PROXY and NO_PROXY",
+            )
         if isinstance(error, ConnectionRefusedError):
             return UnavailableError(
                 f"nothing answers at {server}", where=where, hint="check endpoint_url and that the server runs"

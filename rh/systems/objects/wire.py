@@ -198,6 +198,7 @@ class WireBody(Body):
         self._answer: http.Answer | None = answer
         self._want = want
         self._where = where
+        self._taken = 0
 
     def __iter__(self) -> Iterator[Bytes]:
         answer, got = self._answer, 0
@@ -227,14 +228,13 @@ class WireBody(Body):
         return http.gather(self)
 
     def readinto(self, buffer: memoryview) -> int:
-        answer = self._answer
-        if answer is None or answer.length is None or self._coming is not None:
-            return super().readinto(buffer)
-        if self._want is not None and answer.length != self._want:
-            self.close()
-            self._check(answer.length)
-        count = answer.readinto(buffer)
+        if self._answer is None:
+            raise InvalidError("a body can be read once", where=self._where)
+        count = self._answer.readinto(buffer)
+        self._taken += count
         observe.count(self._system, "read", requests=0, received=count)
+        if (not count and len(buffer)) or (self._want is not None and self._taken > self._want):
+            self._check(self._taken)
         return count
 
     def close(self) -> None:
