@@ -66,7 +66,6 @@ def _ours(job: Job) -> None:
     """Import what a process that has used `rh` before has imported: a system loads its SDK on first use."""
     kinds = {"gs": "gcs", "ssh-a": "ssh"}
     sdks = {
-        "s3": ("boto3", "botocore.session"),
         "gs": ("google.cloud.storage",),
         "azure": ("azure.storage.blob",),
     }

@@ -12,6 +12,7 @@ from rh.systems.base import Bytes, System
 from rh.types import ANY, Condition, Entry, Link, Outcome, SignedRequest, Span
 
 __all__ = [
+    "WORKERS",
     "Bulk",
     "Composed",
     "Digesting",
@@ -41,18 +42,30 @@ class Item(NamedTuple):
     executable: bool | None = None
 
 
+WORKERS = 16
+"""So many requests at once, where many are better than one and nobody says how many."""
+
+
 @runtime_checkable
 class Bulk(Protocol):
-    """Many small things in few round trips. Outcomes come in any order, one for each item."""
+    """Many small things in few round trips, or at once. Outcomes come in any order, one for each item.
 
-    def read_many(self, entries: Iterable[Entry]) -> Iterator[tuple[Entry, bytes | Exception]]:
+    `workers` bounds the requests that are under way at once; where one stream carries all, it means nothing.
+    """
+
+    largest: int
+    """Files of more bytes than this go better one by one, by several threads."""
+
+    def read_many(
+        self, entries: Iterable[Entry], *, workers: int = WORKERS
+    ) -> Iterator[tuple[Entry, bytes | Exception]]:
         """The bytes of each entry, or its error. `ConflictError` if an entry's etag is no longer current.
 
         Entries may come back with a `check` that was computed next to the bytes; those that had a SHA-256 as `check`
         need none, since the caller compares with it.
         """
 
-    def write_many(self, items: Iterable[Item]) -> Iterator[Outcome]:
+    def write_many(self, items: Iterable[Item], *, workers: int = WORKERS) -> Iterator[Outcome]:
         """Write each item with no precondition; lazily: items are taken as room is."""
 
 

@@ -18,7 +18,7 @@ from rh import digest
 from rh.errors import ConflictError, ExistsError, IntegrityError, InvalidError, NameClashError, NotFoundError
 from rh.forks import Lock
 from rh.observe import count
-from rh.systems.abilities import Item
+from rh.systems.abilities import WORKERS, Item
 from rh.systems.base import HIDDEN, Body, Bytes, Settings, System
 from rh.types import ABSENT, ANY, Condition, Entry, Kind, Link, Location, Match, Outcome, Span
 
@@ -266,7 +266,14 @@ class MemorySystem(System):
 
     # Bulk
 
-    def read_many(self, entries: Iterable[Entry]) -> Iterator[tuple[Entry, bytes | Exception]]:
+    largest: ClassVar[int] = digest.CHUNK
+
+    def read_many(
+        self,
+        entries: Iterable[Entry],
+        *,
+        workers: int = WORKERS,  # noqa: ARG002 - there is nothing to wait for
+    ) -> Iterator[tuple[Entry, bytes | Exception]]:
         for entry in entries:
             try:
                 when = ANY if entry.etag is None else Match(entry.etag)
@@ -274,7 +281,12 @@ class MemorySystem(System):
             except (NotFoundError, ConflictError, InvalidError) as error:
                 yield entry, error
 
-    def write_many(self, items: Iterable[Item]) -> Iterator[Outcome]:
+    def write_many(
+        self,
+        items: Iterable[Item],
+        *,
+        workers: int = WORKERS,  # noqa: ARG002 - there is nothing to wait for
+    ) -> Iterator[Outcome]:
         for item in items:
             try:
                 outcome = Outcome(item.key, self.write(item.key, item.data, executable=item.executable))

@@ -2,7 +2,7 @@
 
 A file is moved in the way that is cheapest for its size:
 
-* tiny, up to 256 KiB: whole. Packed where an end can (`Bulk`), by many workers where it cannot.
+* tiny, up to 256 KiB: whole. Packed, or many at once, where an end can (`Bulk`), by many workers where it cannot.
 * medium, up to 16 MiB: whole. Packed where both ends can, and read ahead by a thread where that pays (1 MiB and more);
   else through a buffer (`rh.transfer.buffered`).
 * large: in parts, through buffers.
@@ -40,7 +40,9 @@ _AHEAD = 8 << 20
 def move(mover: Mover, steps: Iterable[Step]) -> None:
     """Move the files of these steps through here."""
     reader, writer = mover.source.ask(Bulk), mover.target.ask(Bulk)
-    limit = TINY if reader is None or writer is None else _ALONE
+    together = reader is not None and writer is not None
+    packed = min([end.largest for end in (reader, writer) if end is not None], default=TINY)
+    limit = min(packed, _ALONE if together else TINY)
     steps = taken(mover, steps)
     waiting: list[Step] = []
     more = True
@@ -60,7 +62,7 @@ def move(mover: Mover, steps: Iterable[Step]) -> None:
 
     while more and not mover.stopped:
         _move_small(mover, reader, writer, small())
-        if reader is not None and writer is not None:
+        if reader is not None and writer is not None and packed >= digests.CHUNK:
             _move_medium(mover, reader, writer, [step for step in waiting if step.entry.size <= digests.CHUNK])
             waiting = [step for step in waiting if step.entry.size > digests.CHUNK]
         if waiting and not mover.stopped:
@@ -84,7 +86,7 @@ def _read_many(mover: Mover, bulk: Bulk, steps: Iterable[Step]) -> Iterator[tupl
             yield step.entry if known is None else step.entry._replace(check=known)
 
     try:
-        for entry, data in bulk.read_many(entries()):
+        for entry, data in bulk.read_many(entries(), workers=mover.workers):
             step = pending.pop(entry.key)
             if isinstance(data, Exception):
                 mover.failed(step, as_rh(data, mover.source.url(entry.key)))
@@ -156,7 +158,7 @@ def _write_many(mover: Mover, writer: Bulk, read: Iterator[tuple[Step, bytes]]) 
             yield Item(step.key, data, step.executable)
 
     try:
-        for outcome in writer.write_many(items()):
+        for outcome in writer.write_many(items(), workers=mover.workers):
             step, digest = pending.pop(outcome.key)
             arrived(mover, step, outcome, digest)
     except Exception as error:  # noqa: BLE001 - every file in flight is told

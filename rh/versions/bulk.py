@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import compress
 from typing import NamedTuple
 
 from rh.errors import IntegrityError, NotFoundError, RhError
@@ -133,7 +134,8 @@ def _others(store: Store, children: Sequence[Child]) -> Iterator[tuple[Child, by
     """Files that are objects of their own, or elsewhere."""
     bulk = store.system.ask(Bulk)
     if bulk is not None:
-        by_key = {object_key(child.digest): child for child in children if child.where[0] == "o"}
+        small = [child.where[0] == "o" and child.size <= bulk.largest for child in children]
+        by_key = {object_key(child.digest): child for child in compress(children, small)}
         for entry, data in bulk.read_many([Entry(key, child.size) for key, child in by_key.items()]):
             child = by_key[entry.key]
             if isinstance(data, NotFoundError):
@@ -142,7 +144,7 @@ def _others(store: Store, children: Sequence[Child]) -> Iterator[tuple[Child, by
                 yield child, data
             else:
                 yield child, _checked(store, child, data, keep=True)
-        children = [child for child in children if child.where[0] != "o"]
+        children = [child for child, done in zip(children, small, strict=True) if not done]
     yield from each(lambda child: (child, _whole(store, child)), children)
 
 

@@ -382,10 +382,11 @@ class Writer:
         items, self._items, self._waiting = self._items, [], 0
         objects, self._objects = self._objects, {}
         bulk = self._system.ask(Bulk)
-        if bulk is None or len(items) < 2:
-            list(each(lambda item: self._system.write(item.key, item.data, executable=item.executable), items))
-        else:
-            for outcome in bulk.write_many(items):
+        small = -1 if bulk is None or len(items) < 2 else bulk.largest
+        singly = [item for item in items if len(item.data) > small]
+        list(each(lambda item: self._system.write(item.key, item.data, executable=item.executable), singly))
+        if bulk is not None and len(singly) < len(items):
+            for outcome in bulk.write_many(item for item in items if len(item.data) <= small):
                 if outcome.error is not None:
                     raise as_rh(outcome.error, self._system.url(outcome.key))
         if self._system.kind != "file":  # there it is cheap to look

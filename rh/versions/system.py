@@ -16,6 +16,7 @@ from typing import ClassVar, NamedTuple, TypeVar
 from urllib.parse import quote, unquote
 
 from rh.content.tree import key_bytes
+from rh.digest import CHUNK
 from rh.errors import (
     ConflictError,
     ImmutableVersionError,
@@ -27,7 +28,7 @@ from rh.errors import (
 )
 from rh.forks import Lock
 from rh.systems import open_system, settings_of
-from rh.systems.abilities import Item, Piece
+from rh.systems.abilities import WORKERS, Item, Piece
 from rh.systems.base import HIDDEN, Body, Bytes, Settings, System
 from rh.systems.memory import MemoryBody
 from rh.types import ABSENT, ANY, Condition, Entry, Location, Match, Outcome, Span
@@ -383,7 +384,14 @@ class TreeSystem(System):
 
     # What else can be done
 
-    def read_many(self, entries: Iterable[Entry]) -> Iterator[tuple[Entry, bytes | Exception]]:
+    largest: ClassVar[int] = CHUNK
+
+    def read_many(
+        self,
+        entries: Iterable[Entry],
+        *,
+        workers: int = WORKERS,  # noqa: ARG002 - what one request reads is many files
+    ) -> Iterator[tuple[Entry, bytes | Exception]]:
         """The bytes of each entry, with few requests: neighbours in a pack are read together."""
         left = iter(entries)
         most = self.store.group_size
@@ -425,7 +433,12 @@ class TreeSystem(System):
         except RhError as error:
             return error
 
-    def write_many(self, items: Iterable[Item]) -> Iterator[Outcome]:
+    def write_many(
+        self,
+        items: Iterable[Item],
+        *,
+        workers: int = WORKERS,  # noqa: ARG002 - what one request reads is many files
+    ) -> Iterator[Outcome]:
         """`ImmutableVersionError` for each."""
         for item in items:
             yield Outcome(item.key, error=immutable(self.url(item.key)))

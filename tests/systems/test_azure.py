@@ -33,7 +33,7 @@ from rh.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
-from rh.systems.abilities import Multipart, Paging, ServerCopy, Signing, Sweeping, Versioned
+from rh.systems.abilities import Bulk, Multipart, Paging, ServerCopy, Signing, Sweeping, Versioned
 from rh.systems.azure import AzureSystem
 from rh.systems.azure.container import in_byte_order
 from rh.testing import servers
@@ -48,7 +48,7 @@ def opened(server, root: str | None = None, name: str = "azure", **more) -> Azur
 
 
 class TestOnAzurite(SystemSuite):
-    abilities: ClassVar = frozenset({Multipart, Paging, ServerCopy, Signing, Sweeping, Versioned})
+    abilities: ClassVar = frozenset({Bulk, Multipart, Paging, ServerCopy, Signing, Sweeping, Versioned})
     refused: ClassVar = dict.fromkeys(("b/./c", "b/../c", "back\\slash", "bell\x07"), NameClashError)
 
     @pytest.fixture

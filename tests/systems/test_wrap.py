@@ -229,8 +229,8 @@ def test_a_stream_that_breaks_as_a_whole_goes_on(memory):
     inner = memory.write_many
     seen = []
 
-    def write_many(items):
-        for number, outcome in enumerate(inner(items)):
+    def write_many(items, **more):
+        for number, outcome in enumerate(inner(items, **more)):
             seen.append(outcome.key)
             if number == 3:
                 raise UnavailableError("connection reset")
@@ -244,7 +244,7 @@ def test_a_stream_that_breaks_as_a_whole_goes_on(memory):
 
 def test_a_system_that_forgets_an_item_is_found_out(memory):
     inner = memory.write_many
-    memory.write_many = lambda items: (outcome for outcome in inner(items) if outcome.key != "3")
+    memory.write_many = lambda items, **_: (outcome for outcome in inner(items) if outcome.key != "3")
     outcomes = {one.key: one for one in quick(memory).ask(Bulk).write_many(Item(str(n), b"") for n in range(5))}
     assert len(outcomes) == 5
     assert "without an answer" in str(outcomes["3"].error)

@@ -390,8 +390,8 @@ def test_a_stream_of_medium_files_that_breaks_fails_each_of_them(
     owner = MemorySystem if end == "read_many" else LocalSystem
     usual = getattr(owner, end)
 
-    def breaking(system: System, items: Iterable[Any]) -> Iterator[Any]:
-        for number, outcome in enumerate(usual(system, items)):
+    def breaking(system: System, items: Iterable[Any], **more: Any) -> Iterator[Any]:
+        for number, outcome in enumerate(usual(system, items, **more)):
             if number == 5:
                 raise RhError("it broke")
             yield outcome
@@ -426,8 +426,8 @@ def test_a_stream_that_breaks_once_takes_no_file_along(
     usual = getattr(owner, end)
     broken: list[int] = []
 
-    def breaking(system: System, items: Iterable[Any]) -> Iterator[Any]:
-        for number, outcome in enumerate(usual(system, items)):
+    def breaking(system: System, items: Iterable[Any], **more: Any) -> Iterator[Any]:
+        for number, outcome in enumerate(usual(system, items, **more)):
             if number == 5 and not broken:
                 broken.append(number)
                 raise IntegrityError("it was garbled")
@@ -454,19 +454,19 @@ def test_medium_files_are_read_a_few_mebibytes_ahead(tmp_path: Path, monkeypatch
     ahead: list[int] = []
     reading, writing = MemorySystem.read_many, LocalSystem.write_many
 
-    def counted(system: MemorySystem, entries: Iterable[Entry]) -> Iterator[Any]:
-        for found in reading(system, entries):
+    def counted(system: MemorySystem, entries: Iterable[Entry], **more: Any) -> Iterator[Any]:
+        for found in reading(system, entries, **more):
             read.append(len(found[1]))
             yield found
 
-    def slow(system: LocalSystem, items: Iterable[Item]) -> Iterator[Outcome]:
+    def slow(system: LocalSystem, items: Iterable[Item], **more: Any) -> Iterator[Outcome]:
         def taken() -> Iterator[Item]:
             for number, item in enumerate(items):
                 time.sleep(0.02)
                 ahead.append(sum(read) - number * (2 << 20))
                 yield item
 
-        return writing(system, taken())
+        return writing(system, taken(), **more)
 
     monkeypatch.setattr(MemorySystem, "read_many", counted)
     monkeypatch.setattr(LocalSystem, "write_many", slow)

@@ -53,8 +53,8 @@ from rh.systems.objects.failures import NoBucketError, scrub
 from rh.systems.objects.parts import whole_or_in_parts
 from rh.systems.objects.shared import flag
 from rh.systems.objects.spread import spread
-from rh.systems.objects.system import StoreSystem, hidden, lasting
-from rh.systems.objects.wire import Answer, fields, seconds
+from rh.systems.objects.system import BulkStore, hidden, lasting
+from rh.systems.objects.wire import Answer, Asked, fields, seconds
 from rh.types import ANY, Condition, Entry, Link, Location, SignedRequest, Span
 
 __all__ = ["AzureSystem"]
@@ -67,7 +67,7 @@ _KEYLESS = "Azure without a key"
 _PAGE = 1000
 
 
-class AzureSystem(StoreSystem):
+class AzureSystem(BulkStore):
     """A container, or a prefix in one."""
 
     kind: ClassVar[str] = "azure"
@@ -135,13 +135,15 @@ class AzureSystem(StoreSystem):
 
     def _put(self, key: str, data: Bytes, when: Condition) -> Entry:
         """One blob in one request, checked by the MD5 it comes back with."""
-        headers, md5 = checked(data)
-        headers |= {"x-ms-blob-type": "BlockBlob", "content-type": "application/octet-stream"}
+        headers, md5 = _sealed(data)
 
         def send(extra: Mapping[str, str]) -> Answer:
             return self.container.ask("write", "PUT", key, headers={**headers, **extra}, body=data, payload=True)
 
-        answer = self.container.conditionally(key, when, md5, send)
+        return self._stored(key, data, md5, self.container.conditionally(key, when, md5, send))
+
+    def _stored(self, key: str, data: Bytes, md5: str, answer: Answer) -> Entry:
+        """The entry of what was put, once the store's answer has been held against what was sent."""
         got = answer.headers.get("content-md5")
         if got is not None and got != md5:
             self._remove(key, {"if-match": answer.headers.get("etag", "*")})
@@ -175,6 +177,17 @@ class AzureSystem(StoreSystem):
             raise
         except NotFoundError:
             return
+
+    # Bulk
+
+    @property
+    def root(self) -> Container:
+        return self.container
+
+    def _putting(self, key: str, data: Bytes) -> tuple[Asked, Callable[[Answer], Entry]]:
+        headers, md5 = _sealed(data)
+        asked = self.container.asked("write", "PUT", key, headers=headers, body=data)
+        return asked, lambda answer: self._stored(key, data, md5, answer)
 
     # Multipart
 
@@ -317,6 +330,12 @@ class AzureSystem(StoreSystem):
             if self.container.ask("head", "HEAD", key, accept=(404,)).status == 404:
                 swept += discard(self.container, key)
         return swept
+
+
+def _sealed(data: Bytes) -> tuple[dict[str, str], str]:
+    """The headers of a blob that comes in one request, and the MD5 to hold against the store's answer."""
+    headers, md5 = checked(data)
+    return {**headers, "x-ms-blob-type": "BlockBlob", "content-type": "application/octet-stream"}, md5
 
 
 def _directories_in_place(entries: Iterable[Entry], parent: str | None) -> Iterator[Entry]:

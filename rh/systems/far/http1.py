@@ -47,11 +47,12 @@ def request_of(method: str, target: str, lines: str, headers: Mapping[str, str],
 class Line:
     """One connection and what was read from it beyond the last answer. No wait is longer than `timeout_s`."""
 
-    __slots__ = ("rest", "sock", "used", "whole")
+    __slots__ = ("_patience", "rest", "sock", "used", "whole")
 
     def __init__(self, sock: socket.socket, timeout_s: float) -> None:
         self.sock = sock
         self.whole = 0
+        self._patience: float | None = timeout_s
         if type(sock) is socket.socket:
             # Let the kernel watch the clock: with a timeout of its own, Python asks it before every call. The kernel
             # may gather a piece, too; TLS gives records as they come.
@@ -63,9 +64,14 @@ class Line:
                 sock.settimeout(timeout_s)  # a kernel with other ideas of time
             else:
                 sock.settimeout(None)
+                self._patience = None
                 self.whole = socket.MSG_WAITALL
         self.rest = b""
         self.used = time.monotonic()
+
+    def wait(self, *, patient: bool) -> None:
+        """Whether calls wait, as they do at first, or raise at once where there is nothing to do yet."""
+        self.sock.settimeout(self._patience if patient else 0.0)
 
     def send(self, head: bytes, body: Iterable[Buffer], length: int) -> None:
         """A request, whose body has so many bytes."""
@@ -90,31 +96,14 @@ class Line:
         """Status, headers (lower case, repeated ones joined by commas) and whether the connection stays open."""
         while True:
             raw = self.rest or self._more()
-            end = raw.find(b"\r\n\r\n")
+            end = end_of_head(raw)
             while end < 0:
-                if len(raw) > HEAD_LIMIT:
-                    raise Malformed("the head is too long")
                 raw += self._more()
-                end = raw.find(b"\r\n\r\n")
+                end = end_of_head(raw)
             self.rest = raw[end + 4 :]
-            _orderly(raw[:end])
-            lines = raw[:end].decode("latin-1").split("\r\n")
-            first = lines[0]
-            code = first[9:12]
-            digits = len(code) == 3 and not code.strip("0123456789")
-            if not first.startswith("HTTP/1.") or not digits or first[12:13] not in ("", " "):
-                raise Malformed("no status line")
-            headers: dict[str, str] = {}
-            for line in lines[1:]:
-                name, colon, value = line.partition(":")
-                if not colon or not name:
-                    raise Malformed("a header is malformed")
-                name = name.lower()
-                value = value.strip(" \t")
-                headers[name] = f"{headers[name]},{value}" if name in headers else value
-            if code[0] != "1":
-                stays = headers.get("connection", "").lower() != "close" and first[7] == "1"
-                return int(code), headers, stays
+            told = head_of(raw[:end])
+            if told[0] >= 200:
+                return told
 
     def into(self, buffer: memoryview) -> int:
         """Some bytes of a body, into a buffer that is not empty and no longer than what is left of it."""
@@ -198,11 +187,35 @@ class Line:
         self.close()
 
 
-def _orderly(head: bytes) -> None:
-    """Raise where a line ends in an unusual way or goes on in the next."""
-    ends = head.count(b"\r\n")
-    if head.count(b"\n") != ends or head.count(b"\r") != ends or b"\n " in head or b"\n\t" in head:
-        raise Malformed("a header is malformed")
+def end_of_head(raw: bytes) -> int:
+    """Where the head ends that these bytes begin with; -1 if it goes on."""
+    end = raw.find(b"\r\n\r\n")
+    if end < 0 and len(raw) > HEAD_LIMIT:
+        raise Malformed("the head is too long")
+    return end
+
+
+def head_of(raw: bytes) -> tuple[int, dict[str, str], bool]:
+    """What the head of an answer says: `Line.head`; a status below 200 says that another one follows."""
+    ends = raw.count(b"\r\n")
+    if raw.count(b"\n") != ends or raw.count(b"\r") != ends or b"\n " in raw or b"\n\t" in raw:
+        raise Malformed("a header is malformed")  # a line ends in an unusual way, or goes on in the next
+    lines = raw.decode("latin-1").split("\r\n")
+    first = lines[0]
+    code = first[9:12]
+    digits = len(code) == 3 and not code.strip("0123456789")
+    if not first.startswith("HTTP/1.") or not digits or first[12:13] not in ("", " "):
+        raise Malformed("no status line")
+    headers: dict[str, str] = {}
+    for line in lines[1:]:
+        name, colon, value = line.partition(":")
+        if not colon or not name:
+            raise Malformed("a header is malformed")
+        name = name.lower()
+        value = value.strip(" \t")
+        headers[name] = f"{headers[name]},{value}" if name in headers else value
+    stays = headers.get("connection", "").lower() != "close" and first[7] == "1"
+    return int(code), headers, stays
 
 
 class Reply:
@@ -210,9 +223,9 @@ class Reply:
 
     __slots__ = ("_unread", "headers", "left", "length", "line", "pieces", "status", "stays")
 
-    def __init__(self, line: Line, method: str) -> None:
+    def __init__(self, line: Line, method: str, head: tuple[int, dict[str, str], bool] | None = None) -> None:
         self.line = line
-        self.status, self.headers, self.stays = line.head()
+        self.status, self.headers, self.stays = head or line.head()
         if self.status == 416:
             # Servers that mean to send a reason, and may not, end the connection here without saying so.
             self.stays = False

@@ -28,6 +28,7 @@ from contextlib import ExitStack, suppress
 from itertools import chain
 from typing import ClassVar
 
+from rh.digest import CHUNK
 from rh.errors import (
     ConflictError,
     DeadlineError,
@@ -38,7 +39,7 @@ from rh.errors import (
     UnsupportedError,
 )
 from rh.observe import count
-from rh.systems.abilities import Item
+from rh.systems.abilities import WORKERS, Item
 from rh.systems.base import Body, Bytes, Settings, System
 from rh.systems.local import bulk, parts
 from rh.systems.local.disk import (
@@ -308,10 +309,22 @@ class LocalSystem(System):
 
     # What else a disk can do
 
-    def read_many(self, entries: Iterable[Entry]) -> Iterator[tuple[Entry, bytes | Exception]]:
+    largest: ClassVar[int] = CHUNK
+
+    def read_many(
+        self,
+        entries: Iterable[Entry],
+        *,
+        workers: int = WORKERS,  # noqa: ARG002 - two threads make each other wait
+    ) -> Iterator[tuple[Entry, bytes | Exception]]:
         return bulk.read_many(self.root, self._name, entries)
 
-    def write_many(self, items: Iterable[Item]) -> Iterator[Outcome]:
+    def write_many(
+        self,
+        items: Iterable[Item],
+        *,
+        workers: int = WORKERS,  # noqa: ARG002 - two threads make each other wait
+    ) -> Iterator[Outcome]:
         return bulk.write_many(self.root, self._name, items)
 
     def can_copy_from(self, source: System) -> bool:

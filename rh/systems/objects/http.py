@@ -196,7 +196,9 @@ class Pool:
         # To a proxy, a request without TLS names the whole URL.
         through = self._proxy is not None and endpoint.scheme == "http"
         self._target = endpoint.url if through else endpoint.base
-        self._lines = f"Host: {endpoint.authority}\r\n" + (self._proxy.login if self._proxy and through else "")
+        self._lines = f"Host: {endpoint.authority}\r\nUser-Agent: rh\r\n" + (
+            self._proxy.login if self._proxy and through else ""
+        )
 
     def request(
         self,
@@ -209,12 +211,11 @@ class Pool:
     ) -> Answer:
         """Send one request and read the head of its answer. `target` begins with `/` and is quoted already."""
         length = sum([memoryview(part).nbytes for part in body]) if body else 0
-        told = length if body or method in ("POST", "PUT") else None
-        head = request_of(method, self._target + target, self._lines, headers, told)
+        head = self.head(method, target, headers, length)
         line: Line | None = None
         begun = False
         try:
-            line = self._take() or self._connect()
+            line = self.take() or self.connect()
             begun = True
             try:
                 line.send(head, body, length)
@@ -230,6 +231,11 @@ class Pool:
                 line.close()
             raise self.failure(error, where, begun=begun) from None
 
+    def head(self, method: str, target: str, headers: Mapping[str, str], length: int) -> bytes:
+        """The head of a request whose body has so many bytes."""
+        told = length if length or method in ("POST", "PUT") else None
+        return request_of(method, self._target + target, self._lines, headers, told)
+
     def give(self, line: Line) -> None:
         """Take a connection back."""
         if self._pid != os.getpid() or len(self._idle) >= KEEP:
@@ -242,7 +248,8 @@ class Pool:
         """Close idle connections; new ones are made when needed."""
         _drop(self._idle)
 
-    def _take(self) -> Line | None:
+    def take(self) -> Line | None:
+        """A connection that is there, if there is one; whoever takes it gives it back, or closes it."""
         if self._pid != os.getpid():
             self._pid, self._tls = os.getpid(), None
             self.close()
@@ -264,7 +271,8 @@ class Pool:
         except IndexError:
             return
 
-    def _connect(self) -> Line:
+    def connect(self) -> Line:
+        """A new connection."""
         with _lock:
             pools = list(_pools)
         for pool in pools:

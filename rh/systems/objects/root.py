@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 from rh.errors import (
@@ -18,12 +18,14 @@ from rh.errors import (
     RhError,
     UnavailableError,
 )
+from rh.observe import count
+from rh.systems.abilities import Item
 from rh.systems.base import Body, Settings
 from rh.systems.objects.failures import Failure, NoBucketError, is_plain
 from rh.systems.objects.shared import Attempt, Attempts
 from rh.systems.objects.spread import spread
-from rh.systems.objects.wire import Answer, Nothing, StoreWire, WireBody, deadline_of, etag_of, seconds
-from rh.types import ABSENT, ANY, Condition, Entry, Location, Match, Span
+from rh.systems.objects.wire import Answer, Asked, Nothing, StoreWire, WireBody, deadline_of, etag_of, seconds
+from rh.types import ABSENT, ANY, Condition, Entry, Location, Match, Outcome, Span
 
 __all__ = ["Root", "StorePlace", "conditions"]
 
@@ -46,6 +48,7 @@ class StorePlace:
 
 
 P = TypeVar("P", bound=StorePlace)
+T = TypeVar("T")
 
 
 class Root(ABC, Generic[P]):
@@ -125,6 +128,16 @@ class Root(ABC, Generic[P]):
             **more,
         )
 
+    def asked(self, verb: str, method: str, key: str, **more: Any) -> Asked:
+        """One of many requests about objects, for `ask_many`."""
+        return Asked(verb, method, self.path(key), self.url(key), lambda failure: self.failed(failure, key), **more)
+
+    def ask_many(
+        self, requests: Iterator[tuple[T, Asked | RhError]], *, workers: int
+    ) -> Iterator[tuple[T, Answer | RhError]]:
+        """`StoreWire.request_many` on this bucket."""
+        return self.place.wire.request_many(self.name, requests, workers=workers)
+
     def failed(self, failure: Failure, key: str) -> RhError:
         """The error for a failure at a key."""
         if failure.status == 400 and not failure.code and key and not is_plain(self.prefix + key):
@@ -195,6 +208,72 @@ class Root(ABC, Generic[P]):
             body.close()
             raise ConflictError("it has changed since it was listed", where=self.url(key))
         return body
+
+    def read_many(self, entries: Iterable[Entry], *, workers: int) -> Iterator[tuple[Entry, bytes | Exception]]:
+        """`Bulk.read_many`."""
+
+        def requests() -> Iterator[tuple[Entry, Asked | RhError]]:
+            for entry in entries:
+                key = entry.key
+                try:
+                    yield entry, self.asked("read", "GET", key, query=self.pin(key), limit=entry.size)
+                except RhError as error:
+                    yield entry, error
+
+        for entry, answer in self.ask_many(requests(), workers=workers):
+            if isinstance(answer, RhError):
+                yield entry, answer
+                continue
+            count(self.place.system, "read", requests=0, received=len(answer.data))
+            if entry.etag not in (None, etag_of(answer.headers)):
+                yield entry, ConflictError("it has changed since it was listed", where=self.url(entry.key))
+            elif len(answer.data) != entry.size:
+                yield (
+                    entry,
+                    IntegrityError(
+                        "the answer has the wrong length",
+                        where=self.url(entry.key),
+                        expected=f"{entry.size} bytes",
+                        got=f"{answer.headers.get('content-length', len(answer.data))} bytes",
+                    ),
+                )
+            else:
+                yield entry, answer.data
+
+    def write_many(
+        self,
+        items: Iterable[Item],
+        put: Callable[[Item], tuple[Asked, Callable[[Answer], Entry]]],
+        *,
+        workers: int,
+    ) -> Iterator[Outcome]:
+        """`Bulk.write_many`.
+
+        Args:
+            items: what to write.
+            put: gives the request that stores an item, and what is to be made of its answer.
+            workers: so many at once.
+        """
+
+        def requests() -> Iterator[tuple[tuple[str, Callable[[Answer], Entry] | None], Asked | RhError]]:
+            for item in items:
+                try:
+                    asked, stored = put(item)
+                except RhError as error:
+                    yield (item.key, None), error
+                else:
+                    yield (item.key, stored), asked
+
+        for (key, stored), answer in self.ask_many(requests(), workers=workers):
+            if isinstance(answer, RhError) or stored is None:
+                assert isinstance(answer, RhError)
+                yield Outcome(key, error=answer)
+                continue
+            try:
+                outcome = Outcome(key, stored(answer))
+            except RhError as error:
+                outcome = Outcome(key, error=error)
+            yield outcome
 
     def _open(self, key: str, span: Span | None) -> Body | None:
         """`read` of a span that is not empty; `None` when it begins beyond the end."""

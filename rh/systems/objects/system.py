@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, overload
 
 from rh.errors import InvalidError, RhError, UnsupportedError
+from rh.systems.abilities import WORKERS, Item
 from rh.systems.base import HIDDEN, Bytes, Settings, System
+from rh.systems.objects.root import Root
 from rh.systems.objects.spread import spread
+from rh.systems.objects.wire import Answer, Asked
 from rh.types import Entry, Link, Location, Outcome
 
-__all__ = ["StoreSystem", "hidden", "lasting"]
+__all__ = ["BulkStore", "StoreSystem", "hidden", "lasting"]
 
 MAX_EXPIRY_S = 7 * 24 * 3600
 """Longest life of a signed URL, in seconds."""
@@ -77,6 +80,12 @@ class StoreSystem(System):
 
         return spread(one, pairs)
 
+    @overload
+    def _storable(self, key: str, data: Bytes | Link) -> Bytes: ...
+
+    @overload
+    def _storable(self, key: str, data: Bytes | Iterable[Bytes] | Link) -> Bytes | Iterable[Bytes]: ...
+
     def _storable(self, key: str, data: Bytes | Iterable[Bytes] | Link) -> Bytes | Iterable[Bytes]:
         """The data, unless it is a link or a directory."""
         if isinstance(data, Link):
@@ -86,6 +95,33 @@ class StoreSystem(System):
                 raise InvalidError("a key that ends with / is a directory and has no bytes", where=self.url(key))
             raise UnsupportedError(f"{self.store} has no directories", where=self.url(key))
         return data
+
+
+class BulkStore(StoreSystem):
+    """A store whose requests are made of what they store or fetch, and can be under way many at a time."""
+
+    largest: ClassVar[int] = 1 << 16
+    """Up to here an object costs more as a request than as bytes, whose digests threads compute side by side."""
+
+    @property
+    @abstractmethod
+    def root(self) -> Root[Any]:
+        """The bucket, or the prefix in one."""
+
+    @abstractmethod
+    def _putting(self, key: str, data: Bytes) -> tuple[Asked, Callable[[Answer], Entry]]:
+        """The request that stores an object, and what is to be made of its answer."""
+
+    def read_many(
+        self, entries: Iterable[Entry], *, workers: int = WORKERS
+    ) -> Iterator[tuple[Entry, bytes | Exception]]:
+        return self.root.read_many(entries, workers=workers)
+
+    def write_many(self, items: Iterable[Item], *, workers: int = WORKERS) -> Iterator[Outcome]:
+        def put(item: Item) -> tuple[Asked, Callable[[Answer], Entry]]:
+            return self._putting(item.key, self._storable(item.key, item.data))
+
+        return self.root.write_many(items, put, workers=workers)
 
 
 def lasting(expires_s: int, where: str) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from rh import observe
@@ -21,10 +21,12 @@ from rh.errors import DeadlineError, IntegrityError, InvalidError, RhError, Unav
 from rh.systems.base import Body, Bytes
 from rh.systems.objects import http
 from rh.systems.objects.failures import Failure, failure_of
+from rh.systems.objects.together import Call, together
 from rh.types import Entry
 
 __all__ = [
     "Answer",
+    "Asked",
     "Nothing",
     "Raise",
     "StoreWire",
@@ -37,6 +39,8 @@ __all__ = [
     "parse_xml",
     "seconds",
 ]
+
+T = TypeVar("T")
 
 ANSWER_LIMIT = 64 << 20
 """Answers that are not data are smaller than this."""
@@ -94,6 +98,24 @@ Raise = Callable[[Failure], RhError]
 """Turns a refusal into the error to raise."""
 
 
+class Asked(NamedTuple):
+    """One of many requests to a bucket: the arguments of `StoreWire.request`.
+
+    `limit`: a longer answer is not read, and none.
+    """
+
+    verb: str
+    method: str
+    key: str
+    where: str
+    error: Raise
+    query: Sequence[tuple[str, str]] = ()
+    headers: Mapping[str, str] = {}
+    body: Bytes = b""
+    digest: str | None = None
+    limit: int = ANSWER_LIMIT
+
+
 class StoreWire(ABC):
     """Connections to one endpoint. Nothing is retried, no redirect is followed, no wait outlasts `timeout_s`."""
 
@@ -125,6 +147,10 @@ class StoreWire(ABC):
             made = http.Pool(http.parse_endpoint(base), self.timeout_s, ca_bundle=self._ca_bundle)
             pool = self._pools.setdefault(base, made)
         return pool
+
+    def origin(self, bucket: str) -> str:  # noqa: ARG002 - S3 has buckets with a host of their own
+        """Scheme and authority of the requests to a bucket."""
+        return f"{self.scheme}://{self.netloc}"
 
     @abstractmethod
     def _signed(
@@ -176,7 +202,6 @@ class StoreWire(ABC):
         """
         base, target, sent = self._signed(method, bucket, key, query, headers or {}, body, digest)
         length = len(body)
-        sent["user-agent"] = "rh"
         observe.count(self.system, verb, sent=length if payload else 0)
         answer = self._pool(base).request(method, target, sent, (body,) if length else (), where=where)
         status = answer.status
@@ -187,6 +212,41 @@ class StoreWire(ABC):
         if not ok and status not in accept:
             raise error(failure_of(status, content, answer.headers))
         return Answer(status, answer.headers, content)
+
+    def request_many(
+        self, bucket: str, requests: Iterator[tuple[T, Asked | RhError]], *, workers: int
+    ) -> Iterator[tuple[T, Answer | RhError]]:
+        """Send each of these once, so many at a time, from one thread; what they are, with their answers or errors.
+
+        An answer that is longer than its limit has no `data`.
+        """
+
+        def call(asked: Asked) -> Call:
+            verb, method, key, where, _, query, headers, body, digest, limit = asked
+            _, target, sent = self._signed(method, bucket, key, query, headers, body, digest)
+            observe.count(self.system, verb, sent=len(body))
+            return Call(method, target, sent, body, where, limit)
+
+        def calls() -> Iterator[tuple[tuple[T, Raise | None], Call | RhError]]:
+            for tag, asked in requests:
+                if isinstance(asked, RhError):
+                    yield (tag, None), asked
+                    continue
+                try:
+                    made: Call | RhError = call(asked)
+                except RhError as error:
+                    made = error
+                yield (tag, asked.error), made
+
+        for (tag, error), response in together(self._pool(self.origin(bucket)), calls(), workers=workers):
+            if isinstance(response, RhError):
+                yield tag, response
+                continue
+            status, told, data = response
+            if 200 <= status < 300 or error is None:
+                yield tag, Answer(status, told, data or b"")
+            else:
+                yield tag, error(failure_of(status, data or b"", told))
 
 
 class WireBody(Body):

@@ -14,16 +14,13 @@ from __future__ import annotations
 import base64
 import builtins
 import hashlib
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from operator import itemgetter
-from pathlib import Path
 from typing import ClassVar
 from urllib.parse import unquote_plus
 
-from rh import plugins
 from rh.errors import (
     ConflictError,
     IntegrityError,
@@ -36,14 +33,13 @@ from rh.errors import (
 from rh.observe import log
 from rh.systems.abilities import Upload
 from rh.systems.base import Body, Bytes, Settings, System
-from rh.systems.objects.failures import scrub
 from rh.systems.objects.parts import whole_or_in_parts
-from rh.systems.objects.shared import flag
-from rh.systems.objects.system import StoreSystem, hidden, lasting
-from rh.systems.objects.wire import Answer, fields, now_of, parse_xml, seconds
+from rh.systems.objects.system import BulkStore, hidden, lasting
+from rh.systems.objects.wire import Answer, Asked, fields, now_of, parse_xml, seconds
 from rh.systems.s3.bucket import BATCH, MD5, PROBE, Bucket, source_of
+from rh.systems.s3.credentials import identity
 from rh.systems.s3.parts import LIMITS, S3Upload, abort, copy_in_parts, raise_inner
-from rh.systems.s3.sign import UNSIGNED, Credentials
+from rh.systems.s3.sign import UNSIGNED
 from rh.types import ANY, Condition, Entry, Link, Location, SignedRequest, Span
 
 __all__ = ["S3System"]
@@ -53,7 +49,7 @@ COPY_LIMIT = 5 << 30
 _PAST = "\U0010fffd"
 
 
-class S3System(StoreSystem):
+class S3System(BulkStore):
     """A bucket, or a prefix in one."""
 
     kind: ClassVar[str] = "s3"
@@ -198,8 +194,11 @@ class S3System(StoreSystem):
             begin=partial(S3Upload.begin, self.bucket, key),
         )
 
-    def _put(self, key: str, data: Bytes, when: Condition) -> Entry:
-        """One object in one request, checked by the etag it comes back with."""
+    def _sealed(self, data: Bytes, when: Condition) -> tuple[dict[str, str], str | None, str | None]:
+        """Headers by which the store checks what it receives, the body's digest for the signature, and its MD5.
+
+        The MD5 is to be held against the etag that the store answers.
+        """
         place = self.bucket.place
         md5, headers, digest = None, dict(place.stored), None
         if place.aws:
@@ -211,6 +210,11 @@ class S3System(StoreSystem):
             if digest is None and self.bucket.name not in place.opaque:
                 # The signature covers the MD5, the store checks it, and so do we in its answer: no second hash.
                 digest = UNSIGNED
+        return headers, digest, md5
+
+    def _put(self, key: str, data: Bytes, when: Condition) -> Entry:
+        """One object in one request, checked by the etag it comes back with."""
+        headers, digest, md5 = self._sealed(data, when)
 
         def send(extra: Mapping[str, str]) -> Answer:
             sent = {**headers, **extra}
@@ -222,6 +226,17 @@ class S3System(StoreSystem):
     def delete(self, keys: Sequence[str]) -> None:
         if keys:
             self.bucket.delete(keys)
+
+    # Bulk
+
+    @property
+    def root(self) -> Bucket:
+        return self.bucket
+
+    def _putting(self, key: str, data: Bytes) -> tuple[Asked, Callable[[Answer], Entry]]:
+        headers, digest, md5 = self._sealed(data, ANY)
+        asked = self.bucket.asked("write", "PUT", key, headers=headers, body=data, digest=digest)
+        return asked, lambda answer: self.bucket.stored(key, data, answer.etag, md5, answer.headers)
 
     # Multipart
 
@@ -357,66 +372,3 @@ class S3System(StoreSystem):
         old = [entry.key for _, entry in probes if entry.modified is not None and entry.modified <= now - older_than_s]
         self.delete(old)
         return swept + len(old)
-
-
-def identity(settings: Settings) -> tuple[Callable[[], Credentials | None], str | None, str | None]:
-    """Who we are and where, as boto3 finds it: credentials at each moment, region, endpoint.
-
-    Raises:
-        UnauthenticatedError: there are no credentials, or they cannot be refreshed; the hint says how to get some.
-        InvalidError: the profile does not exist.
-
-    """
-    boto3 = plugins.need("boto3.session", extra="s3", purpose="S3")
-    core = plugins.need("botocore.session", extra="s3", purpose="S3")
-    problems = plugins.need("botocore.exceptions", extra="s3")
-    providers = plugins.need("botocore.configprovider", extra="s3")
-    name = str(settings.get("name") or "s3")
-    profile, file = settings.get("profile"), settings.get("credentials_file")
-    login = f"aws sso login{f' --profile {profile}' if profile else ''}"
-    try:
-        session = core.Session(profile=profile or ("default" if file else None))
-        if file:
-            path = Path(str(file)).expanduser()
-            if not path.exists():
-                raise InvalidError(
-                    "there is no such credentials file", where=str(path), hint=f"systems.{name}.credentials_file"
-                )
-            session.set_config_variable("credentials_file", str(path))
-        region = session.get_config_variable("region") or os.environ.get("AWS_REGION")
-        endpoint = providers.ConfiguredEndpointProvider(
-            full_config=session.full_config, scoped_config=session.get_scoped_config(), client_name="s3"
-        ).provide()
-        if flag(settings.get("anonymous")):
-            return (lambda: None), region, endpoint
-        found = boto3.Session(botocore_session=session).get_credentials()
-    except problems.ProfileNotFound as error:
-        known = ", ".join(session.available_profiles) or "none"
-        raise InvalidError(
-            f"there is no AWS profile {profile!r}", where=name, hint=f"profiles here: {known}"
-        ) from error
-    except problems.BotoCoreError as error:
-        raise UnauthenticatedError(f"no credentials: {scrub(str(error))}", where=name, hint=login) from error
-    if found is None:
-
-        def missing() -> Credentials | None:
-            raise UnauthenticatedError(
-                "no AWS credentials were found",
-                where=name,
-                hint=f"{login}, aws configure, AWS_ACCESS_KEY_ID, or systems.{name}.anonymous = true",
-            )
-
-        return missing, region, endpoint
-
-    lasting = not hasattr(found, "refresh_needed")
-
-    def current() -> Credentials | None:
-        try:
-            now = found.get_frozen_credentials()
-        except (problems.BotoCoreError, problems.ClientError) as error:
-            raise UnauthenticatedError(
-                f"the credentials cannot be refreshed: {scrub(str(error))}", where=name, hint=login
-            ) from error
-        return Credentials(now.access_key, now.secret_key, now.token, lasting)
-
-    return current, region, endpoint

@@ -119,6 +119,9 @@ class Wire(StoreWire):
         self._credentials = credentials
         self._extra = dict(headers or {})
 
+    def origin(self, bucket: str) -> str:
+        return self.place(bucket, None)[0]
+
     def place(self, bucket: str, key: str | None) -> tuple[str, str, str]:
         """Scheme and authority, the `Host` header, and the path for a key (or the bucket)."""
         virtual = self._virtual and _VIRTUAL.fullmatch(bucket) is not None

@@ -13,9 +13,10 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
+from rh.digest import CHUNK
 from rh.errors import InvalidError, NameClashError
 from rh.systems import abilities
-from rh.systems.abilities import Item, Upload
+from rh.systems.abilities import WORKERS, Item, Upload
 from rh.systems.base import Body, Bytes, P, Settings, System
 from rh.systems.ssh.fetching import Request
 from rh.systems.ssh.road import FarRoad
@@ -176,12 +177,24 @@ class SSHSystem(System):
 
     # Bulk
 
-    def read_many(self, entries: Iterable[Entry]) -> Iterator[tuple[Entry, bytes | Exception]]:
+    largest: ClassVar[int] = CHUNK
+
+    def read_many(
+        self,
+        entries: Iterable[Entry],
+        *,
+        workers: int = WORKERS,  # noqa: ARG002 - one stream carries all
+    ) -> Iterator[tuple[Entry, bytes | Exception]]:
         """The bytes of many files. An entry comes back with `check`, the digest computed over there."""
         found: Iterator[tuple[Entry, bytes | Exception]] = self.road.read_many(entries)
         return found
 
-    def write_many(self, items: Iterable[Item]) -> Iterator[Outcome]:
+    def write_many(
+        self,
+        items: Iterable[Item],
+        *,
+        workers: int = WORKERS,  # noqa: ARG002 - one stream carries all
+    ) -> Iterator[Outcome]:
         """Write many files; outcomes carry the digest computed over there."""
         found: Iterator[Outcome] = self.road.write_many(items)
         return found

@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Generic, Self, TypeVar, cast
 
 from rh.errors import IntegrityError
 from rh.systems.abilities import (
+    WORKERS,
     Bulk,
     Digesting,
     Direct,
@@ -235,10 +237,16 @@ def _target_key(pair: tuple[Entry, str]) -> str:
 
 
 class _Bulk(_Through[Bulk]):
-    def read_many(self, entries: Iterable[Entry]) -> Iterator[tuple[Entry, bytes | Exception]]:
+    @property
+    def largest(self) -> int:
+        return self._inner.largest
+
+    def read_many(
+        self, entries: Iterable[Entry], *, workers: int = WORKERS
+    ) -> Iterator[tuple[Entry, bytes | Exception]]:
         flow: Flow[Entry, tuple[Entry, bytes | Exception]] = Flow(
             "read_many",
-            self._inner.read_many,
+            partial(self._inner.read_many, workers=workers),
             item=_entry_key,
             outcome=lambda outcome: outcome[0].key,
             error=lambda outcome: outcome[1] if isinstance(outcome[1], Exception) else None,
@@ -246,8 +254,9 @@ class _Bulk(_Through[Bulk]):
         )
         return self._wrapper.many(flow, entries)
 
-    def write_many(self, items: Iterable[Item]) -> Iterator[Outcome]:
-        return self._wrapper.many(_outcomes("write_many", self._inner.write_many, lambda item: item.key), items)
+    def write_many(self, items: Iterable[Item], *, workers: int = WORKERS) -> Iterator[Outcome]:
+        write = partial(self._inner.write_many, workers=workers)
+        return self._wrapper.many(_outcomes("write_many", write, lambda item: item.key), items)
 
 
 class _Direct(_Through[Direct]):
