@@ -338,19 +338,33 @@ class Wire:
                 self._threads[-1].start()
 
     def _relay(self, client):
+        said, begun = b"", False
         with client, socket.create_connection(("127.0.0.1", self._to)) as server:
-            asking, other = False, {client: server, server: client}
+            other = {client: server, server: client}
             with contextlib.suppress(OSError):
                 while True:
                     for source in select.select([client, server], [], [])[0]:
                         data = source.recv(1 << 16)
                         if not data:
                             return
-                        self.asked += source is client and not asking
-                        asking = source is client
-                        if not asking and self.asked == self.lose:
+                        if source is client:
+                            said, begun = self._listen(said + data, begun)
+                        elif self.asked == self.lose:
                             return
                         other[source].sendall(data)
+
+    def _listen(self, said, begun):
+        """Count what asks for an answer: a query, or the end of a pipeline. What is left, and whether login is over."""
+        while True:
+            start = 1 if begun else 0
+            length = start + int.from_bytes(said[start : start + 4])
+            if len(said) < max(8 - 3 * begun, length):
+                return said, begun
+            if begun:
+                self.asked += said[:1] in (b"Q", b"S")
+            else:
+                begun = int.from_bytes(said[4:8]) >> 16 == 3  # the version; before it, whether there is TLS
+            said = said[length:]
 
     def url(self, url):
         return url.replace(f":{self._to}/", f":{self.port}/")
