@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from array import array
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -102,6 +103,10 @@ class AbilitiesSuite(Suite):
         for item in random.Random(3).sample(items[:300], 20):
             assert system.read(item.key).read() == item.data
         assert list(bulk.write_many([])) == []
+        words = memoryview(array("I", [1, 2, 3]))
+        (outcome,) = bulk.write_many([Item("words", words)], workers=1)
+        assert outcome.error is None
+        assert system.read("words").read() == words.tobytes()
 
     def test_bulk_read(self, system: System) -> None:
         """Many small reads: the bytes of each entry, or its own error."""
@@ -122,6 +127,10 @@ class AbilitiesSuite(Suite):
         assert isinstance(errors.pop("d1/gone"), (NotFoundError, ConflictError))
         assert errors == {}
         assert list(bulk.read_many([])) == []
+        assert len(list(bulk.read_many(entries[3:50], workers=2))) == 47
+        # What has grown since somebody looked is all of it or an error, never the beginning.
+        ((_, data),) = bulk.read_many([Entry("d0/f 0", 0)])
+        assert isinstance(data, Exception) or data == b"changed since"
 
     def test_digesting(self, system: System) -> None:
         """Digests computed over there are the ones of `rh.digest`, plain and chunked."""

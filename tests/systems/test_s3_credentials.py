@@ -39,6 +39,8 @@ CONFIGS = {
     "services": "[default]\nservices = dev\n[services dev]\ns3 =\n  endpoint_url = http://service:9\n",
     "nested": "[default]\nregion = eu-conf-1\ns3 =\n  max_concurrent_requests = 20\n",
     "keys": f"[default]\n{KEYS.replace('AKFILE', 'AKCONF')}",
+    "quoted": "[profile 'default']\nregion = eu-quoted-1\n[profile \"other\"]\nendpoint_url = http://quoted:9\n",
+    "spaced": "[profile  other]\nregion = eu-spaced-1\n[profile\tdefault]\nregion = eu-tab-1\n",
 }
 VARIABLES: dict[str, Mapping[str, str]] = {
     "nothing": {},

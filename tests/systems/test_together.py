@@ -18,6 +18,8 @@ from rh.systems.objects.http import Pool, parse_endpoint
 from rh.systems.objects.together import Call, Response, together
 from tests.systems.test_gcs import self_signed
 
+pytestmark = pytest.mark.slow  # they wait for deadlines
+
 Speak = Callable[[socket.socket, str, bytes], bool]
 """Answers a request, given its path and body; whether the connection stays open."""
 
@@ -173,6 +175,16 @@ def odd(sock: socket.socket, path: str, body: bytes) -> bool:
             sock.sendall(b"HTTP/1.1 200 OK\r\nA: b\r\n c\r\nContent-Length: 0\r\n\r\n")
         case "refused":
             sock.sendall(plain(b"<Error/>", "403 Forbidden"))
+        case "stalls":
+            sock.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nab")
+            time.sleep(3)
+            return False
+        case "bad-chunk":
+            sock.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabcde\r\n0\r\n\r\n")
+        case "chunked-refusal":
+            sock.sendall(
+                b"HTTP/1.1 403 Forbidden\r\nTransfer-Encoding: chunked\r\n\r\n8\r\n<Error/>\r\n0\r\nA: b\r\n\r\n"
+            )
         case "silent":
             time.sleep(3)
             return False
@@ -191,6 +203,9 @@ def odd(sock: socket.socket, path: str, body: bytes) -> bool:
         ("long", b"x" * 300_000),
         ("talks-on", b"abcde"),
         ("refused", b"<Error/>"),
+        ("chunked-refusal", b"<Error/>"),
+        ("bad-chunk", IntegrityError),
+        ("stalls", DeadlineError),
         ("closes", UnavailableError),
         ("cut", UnavailableError),
         ("no-http", IntegrityError),
@@ -275,6 +290,7 @@ def test_fewer_connections_than_wanted_will_do(monkeypatch: pytest.MonkeyPatch) 
         assert all(isinstance(answer, Response) for answer in found.values())
         assert len(found) == 200
         assert server.connections == 2
+        assert len(made) < 40
 
 
 def test_whoever_stops_in_the_middle_leaves_nothing_behind() -> None:
@@ -292,6 +308,139 @@ def test_whoever_stops_in_the_middle_leaves_nothing_behind() -> None:
             time.sleep(0.01)
         assert threading.active_count() <= before + server.connections
         assert server.connections < 24, "idle connections were given back"
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.03, 1.0])
+def test_a_place_that_cannot_be_reached_fails_each_once(after_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where refusals come one after the other, as they do from far away."""
+    made: list[int] = []
+
+    def connect() -> Any:
+        made.append(1)
+        time.sleep(after_s * (1 + len(made) % 7 / 10))
+        raise ConnectionRefusedError(111, "refused")
+
+    with Server(echo) as server:
+        pool = server.pool()
+        monkeypatch.setattr(pool, "connect", connect)
+        found = ask(pool, (get(f"/{n}") for n in range(24)), workers=8)
+    assert len(found) == 24
+    assert all(isinstance(answer, UnavailableError) for answer in found.values())
+    assert len(made) <= 24 + 8
+
+
+def test_a_short_failure_leaves_as_many_workers_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    def speak(sock: socket.socket, path: str, body: bytes) -> bool:
+        time.sleep(0.02)
+        return echo(sock, path, body)
+
+    with Server(speak) as server:
+        pool = server.pool()
+        made, usual = [], pool.connect
+
+        def connect() -> Any:
+            made.append(1)
+            if 1 < len(made) <= 8:
+                raise ConnectionResetError("a blip")
+            return usual()
+
+        monkeypatch.setattr(pool, "connect", connect)
+        found = ask(pool, (get(f"/{n}") for n in range(700)), workers=8)
+        assert sum(isinstance(answer, Response) for answer in found.values()) >= 690
+        assert server.most == 8
+        assert len(made) < 40
+
+
+def slowly(server: Server, pause_s: float, workers: int = 1, count: int = 5, **more: Any) -> list[Response | RhError]:
+    def calls() -> Iterator[tuple[int, Call]]:
+        for n in range(count):
+            time.sleep(pause_s)
+            yield n, get(f"/{n}")
+
+    return [answer for _, answer in together(server.pool(**more), calls(), workers=workers)]
+
+
+def test_what_is_said_unasked_is_nobodys_answer() -> None:
+    def speak(sock: socket.socket, path: str, body: bytes) -> bool:
+        echo(sock, path, body)
+        time.sleep(0.05)
+        sock.sendall(plain(b"stray"))
+        return True
+
+    with Server(speak) as server:
+        assert [data_of(answer) for answer in slowly(server, 0.2)] == [b"/%d" % n for n in range(5)]
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_connections_that_are_closed_meanwhile_are_not_used(tls: bool, tmp_path: Path) -> None:
+    def speak(sock: socket.socket, path: str, body: bytes) -> bool:
+        echo(sock, path, body)
+        time.sleep(0.1)
+        return False
+
+    path = self_signed(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(path)
+    with Server(speak, tls=context if tls else None) as server:
+        found = slowly(server, 0.25, **({"ca_bundle": str(path)} if tls else {}))
+        assert [data_of(answer) for answer in found] == [b"/%d" % n for n in range(5)]
+
+
+def test_whoever_is_slow_finds_the_answers_that_came_in_time() -> None:
+    with Server(echo) as server:
+        pool = server.pool(timeout_s=0.5)
+        found = []
+        for _, answer in together(pool, ((n, get(f"/{n}")) for n in range(40)), workers=8):
+            found.append(answer)
+            if len(found) == 10:
+                time.sleep(1.5)
+        assert [answer for answer in found if isinstance(answer, RhError)] == []
+        assert [answer for answer in slowly(server, 0.2, 8, 20, timeout_s=0.5) if isinstance(answer, RhError)] == []
+
+
+def test_a_source_that_fails_takes_no_answer_along() -> None:
+    def calls() -> Iterator[tuple[int, Call]]:
+        for n in range(30):
+            yield n, get(f"/{n}")
+        raise ValueError("the source")
+
+    found = []
+    with Server(echo) as server, pytest.raises(ValueError, match="the source"):  # noqa: PT012 - what came before counts
+        for tag, answer in together(server.pool(), calls(), workers=8):
+            assert isinstance(answer, Response)
+            found.append(tag)
+    assert sorted(found) == list(range(30))
+
+
+def test_what_is_refused_at_once_is_not_taken_without_end() -> None:
+    taken = []
+
+    def calls() -> Iterator[tuple[int, Call | RhError]]:
+        for n in range(10_000):
+            taken.append(n)
+            yield n, InvalidError("no")
+
+    with Server(echo) as server:
+        answers = together(server.pool(), calls(), workers=8)
+        next(answers)
+        assert len(taken) <= 16
+        answers.close()  # type: ignore[attr-defined]
+
+
+def test_a_refusal_is_read_within_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def speak(sock: socket.socket, path: str, body: bytes) -> bool:
+        sock.sendall(plain(b"x" * 100_000, "500 Internal Server Error"))
+        return True
+
+    with Server(speak) as server:
+        assert len(data_of(ask(server.pool(), iter([get("/", limit=4)]))["/"]) or b"") == 100_000
+        monkeypatch.setattr("rh.systems.objects.together.ANSWER_LIMIT", 50_000)
+        assert isinstance(ask(server.pool(), iter([get("/", limit=4)]))["/"], IntegrityError)
+
+
+def test_a_call_shows_no_secret() -> None:
+    call = Call("GET", "/k?sig=secret", {"authorization": "secret"}, b"secret", "az://c/k", 1)
+    assert repr(call) == "<Call GET az://c/k>"
 
 
 def test_over_tls(tmp_path: Path) -> None:

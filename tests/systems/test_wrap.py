@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
@@ -25,7 +26,7 @@ from rh.systems.abilities import Bulk, Digesting, Item, Multipart, Running, Serv
 from rh.systems.memory import MemorySystem, forget
 from rh.systems.wrap import Bucket, Counting, Faulty, Limited, Logged, Retrying, unwrap, wrap
 from rh.testing.systems import SystemSuite, noise
-from rh.types import ABSENT, Entry, Link, Location, Match
+from rh.types import ABSENT, Entry, Link, Location, Match, Outcome
 
 SETTINGS = {"kind": "memory", "timeout_s": 10.0, "retries": 9}
 
@@ -240,6 +241,29 @@ def test_a_stream_that_breaks_as_a_whole_goes_on(memory):
     outcomes = list(quick(memory, retries=20).ask(Bulk).write_many(Item(str(n), b"") for n in range(20)))
     assert sorted(int(outcome.key) for outcome in outcomes) == list(range(20))
     assert len(seen) < 35
+
+
+def test_what_fails_together_is_waited_for_together(memory):
+    """Sixteen refusals of one moment are one reason to wait, not twelve: a busy store is asked again and again."""
+    inner, waits = memory.write_many, []
+
+    def write_many(items, **more):
+        """A store that is busy until somebody has waited five times; sixteen requests are under way at a time."""
+        items = iter(items)
+        while wave := list(itertools.islice(items, 16)):
+            if len(waits) < 5:
+                yield from [Outcome(item.key, error=UnavailableError("busy")) for item in wave]
+            else:
+                yield from inner(wave, **more)
+
+    memory.write_many = write_many
+    system = quick(memory, retries=10)
+    again = system.again
+    system.again = lambda *args, **more: (waits.append(1), again(*args, **more))[1]
+    outcomes = list(system.ask(Bulk).write_many(Item(str(n), b"") for n in range(64)))
+    assert sorted(int(outcome.key) for outcome in outcomes) == list(range(64))
+    assert [outcome.error for outcome in outcomes if outcome.error] == []
+    assert len(waits) == 5
 
 
 def test_a_system_that_forgets_an_item_is_found_out(memory):

@@ -474,6 +474,24 @@ def test_medium_files_are_read_a_few_mebibytes_ahead(tmp_path: Path, monkeypatch
     assert 4 << 20 <= max(ahead) <= 14 << 20
 
 
+@pytest.mark.parametrize("end", ["read_many", "write_many"])
+def test_as_many_workers_as_were_asked_for(end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`workers=` also bounds what a store is asked at once from one thread."""
+    make(tmp_path / "a", f="1", g="2")
+    asked: list[int] = []
+    usual = getattr(MemorySystem, end)
+
+    def noted(system: MemorySystem, items: Iterable[Any], *, workers: int) -> Iterator[Any]:
+        asked.append(workers)
+        return usual(system, items, workers=workers)
+
+    monkeypatch.setattr(MemorySystem, end, noted)
+    middle = Location("memory", f"workers-{end}")
+    for source, target in ((locate(str(tmp_path / "a")), middle), (middle, locate(str(tmp_path / "b")))):
+        transfer.copy_tree(source, target, Options(workers=3))
+    assert asked == [3]
+
+
 def test_cancelling_leaves_what_can_be_resumed(tmp_path: Path) -> None:
     """Promise 28."""
     for n in range(40):

@@ -131,30 +131,15 @@ class Line:
 
     def chunked(self) -> Iterator[bytes]:
         """The pieces of a body that comes in chunks."""
+        chunks = Chunks()
+        data = self.rest
         while True:
-            size = self._text().partition(b";")[0].strip()
-            if not size or len(size) > 15 or size.strip(b"0123456789abcdefABCDEF"):
-                raise Malformed("a chunk has no size")
-            length = int(size, 16)
-            if not length:
-                while self._text():
-                    pass
+            pieces = chunks.feed(data)
+            self.rest = chunks.rest if chunks.over else b""
+            yield from pieces
+            if chunks.over:
                 return
-            yield from self.bounded(length)
-            while len(self.rest) < 2:
-                self.rest += self._more()
-            if self.rest[:2] != b"\r\n":
-                raise Malformed("a chunk has no end")
-            self.rest = self.rest[2:]
-
-    def _text(self) -> bytes:
-        """A line of text between chunks."""
-        while b"\r\n" not in self.rest:
-            if len(self.rest) > HEAD_LIMIT:
-                raise Malformed("a chunk's line is too long")
-            self.rest += self._more()
-        line, _, self.rest = self.rest.partition(b"\r\n")
-        return line
+            data = self._more()
 
     def unbounded(self) -> Iterator[bytes]:
         """The pieces of a body that ends with the connection."""
@@ -173,7 +158,19 @@ class Line:
             return True
         poll = select.poll()
         poll.register(self.sock, select.POLLIN)
-        return bool(poll.poll(0))
+        if not poll.poll(0):
+            return False
+        before = self.sock.gettimeout()
+        self.sock.settimeout(0.0)
+        try:
+            self.sock.recv(1)
+        except OSError as error:
+            # What TLS says of itself, as the tickets after a handshake, is no answer.
+            return type(error).__name__ != "SSLWantReadError"
+        else:
+            return True
+        finally:
+            self.sock.settimeout(before)
 
     def close(self) -> None:
         """Drop the connection."""
@@ -185,6 +182,51 @@ class Line:
 
     def __del__(self) -> None:
         self.close()
+
+
+class Chunks:
+    """What comes in chunks, put in order as it comes. `over` at the end; then `rest` is what came behind it."""
+
+    __slots__ = ("_last", "_left", "over", "rest")
+
+    def __init__(self) -> None:
+        self.rest = b""
+        self.over = False
+        self._left = 0
+        """Of the chunk, and the line end behind it; nothing where its size comes next."""
+        self._last = False
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The pieces in so many more bytes."""
+        data = self.rest + data if self.rest else data
+        found, at = [], 0
+        while not self.over:
+            if self._left > 2:
+                piece = data[at : at + self._left - 2]
+                if not piece:
+                    break
+                found.append(piece)
+                at += len(piece)
+                self._left -= len(piece)
+                continue
+            end = data.find(b"\r\n", at)
+            if end < 0 and len(data) - at <= (1 if self._left else HEAD_LIMIT):
+                break
+            if end < 0 or (self._left and end > at):
+                raise Malformed("a chunk has no end" if self._left else "a chunk's line is too long")
+            line, at = data[at:end], end + 2
+            if self._left:
+                self._left = 0
+            elif self._last:
+                self.over = not line
+            else:
+                size = line.partition(b";")[0].strip()
+                if not size or len(size) > 15 or size.strip(b"0123456789abcdefABCDEF"):
+                    raise Malformed("a chunk has no size")
+                length = int(size, 16)
+                self._left, self._last = length + 2 if length else 0, not length
+        self.rest = data[at:]
+        return found
 
 
 def end_of_head(raw: bytes) -> int:
@@ -221,7 +263,7 @@ def head_of(raw: bytes) -> tuple[int, dict[str, str], bool]:
 class Reply:
     """An answer: status and headers now, the body once, by its `pieces` or into buffers."""
 
-    __slots__ = ("_unread", "headers", "left", "length", "line", "pieces", "status", "stays")
+    __slots__ = ("_unread", "chunked", "headers", "left", "length", "line", "pieces", "status", "stays")
 
     def __init__(self, line: Line, method: str, head: tuple[int, dict[str, str], bool] | None = None) -> None:
         self.line = line
@@ -232,11 +274,13 @@ class Reply:
         self.length: int | None = None
         """Bytes of the body; `None` where only its end will tell."""
         encoding = self.headers.get("transfer-encoding", "identity").lower()
+        self.chunked = False
         if method == "HEAD" or self.status in (204, 304):
             self.length = 0
         elif encoding != "identity":
             if encoding != "chunked":
                 raise Malformed("an unknown transfer encoding")
+            self.chunked = True
         elif "content-length" in self.headers:
             text = self.headers["content-length"]
             if not text or text.strip("0123456789") or len(text) > 18:
@@ -248,7 +292,7 @@ class Reply:
         """Bytes that were not read by `readinto`."""
         if self.length is not None:
             self.pieces = line.bounded(self.length)
-        elif encoding == "chunked":
+        elif self.chunked:
             self.pieces = line.chunked()
         else:
             self.pieces = line.unbounded()

@@ -227,7 +227,7 @@ class Root(ABC, Generic[P]):
             count(self.place.system, "read", requests=0, received=len(answer.data))
             if entry.etag not in (None, etag_of(answer.headers)):
                 yield entry, ConflictError("it has changed since it was listed", where=self.url(entry.key))
-            elif len(answer.data) != entry.size:
+            elif not answer.whole or len(answer.data) != entry.size:
                 yield (
                     entry,
                     IntegrityError(

@@ -119,7 +119,8 @@ class BulkStore(StoreSystem):
 
     def write_many(self, items: Iterable[Item], *, workers: int = WORKERS) -> Iterator[Outcome]:
         def put(item: Item) -> tuple[Asked, Callable[[Answer], Entry]]:
-            return self._putting(item.key, self._storable(item.key, item.data))
+            data = self._storable(item.key, item.data)
+            return self._putting(item.key, data.cast("B") if isinstance(data, memoryview) else data)
 
         return self.root.write_many(items, put, workers=workers)
 

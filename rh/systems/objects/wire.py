@@ -88,6 +88,8 @@ class Answer(NamedTuple):
     headers: Mapping[str, str]
     data: bytes
     stream: http.Answer | None = None
+    whole: bool = True
+    """Whether `data` is; nothing was read of what is longer than it should be."""
 
     @property
     def etag(self) -> str | None:
@@ -101,7 +103,7 @@ Raise = Callable[[Failure], RhError]
 class Asked(NamedTuple):
     """One of many requests to a bucket: the arguments of `StoreWire.request`.
 
-    `limit`: a longer answer is not read, and none.
+    `limit`: a longer answer is not read.
     """
 
     verb: str
@@ -218,7 +220,7 @@ class StoreWire(ABC):
     ) -> Iterator[tuple[T, Answer | RhError]]:
         """Send each of these once, so many at a time, from one thread; what they are, with their answers or errors.
 
-        An answer that is longer than its limit has no `data`.
+        An answer that is longer than its limit has no `data`, and is not `whole`.
         """
 
         def call(asked: Asked) -> Call:
@@ -244,7 +246,7 @@ class StoreWire(ABC):
                 continue
             status, told, data = response
             if 200 <= status < 300 or error is None:
-                yield tag, Answer(status, told, data or b"")
+                yield tag, Answer(status, told, data or b"", whole=data is not None)
             else:
                 yield tag, error(failure_of(status, data or b"", told))
 

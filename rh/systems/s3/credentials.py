@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import configparser
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeAlias
@@ -43,6 +44,8 @@ _PLAIN = frozenset(
 )
 """Variables that are understood here, or change nothing."""
 _KEYS = frozenset({"aws_access_key_id", "aws_secret_access_key", "aws_session_token"})
+_SECTION = re.compile(r"profile [^\s'\"\\#]+")
+"""How profiles are named that need no quotes."""
 _CONFIG = frozenset({"region", "output", "cli_pager"})
 
 
@@ -143,13 +146,14 @@ def _profile(path: object, named: str | None, known: frozenset[str], prefix: str
     """
     parser = configparser.RawConfigParser()
     try:
-        parser.read(Path(os.path.expandvars(str(path))).expanduser())
+        parser.read(os.path.expanduser(os.path.expandvars(str(path))))
     except (configparser.Error, UnicodeDecodeError, OSError):
         return None
     name = named or "default"
     names = {f"{prefix}{name}", name} if name == "default" else {f"{prefix}{name}"}
     sections = [one for one in names if parser.has_section(one)]
-    if len(sections) > 1 or parser.defaults():
+    odd = any(one.startswith("profile") and not _SECTION.fullmatch(one) for one in parser.sections())
+    if len(sections) > 1 or odd or parser.defaults():
         return None
     found = dict(parser.items(sections[0])) if sections else {}
     return found if found.keys() <= known and "\n" not in "".join(found.values()) else None

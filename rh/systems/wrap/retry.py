@@ -222,12 +222,12 @@ class Retrying(Wrapper):
     def many(self, flow: Flow[In, Out], items: Iterable[In]) -> Iterator[Out]:
         feed = _Feed(flow, items)
         tries: dict[str, int] = {}
-        row, since = 0, 0.0
+        row, since, paused = 0, 0.0, 0
         while True:
             try:
                 for outcome in flow.work(feed):
                     key = flow.outcome(outcome)
-                    asked = feed.answered(key)
+                    asked, number = feed.answered(key)
                     error = flow.error(outcome)
                     if error is None or not asked or not isinstance(error, RhError) or not error.retryable:
                         row = 0
@@ -241,6 +241,8 @@ class Retrying(Wrapper):
                         yield outcome
                         continue
                     feed.repeat(asked)
+                    if number <= paused:
+                        continue  # it was on its way before the last pause, and says nothing of what came of that
                     row += 1
                     since = since if row > 1 else time.monotonic()
                     if row > _IN_A_ROW:
@@ -248,6 +250,7 @@ class Retrying(Wrapper):
                             feed.broken = True
                             raise error
                         self.again(error, lambda: None, slower=2 ** min(row - _IN_A_ROW, 10))
+                        paused = feed.count
             except RhError as error:
                 row += 1
                 since = since if row > 1 else time.monotonic()
@@ -293,7 +296,9 @@ class _Feed:
         self._items = iter(items)
         self._lock = threading.Lock()  # a system may take items from another thread than it gives outcomes in
         self._repeat: list[Any] = []
-        self._waiting: dict[str, tuple[Any, ...]] = {}
+        self._waiting: dict[str, tuple[tuple[Any, int], ...]] = {}
+        self.count = 0
+        """So many were asked for."""
         self._exhausted = False
         self.broken = False
 
@@ -317,21 +322,25 @@ class _Feed:
                     raise
             name = key(item)
             with lock:
-                waiting[name] = (*waiting[name], item) if name in waiting else (item,)
+                self.count += 1
+                mine = ((item, self.count),)
+                waiting[name] = waiting[name] + mine if name in waiting else mine
             yield item
 
-    def answered(self, key: str) -> tuple[Any, ...]:
-        """The item an outcome is of, alone in a tuple; an empty one if nobody asked for it."""
+    def answered(self, key: str) -> tuple[tuple[Any, ...], int]:
+        """The item an outcome is of, alone in a tuple, and its number among those asked; none if nobody asked."""
         with self._lock:
             asked = self._waiting.pop(key, ())
+            if not asked:
+                return (), 0
             if len(asked) > 1:
                 self._waiting[key] = asked[1:]
-                return asked[:1]
-            return asked
+            item, number = asked[0]
+            return (item,), number
 
     def unanswered(self) -> list[Any]:
         with self._lock:
-            items = [item for asked in self._waiting.values() for item in asked]
+            items = [item for asked in self._waiting.values() for item, _ in asked]
             self._waiting.clear()
             return items
 
