@@ -40,7 +40,7 @@ class Retrying(Wrapper):
     * A conditional write that is refused after an answer was lost may have been refused because of itself: what is
       there is read back, and if it is what we sent, the write was ours (content that names its writer makes it exact).
     * Of a stream of items, those that failed for the moment are asked for again, the others are not. A place that
-      answers nothing for the whole budget ends the stream with its last error.
+      answers nothing for the whole budget, or as often as it was to be tried, ends the stream with its last error.
     """
 
     def __init__(
@@ -238,6 +238,9 @@ class Retrying(Wrapper):
                     tries[key] = tries.get(key, 0) + 1
                     if tries[key] >= self.attempts:
                         error.add_note(f"given up after {tries.pop(key)} tries")
+                        if row > _IN_A_ROW and feed.busy:
+                            feed.broken = True  # all the others fared no better
+                            raise error
                         yield outcome
                         continue
                     feed.repeat(asked)
@@ -305,6 +308,11 @@ class _Feed:
     @property
     def empty(self) -> bool:
         return self._exhausted and not self._repeat
+
+    @property
+    def busy(self) -> bool:
+        """Whether there are items that were asked for and have no answer yet."""
+        return bool(self._repeat or self._waiting)
 
     def __iter__(self) -> Iterator[Any]:
         key, waiting, lock = self._key, self._waiting, self._lock
