@@ -183,6 +183,8 @@ class _Crowd(Generic[T]):
         self._over = False
         self._dialling = 0
         self._dial_from = 0.0
+        self._refusals: list[Exception] = []
+        """Why connections could not be made, while others of the same moment still may be."""
         self._dialled: deque[Line | Exception] = deque()
         self._bell: tuple[socket.socket, socket.socket] | None = None
 
@@ -234,7 +236,7 @@ class _Crowd(Generic[T]):
                 self._start()
         self._start()
         there = len(self._flights) + len(self._free)
-        if self._waiting and (not there or time.monotonic() > self._dial_from):
+        if self._waiting and not self._refusals and (not there or time.monotonic() > self._dial_from):
             for _ in range(min(len(self._waiting), self._workers - there) - self._dialling):
                 self._dial()
 
@@ -306,11 +308,16 @@ class _Crowd(Generic[T]):
             self._dialling -= 1
             if isinstance(made, Line):
                 self._free[self._add(made)] = made
-            elif self._flights or self._free:
-                self._dial_from = time.monotonic() + _LOOK_S  # there are connections, if not so many
-            elif self._waiting:
+            else:
+                self._refusals.append(made)
+        if self._refusals and (self._flights or self._free):
+            self._refusals.clear()
+            self._dial_from = time.monotonic() + _LOOK_S  # there are connections, if not so many
+        elif not self._dialling:
+            for error in self._refusals[: len(self._waiting)]:
                 tag, call = self._waiting.popleft()
-                self._done.append((tag, self._error(made, call, begun=False)))
+                self._done.append((tag, self._error(error, call, begun=False)))
+            self._refusals.clear()
 
     # Answers
 
