@@ -165,6 +165,7 @@ def test_what_commands_read_and_write(rh, saved, tmp_path, words, read, written)
     assert recorded(run) == tuple([] if one is None else [one.format(here=tmp_path)] for one in (read, written))
 
 
+@pytest.mark.slow
 def test_commands_of_their_own_processes(saved, program):
     with library.run("shell") as run:
         assert program("cat", "rh://mine:production/a.txt").stdout == b"hello\n"

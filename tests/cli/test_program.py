@@ -139,6 +139,7 @@ def test_ctrl_c_ends_a_transfer_within_two_seconds(tmp_path, program, ssh_a):
 
 
 @pytest.mark.parametrize("json_", [False, True])
+@pytest.mark.slow
 def test_ctrl_c_while_reading_input(tmp_path, json_):
     """Nothing is stored; with --json what is said of it is JSON, with its kind."""
     begun = time.monotonic()

@@ -263,6 +263,7 @@ def test_leaving_with_zero_is_no_failure():
     assert r.status == "done"
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_what_it_did(dogs, python):
     code = (
         "import rh, os, time\n"

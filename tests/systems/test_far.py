@@ -199,6 +199,7 @@ def test_program_ends_with_its_input(tmp_path: Path) -> None:
         assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_program_ends_while_it_works(tmp_path: Path) -> None:
     """A command that runs when the near side goes away is ended."""
     with LocalPool() as pool, pool.session() as session:

@@ -274,6 +274,7 @@ def test_a_system_that_forgets_an_item_is_found_out(memory):
     assert "without an answer" in str(outcomes["3"].error)
 
 
+@pytest.mark.slow
 def test_listing_resumes_after_the_last_key(memory):
     for number in range(2000):
         memory.write(f"{number:04d}", b"")

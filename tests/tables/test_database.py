@@ -679,6 +679,7 @@ def test_snowflakes_connections_are_used(snowflake, monkeypatch, tmp_path):
     assert Source(snowflake.url, "select * from a").count() == 2
 
 
+@pytest.mark.slow
 def test_a_snowflake_that_is_not_there_is_given_up_on():
     url = f"snowflake://me:canary@account/db?host={LOOPBACK}&port=1&protocol=http"
     with config.override({"timeout_s": 2}), pytest.raises((UnavailableError, DeadlineError)) as caught:

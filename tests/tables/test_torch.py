@@ -105,6 +105,7 @@ def test_a_spawned_worker_reaches_a_system_that_only_its_parent_knows(world: dic
     assert sorted(numbers(loader(table_.to_torch(10), 1, "spawn"))) == list(range(100))
 
 
+@pytest.mark.slow
 def test_rows_that_are_not_written_go_with_a_dataset_to_another_process() -> None:
     """A spawned worker cannot read this process's memory; a copy is not torn by the end of the first."""
     rows = rh.table({"n": list(range(100))}).to_torch(10, shuffle_seed=3)

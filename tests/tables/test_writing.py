@@ -354,6 +354,7 @@ def test_partitions_keep_the_order_of_their_rows(memory) -> None:
             assert at == sorted(at)
 
 
+@pytest.mark.slow
 def test_many_partitions(memory, monkeypatch) -> None:
     """With more partitions than may be open and little held, all rows arrive; few files are open at once."""
     monkeypatch.setattr(writing, "HELD_BYTES", 100_000)

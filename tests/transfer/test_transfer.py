@@ -600,6 +600,7 @@ def test_what_only_looks_like_a_url_is_refused() -> None:
     assert locate("./s3:data").path.endswith("/s3:data")
 
 
+@pytest.mark.slow
 def test_what_an_interrupted_run_began_goes_when_another_road_is_taken(tmp_path: Path) -> None:
     """With a limit the bytes come in parts, without one the kernel copies: nobody goes on with the parts."""
     (tmp_path / "a").mkdir()

@@ -178,6 +178,7 @@ FILES = st.dictionaries(st.sampled_from(["a", "b", "d/a", "d/b", "d/e/a"]), st.s
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(FILES, st.booleans()), max_size=5))
+@pytest.mark.slow
 def test_whatever_is_kept_can_be_read(versions):
     """Of any versions any are kept: those are whole, and nothing is left that they do not need."""
     store = Store.at(locate("memory://gc-property/.rh-store"))

@@ -529,6 +529,7 @@ def test_a_lease_is_renewed_and_taken_back(memory):
 
 
 @pytest.mark.parametrize("off", [-86_400, 0, 86_400])
+@pytest.mark.slow
 def test_who_writes_waits_for_who_sweeps(memory, off):
     """Nobody relies on what somebody is about to remove, however wrong their clock is (promise 38)."""
     began = memory.system.write("gc.json", json.dumps({"until": time.time() + off, "ttl": 1.2, "by": "x"}).encode())

@@ -104,6 +104,7 @@ def test_one_that_was_killed_here_and_nobody_looked(store):
         assert valid(store.system, GC) is not None
 
 
+@pytest.mark.slow
 def test_one_that_was_killed_elsewhere(shared):
     """Of another machine nobody knows the processes: its beats stay away, and then who writes goes on."""
     store, environment = shared
@@ -119,6 +120,7 @@ def test_one_that_was_killed_elsewhere(shared):
     assert GC not in keys(store)
 
 
+@pytest.mark.slow
 def test_one_that_lives_is_waited_for(store):
     """As long as the beats come, who writes waits, however many there were."""
     wrote, done = threading.Event(), []
