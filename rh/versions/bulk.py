@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import compress
 from typing import NamedTuple
 
+from rh import config
 from rh.errors import IntegrityError, NotFoundError, RhError
 from rh.systems.abilities import Bulk
 from rh.types import Entry
@@ -136,7 +137,8 @@ def _others(store: Store, children: Sequence[Child]) -> Iterator[tuple[Child, by
     if bulk is not None:
         small = [child.where[0] == "o" and child.size <= bulk.largest for child in children]
         by_key = {object_key(child.digest): child for child in compress(children, small)}
-        for entry, data in bulk.read_many([Entry(key, child.size) for key, child in by_key.items()]):
+        wanted = [Entry(key, child.size) for key, child in by_key.items()]
+        for entry, data in bulk.read_many(wanted, workers=int(config.get("workers"))):
             child = by_key[entry.key]
             if isinstance(data, NotFoundError):
                 yield child, LostError(where=place_of_file(store, child))

@@ -77,7 +77,7 @@ def read_small(source: System, entries: Sequence[Entry]) -> Iterator[tuple[Entry
     """
     bulk = source.ask(Bulk)
     if bulk is not None:
-        for entry, data in bulk.read_many(entries):
+        for entry, data in bulk.read_many(entries, workers=int(config.get("workers"))):
             if isinstance(data, Exception):
                 raise as_rh(data, source.url(entry.key))
             yield entry, data

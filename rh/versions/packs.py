@@ -386,7 +386,8 @@ class Writer:
         singly = [item for item in items if len(item.data) > small]
         list(each(lambda item: self._system.write(item.key, item.data, executable=item.executable), singly))
         if bulk is not None and len(singly) < len(items):
-            for outcome in bulk.write_many(item for item in items if len(item.data) <= small):
+            packed = (item for item in items if len(item.data) <= small)
+            for outcome in bulk.write_many(packed, workers=int(config.get("workers"))):
                 if outcome.error is not None:
                     raise as_rh(outcome.error, self._system.url(outcome.key))
         if self._system.kind != "file":  # there it is cheap to look

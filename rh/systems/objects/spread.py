@@ -8,13 +8,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, islice
 from typing import TypeVar
 
+from rh.systems.abilities import WORKERS
+
 __all__ = ["spread"]
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
 
 
-def spread(work: Callable[[Given], Made], items: Iterable[Given], *, workers: int = 16) -> Iterator[Made]:
+def spread(work: Callable[[Given], Made], items: Iterable[Given], *, workers: int = WORKERS) -> Iterator[Made]:
     """The results of `work` on each item, in order, several at a time; items are taken as room is."""
     taken = iter(items)
     first = list(islice(taken, 2))
