@@ -1,6 +1,6 @@
 """Processes that take part of the work on many small files, since threads of one interpreter make each other wait.
 
-A helper is a bare interpreter that runs `plain.py` and ends with its standard input, so it outlives nobody. It only
+A helper is a bare interpreter that serves `plain.py` and ends with its standard input, so it outlives nobody. It only
 ever does what is plain, and nothing depends on it: a job it did not answer is given back, to be done here.
 """
 
@@ -26,6 +26,8 @@ MOST = 4
 _DEEP = 4
 """Jobs a helper has at once: enough to go on with while the caller is busy with outcomes."""
 _HEAD = 4
+_SERVE = "import sys; sys.path.append(sys.argv[1]); import plain; plain.serve(0, 1)"
+"""Imported, since what runs as a script is compiled anew each time."""
 
 Job = TypeVar("Job")
 
@@ -40,7 +42,7 @@ def _command() -> list[str] | None:
     name = os.path.basename(sys.executable or "")
     if getattr(sys, "frozen", False) or not name.startswith(("python", "pypy")):
         return None
-    return [sys.executable, "-I", "-S", plain.__file__]
+    return [sys.executable, "-I", "-S", "-c", _SERVE, os.path.dirname(plain.__file__)]
 
 
 class _Helper(Generic[Job]):

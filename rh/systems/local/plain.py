@@ -1,6 +1,7 @@
 """The plain case in few steps: small files of one directory, hashed, or hashed and copied into another.
 
-The same code runs in this process and in helper processes beside it (`python -I -S plain.py`), so it imports little.
+The same code runs in this process and in helper processes beside it, bare interpreters that import nothing else of
+`rh`, so it imports little, and what hashes only where something is hashed.
 Nothing here decides what is an error: whatever is not a plain file in the state it was listed in comes back as `None`,
 with nothing left of it, and the caller sees to it.
 """
@@ -8,7 +9,6 @@ with nothing left of it, and the caller sees to it.
 from __future__ import annotations
 
 import errno
-import hashlib
 import marshal
 import os
 import stat
@@ -84,7 +84,8 @@ def _read(folder: int, name: str | bytes, size: int, etag: str) -> tuple[bytes, 
 
 def digests(folder: int, wanted: Sequence[Wanted]) -> list[str | None]:
     """The digest of each file of a directory, in text form."""
-    sha256 = hashlib.sha256
+    from hashlib import sha256
+
     found: list[str | None] = []
     for name, size, etag in wanted:
         read = _read(folder, name, size, etag)
@@ -99,7 +100,8 @@ def copies(
 
     `taken` are names whose files will be replaced, and so give their permissions.
     """
-    sha256 = hashlib.sha256
+    from hashlib import sha256
+
     done: list[Copied | None] = []
     for number, (name, size, etag) in enumerate(wanted):
         read = _read(source, name, size, etag)
@@ -205,7 +207,3 @@ def serve(source: int, sink: int) -> None:
         data = memoryview(len(answer).to_bytes(_HEAD, "big") + answer)
         while data:
             data = data[os.write(sink, data) :]
-
-
-if __name__ == "__main__":
-    serve(0, 1)
