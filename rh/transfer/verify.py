@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from rh import config
 from rh import digest as digests
 from rh.content import manifest
 from rh.content.cache import DigestCache, settled
-from rh.content.rows import Rows
+from rh.content.rows import PAGE, Rows
 from rh.content.tree import Row, TreeHasher, tree_digest, without_implied
 from rh.digest import Digest
 from rh.errors import IntegrityError, RhError
@@ -23,7 +25,7 @@ from rh.systems.abilities import Digesting
 from rh.systems.base import System
 from rh.transfer.mover import Shared, as_rh, crew
 from rh.transfer.survey import Page, Survey
-from rh.types import ANY, Entry, Match
+from rh.types import ANY, Entry, Match, Outcome
 
 __all__ = ["Verification", "digest_entries", "digest_file", "digest_tree", "verify_tree"]
 
@@ -110,34 +112,40 @@ class Verification:
 
 def digest_entries(system: System, entries: Iterable[Entry]) -> Iterator[tuple[Entry, Digest | Exception]]:
     """The digest of each entry's content, computed at the place itself where it can, in any order."""
+    pending: dict[str, Entry] = {}
+
+    def taken() -> Iterator[Entry]:
+        for entry in entries:
+            pending[entry.key] = entry
+            yield entry
+
+    for outcome in _digested(system, taken()):
+        yield pending.pop(outcome.key), outcome.error or Digest(outcome.digest or "", outcome.chunks or b"")
+
+
+def _digested(system: System, entries: Iterable[Entry]) -> Iterator[Outcome]:
+    """The same as outcomes, each with a digest or an error."""
     digesting = system.ask(Digesting)
     if digesting is not None:
-        pending: dict[str, Entry] = {}
-
-        def taken() -> Iterator[Entry]:
-            for entry in entries:
-                pending[entry.key] = entry
-                yield entry
-
-        for outcome in digesting.digest_many(taken()):
-            entry = pending.pop(outcome.key)
-            if outcome.error is not None or outcome.digest is None:
-                yield entry, outcome.error or IntegrityError("no digest", where=system.url(entry.key))
+        for outcome in digesting.digest_many(entries):
+            if outcome.error is None and outcome.digest is None:
+                yield outcome._replace(error=IntegrityError("no digest", where=system.url(outcome.key)))
             else:
-                yield entry, Digest(outcome.digest, outcome.chunks or b"")
+                yield outcome
         return
     batches = iter(entries)
     workers = int(config.get("workers"))
     while batch := list(islice(batches, _BATCH)):
-        results: list[tuple[Entry, Digest | Exception]] = []
+        results: list[Outcome] = []
         shared = Shared(batch)
 
-        def work(shared: Shared[Entry] = shared, results: list[tuple[Entry, Digest | Exception]] = results) -> None:
+        def work(shared: Shared[Entry] = shared, results: list[Outcome] = results) -> None:
             for entry in shared:
                 try:
-                    results.append((entry, _read_digest(system, entry)))
+                    digest = _read_digest(system, entry)
+                    results.append(Outcome(entry.key, entry, None, digest.text, digest.chunks))
                 except Exception as error:  # noqa: BLE001 - told per file
-                    results.append((entry, as_rh(error, system.url(entry.key))))
+                    results.append(Outcome(entry.key, error=as_rh(error, system.url(entry.key))))
 
         crew(min(workers, len(batch)), work, threading.Event())
         yield from results
@@ -168,54 +176,77 @@ def digest_tree(system: System, *, progress: Progress | None = None) -> str:
     """
     progress = progress or Silent()
     progress.start(f"digest of {system.url()}")
-    pages: list[Page] = []
+    waiting: deque[Page] = deque()
     unknown: dict[str, tuple[Page, int]] = {}
+    hasher = TreeHasher()
+    rows: list[Rows] = []
+    files = 0
+
+    def go_on() -> None:
+        """Hash what is known: now rather than in the end, when helpers have nothing to do any more."""
+        while waiting and (not unknown or None not in waiting[0].digests):
+            page = waiting.popleft()
+            _hash(hasher, page)
+            rows.append(_worth_remembering(page))
 
     def missing() -> Iterator[Entry]:
         """What has to be read, while the listing goes on."""
+        nonlocal files
         size = 0
         for page in Survey(system, links="follow").pages():
-            pages.append(page)
-            if None not in page.digests:
-                continue
             some = [
                 (number, entry)
                 for number, (entry, digest) in enumerate(zip(page.entries, page.digests, strict=True))
                 if digest is None and entry.kind == "file"
             ]
             unknown.update((entry.key, (page, number)) for number, entry in some)
-            size += sum(entry.size for _, entry in some)
-            progress.total(len(unknown), size)
+            waiting.append(page)
+            go_on()
+            if some:
+                files += len(some)
+                size += sum(entry.size for _, entry in some)
+                progress.total(files, size)
             for _, entry in some:
                 yield entry
 
     try:
         try:
-            for entry, digest in digest_entries(system, missing()):
-                if isinstance(digest, Exception):
-                    raise digest
-                page, number = unknown[entry.key]
-                page.digests[number], page.chunks[number] = digest.text, digest.chunks
-                progress.advance(1, entry.size)
+            for number, outcome in enumerate(_digested(system, missing()), 1):
+                if outcome.error is not None:
+                    raise outcome.error
+                page, at = unknown.pop(outcome.key)
+                page.digests[at], page.chunks[at] = outcome.digest, outcome.chunks or b""
+                progress.advance(1, page.entries[at].size)
+                if not number % PAGE:
+                    go_on()
         except BaseException:
-            DigestCache(system).remember(row for page in pages for row in _worth_remembering(page).each())
+            known = chain(rows, map(_worth_remembering, waiting))
+            DigestCache(system).remember(row for page in known for row in page.each())
             raise
-        if unknown:
-            DigestCache(system).replace(map(_worth_remembering, pages))
-        hasher = TreeHasher()
-        for page in pages:
-            if page.only_files:
-                hasher.add_files(page.keys, page.sizes, page.digests, page.executables)
-            else:
-                for known in page.each():
-                    hasher.add(known.row())
+        unknown.clear()
+        go_on()
+        if files:
+            DigestCache(system).replace(rows)
         return hasher.finish()
     finally:
         progress.finish()
 
 
+def _hash(hasher: TreeHasher, page: Page) -> None:
+    if page.only_files:
+        hasher.add_files(page.keys, page.sizes, page.digests, page.executables)
+        return
+    for known in page.each():
+        hasher.add(known.row())
+
+
 def _worth_remembering(page: Page) -> Rows:
     """Rows of the files whose digests will hold as long as their etags do."""
+    rows = page.rows()
+    if None not in rows.digests and None not in rows.etags:
+        latest = max((entry.modified or 0.0 for entry in page.entries), default=0.0)
+        if latest <= time.time() and settled(latest):
+            return rows
     worth = [
         digest is not None and entry.etag is not None and settled(entry.modified)
         for entry, digest in zip(page.entries, page.digests, strict=True)

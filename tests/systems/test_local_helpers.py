@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from rh import digest
-from rh.errors import ConflictError, NameClashError, NotFoundError
-from rh.systems.local import LocalSystem, helpers
+from rh.errors import AccessError, ConflictError, NameClashError, NotFoundError
+from rh.systems.local import LocalSystem, helpers, plain
 from rh.testing.systems import by_key
 from rh.types import Entry, Location
 
@@ -277,6 +277,145 @@ def test_errors_are_the_same_with_and_without(tree, target, monkeypatch, tmp_pat
     assert kinds["gone"] is NotFoundError
     assert kinds["out"] is NameClashError
     assert debris(target.root.path) == []
+
+
+# Listings
+
+
+@pytest.fixture(scope="module")
+def odd_tree(tmp_path_factory):
+    """Directories with what is not plain among them, several of each, so that a helper comes to some."""
+    root = tmp_path_factory.mktemp("odd") / "tree"
+    for number in range(60):
+        here = root / f"d{number:02}"
+        (here / "below" / "deep").mkdir(parents=True)
+        for file in range(30):
+            (here / f"f{file:02}").write_bytes(content(file))
+            (here / "below" / f"f{file:02}").write_bytes(content(file))
+        (here / "below-").touch()  # sorts before what is in `below/`
+        match number % 12:
+            case 1:
+                (here / "link").symlink_to("f00")
+            case 2:
+                (here / "to").symlink_to("below")
+            case 3:
+                os.mkfifo(here / "pipe")
+            case 4:
+                (here / ".rh-tmp-x").touch()
+            case 5:
+                Path(os.fsdecode(os.fsencode(here) + b"/\xff")).touch()
+            case 6:
+                (here / "\U0001f600").touch()
+                (here / "\uffee").mkdir()
+            case 7:
+                shutil.rmtree(here)
+                here.mkdir()
+            case 8:
+                for file in range(600):
+                    (here / "below" / f"g{file}").touch()
+            case 9:
+                (here / "f03").chmod(0o755)
+            case _:
+                pass
+    return root
+
+
+@pytest.fixture
+def odd(odd_tree):
+    return open_at(odd_tree)
+
+
+def listed(system, monkeypatch, cores, **how):
+    """The listing, and the processes that took part."""
+    monkeypatch.setattr(helpers, "cores", lambda: cores)
+    before, seen, found = children(), set(), []
+    pages = system.list_pages(follow=True) if how.pop("follow", False) else ([one] for one in system.list(**how))
+    for page in pages:
+        seen |= children() - before
+        found += page
+    assert children() == before
+    return found, seen
+
+
+@pytest.mark.parametrize("how", [{}, {"follow": True}, {"depth": 2}, {"prefix": "d0"}, {"after": "d17/below/f07"}])
+def test_a_listing_with_help_is_the_same(odd, monkeypatch, how):
+    alone, nobody = listed(odd, monkeypatch, 1, **how)
+    helped, somebody = listed(odd, monkeypatch, 2, **how)
+    assert helped == alone
+    assert len(alone) > 500
+    assert (len(nobody), len(somebody)) == (0, 1)
+    keys = [os.fsencode(entry.key) for entry in helped]
+    assert keys == sorted(set(keys))
+    for entry in helped[::50]:
+        if entry.kind == "file" and not (entry.etag or "").startswith("~"):
+            assert odd.head(entry.key) == entry
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("at", [600, 1500])
+def test_a_listing_whose_helper_ends_or_hangs_is_whole(odd, monkeypatch, how, at):
+    alone, _ = listed(odd, monkeypatch, 1)
+    monkeypatch.setattr(helpers, "cores", lambda: 2)
+    before, killed, found = children(), [], []
+    for number, entry in enumerate(odd.list()):
+        found.append(entry)
+        if number == at:
+            killed = list(children() - before)
+            for pid in killed:
+                os.kill(pid, how)
+    assert len(killed) == 1
+    assert found == alone
+    assert children() == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["#!/bin/sh\nexit 3\n", "#!/bin/sh\nread x; echo no\n"])
+def test_a_listing_needs_no_helper(odd, tmp_path, monkeypatch, script):
+    alone, _ = listed(odd, monkeypatch, 1)
+    no_interpreter(tmp_path, monkeypatch, script)
+    assert listed(odd, monkeypatch, 2)[0] == alone
+
+
+@pytest.mark.parametrize("follow", [False, True])
+def test_what_is_deleted_while_it_is_listed_is_no_error(odd_tree, tmp_path, follow):
+    """Also where a helper had read it before the listing came to it."""
+    root = tmp_path / "copy"
+    subprocess.run(["cp", "-al", odd_tree, root], check=True)
+    odd = open_at(root)
+    keys = []
+    for number, page in enumerate(odd.list_pages(follow=follow)):
+        keys += [entry.key for entry in page]
+        if number == 0:
+            last = int(keys[-1][1:3])
+            for gone in range(last + 2, 60, 2):
+                shutil.rmtree(root / f"d{gone:02}")
+    for stays in range(last + 1, 60, 2):
+        if stays % 12 not in (5, 6, 7):
+            assert sum(key.startswith(f"d{stays:02}/below/f") for key in keys) == 30
+
+
+def test_a_directory_that_must_not_be_read_is_told(odd, monkeypatch):
+    if os.geteuid() == 0:
+        monkeypatch.setattr(plain, "folder", forbidden(plain.folder))
+        monkeypatch.setattr(os, "scandir", forbidden(os.scandir))
+    else:
+        (Path(odd.root.path) / "d40").chmod(0)
+    try:
+        with pytest.raises(AccessError, match="d40"):
+            listed(odd, monkeypatch, 1)
+    finally:
+        (Path(odd.root.path) / "d40").chmod(0o755)
+
+
+def forbidden(function):
+    """A superuser may read everything: refuse what others would be refused."""
+
+    def refused(path, *more):
+        if str(path).rstrip("/").endswith("d40"):
+            raise PermissionError(13, "Permission denied")
+        return function(path, *more)
+
+    return refused
 
 
 # The end

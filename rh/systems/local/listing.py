@@ -9,17 +9,25 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from rh.errors import InvalidError, NotFoundError
 from rh.systems.base import HIDDEN
+from rh.systems.local.ahead import Ahead
 from rh.systems.local.disk import Root, failure, split
-from rh.systems.local.looks import Folder, Run, look_at
+from rh.systems.local.helpers import Helpers
+from rh.systems.local.looks import Folder, Job, Run, entries_of, look_at
 from rh.types import Entry
+
+if TYPE_CHECKING:
+    from rh.systems.local.plain import Seen
 
 __all__ = ["walk"]
 
 PAGE = 1_000
+_AFTER = 500
+"""Files that are worth starting a helper."""
 
 
 def walk(root: Root, prefix: str, after: str, depth: int | None, *, follow: bool = False) -> Iterator[list[Entry]]:
@@ -38,27 +46,33 @@ def walk(root: Root, prefix: str, after: str, depth: int | None, *, follow: bool
     if stem:
         top = top._replace(names=[name for name in top.names if name.startswith(stem)])
     page: list[Entry] = []
-    for entries in look_at(root, _runs(root, base, top, os.fsencode(after), depth, follow=follow), follow=follow):
-        page += entries
-        while len(page) >= PAGE:
-            yield page[:PAGE]
-            page = page[PAGE:]
+    with Helpers[Job](root.timeout_s, after=_AFTER) as helpers:
+        runs = _runs(root, base, top, os.fsencode(after), depth, Ahead(root, helpers), follow=follow)
+        for entries in look_at(root, runs, helpers, follow=follow):
+            page += entries
+            while len(page) >= PAGE:
+                yield page[:PAGE]
+                page = page[PAGE:]
     if page:
         yield page
 
 
 def _runs(
-    root: Root, base: str, top: Folder, after: bytes, depth: int | None, *, follow: bool
-) -> Iterator[Run | Entry]:
-    """What there is, in key order: files by the run, and directories that appear themselves."""
+    root: Root, base: str, top: Folder, after: bytes, depth: int | None, ahead: Ahead, *, follow: bool
+) -> Iterator[Run | Entry | list[Entry]]:
+    """What there is, in key order: files by the run, or (lists) as they were seen, and directories that appear."""
     above = _identities(root, base) if follow else []
-    stack = [(base, top, iter(top.names))]
+    stack = [(base, top, iter(top.names), iter(top.seen or ()))]
+    ahead.enter(_below(base, top, depth, 1, after=after))
     while stack:
-        prefix, folder, names = stack[-1]
+        prefix, folder, names, seen = stack[-1]
         flat = depth is not None and len(stack) >= depth
         if not (after or folder.inner):
-            for at in range(0, len(folder.names), PAGE):
-                yield Run(prefix, folder.names[at : at + PAGE], folder)
+            if folder.seen is not None:
+                yield entries_of(prefix, folder.names, folder.seen)
+            else:
+                for at in range(0, len(folder.names), PAGE):
+                    yield Run(prefix, folder.names[at : at + PAGE], folder)
             names = iter(())
         run: list[str] = []
         for name in names:
@@ -72,21 +86,28 @@ def _runs(
             if not inner:
                 run.append(name)
                 if len(run) >= PAGE:
-                    yield Run(prefix, run, folder)
+                    yield _run(prefix, run, folder, seen)
                     run = []
                 continue
             if run:
-                yield Run(prefix, run, folder)
+                yield _run(prefix, run, folder, seen)
                 run = []
             key = prefix + name
             if flat:
                 yield Entry(key, 0, "dir")
                 continue
-            below = _names(root, key, follow=follow, through=folder.through or name in folder.linked)
+            odd = folder.through or name in folder.linked
+            below = None if after or odd else ahead.take(key)
+            if below is None:
+                below = _names(root, key, follow=follow, through=odd)
             if below is not None and follow:
-                above.append(_identity(root, key, above))
+                try:
+                    above.append(_identity(root, key, above))
+                except NotFoundError:
+                    below = None  # deleted since it was read
             if below is not None and below.names:
-                stack.append((key, below, iter(below.names)))
+                stack.append((key, below, iter(below.names), iter(below.seen or ())))
+                ahead.enter(_below(key, below, depth, len(stack), after=after))
                 break
             if below is not None and not after:
                 yield Entry(key, 0, "dir")
@@ -94,10 +115,22 @@ def _runs(
                 above.pop()
         else:
             if run:
-                yield Run(prefix, run, folder)
+                yield _run(prefix, run, folder, seen)
             stack.pop()
+            ahead.leave()
             if above:
                 above.pop()
+
+
+def _below(prefix: str, folder: Folder, depth: int | None, level: int, *, after: bytes) -> Iterable[str]:
+    """The plain directories in one that the listing is going into, and will go into as well."""
+    if after or folder.through or not folder.inner or (depth is not None and level >= depth):
+        return ()
+    return [prefix + name for name in folder.names if name[-1] == "/" and name not in folder.linked]
+
+
+def _run(prefix: str, names: list[str], folder: Folder, seen: Iterator[Seen]) -> Run | list[Entry]:
+    return Run(prefix, names, folder) if folder.seen is None else entries_of(prefix, names, seen)
 
 
 def _top(root: Root, base: str, *, follow: bool) -> Folder | None:

@@ -1,26 +1,29 @@
-"""Looking at files by the run, in order: here, and for large trees by a helper process as well."""
+"""Looking at files by the run, in order: here, and for large directories by a helper process as well."""
 
 from __future__ import annotations
 
 import errno
 import os
 import stat
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from rh.errors import InvalidError, NotFoundError
 from rh.systems.local.disk import THROUGH, Root, entry_of, etag_of, failure, real_path
 from rh.systems.local.helpers import Helpers
 from rh.types import Entry
 
-__all__ = ["Folder", "Run", "look_at"]
+if TYPE_CHECKING:
+    from rh.systems.local.plain import Seen
 
-_TOGETHER = 256
-_AFTER = 500
-"""Files that are worth starting a helper."""
+__all__ = ["TOGETHER", "Folder", "Job", "Run", "entries_of", "look_at"]
+
+TOGETHER = 256
+"""Files that are looked at by one job."""
 _WAITING = 8
 """Groups that may be ahead of one that a helper has."""
 _TYPE, _FILE = 0o170000, stat.S_IFREG
@@ -38,6 +41,8 @@ class Folder(NamedTuple):
     linked: frozenset[str] | set[str]
     through: bool
     inner: bool
+    seen: list[Seen] | None = None
+    """What its files are, in order, where they were looked at already."""
 
 
 class Run(NamedTuple):
@@ -48,50 +53,81 @@ class Run(NamedTuple):
     folder: Folder
 
 
+class Job(ABC):
+    """What a helper may be given by a listing."""
+
+    @abstractmethod
+    def take(self, answer: Sequence[Any] | None) -> None:
+        """Make use of the answer; `None` if there is none."""
+
+
 @dataclass(slots=True, eq=False)
-class _Group:
+class _Group(Job):
     """What is looked at together, in order; `entries` when that is done."""
 
+    root: Root
+    follow: bool
     runs: list[Run | Entry] = field(default_factory=list)
     files: int = 0
     entries: list[Entry] | None = None
 
-    def take(self, run: Run | Entry) -> None:
+    def add(self, run: Run | Entry) -> None:
         self.runs.append(run)
         self.files += len(run.names) if isinstance(run, Run) else 1
 
+    def take(self, answer: Sequence[Any] | None) -> None:
+        if self.entries is None and answer is not None:
+            self.entries = _taken(self.root, self, answer, follow=self.follow)
 
-def look_at(root: Root, runs: Iterable[Run | Entry], *, follow: bool) -> Iterator[list[Entry]]:
+    def done(self) -> list[Entry]:
+        """What is at its place in the order. Rather than wait for a helper that is late, its work is done again."""
+        if self.entries is None:
+            self.entries = _here(self.root, self, follow=self.follow)
+        return self.entries
+
+
+Runs: TypeAlias = Iterable["Run | Entry | list[Entry]"]
+"""What is to be looked at, and (lists) what was."""
+
+
+def look_at(root: Root, runs: Runs, helpers: Helpers[Job], *, follow: bool) -> Iterator[list[Entry]]:
     """The entries of runs, in order. What was deleted meanwhile is passed over. Typed errors."""
-    group = _Group()
+    group = _Group(root, follow)
     waiting: deque[_Group] = deque()
-    with Helpers[_Group](root.timeout_s, after=_AFTER) as helpers:
-        for run in runs:
-            group.take(run)
-            if group.files < _TOGETHER:
+    for run in runs:
+        if isinstance(run, list):
+            if group.runs:
+                group.done()
+                waiting.append(group)
+                group = _Group(root, follow)
+            waiting.append(_Group(root, follow, entries=run))
+        else:
+            group.add(run)
+            if group.files < TOGETHER:
                 continue
             waiting.append(group)
             told = _told(root, group) if helpers.have_room(group.files) else None
             if told is None:
-                group.entries = _here(root, group, follow=follow)
+                group.done()
             else:
                 helpers.give(group, told)
-            group = _Group()
-            for answered, answer in helpers.answers(wait=False):
-                if answered.entries is None and answer is not None:
-                    answered.entries = _taken(root, answered, answer, follow=follow)
-            while waiting and (waiting[0].entries is not None or len(waiting) > _WAITING):
-                yield _entries(root, waiting.popleft(), follow=follow)
-        waiting.append(group)
-        while waiting:
-            yield _entries(root, waiting.popleft(), follow=follow)
+            group = _Group(root, follow)
+        for job, answer in helpers.answers(wait=False):
+            job.take(answer)
+        while waiting and (waiting[0].entries is not None or len(waiting) > _WAITING):
+            yield waiting.popleft().done()
+    waiting.append(group)
+    while waiting:
+        yield waiting.popleft().done()
 
 
-def _entries(root: Root, group: _Group, *, follow: bool) -> list[Entry]:
-    """What is at a group's place in the order. Rather than wait for a helper that is late, its work is done again."""
-    if group.entries is None:
-        group.entries = _here(root, group, follow=follow)
-    return group.entries
+def entries_of(prefix: str, names: Iterable[str], seen: Iterable[Seen]) -> list[Entry]:
+    """Entries of files, from what they are seen to be."""
+    new = tuple.__new__  # an `Entry` at half the price: it is made once for every file there is
+    return [
+        new(Entry, (prefix + name, size, "file", etag, modified, None, executable, None))
+        for name, (size, etag, modified, executable) in zip(names, seen, strict=False)
+    ]
 
 
 def _told(root: Root, group: _Group) -> list[Any] | None:
@@ -112,13 +148,12 @@ def _told(root: Root, group: _Group) -> list[Any] | None:
             reached = real_path(descriptor, path), at.st_dev, at.st_ino
         finally:
             os.close(descriptor)
-        pages.append((reached, os.fsencode("\0".join(run.names)), None, (), ()))
+        pages.append(("look", reached, os.fsencode("\0".join(run.names))))
     return pages
 
 
 def _taken(root: Root, group: _Group, answer: Sequence[Any], *, follow: bool) -> list[Entry]:
     """The entries of a group a helper has looked at; what was not plain there is looked at here."""
-    new = tuple.__new__  # an `Entry` at half the price: it is made once for every file there is
     found: list[Entry] = []
     answers = iter(answer)
     for run in group.runs:
@@ -128,17 +163,13 @@ def _taken(root: Root, group: _Group, answer: Sequence[Any], *, follow: bool) ->
         prefix, names, folder = run
         every = next(answers)
         if None not in every:
-            found += [
-                new(Entry, (prefix + name, size, "file", etag, modified, None, executable, None))
-                for name, (size, etag, modified, executable) in zip(names, every, strict=True)
-            ]
+            found += entries_of(prefix, names, every)
             continue
         for name, seen in zip(names, every, strict=True):
             if seen is None:
                 found += _looked_at(root, Run(prefix, [name], folder), follow=follow)
             else:
-                size, etag, modified, executable = seen
-                found.append(new(Entry, (prefix + name, size, "file", etag, modified, None, executable, None)))
+                found += entries_of(prefix, [name], [seen])
     return found
 
 

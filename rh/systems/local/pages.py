@@ -126,7 +126,7 @@ class _Pages(ABC, Generic[P]):
             there = self._source.reached(page.folder)
         except (OSError, RhError):
             there = ("", 0, 0)  # found by nobody
-        return there, page.wanted, *self._to(page)
+        return self._asked(there, page)
 
     def _here(self, page: P) -> Sequence[Any]:
         try:
@@ -152,7 +152,8 @@ class _Pages(ABC, Generic[P]):
         """Clear away what a helper may have left of a page."""
 
     @abstractmethod
-    def _to(self, page: P) -> tuple[Any, ...]: ...
+    def _asked(self, source: plain.Reached, page: P) -> tuple[Any, ...]:
+        """What a helper is asked."""
 
     @abstractmethod
     def _work(self, folder: int, page: P) -> Sequence[Any]: ...
@@ -190,8 +191,8 @@ class Digests(_Pages[_Page]):
     def _undone(self, page: _Page) -> None:
         """Reading leaves nothing."""
 
-    def _to(self, page: _Page) -> tuple[Any, ...]:  # noqa: ARG002
-        return None, (), ()
+    def _asked(self, source: plain.Reached, page: _Page) -> tuple[Any, ...]:
+        return "digest", source, page.wanted
 
     def _work(self, folder: int, page: _Page) -> Sequence[Any]:
         return plain.digests(folder, page.wanted)
@@ -242,8 +243,8 @@ class Copies(_Pages[_Copy]):
     def _undone(self, page: _Copy) -> None:
         remove(page.place.descriptor, page.names)
 
-    def _to(self, page: _Copy) -> tuple[Any, ...]:
-        return page.place.reached(), [_raw(name) for name in page.names], page.replaced
+    def _asked(self, source: plain.Reached, page: _Copy) -> tuple[Any, ...]:
+        return "copy", source, page.wanted, page.place.reached(), [_raw(name) for name in page.names], page.replaced
 
     def _work(self, folder: int, page: _Copy) -> Sequence[Any]:
         return plain.copies(folder, page.place.descriptor, page.wanted, page.names, page.replaced)

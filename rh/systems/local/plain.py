@@ -1,4 +1,4 @@
-"""The plain case in few steps: small files of one directory, hashed, or hashed and copied into another.
+"""The plain case in few steps: a directory read, its files looked at, hashed, or hashed and copied into another.
 
 The same code runs in this process and in helper processes beside it, bare interpreters that import nothing else of
 `rh`, so it imports little, and what hashes only where something is hashed.
@@ -16,7 +16,7 @@ import stat
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import TypeAlias
+    from typing import Any, TypeAlias
 
     Wanted: TypeAlias = tuple[str | bytes, int, str]
     """Name, size and etag of a file as it was listed."""
@@ -24,15 +24,18 @@ if TYPE_CHECKING:
     """Inode, size, etag, time of change and executable bit of a file that was written, and the digest of its bytes."""
     Seen: TypeAlias = tuple[int, str, float, bool]
     """Size, etag, time of change and executable bit of a file."""
+    Listed: TypeAlias = tuple[list[str], bool, list[Seen]]
+    """Sorted names in a directory, with a slash after those of directories, whether there are such, and its files."""
     Reached: TypeAlias = tuple[str, int, int]
     """Path, device and inode of a directory: who finds another there has not found it."""
 
-__all__ = ["CREATE", "READ", "copies", "create", "digests", "looks", "mode_for", "serve"]
+__all__ = ["CREATE", "READ", "copies", "create", "digests", "folder", "looks", "mode_for", "serve"]
 
 READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = READ | os.O_NOFOLLOW
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", 0)
+_LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_REACH = _LIST | getattr(os, "O_PATH", 0)
 _ETAG = "%x-%x-%x-%x"
 _TYPE, _FILE = 0o170000, stat.S_IFREG
 _HEAD = 4
@@ -138,7 +141,7 @@ def copies(
 def _reach(there: Reached) -> int:
     """A descriptor of a directory, which is that very one, there, or OSError is raised."""
     path, device, inode = there
-    descriptor = os.open(path, _DIRECTORY)
+    descriptor = os.open(path, _REACH)
     at = os.fstat(descriptor)
     if (at.st_dev, at.st_ino) == (device, inode) and os.readlink(f"/proc/self/fd/{descriptor}") == path:
         return descriptor
@@ -164,29 +167,89 @@ def looks(folder: int, names: Sequence[str | bytes]) -> list[Seen | None]:
     return found
 
 
-def _answer(
-    source: Reached,
-    wanted: Sequence[Wanted] | bytes,
-    target: Reached | None,
-    names: Sequence[bytes],
-    taken: Sequence[bytes],
-) -> Sequence[Copied | Seen | str | None]:
-    """Files to copy have a target, files to hash have none, and files to look at are names with NUL between them."""
-    here = there = -1
+def folder(path: str | bytes, hidden: str, most: int) -> Listed | None:
+    """What is in a directory, less what is hidden; `None` where that is more than files and directories, or `most`."""
+    descriptor = os.open(path, _LIST)
+    try:
+        with os.scandir(descriptor) as found:
+            members = [one for one, _ in zip(found, range(most + 1)) if not one.name.startswith(hidden)]  # noqa: B905
+        if len(members) >= most:
+            return None
+        files = [one for one in members if one.is_file(follow_symlinks=False)]
+        names = [one.name for one in files]
+        inner = []
+        if len(files) < len(members):
+            inner = [one.name + "/" for one in members if one.is_dir(follow_symlinks=False)]
+            if len(files) + len(inner) < len(members):
+                return None
+        # Code points and UTF-8 bytes sort alike, except for the surrogates that stand for bytes that are no text.
+        if "".join(names).isascii() and "".join(inner).isascii():
+            files.sort(key=lambda one: one.name)
+            names = sorted(names + inner)
+        else:
+            files.sort(key=lambda one: os.fsencode(one.name))
+            names = sorted(names + inner, key=os.fsencode)
+        seen = []
+        for one in files:
+            at = one.stat(follow_symlinks=False)
+            mode, size = at.st_mode, at.st_size
+            if mode & _TYPE != _FILE:
+                return None
+            etag = _ETAG % (size, at.st_mtime_ns, at.st_ctime_ns, at.st_ino)
+            seen.append((size, etag, at.st_mtime, mode & 0o100 != 0))
+    finally:
+        os.close(descriptor)
+    return names, bool(inner), seen
+
+
+def _list(path: bytes, hidden: str, most: int) -> tuple[bytes, bool, list[Seen]] | None:
+    try:
+        found = folder(path, hidden, most)
+    except OSError:
+        return None
+    return None if found is None else (os.fsencode("\0".join(found[0])), *found[1:])
+
+
+def _look(source: Reached, names: bytes) -> list[Seen | None]:
+    every = names.split(b"\0")
     try:
         here = _reach(source)
-        if isinstance(wanted, bytes):
-            return looks(here, wanted.split(b"\0"))
-        if target is None:
-            return digests(here, wanted)
-        there = _reach(target)
+    except OSError:
+        return [None] * len(every)
+    try:
+        return looks(here, every)
+    finally:
+        os.close(here)
+
+
+def _digest(source: Reached, wanted: Sequence[Wanted]) -> list[str | None]:
+    try:
+        here = _reach(source)
+    except OSError:
+        return [None] * len(wanted)
+    try:
+        return digests(here, wanted)
+    finally:
+        os.close(here)
+
+
+def _copy(
+    source: Reached, wanted: Sequence[Wanted], target: Reached, names: Sequence[bytes], taken: Sequence[bytes]
+) -> list[Copied | None]:
+    here = there = -1
+    try:
+        here, there = _reach(source), _reach(target)
         return copies(here, there, wanted, names, taken)
     except OSError:
-        return [None] * (wanted.count(b"\0") + 1 if isinstance(wanted, bytes) else len(wanted))
+        return [None] * len(wanted)
     finally:
         for descriptor in (here, there):
             if descriptor >= 0:
                 os.close(descriptor)
+
+
+_WORK: dict[str, Any] = {"list": _list, "look": _look, "digest": _digest, "copy": _copy}
+"""What a page may ask for. Files that could not be dealt with are `None` in the answer; so is a whole directory."""
 
 
 def _exactly(source: int, size: int) -> bytes:
@@ -200,10 +263,10 @@ def _exactly(source: int, size: int) -> bytes:
 
 
 def serve(source: int, sink: int) -> None:
-    """Answer jobs, each a list of pages, until there are no more."""
+    """Answer jobs, each a list of pages (what to do, and with what), until there are no more."""
     while head := _exactly(source, _HEAD):
         pages = marshal.loads(_exactly(source, int.from_bytes(head, "big")))  # noqa: S302 - from who started us
-        answer = marshal.dumps([_answer(*page) for page in pages])
+        answer = marshal.dumps([_WORK[work](*page) for work, *page in pages])
         data = memoryview(len(answer).to_bytes(_HEAD, "big") + answer)
         while data:
             data = data[os.write(sink, data) :]
