@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from rh.systems.base import HIDDEN
@@ -32,14 +31,14 @@ class Ahead:
     def __init__(self, root: Root, helpers: Helpers[Job]) -> None:
         self._root = root
         self._helpers = helpers
-        self._levels: list[deque[str]] = []
+        self._levels: list[Iterator[str]] = []
         self._asked: set[str] = set()
         self._ready: dict[str, Folder | None] = {}
         self._folders = self._files = self._new = 0
 
     def enter(self, keys: Iterable[str]) -> None:
         """The listing goes into a directory, and will come to these in it."""
-        self._levels.append(deque(keys))
+        self._levels.append(iter(keys))
 
     def leave(self) -> None:
         """It comes out again."""
@@ -59,17 +58,15 @@ class Ahead:
             self._hear()
         if key in self._ready:
             return self._ready.pop(key)
-        level = self._levels[-1]
-        if level and level[0] == key:
-            level.popleft()
+        next(self._levels[-1], None)  # that is this one
         return self._read(key)
 
     def _next(self) -> str | None:
         """The next directory that nobody reads yet, unless so many were read that the listing comes first."""
         if len(self._asked) + len(self._ready) < max(2, _HELD // self._usual()):
             for level in reversed(self._levels):
-                if level:
-                    return level.popleft()
+                for key in level:
+                    return key
         return None
 
     def _usual(self) -> int:

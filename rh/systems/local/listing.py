@@ -126,7 +126,7 @@ def _below(prefix: str, folder: Folder, depth: int | None, level: int, *, after:
     """The plain directories in one that the listing is going into, and will go into as well."""
     if after or folder.through or not folder.inner or (depth is not None and level >= depth):
         return ()
-    return [prefix + name for name in folder.names if name[-1] == "/" and name not in folder.linked]
+    return (prefix + name for name in folder.names if name[-1] == "/" and name not in folder.linked)
 
 
 def _run(prefix: str, names: list[str], folder: Folder, seen: Iterator[Seen]) -> Run | list[Entry]:
