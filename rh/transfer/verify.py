@@ -21,7 +21,7 @@ from rh.errors import IntegrityError, RhError
 from rh.observe import log
 from rh.progress import Progress, Silent
 from rh.systems import open_system
-from rh.systems.abilities import Digesting
+from rh.systems.abilities import Bulk, Digesting
 from rh.systems.base import System
 from rh.transfer.mover import Shared, as_rh, crew
 from rh.transfer.survey import Page, Survey
@@ -135,9 +135,13 @@ def _digested(system: System, entries: Iterable[Entry]) -> Iterator[Outcome]:
         return
     batches = iter(entries)
     workers = int(config.get("workers"))
+    bulk = system.ask(Bulk)
     while batch := list(islice(batches, _BATCH)):
+        left = {entry.key: entry for entry in batch}
+        if bulk is not None:
+            yield from _digested_together(system, bulk, left, workers)
         results: list[Outcome] = []
-        shared = Shared(batch)
+        shared = Shared(left.values())
 
         def work(shared: Shared[Entry] = shared, results: list[Outcome] = results) -> None:
             for entry in shared:
@@ -147,8 +151,23 @@ def _digested(system: System, entries: Iterable[Entry]) -> Iterator[Outcome]:
                 except Exception as error:  # noqa: BLE001 - told per file
                     results.append(Outcome(entry.key, error=as_rh(error, system.url(entry.key))))
 
-        crew(min(workers, len(batch)), work, threading.Event())
+        crew(min(workers, len(left)), work, threading.Event())
         yield from results
+
+
+def _digested_together(system: System, bulk: Bulk, left: dict[str, Entry], workers: int) -> Iterator[Outcome]:
+    """Those that are small, read many at once and taken from `left`; nothing more where that fails."""
+    small = [entry for entry in left.values() if entry.size <= bulk.largest]
+    try:
+        for entry, data in bulk.read_many(small, workers=workers):
+            del left[entry.key]
+            if isinstance(data, Exception):
+                yield Outcome(entry.key, error=as_rh(data, system.url(entry.key)))
+            else:
+                digest = digests.of_bytes(data)
+                yield Outcome(entry.key, entry, None, digest.text, digest.chunks)
+    except RhError as error:
+        log.debug("%s: the small files are read one by one: %s", system.url(), error)
 
 
 def _read_digest(system: System, entry: Entry) -> Digest:

@@ -31,7 +31,8 @@ from rh.systems.abilities import Item
 from rh.systems.base import System
 from rh.systems.local import LocalSystem
 from rh.systems.memory import MemorySystem
-from rh.transfer import Action, Options
+from rh.systems.wrap import unwrap
+from rh.transfer import Action, Options, verify
 from rh.types import Entry, Location, Outcome
 from tests.transfer import trees
 
@@ -268,8 +269,6 @@ def test_bits_flipped_at_rest_are_found(tmp_path: Path) -> None:
 
 def test_bits_flipped_where_the_store_shows_no_change_are_corruption(tmp_path: Path) -> None:
     """Promises 1 and 2: the manifest catches what the store does not see."""
-    from rh.systems.wrap import unwrap
-
     source = make(tmp_path / "a", a_txt="1" * 5000, b_txt="2")
     place = locate("memory://rot/x")
     transfer.copy_tree(source, place)
@@ -282,6 +281,35 @@ def test_bits_flipped_where_the_store_shows_no_change_are_corruption(tmp_path: P
     assert isinstance(caught.value.receipt.failed[0].error, IntegrityError)
     assert not (tmp_path / "c" / "a.txt").exists()
     assert not (tmp_path / "c" / manifest.NAME).exists()
+
+
+@pytest.mark.parametrize("broken", [None, "garbled", "silent"])
+def test_small_files_are_verified_many_at_once(tmp_path: Path, broken: str | None) -> None:
+    """One by one only where that breaks."""
+    asked: list[str] = []
+
+    class Store(MemorySystem):
+        """One that computes no digests by itself."""
+
+        digest_many = None  # type: ignore[assignment]
+        largest = 2
+
+        def read_many(self, entries: Iterable[Entry], **more: Any) -> Iterator[Any]:
+            for number, (entry, data) in enumerate(super().read_many(entries, **more)):
+                if number == 5 and broken:
+                    if broken == "garbled":
+                        raise IntegrityError("it was garbled")
+                    return
+                asked.append(entry.key)
+                yield entry, data
+
+    place = locate(f"memory://together-{broken}/x")
+    transfer.copy_tree(make(tmp_path / "a", large="large", **{f"f{n:02}": f"{n:02}" for n in range(20)}), place)
+    rot(unwrap(open_system(place)), "f07")
+    found = verify.verify_tree(Store.open(place, {"kind": "memory"}))
+    assert (found.files, found.corrupt, found.unreadable) == (21, ("f07",), ())
+    assert "large" not in asked
+    assert len(asked) == (20 if broken is None else 5)
 
 
 def rot(system: System, key: str) -> None:
@@ -359,8 +387,6 @@ def test_one_bad_file_stops_no_other_and_every_failure_is_listed(tmp_path: Path)
     files = {f"f{n:02}": bytes([n]) * 100 for n in range(30)}
     place, _ = memory("some-bad", files)
     transfer.copy_tree(place, locate("memory://some-bad-2/x"))
-    from rh.systems.wrap import unwrap
-
     bad = locate("memory://some-bad-2/x")
     for key in ("f03", "f17"):
         rot(unwrap(open_system(bad)), key)
