@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,8 @@ def children():
     """The processes that this one has started and not yet seen end."""
     found = set()
     for task in os.listdir("/proc/self/task"):
-        found.update(map(int, Path(f"/proc/self/task/{task}/children").read_text().split()))
+        with suppress(FileNotFoundError):  # a thread that an earlier test left, and that has ended by now
+            found.update(map(int, Path(f"/proc/self/task/{task}/children").read_text().split()))
     return found
 
 
@@ -127,7 +129,7 @@ def test_a_copy_has_help(source, target, entries, existing):
     watch = Watch(pairs(entries))
     check(target, list(target.copy_many(source, watch)))
     assert len(watch.seen) == 1
-    assert children() == before
+    assert children() <= before
 
 
 def test_digests_have_help(source, entries):
@@ -139,7 +141,7 @@ def test_digests_have_help(source, entries):
     }
     assert [outcome.entry for outcome in sorted(outcomes)] == sorted(entries)
     assert len(watch.seen) == 1
-    assert children() == before
+    assert children() <= before
 
 
 def test_few_files_need_none(source, target, entries):
@@ -185,7 +187,7 @@ def test_without_helpers_all_is_done_here(source, target, entries, tmp_path, mon
     before = children()
     check(target, list(target.copy_many(source, pairs(entries))))
     assert len(list(source.digest_many(entries))) == FILES
-    assert children() == before
+    assert children() <= before
 
 
 @pytest.mark.parametrize("executable", ["", "/nowhere/python3", "/bin/sh"])
@@ -214,13 +216,13 @@ def test_a_helper_that_ends_or_hangs_loses_nothing(source, target, entries, how,
 
     check(target, list(target.copy_many(source, Watch(pairs(entries), do=kill))))
     assert len(killed) == 1
-    assert children() == before
+    assert children() <= before
     killed.clear()
     outcomes = list(source.digest_many(Watch(entries, do=kill)))
     assert len(killed) == 1
     assert {outcome.error for outcome in outcomes} == {None}
     assert {outcome.key for outcome in outcomes} == {entry.key for entry in entries}
-    assert children() == before
+    assert children() <= before
 
 
 @pytest.mark.slow
@@ -333,7 +335,7 @@ def listed(system, monkeypatch, cores, **how):
     for page in pages:
         seen |= children() - before
         found += page
-    assert children() == before
+    assert children() <= before
     return found, seen
 
 
@@ -365,7 +367,7 @@ def test_a_listing_whose_helper_ends_or_hangs_is_whole(odd, monkeypatch, how, at
                 os.kill(pid, how)
     assert len(killed) == 1
     assert found == alone
-    assert children() == before
+    assert children() <= before
 
 
 @pytest.mark.slow
@@ -429,7 +431,7 @@ def test_an_abandoned_copy_ends_its_helpers(source, target, entries):
         next(digests)
     assert len(children() - before) == 1
     digests.close()
-    assert children() == before
+    assert children() <= before
 
     def stop():
         raise KeyboardInterrupt
@@ -438,7 +440,7 @@ def test_an_abandoned_copy_ends_its_helpers(source, target, entries):
     with pytest.raises(KeyboardInterrupt):
         list(target.copy_many(source, watch))
     assert len(watch.seen) == 1
-    assert children() == before
+    assert children() <= before
     assert debris(target.root.path) == []
     assert list(target.list()) == []
 

@@ -484,8 +484,9 @@ WRITER = """
 import os, sys, pyarrow as pa, random
 from rh.systems import locate, open_system
 from rh.tables import writing
-def there():
-    return set(os.listdir(sys.argv[1])) if os.path.isdir(sys.argv[1]) else set()
+def there():  # what has its name, not what is still being written
+    found = os.listdir(sys.argv[1]) if os.path.isdir(sys.argv[1]) else []
+    return {name for name in found if not name.startswith(".rh-tmp-")}
 before = there()
 system = open_system(locate(sys.argv[1]))
 schema = pa.schema([("noise", pa.binary())])
