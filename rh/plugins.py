@@ -66,15 +66,23 @@ def need(module: str, *, extra: str | None = None, purpose: str | None = None) -
         with imports:  # a child forked halfway would wait for this import for ever
             loaded = _loaded[module] = importlib.import_module(module)
         return loaded
-    except ModuleNotFoundError as error:
-        if error.name and not (module == error.name or module.startswith(error.name + ".")):
-            raise
-        extra = extra or EXTRAS.get(module, module)
+    except ImportError as error:
         what = f" for {purpose}" if purpose else ""
+        missing = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
+        why = (
+            "is not installed; it is" if missing else f"cannot be imported ({str(error).partition(chr(10))[0]}); it is"
+        )
         raise MissingExtraError(
-            f"{module} is not installed; it is needed{what}",
-            hint=f'pip install "{DISTRIBUTION}[{extra}]"',
+            f"{module} {why} needed{what}", hint=f'pip install "{DISTRIBUTION}[{extra or _extra(module)}]"'
         ) from error
+
+
+def _extra(module: str) -> str:
+    """The extra that brings a module, or a package that it is in."""
+    above = module
+    while above not in EXTRAS and "." in above:
+        above = above.rpartition(".")[0]
+    return EXTRAS.get(above, module)
 
 
 @cache

@@ -1,0 +1,104 @@
+"""Each extra brings all that its modules import: others that happen to be installed are out of sight here."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+import rh.systems
+from rh.plugins import DISTRIBUTION
+
+PLACES = {
+    "s3": ["s3", "objects"],
+    "gcs": ["gcs", "objects"],
+    "azure": ["azure", "objects"],
+    "ssh": ["ssh", "far"],
+    "git": ["git"],
+    "http": ["http", "web"],
+    "fsspec": ["fsspec"],
+}
+"""Packages below `rh.systems` that an extra is for."""
+
+_AT_WILL = {"certifi"}
+"""What is used where it happens to be there."""
+
+_ALONE = """
+import importlib, json, sys
+
+hidden, packages, modules = json.loads(sys.argv[1])
+
+class Hiding:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in hidden:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Hiding())
+from rh import plugins
+for name in packages:
+    importlib.import_module(name)
+for name in modules:
+    plugins.need(name)
+"""
+
+
+def _brought(extra: str) -> set[str]:
+    """Normalised names of all distributions that `rh` with this extra requires."""
+    found: set[str] = set()
+    seen: set[tuple[str, str]] = set()
+    waiting = [(DISTRIBUTION, ""), (DISTRIBUTION, extra)]
+    while waiting:
+        name, some = one = waiting.pop()
+        if one in seen:
+            continue
+        seen.add(one)
+        try:
+            requires = distribution(name).requires or []
+        except PackageNotFoundError:
+            continue
+        found.add(_normal(name))
+        for line in requires:
+            wanted = Requirement(line)
+            if wanted.marker is None or wanted.marker.evaluate({"extra": some}):
+                waiting += [(wanted.name, more) for more in ("", *wanted.extras)]
+    return found
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _needed(path: Path) -> set[str]:
+    """What a module asks of `rh.plugins.need`, by itself or through a helper of that name."""
+    calls = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)]
+    names = {"need", "_need"}
+    return {
+        str(call.args[0].value)
+        for call in calls
+        if (getattr(call.func, "id", None) in names or getattr(call.func, "attr", None) in names)
+        and call.args
+        and isinstance(call.args[0], ast.Constant)
+    }
+
+
+@pytest.mark.parametrize("extra", PLACES)
+def test_an_extra_brings_all_that_its_places_import(extra: str, python) -> None:
+    root = Path(rh.systems.__file__).parent
+    files = [
+        file
+        for name in PLACES[extra]
+        for file in (sorted((root / name).glob("*.py")) if (root / name).is_dir() else [root / f"{name}.py"])
+    ]
+    brought = _brought(extra)
+    hidden = [
+        package for package, owners in packages_distributions().items() if not brought & set(map(_normal, owners))
+    ]
+    packages = [f"rh.systems.{name}" for name in PLACES[extra]]
+    modules = sorted(set().union(*map(_needed, files)) - _AT_WILL)
+    assert modules
+    python(_ALONE, json.dumps([hidden, packages, modules]))
