@@ -28,6 +28,11 @@ class Digest(NamedTuple):
     chunks: bytes = b""
 
 
+def contradict(told: str | None, got: str | None) -> bool:
+    """Whether two checksums in text form are of one kind and differ, so that they cannot be of the same bytes."""
+    return bool(told and got) and told != got and str(told).partition(":")[0] == str(got).partition(":")[0]
+
+
 def chunk_size(size: int) -> int:
     """The chunk size in bytes for content of `size` bytes; 0 when it is hashed whole."""
     if size <= CHUNK:

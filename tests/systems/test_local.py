@@ -14,6 +14,7 @@ import tempfile
 import textwrap
 import threading
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from rh.errors import (
     DeadlineError,
     ExistsError,
     FullError,
+    IntegrityError,
     InvalidError,
     NameClashError,
     NotFoundError,
@@ -444,7 +446,7 @@ def test_a_source_that_changes_while_it_is_copied(system, root, monkeypatch):
 
     def meddle(*args):
         done = process(*args)
-        for name in ("big", "huge"):
+        for name in ("big", "huge", "small"):
             os.utime(root / name)
         return done
 
@@ -832,6 +834,52 @@ def test_an_upload_goes_on_after_its_process_was_killed(system, root):
     assert entry.executable is True
     assert (root / "big").read_bytes() == data
     assert debris(root) == []
+
+
+def test_an_upload_killed_when_it_had_its_name_is_gone(system, root):
+    """Its log is all that is left of it, and goes with the question."""
+    upload = system.begin("big", 100, part_size=100)
+    upload.put(0, noise(100))
+    (temp,) = (path for path in map(Path, debris(root)) if path.suffix != ".parts")
+    temp.rename(root / "big")
+    with pytest.raises(NotFoundError):
+        open_at(root).resume("big", upload.token)
+    assert debris(root) == []
+    assert system.read("big").read() == noise(100)
+
+
+def test_a_file_that_grew_is_not_read_into_memory(system, root):
+    """It may be of any size when it is reached; that it is another one is seen at its first byte too many."""
+    system.write("log", b"x")
+    (listed,) = system.list()
+    os.truncate(root / "log", 1 << 30)
+    tracemalloc.start()
+    try:
+        ((_, read),) = system.read_many([listed], workers=1)
+        (copied,) = system.at("copy").copy_many(system, [(listed, "log")])
+        (hashed,) = system.digest_many([listed])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert isinstance(read, ConflictError)
+    assert isinstance(copied.error, ConflictError)
+    assert hashed.entry.size == 1 << 30
+    assert hashed.digest.startswith("sha256-16m:")
+    assert peak < 16 << 20
+
+
+@pytest.mark.parametrize("size", [100, 3 << 20])
+def test_a_copy_that_is_not_what_it_should_be_replaces_nothing(system, size):
+    """Bytes that rotted at the source do not take the place of good ones."""
+    system.write("new", noise(size, seed=2))
+    system.write("old", noise(size))
+    entry = system.head("new")._replace(check=digest.of_bytes(noise(size)).text)
+    (outcome,) = system.copy_many(system, [(entry, "old")])
+    assert isinstance(outcome.error, IntegrityError)
+    assert system.read("old").read() == noise(size)
+    (outcome,) = system.copy_many(system, [(entry._replace(check=digest.of_bytes(noise(size, seed=2)).text), "old")])
+    assert outcome.error is None
+    assert system.read("old").read() == noise(size, seed=2)
 
 
 def test_a_token_is_not_a_path(system, root, outside):

@@ -58,7 +58,9 @@ class Ahead:
             self._hear()
         if key in self._ready:
             return self._ready.pop(key)
-        next(self._levels[-1], None)  # that is this one
+        # Nobody took it, so it is the next of its level. (Or a helper was lost with it: then that is another one, which
+        # is not read ahead.)
+        next(self._levels[-1], None)
         return self._read(key)
 
     def _next(self) -> str | None:

@@ -25,6 +25,7 @@ from rh.systems.local.disk import (
     changed,
     entry_now,
     entry_of,
+    expect,
     failure,
     holds,
     readable,
@@ -213,6 +214,7 @@ def copy_one(
                     found = _process(source, target, before, crew)
                 if changed(before, os.fstat(source)):
                     raise _moved(source_root, entry.key)
+                expect(entry, found.text, source_root.where(entry.key))
                 written = draft.publish(ANY)
         except EOFError:
             raise _moved(source_root, entry.key) from None

@@ -15,9 +15,11 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from rh.digest import contradict
 from rh.errors import (
     AccessError,
     FullError,
+    IntegrityError,
     InvalidError,
     NameClashError,
     NotFoundError,
@@ -38,6 +40,7 @@ __all__ = [
     "entry_now",
     "entry_of",
     "etag_of",
+    "expect",
     "failure",
     "holds",
     "readable",
@@ -173,6 +176,12 @@ def entry_of(key: str, at: os.stat_result, target: str | None = None) -> Entry:
     if not stat.S_ISREG(at.st_mode):
         return Entry(key, 0, "file", None, at.st_mtime, executable=False)
     return Entry(key, at.st_size, "file", etag_of(at), at.st_mtime, None, at.st_mode & 0o100 != 0)
+
+
+def expect(entry: Entry, text: str, where: str) -> None:
+    """Raise `IntegrityError` for bytes of another digest than their entry tells, if it tells one of that kind."""
+    if contradict(entry.check, text):
+        raise IntegrityError("the source does not have the bytes it had", where=where, expected=entry.check, got=text)
 
 
 def entry_now(entry: Entry, at: os.stat_result) -> Entry:

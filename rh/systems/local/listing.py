@@ -10,18 +10,16 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from itertools import islice
 
 from rh.errors import InvalidError, NotFoundError
 from rh.systems.base import HIDDEN
 from rh.systems.local.ahead import Ahead
 from rh.systems.local.disk import Root, failure, split
 from rh.systems.local.helpers import Helpers
-from rh.systems.local.looks import Folder, Job, Run, entries_of, look_at
+from rh.systems.local.looks import Folder, Job, Run, look_at
+from rh.systems.local.plain import in_order
 from rh.types import Entry
-
-if TYPE_CHECKING:
-    from rh.systems.local.plain import Seen
 
 __all__ = ["walk"]
 
@@ -59,23 +57,19 @@ def walk(root: Root, prefix: str, after: str, depth: int | None, *, follow: bool
 
 def _runs(
     root: Root, base: str, top: Folder, after: bytes, depth: int | None, ahead: Ahead, *, follow: bool
-) -> Iterator[Run | Entry | list[Entry]]:
-    """What there is, in key order: files by the run, or (lists) as they were seen, and directories that appear."""
+) -> Iterator[Run | Entry]:
+    """What there is, in key order: files by the run, and directories that appear."""
     above = _identities(root, base) if follow else []
-    stack = [(base, top, iter(top.names), iter(top.seen or ()))]
+    stack = [_Level(base, top)]
     ahead.enter(_below(base, top, depth, 1, after=after))
     while stack:
-        prefix, folder, names, seen = stack[-1]
+        level = stack[-1]
+        prefix, folder = level.prefix, level.folder
         flat = depth is not None and len(stack) >= depth
-        if not (after or folder.inner):
-            if folder.seen is not None:
-                yield entries_of(prefix, folder.names, folder.seen)
-            else:
-                for at in range(0, len(folder.names), PAGE):
-                    yield Run(prefix, folder.names[at : at + PAGE], folder)
-            names = iter(())
         run: list[str] = []
-        for name in names:
+        if not (after or folder.inner):
+            yield from level.rest()
+        for name in level.names:
             inner = name[-1] == "/"
             if after:
                 raw = os.fsencode(prefix + name)
@@ -86,11 +80,11 @@ def _runs(
             if not inner:
                 run.append(name)
                 if len(run) >= PAGE:
-                    yield _run(prefix, run, folder, seen)
+                    yield level.run(run)
                     run = []
                 continue
             if run:
-                yield _run(prefix, run, folder, seen)
+                yield level.run(run)
                 run = []
             key = prefix + name
             if flat:
@@ -106,7 +100,7 @@ def _runs(
                 except NotFoundError:
                     below = None  # deleted since it was read
             if below is not None and below.names:
-                stack.append((key, below, iter(below.names), iter(below.seen or ())))
+                stack.append(_Level(key, below))
                 ahead.enter(_below(key, below, depth, len(stack), after=after))
                 break
             if below is not None and not after:
@@ -115,11 +109,33 @@ def _runs(
                 above.pop()
         else:
             if run:
-                yield _run(prefix, run, folder, seen)
+                yield level.run(run)
             stack.pop()
             ahead.leave()
             if above:
                 above.pop()
+
+
+class _Level:
+    """A directory that the listing is in, and how far it has come there."""
+
+    __slots__ = ("_seen", "folder", "names", "prefix")
+
+    def __init__(self, prefix: str, folder: Folder) -> None:
+        self.prefix, self.folder = prefix, folder
+        self.names = iter(folder.names)
+        self._seen = None if folder.seen is None else iter(folder.seen)
+
+    def run(self, names: list[str]) -> Run:
+        """The next files."""
+        return Run(
+            self.prefix, names, self.folder, None if self._seen is None else list(islice(self._seen, len(names)))
+        )
+
+    def rest(self) -> Iterator[Run]:
+        """All there is, where that is only files."""
+        while names := list(islice(self.names, PAGE)):
+            yield self.run(names)
 
 
 def _below(prefix: str, folder: Folder, depth: int | None, level: int, *, after: bytes) -> Iterable[str]:
@@ -127,10 +143,6 @@ def _below(prefix: str, folder: Folder, depth: int | None, level: int, *, after:
     if after or folder.through or not folder.inner or (depth is not None and level >= depth):
         return ()
     return (prefix + name for name in folder.names if name[-1] == "/" and name not in folder.linked)
-
-
-def _run(prefix: str, names: list[str], folder: Folder, seen: Iterator[Seen]) -> Run | list[Entry]:
-    return Run(prefix, names, folder) if folder.seen is None else entries_of(prefix, names, seen)
 
 
 def _top(root: Root, base: str, *, follow: bool) -> Folder | None:
@@ -174,11 +186,7 @@ def _names(root: Root, base: str, *, follow: bool, through: bool, root_must_exis
         ) from error
     except OSError as error:
         raise failure(error, root.where(base)) from error
-    joined = "/".join(names)
-    if HIDDEN in joined:
-        names = [name for name in names if not name.startswith(HIDDEN)]
-    # Code points and UTF-8 bytes sort alike, except for the surrogates that stand for bytes that are no text.
-    names.sort(key=None if joined.isascii() else os.fsencode)
+    names = in_order(name for name in names if not name.startswith(HIDDEN))
     return Folder(names, linked, through, inner)
 
 

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rh.errors import InvalidError, NotFoundError
 from rh.systems.local.disk import THROUGH, Root, entry_of, etag_of, failure, real_path
@@ -20,7 +20,7 @@ from rh.types import Entry
 if TYPE_CHECKING:
     from rh.systems.local.plain import Seen
 
-__all__ = ["TOGETHER", "Folder", "Job", "Run", "entries_of", "look_at"]
+__all__ = ["TOGETHER", "Folder", "Job", "Run", "look_at"]
 
 TOGETHER = 256
 """Files that are looked at by one job."""
@@ -51,6 +51,8 @@ class Run(NamedTuple):
     prefix: str
     names: list[str]
     folder: Folder
+    seen: list[Seen] | None = None
+    """What they are, where they were looked at already."""
 
 
 class Job(ABC):
@@ -69,49 +71,44 @@ class _Group(Job):
     follow: bool
     runs: list[Run | Entry] = field(default_factory=list)
     files: int = 0
+    unseen: int = 0
     entries: list[Entry] | None = None
 
     def add(self, run: Run | Entry) -> None:
         self.runs.append(run)
-        self.files += len(run.names) if isinstance(run, Run) else 1
+        if isinstance(run, Entry):
+            self.files += 1
+            return
+        self.files += len(run.names)
+        if run.seen is None:
+            self.unseen += len(run.names)
 
     def take(self, answer: Sequence[Any] | None) -> None:
         if self.entries is None and answer is not None:
-            self.entries = _taken(self.root, self, answer, follow=self.follow)
+            self.entries = _entries(self.root, self.runs, answer, follow=self.follow)
 
     def done(self) -> list[Entry]:
         """What is at its place in the order. Rather than wait for a helper that is late, its work is done again."""
         if self.entries is None:
-            self.entries = _here(self.root, self, follow=self.follow)
+            self.entries = _entries(self.root, self.runs, (), follow=self.follow)
         return self.entries
 
 
-Runs: TypeAlias = Iterable["Run | Entry | list[Entry]"]
-"""What is to be looked at, and (lists) what was."""
-
-
-def look_at(root: Root, runs: Runs, helpers: Helpers[Job], *, follow: bool) -> Iterator[list[Entry]]:
+def look_at(root: Root, runs: Iterable[Run | Entry], helpers: Helpers[Job], *, follow: bool) -> Iterator[list[Entry]]:
     """The entries of runs, in order. What was deleted meanwhile is passed over. Typed errors."""
     group = _Group(root, follow)
     waiting: deque[_Group] = deque()
     for run in runs:
-        if isinstance(run, list):
-            if group.runs:
-                group.done()
-                waiting.append(group)
-                group = _Group(root, follow)
-            waiting.append(_Group(root, follow, entries=run))
+        group.add(run)
+        if group.files < TOGETHER:
+            continue
+        waiting.append(group)
+        asked = _asked(root, group.runs) if group.unseen and helpers.have_room(group.unseen) else None
+        if asked is None:
+            group.done()
         else:
-            group.add(run)
-            if group.files < TOGETHER:
-                continue
-            waiting.append(group)
-            told = _told(root, group) if helpers.have_room(group.files) else None
-            if told is None:
-                group.done()
-            else:
-                helpers.give(group, told)
-            group = _Group(root, follow)
+            helpers.give(group, asked)
+        group = _Group(root, follow)
         for job, answer in helpers.answers(wait=False):
             job.take(answer)
         while waiting and (waiting[0].entries is not None or len(waiting) > _WAITING):
@@ -121,20 +118,11 @@ def look_at(root: Root, runs: Runs, helpers: Helpers[Job], *, follow: bool) -> I
         yield waiting.popleft().done()
 
 
-def entries_of(prefix: str, names: Iterable[str], seen: Iterable[Seen]) -> list[Entry]:
-    """Entries of files, from what they are seen to be."""
-    new = tuple.__new__  # an `Entry` at half the price: it is made once for every file there is
-    return [
-        new(Entry, (prefix + name, size, "file", etag, modified, None, executable, None))
-        for name, (size, etag, modified, executable) in zip(names, seen, strict=False)
-    ]
-
-
-def _told(root: Root, group: _Group) -> list[Any] | None:
-    """A group as helpers take it; `None` if it is not plain enough."""
+def _asked(root: Root, runs: Iterable[Run | Entry]) -> list[Any] | None:
+    """What helpers are asked of runs that were not seen; `None` if those are not plain enough."""
     pages = []
-    for run in group.runs:
-        if isinstance(run, Entry):
+    for run in runs:
+        if isinstance(run, Entry) or run.seen is not None:
             continue
         if run.folder.through or run.folder.linked:
             return None
@@ -148,43 +136,43 @@ def _told(root: Root, group: _Group) -> list[Any] | None:
             reached = real_path(descriptor, path), at.st_dev, at.st_ino
         finally:
             os.close(descriptor)
-        pages.append(("look", reached, os.fsencode("\0".join(run.names))))
+        pages.append(("look", [reached], list(map(os.fsencode, run.names))))
     return pages
 
 
-def _taken(root: Root, group: _Group, answer: Sequence[Any], *, follow: bool) -> list[Entry]:
-    """The entries of a group a helper has looked at; what was not plain there is looked at here."""
+def _entries(root: Root, runs: Iterable[Run | Entry], answer: Iterable[Any], *, follow: bool) -> list[Entry]:
+    """The entries of runs. Those that were not seen are told by the answer, and if they are not, looked at here."""
     found: list[Entry] = []
     answers = iter(answer)
-    for run in group.runs:
+    for run in runs:
         if isinstance(run, Entry):
             found.append(run)
             continue
-        prefix, names, folder = run
-        every = next(answers)
-        if None not in every:
-            found += entries_of(prefix, names, every)
-            continue
-        for name, seen in zip(names, every, strict=True):
-            if seen is None:
-                found += _looked_at(root, Run(prefix, [name], folder), follow=follow)
-            else:
-                found += entries_of(prefix, [name], [seen])
-    return found
-
-
-def _here(root: Root, group: _Group, *, follow: bool) -> list[Entry]:
-    found: list[Entry] = []
-    for run in group.runs:
-        if isinstance(run, Entry):
-            found.append(run)
-        else:
+        prefix, names, folder, seen = run
+        told = seen or next(answers, None)
+        if told is None:
             found += _looked_at(root, run, follow=follow)
+        elif None not in told:
+            found += _entries_of(prefix, names, told)
+        else:
+            for name, one in zip(names, told, strict=True):
+                if one is None:
+                    found += _looked_at(root, Run(prefix, [name], folder), follow=follow)
+                else:
+                    found += _entries_of(prefix, [name], [one])
     return found
+
+
+def _entries_of(prefix: str, names: Iterable[str], seen: Iterable[Seen]) -> list[Entry]:
+    new = tuple.__new__  # an `Entry` at half the price: it is made once for every file there is
+    return [
+        new(Entry, (prefix + name, size, "file", etag, modified, None, executable, None))
+        for name, (size, etag, modified, executable) in zip(names, seen, strict=True)
+    ]
 
 
 def _looked_at(root: Root, run: Run, *, follow: bool) -> list[Entry]:
-    prefix, names, folder = run
+    prefix, names, folder, _ = run
     new = tuple.__new__
     odd = folder.through or folder.linked
     look = os.stat

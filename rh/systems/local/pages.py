@@ -12,7 +12,8 @@ from typing import Any, Generic, Self, TypeVar
 from rh.errors import ConflictError, InvalidError, RhError
 from rh.systems.local import plain
 from rh.systems.local.batch import Batch, Place
-from rh.systems.local.disk import Root, entry_now, entry_of, split, temp
+from rh.systems.local.copies import digest_one
+from rh.systems.local.disk import Root, entry_of, expect, split, temp
 from rh.systems.local.draft import remove
 from rh.systems.local.helpers import Helpers
 from rh.systems.local.source import SMALL, Source, digest_of
@@ -166,21 +167,17 @@ class Digests(_Pages[_Page]):
     """Files to be hashed."""
 
     def one(self, entry: Entry, key: str) -> Iterator[Outcome]:
-        source = self._source
         try:
             if entry.kind != "file":
                 raise InvalidError(f"a {entry.kind} has no bytes", where=self._root.where(key))
-            try:
-                data, at = source.read(entry)
-                now = entry if entry.etag is not None else entry_of(key, at)
-            except ConflictError:
-                data, at = source.read(entry._replace(etag=None))
-                now = entry_now(entry, at)
-            found, chunks = digest_of(data)
+            data, at = self._source.read(entry)
+        except ConflictError:
+            yield digest_one(self._root, entry, None)
         except RhError as error:
             yield Outcome(key, error=error)
         else:
-            yield Outcome(key, now, None, found, chunks)
+            now = entry if entry.etag is not None else entry_of(key, at)
+            yield Outcome(key, now, None, *digest_of(data))
 
     def _page(self, folder: str, target: str) -> _Page:  # noqa: ARG002
         return _Page(folder)
@@ -192,7 +189,7 @@ class Digests(_Pages[_Page]):
         """Reading leaves nothing."""
 
     def _asked(self, source: plain.Reached, page: _Page) -> tuple[Any, ...]:
-        return "digest", source, page.wanted
+        return "digest", [source], page.wanted
 
     def _work(self, folder: int, page: _Page) -> Sequence[Any]:
         return plain.digests(folder, page.wanted)
@@ -221,7 +218,9 @@ class Copies(_Pages[_Copy]):
             else:
                 split(key, self._root.where)
                 data, at = self._source.read(entry)
-                self._batch.add(key, data, executable=at.st_mode & 0o100 != 0, digest=digest_of(data)[0])
+                text = digest_of(data)[0]
+                expect(entry, text, self._source.where(entry.key))
+                self._batch.add(key, data, executable=at.st_mode & 0o100 != 0, digest=text)
         except RhError as error:
             self._batch.lost(key)
             yield Outcome(key, error=error)
@@ -244,7 +243,8 @@ class Copies(_Pages[_Copy]):
         remove(page.place.descriptor, page.names)
 
     def _asked(self, source: plain.Reached, page: _Copy) -> tuple[Any, ...]:
-        return "copy", source, page.wanted, page.place.reached(), [_raw(name) for name in page.names], page.replaced
+        places = [source, page.place.reached()]
+        return "copy", places, page.wanted, [_raw(name) for name in page.names], page.replaced
 
     def _work(self, folder: int, page: _Copy) -> Sequence[Any]:
         return plain.copies(folder, page.place.descriptor, page.wanted, page.names, page.replaced)
@@ -253,10 +253,14 @@ class Copies(_Pages[_Copy]):
         page.place.expected.remove(page.names)
         stage = page.place.stage
         for number, copied in enumerate(told):
+            check = page.entries[number].check
             if copied is None:
                 yield from self.one(page.entries[number], page.keys[number])
-            else:
+            elif check is None or check == copied[-1]:
                 stage(page.keys[number], page.names[number], copied)
+            else:
+                remove(page.place.descriptor, [page.names[number]])
+                yield from self.one(page.entries[number], page.keys[number])  # which says what is wrong
 
 
 def _raw(name: str) -> bytes:

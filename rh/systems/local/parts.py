@@ -76,6 +76,15 @@ class LocalUpload:
         count(self._system, "part", sent=len(data))
         return tag
 
+    def check(self) -> None:
+        """Raise `NotFoundError` unless it can go on. One that was just finished may have left its log."""
+        try:
+            os.close(self._open())
+        except NotFoundError:
+            self.abort()
+            raise
+        os.close(self._open(_LOG))
+
     def parts(self) -> dict[int, str]:
         descriptor = self._open(_LOG, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         with os.fdopen(descriptor, encoding="ascii") as log:
@@ -134,7 +143,7 @@ def begin(root: Root, system: str, key: str, size: int, part_size: int, *, execu
 def resume(root: Root, system: str, key: str, token: str) -> LocalUpload:
     """Go on with an upload."""
     upload = LocalUpload(root, system, key, token)
-    upload.parts()
+    upload.check()
     return upload
 
 

@@ -15,7 +15,7 @@ import stat
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Any, TypeAlias
 
     Wanted: TypeAlias = tuple[str | bytes, int, str]
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     Reached: TypeAlias = tuple[str, int, int]
     """Path, device and inode of a directory: who finds another there has not found it."""
 
-__all__ = ["CREATE", "READ", "copies", "create", "digests", "folder", "looks", "mode_for", "serve"]
+__all__ = ["CREATE", "READ", "copies", "create", "digests", "folder", "in_order", "looks", "mode_for", "serve"]
 
 READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -149,22 +149,31 @@ def _reach(there: Reached) -> int:
     raise FileNotFoundError(path)
 
 
+def _seen(at: os.stat_result) -> Seen | None:
+    """What a file is; `None` if it is anything else."""
+    mode, size = at.st_mode, at.st_size
+    if mode & _TYPE != _FILE:
+        return None
+    return size, _ETAG % (size, at.st_mtime_ns, at.st_ctime_ns, at.st_ino), at.st_mtime, mode & 0o100 != 0
+
+
 def looks(folder: int, names: Sequence[str | bytes]) -> list[Seen | None]:
     """What each file of a directory is."""
     found: list[Seen | None] = []
     for name in names:
         try:
-            at = os.stat(name, dir_fd=folder, follow_symlinks=False)
+            found.append(_seen(os.stat(name, dir_fd=folder, follow_symlinks=False)))
         except OSError:
             found.append(None)
-            continue
-        mode, size = at.st_mode, at.st_size
-        if mode & _TYPE != _FILE:
-            found.append(None)
-            continue
-        etag = _ETAG % (size, at.st_mtime_ns, at.st_ctime_ns, at.st_ino)
-        found.append((size, etag, at.st_mtime, mode & 0o100 != 0))
     return found
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Names sorted by their UTF-8 bytes."""
+    every = list(names)
+    # Code points sort like them, except for the surrogates that stand for bytes that are no text.
+    every.sort(key=None if "".join(every).isascii() else os.fsencode)
+    return every
 
 
 def folder(path: str | bytes, hidden: str, most: int) -> Listed | None:
@@ -175,34 +184,25 @@ def folder(path: str | bytes, hidden: str, most: int) -> Listed | None:
             members = [one for one, _ in zip(found, range(most + 1)) if not one.name.startswith(hidden)]  # noqa: B905
         if len(members) >= most:
             return None
-        files = [one for one in members if one.is_file(follow_symlinks=False)]
-        names = [one.name for one in files]
+        files = {one.name: one for one in members if one.is_file(follow_symlinks=False)}
         inner = []
         if len(files) < len(members):
             inner = [one.name + "/" for one in members if one.is_dir(follow_symlinks=False)]
             if len(files) + len(inner) < len(members):
                 return None
-        # Code points and UTF-8 bytes sort alike, except for the surrogates that stand for bytes that are no text.
-        if "".join(names).isascii() and "".join(inner).isascii():
-            files.sort(key=lambda one: one.name)
-            names = sorted(names + inner)
-        else:
-            files.sort(key=lambda one: os.fsencode(one.name))
-            names = sorted(names + inner, key=os.fsencode)
-        seen = []
-        for one in files:
-            at = one.stat(follow_symlinks=False)
-            mode, size = at.st_mode, at.st_size
-            if mode & _TYPE != _FILE:
+        seen: list[Seen] = []
+        for name in in_order(files):
+            what = _seen(files[name].stat(follow_symlinks=False))
+            if what is None:
                 return None
-            etag = _ETAG % (size, at.st_mtime_ns, at.st_ctime_ns, at.st_ino)
-            seen.append((size, etag, at.st_mtime, mode & 0o100 != 0))
+            seen.append(what)
     finally:
         os.close(descriptor)
-    return names, bool(inner), seen
+    return in_order([*files, *inner]), bool(inner), seen
 
 
 def _list(path: bytes, hidden: str, most: int) -> tuple[bytes, bool, list[Seen]] | None:
+    """The same for the listing, which also knows a directory by its path alone."""
     try:
         found = folder(path, hidden, most)
     except OSError:
@@ -210,45 +210,25 @@ def _list(path: bytes, hidden: str, most: int) -> tuple[bytes, bool, list[Seen]]
     return None if found is None else (os.fsencode("\0".join(found[0])), *found[1:])
 
 
-def _look(source: Reached, names: bytes) -> list[Seen | None]:
-    every = names.split(b"\0")
+def _in(work: Callable[..., list[Any]], places: Sequence[Reached], wanted: Sequence[Any], *more: Any) -> list[Any]:
+    """What is to be done with files in directories; `None` for each of them if such a directory is not there."""
+    reached: list[int] = []
     try:
-        here = _reach(source)
-    except OSError:
-        return [None] * len(every)
-    try:
-        return looks(here, every)
-    finally:
-        os.close(here)
-
-
-def _digest(source: Reached, wanted: Sequence[Wanted]) -> list[str | None]:
-    try:
-        here = _reach(source)
-    except OSError:
-        return [None] * len(wanted)
-    try:
-        return digests(here, wanted)
-    finally:
-        os.close(here)
-
-
-def _copy(
-    source: Reached, wanted: Sequence[Wanted], target: Reached, names: Sequence[bytes], taken: Sequence[bytes]
-) -> list[Copied | None]:
-    here = there = -1
-    try:
-        here, there = _reach(source), _reach(target)
-        return copies(here, there, wanted, names, taken)
+        reached.extend(map(_reach, places))
+        return work(*reached, wanted, *more)
     except OSError:
         return [None] * len(wanted)
     finally:
-        for descriptor in (here, there):
-            if descriptor >= 0:
-                os.close(descriptor)
+        for descriptor in reached:
+            os.close(descriptor)
 
 
-_WORK: dict[str, Any] = {"list": _list, "look": _look, "digest": _digest, "copy": _copy}
+_WORK: dict[str, Any] = {
+    "list": _list,
+    "look": lambda *page: _in(looks, *page),
+    "digest": lambda *page: _in(digests, *page),
+    "copy": lambda *page: _in(copies, *page),
+}
 """What a page may ask for. Files that could not be dealt with are `None` in the answer; so is a whole directory."""
 
 

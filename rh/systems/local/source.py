@@ -47,6 +47,10 @@ class Source:
         self._folders.close()
         self._followed.close()
 
+    def where(self, key: str) -> str:
+        """A file as errors name it."""
+        return self._root.where(key)
+
     def folder(self, parent: str) -> int:
         """The descriptor of a directory. OSError, NameClashError."""
         return self._folders[parent]
@@ -72,8 +76,10 @@ class Source:
                 if entry.etag is None:
                     before = os.fstat(descriptor)
                     readable(before, self._root.where(key))
-                data = _whole(descriptor, entry.size)
-                at = os.fstat(descriptor)
+                data, at = os.read(descriptor, entry.size + 1), os.fstat(descriptor)
+                if len(data) != entry.size and (before is not None or holds(entry.etag or "", at)):
+                    # Not one that grew, which may be of any size by now; some in /proc tell no size.
+                    data, at = _whole(descriptor, data), os.fstat(descriptor)
             finally:
                 os.close(descriptor)
         except OSError as error:
@@ -97,12 +103,9 @@ class Source:
             return os.readlink(name, dir_fd=folder)
 
 
-def _whole(descriptor: int, size: int) -> bytes:
-    """Everything in a file that should have `size` bytes."""
-    data = os.read(descriptor, size + 1)
-    if len(data) == size:
-        return data  # a regular file gives less than it is asked for only at its end
-    pieces = [data]
+def _whole(descriptor: int, head: bytes) -> bytes:
+    """Everything in a file that begins so."""
+    pieces = [head]
     while pieces[-1]:
         pieces.append(os.read(descriptor, SMALL))
     return b"".join(pieces)
