@@ -27,7 +27,15 @@ __all__ = [
     "UnauthenticatedError",
     "UnavailableError",
     "UnsupportedError",
+    "printable",
 ]
+
+
+def printable(name: str) -> str:
+    """A name as one line that does nothing to a terminal: what is no character to be seen is written as an escape."""
+    if name.isprintable():
+        return name
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in name)
 
 
 class RhError(Exception):
@@ -52,7 +60,7 @@ class RhError(Exception):
     def __str__(self) -> str:
         text = self.message
         if self.where and self.where not in text:
-            text = f"{text} [{self.where}]"
+            text = f"{text} [{printable(self.where)}]"
         if self.hint:
             text = f"{text}\n  fix: {self.hint}"
         return text

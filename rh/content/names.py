@@ -6,6 +6,7 @@ written at all is refused before anything is moved, with the key in the error.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
@@ -17,6 +18,9 @@ __all__ = ["PATHS", "Checker", "Nesting", "decode", "encode"]
 PATHS = frozenset({"file", "ssh"})
 """Kinds of systems that keep files in directories."""
 _LIMITS = {"s3": 1024, "gs": 1024, "azure": 1024}
+_ONE_LINE = frozenset({"gs"})
+"""Kinds of stores that have no line breaks in names."""
+_ENCODED = re.compile("[%\0\r\n\udc80-\udcff]+")
 
 
 class Nesting:
@@ -57,6 +61,7 @@ class Checker:
 
     def __init__(self, kind: str, *, folds: bool = False) -> None:
         self._paths = kind in PATHS
+        self._lines = kind in _ONE_LINE
         self._limit = _LIMITS.get(kind)
         self._nesting = Nesting()
         self._folded: dict[str, str] | None = {} if folds else None
@@ -105,8 +110,14 @@ class Checker:
                 key.encode("utf-8")
             except UnicodeEncodeError as error:
                 raise NameClashError(
-                    f"{key!r} is not valid Unicode; an object store cannot hold it", hint="exclude it, or rename it"
+                    f"{key!r} is not valid Unicode; an object store cannot hold it",
+                    hint="exclude it, or encode names (names='encode')",
                 ) from error
+        if self._lines and ("\n" in key or "\r" in key):
+            raise NameClashError(
+                f"{key!r} has a line break, and this store holds no such names",
+                hint="exclude it, or encode names (names='encode')",
+            )
         if len(key) > 255 and len(key_bytes(key)) > self._limit:
             raise InvalidError(f"{key[:80]!r}… is longer than {self._limit} bytes")
 
@@ -119,7 +130,7 @@ def check_all(keys: Iterable[str], kind: str, *, folds: bool = False) -> None:
 
 
 def encode(key: str) -> str:
-    """A key as a path any disk can hold: what is not representable becomes `%XX`. `decode` gives it back."""
+    """A key as any disk and store can hold it: what is not representable becomes `%XX`. `decode` gives it back."""
     directory = key.endswith("/") and len(key) > 1
     parts = (key[:-1] if directory else key).split("/")
     return "/".join(map(_encode_part, parts)) + ("/" if directory else "")
@@ -128,7 +139,7 @@ def encode(key: str) -> str:
 def _encode_part(part: str) -> str:
     if part in ("", ".", ".."):
         return "%" + "".join(f"{byte:02X}%" for byte in part.encode()).rstrip("%") if part else "%00empty"
-    return part.replace("%", "%25").replace("\0", "%00")
+    return _ENCODED.sub(lambda found: "".join(f"%{byte:02X}" for byte in key_bytes(found[0])), part)
 
 
 def decode(path: str) -> str:

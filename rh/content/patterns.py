@@ -33,13 +33,14 @@ def selector(
         if not lines:
             return None
         try:
-            return pathspec.GitIgnoreSpec.from_lines(lines)
+            return pathspec.GitIgnoreSpec.from_lines(map(_on_one_line, lines))
         except ValueError as error:
             raise InvalidError(f"not a pattern: {error}", hint="the patterns are those of .gitignore") from error
 
     wanted, unwanted, ignored = compile_(include), compile_(exclude), compile_(ignore)
 
     def meant(key: str) -> bool:
+        key = _on_one_line(key)
         if wanted is not None and not wanted.match_file(key):
             return False
         if unwanted is not None and unwanted.match_file(key):
@@ -47,3 +48,8 @@ def selector(
         return not (ignored is not None and ignored.match_file(key))
 
     return meant
+
+
+def _on_one_line(text: str) -> str:
+    """A key or pattern as pathspec takes it, to whose regular expressions a line break is the end, or no character."""
+    return text.replace("\n", "\0")

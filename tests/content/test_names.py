@@ -44,13 +44,21 @@ def test_what_an_object_store_cannot_hold_is_refused() -> None:
     names.check_all(["é" * 512, "/lead", "a//b", ".."][:1], "s3")
 
 
+@pytest.mark.parametrize("key", ["new\nline", "re\rturn", "caf\udce9"])
+def test_encoding_helps_where_a_store_has_no_such_name(key: str) -> None:
+    with pytest.raises(NameClashError, match="encode"):
+        names.check_all([key], "gs")
+    names.check_all([names.encode(key)], "gs")
+    assert names.decode(names.encode(key)) == key
+
+
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30))
 def test_any_key_can_be_encoded_and_decoded(key: str) -> None:
     encoded = names.encode(key)
     assert names.decode(encoded) == key
     parts = encoded.rstrip("/").split("/") if len(encoded) > 1 else [encoded]
     assert all(part not in ("", ".", "..") for part in parts) or key == "/"
-    assert "\0" not in encoded
+    assert not set("\0\r\n") & set(encoded)
 
 
 @pytest.mark.parametrize(
@@ -73,3 +81,21 @@ def test_no_pattern_means_all_and_a_string_is_refused() -> None:
     assert selector() is None
     with pytest.raises(InvalidError, match="list"):
         selector("*.txt")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "key", "meant"),
+    [
+        ("*.log", "a\nb/x.log", True),
+        ("*.log", "a/\n.log", True),
+        ("*.log", "x.log\n", False),
+        ("a\nb/", "a\nb/x", True),
+        ("/a\n*", "a\nb", True),
+        ("**/c", "a\n/b\n/c", True),
+    ],
+)
+def test_a_line_break_is_a_character_like_any_other(pattern: str, key: str, meant: bool) -> None:
+    included, excluded = selector(include=[pattern]), selector(exclude=[pattern])
+    assert included is not None
+    assert excluded is not None
+    assert (included(key), excluded(key)) == (meant, not meant)
