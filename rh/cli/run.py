@@ -63,7 +63,23 @@ def run(words: Sequence[str]) -> int:
             with contextlib.suppress(OSError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return codes.PIPE
+        except OSError as error:
+            return _failed(error, as_json=as_json)
     return code
+
+
+def _failed(error: OSError, *, as_json: bool) -> int:
+    """What the machine refused outside of any place: a file that the user named, or where our output goes."""
+    from rh.systems.local.disk import failure
+
+    problem = failure(error, str(error.filename or "standard output"))
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError):  # Python would try again at exit, and complain
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    show.fail(problem, as_json=as_json)
+    return codes.code_of(problem)
 
 
 def _command(words: list[str]) -> int:

@@ -120,3 +120,17 @@ def test_the_playground_runs_until_ctrl_c_and_goes_without_a_trace(tmp_path):
     assert not list((config.home() / "profiles").glob("*.toml"))
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(told["systems"]["s3"]["endpoint_url"], timeout=5)
+
+
+def test_a_file_that_cannot_be_read_is_named_and_hides_no_other_finding(rh, s3_server, ssh_a, tmp_path):
+    (tmp_path / "file").touch()
+    configure(
+        one={**s3_server.settings(), "credentials_file": str(tmp_path)},
+        two={**ssh_a.settings(), "identity_file": str(tmp_path / "file" / "key")},
+        three=s3_server.settings(),
+    )
+    found = findings(rh("doctor", "--json", expect=1))
+    told = {name: one["detail"] for name, one in found.items() if one["status"] == "fail"}
+    assert any("credentials file cannot be read: Is a directory" in detail for detail in told.values()), told
+    assert any("identity file cannot be read: Not a directory" in detail for detail in told.values()), told
+    assert found["three login"]["status"] == "ok"

@@ -179,3 +179,17 @@ def test_a_fix_is_told_as_it_is_typed(rh, tree):
     (tree / "a.txt").write_bytes(b"other")
     assert "--on-existing update" in rh("cp", "src", "dst", "--on-existing", "error", expect=4).err
     assert "fix: rh cp --help" in rh("cp", "a", "b", "--include", expect=2).err
+
+
+@pytest.mark.parametrize("words", [["--help"], ["find", ".", "--json"], ["ls", "--json", "."], ["cat", "f"]])
+def test_a_full_disk_under_the_output_is_an_error_like_others(words, tmp_path):
+    (tmp_path / "f").write_bytes(b"x" * 100_000)
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([PROGRAM, *words], stdout=full, stderr=subprocess.PIPE, cwd=tmp_path, check=False)
+    assert done.returncode == codes.code_of(errors.FullError(""))
+    told = done.stderr.decode()
+    assert "Traceback" not in told
+    if "--json" in words:
+        assert json.loads(told)["kind"] == "full"
+    else:
+        assert "standard output" in told

@@ -50,12 +50,18 @@ def _all(name: str, wanted: bool, timeout_s: float) -> list[Finding]:
         return []
     if not wanted:
         return [Finding("ok", name, "not configured")]
-    findings = list(_endpoint(name, settings, timeout_s))
-    if kind in HOSTS and not _failed(findings):
-        findings += _host_key(name, settings)  # what mends it asks the host
-    if not _failed(findings):
-        with config.override({"systems": {name: {"timeout_s": timeout_s, "retries": 0}}}):
-            findings += _root(name, settings)
+    findings: list[Finding] = []
+    try:
+        findings += _endpoint(name, settings, timeout_s)
+        if kind in HOSTS and not _failed(findings):
+            findings += _host_key(name, settings)  # what mends it asks the host
+        if not _failed(findings):
+            with config.override({"systems": {name: {"timeout_s": timeout_s, "retries": 0}}}):
+                findings += _root(name, settings)
+    except RhError as error:
+        findings.append(Finding("fail", name, error.message, error.hint))
+    except Exception as error:  # noqa: BLE001 - one system keeps no other from being looked at
+        findings.append(Finding("fail", name, f"{type(error).__name__}: {error}"))
     return findings
 
 

@@ -71,10 +71,14 @@ def identity(settings: Settings) -> Found:
         session = core.Session(profile=profile or ("default" if file else None))
         if file:
             path = Path(str(file)).expanduser()
-            if not path.exists():
+            try:
+                path.open("rb").close()
+            except OSError as error:
                 raise InvalidError(
-                    "there is no such credentials file", where=str(path), hint=f"systems.{name}.credentials_file"
-                )
+                    f"the credentials file cannot be read: {error.strerror}",
+                    where=str(path),
+                    hint=f"systems.{name}.credentials_file",
+                ) from error
             session.set_config_variable("credentials_file", str(path))
         region = session.get_config_variable("region") or os.environ.get("AWS_REGION")
         endpoint = providers.ConfiguredEndpointProvider(

@@ -115,9 +115,21 @@ def _identity(value: Any, name: str) -> str | None:
         return text  # OpenSSH fills these in
     path = os.path.abspath(text)
     # A public key alone stands for one that the agent has.
-    if not any(os.path.lexists(one) for one in (path, f"{path}.pub")):
+    found: OSError | None = None
+    for one in (path, f"{path}.pub"):
+        try:
+            os.lstat(one)
+        except OSError as error:
+            found = found or error
+        else:
+            found = None
+            break
+    if found is not None:
+        gone = isinstance(found, FileNotFoundError)
         raise InvalidError(
-            "there is no such identity file", where=path, hint=f"correct systems.{name}.identity_file, or leave it out"
+            "there is no such identity file" if gone else f"the identity file cannot be read: {found.strerror}",
+            where=path,
+            hint=f"correct systems.{name}.identity_file, or leave it out",
         )
     return path
 
