@@ -114,7 +114,10 @@ class Direct(Protocol):
         """Whether this host reaches `other` by itself (tried once, then remembered)."""
 
     def send_to(self, other: System, pairs: Iterable[tuple[Entry, str]]) -> Iterator[Outcome]:
-        """Send each entry of this host to the key on `other`; digests of what moved are in the outcomes."""
+        """Send each entry of this host to the key on `other`; digests of what moved are in the outcomes.
+
+        What contradicts the entry's `check` is not published.
+        """
 
     def receive_from(self, other: System, pairs: Iterable[tuple[Entry, str]]) -> Iterator[Outcome]:
         """The same, begun by the receiving host (`can_send_to` of the receiver says whether it reaches `other`)."""
@@ -134,7 +137,11 @@ class Upload(Protocol):
         """Tags of the parts that have arrived."""
 
     def finish(self, tags: Sequence[str], *, when: Condition = ANY) -> Entry:
-        """Publish the object, given the tag of every part in order."""
+        """Publish the object, given the tag of every part in order.
+
+        Raises:
+            NotFoundError: the upload is gone; perhaps because it was finished, and the answer to that was lost.
+        """
 
     def abort(self) -> None:
         """Forget it; nothing remains."""
@@ -161,7 +168,8 @@ class ServerCopy(Protocol):
     def copy_many(self, source: System, pairs: Iterable[tuple[Entry, str]]) -> Iterator[Outcome]:
         """Copy each entry of `source` to the key here; each copy is all or nothing and `Match`es the entry's etag.
 
-        Where the place computes digests on the way, they are in the outcomes.
+        Where the place computes digests on the way, they are in the outcomes, and one that contradicts the entry's
+        `check` is an `IntegrityError`: then nothing is published.
         """
 
 

@@ -23,10 +23,11 @@ from rh.systems.base import Body, Bytes
 from rh.transfer.journal import OpenUpload
 from rh.transfer.mover import Mover, Shared, as_rh, changed, crew, expect, verified
 from rh.transfer.plan import Step
+from rh.transfer.verify import finish
 from rh.transfer.vouched import InOrder, running, vouched
-from rh.types import ANY, Match, Span
+from rh.types import ANY, Entry, Match, Span
 
-__all__ = ["Buffers", "move", "open_source"]
+__all__ = ["Buffers", "as_told", "move", "open_source"]
 
 T = TypeVar("T")
 
@@ -78,7 +79,16 @@ def open_source(mover: Mover, step: Step, span: Span | None = None) -> Body:
     return mover.source.read(step.entry.key, span, when=ANY if etag is None else Match(etag))
 
 
-def _fill(mover: Mover, step: Step, span: Span | None, view: memoryview, chunk: int, check: Callable[[bytes], T]) -> T:
+def as_told(step: Step, entry: Entry) -> Step:
+    """The step with the checksum that the answer to who reads its file tells, where there was none to compare with."""
+    if step.digest is not None or entry.check is None or running(step.entry.check) is not None:
+        return step
+    return step._replace(entry=step.entry._replace(check=entry.check))
+
+
+def _fill(
+    mover: Mover, step: Step, span: Span | None, view: memoryview, chunk: int, check: Callable[[Step, bytes], T]
+) -> T:
     """Read bytes into a buffer that they must just fill, and let the raw digests of their chunks be checked.
 
     What arrives damaged is read again.
@@ -89,7 +99,7 @@ def _fill(mover: Mover, step: Step, span: Span | None, view: memoryview, chunk: 
                 raw = b"".join(_chunk(body, view[at : at + chunk]) for at in range(0, len(view), chunk))
                 if len(raw) != -(-len(view) // chunk) * 32 or body.readinto(memoryview(bytearray(1))):
                     raise changed(mover.source.url(step.entry.key))
-            return check(raw)
+            return check(as_told(step, body.entry), raw)
         except IntegrityError:
             if not left:
                 raise
@@ -120,7 +130,7 @@ class _Whole:
     def move(self, view: memoryview) -> None:
         mover, step = self.mover, self.step
 
-        def check(raw: bytes) -> Digest:
+        def check(step: Step, raw: bytes) -> Digest:
             return verified(mover, step, view, Digest(f"sha256:{raw.hex()}"))
 
         try:
@@ -186,7 +196,7 @@ class _Large:
         """The bytes of a part."""
         return number * self.part_size, min((number + 1) * self.part_size, self.step.entry.size)
 
-    def check(self, raw: bytes, number: int) -> bytes:
+    def check(self, _step: Step, raw: bytes, number: int) -> bytes:
         """The raw digests of the chunks in a part, once they were compared with those that are known."""
         start, stop = self.span(number)
         known = self.step.chunks[start // self.chunk * 32 :][: len(raw)]
@@ -220,8 +230,11 @@ class _Large:
                 self.upload.abort()  # nobody knows which part is wrong: all are fetched again
                 mover.journal.drop(step.key)
                 raise
-            entry = self.upload.finish([self.tags[number] for number in range(self.count)])
+            tags = [self.tags[number] for number in range(self.count)]
+            entry = finish(self.upload, tags, mover.target, step.key, digest.text)
         except Exception as error:  # noqa: BLE001 - told per file
+            if isinstance(error, NotFoundError):
+                mover.journal.drop(step.key)
             mover.failed(step, as_rh(error, mover.target.url(step.key)))
             return
         mover.done(step, entry, digest, counted=True)
@@ -277,7 +290,8 @@ def move(mover: Mover, steps: Sequence[Step]) -> None:
                 step = step._replace(entry=vouched(mover.source, step.entry))  # noqa: PLW2901
             if step.entry.size <= digests.CHUNK:
                 yield _Whole(mover, step)
-            elif multipart is None:
+            elif multipart is None or (step.entry.etag is None and step.digest is None):
+                # Parts that nothing tells apart could be of two states of the file.
                 streamed.append(step)
             else:
                 try:
@@ -306,7 +320,7 @@ def move(mover: Mover, steps: Sequence[Step]) -> None:
 
 
 def _stream(mover: Mover, steps: Iterable[Step]) -> None:
-    """Large files to a place without parts: one stream each."""
+    """Large files to a place without parts, or from one that tells no etags: one stream each."""
     shared = Shared(steps)
 
     def work() -> None:

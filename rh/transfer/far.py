@@ -6,11 +6,12 @@ Server copies, hosts that fetch or send by signed URL, hosts that talk to each o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import takewhile
-from queue import Queue
+from queue import Empty, Queue
 from threading import Thread
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, Self, TypeAlias
 
 from rh import digest as digests
 from rh.content.rows import PAGE
@@ -25,6 +26,7 @@ from rh.transfer.pieces import Leave, links, objects, told
 from rh.transfer.plan import Step
 from rh.transfer.route import Way
 from rh.transfer.stream import arrived
+from rh.transfer.verify import finish
 from rh.types import Entry, Location, Outcome, SignedRequest, Span
 
 __all__ = ["move"]
@@ -178,28 +180,34 @@ def _send(mover: Mover, source: System, files: Iterable[tuple[Step, Entry]], *, 
                 mover.failed(step, as_rh(error, mover.target.url(step.key)))
 
     reaches = True
-    answers = _Answers(mover)
-    try:
-        for outcome in sender.send_many(requests()):
-            answers.take(*pending.pop(outcome.key), outcome)
-    except Exception as error:  # noqa: BLE001 - every file in flight is told
-        reaches = bool(mover.bytes_moved) or not isinstance(error, UnavailableError | DeadlineError)
-        for step, upload in pending.values():
-            if upload is not None:
-                upload.abort()
-            if reaches or not may_leave:
-                mover.failed(step, as_rh(error, mover.target.url(step.key)))
-        if not reaches:
-            log.info("%s: %s", mover.target.url(), error)
-    answers.finish()
+    with _Answers(mover) as answers:
+        try:
+            for outcome in sender.send_many(requests()):
+                answers.take(*pending.pop(outcome.key), outcome)
+        except Exception as error:  # noqa: BLE001 - every file in flight is told
+            reaches = bool(mover.bytes_moved) or not isinstance(error, UnavailableError | DeadlineError)
+            for step, upload in pending.values():
+                if upload is not None:
+                    _abort(upload)
+                if reaches or not may_leave:
+                    mover.failed(step, as_rh(error, mover.target.url(step.key)))
+            if not reaches:
+                log.info("%s: %s", mover.target.url(), error)
     return reaches
+
+
+def _abort(upload: Upload) -> None:
+    """Forget an upload. What went wrong before is what has to be told; `rh sweep` removes what stays."""
+    with suppress(RhError):
+        upload.abort()
 
 
 class _Answers:
     """What a host says it has sent, confirmed by the target itself.
 
     Many small files are confirmed by a listing, a page at a time, where that shows the checksum that was sent. Whatever
-    a listing does not confirm is asked for by itself, many at a time.
+    a listing does not confirm is asked for by itself, many at a time. All is confirmed when the block is left; an
+    error that leaves it ends the threads.
     """
 
     def __init__(self, mover: Mover) -> None:
@@ -210,6 +218,22 @@ class _Answers:
         for thread in self._threads:
             thread.start()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_exc: object) -> None:
+        try:
+            if kind is None:
+                self._list()
+        finally:
+            while kind is not None and not self._queue.empty():
+                with suppress(Empty):
+                    self._queue.get_nowait()
+            for _ in self._threads:
+                self._queue.put(None)
+        for thread in self._threads if kind is None else ():
+            thread.join()
+
     def take(self, step: Step, upload: Upload | None, outcome: Outcome) -> None:
         """One answer more."""
         answer = _Answer(step, upload, outcome)
@@ -219,14 +243,6 @@ class _Answers:
         self._whole.append(answer)
         if len(self._whole) >= _LISTED:
             self._list()
-
-    def finish(self) -> None:
-        """Wait until all is confirmed."""
-        self._list()
-        for _ in self._threads:
-            self._queue.put(None)
-        for thread in self._threads:
-            thread.join()
 
     def _list(self) -> None:
         """Confirm by a listing what it shows just as it was sent; the others are asked for."""
@@ -253,7 +269,10 @@ class _Answers:
 
     def _work(self) -> None:
         while (answer := self._queue.get()) is not None:
-            _sent(self._mover, answer)
+            try:
+                _sent(self._mover, answer)
+            except Exception as error:  # noqa: BLE001 - told per file
+                self._mover.failed(answer.step, as_rh(error, self._mover.target.url(answer.step.key)))
 
 
 class _Answer(NamedTuple):
@@ -275,7 +294,7 @@ def _sent(mover: Mover, answer: _Answer, entry: Entry | None = None) -> None:
     where = mover.target.url(step.key)
     if outcome.error is not None or outcome.entry is None or outcome.digest is None:
         if upload is not None:
-            upload.abort()
+            _abort(upload)
         mover.failed(step, as_rh(outcome.error or UnsupportedError("no answer", where=where), where))
         return
     try:
@@ -284,19 +303,19 @@ def _sent(mover: Mover, answer: _Answer, entry: Entry | None = None) -> None:
                 "the bytes sent are not those known", where=where, expected=step.digest, got=outcome.digest
             )
         if upload is not None:
-            entry = upload.finish((outcome.entry.etag or "").split("\n"))
+            entry = finish(upload, (outcome.entry.etag or "").split("\n"), mover.target, step.key, outcome.digest)
         elif entry is None:
             entry = mover.target.head(step.key)
             sent = outcome.entry.check
-            if entry.check and sent and entry.check.partition(":")[0] == sent.partition(":")[0] and entry.check != sent:
+            if digests.contradict(sent, entry.check):
                 raise IntegrityError("what arrived is not what was sent", where=where, expected=sent, got=entry.check)
         if entry.size != step.entry.size:
             raise IntegrityError(
                 "what arrived has another size", where=where, expected=str(step.entry.size), got=str(entry.size)
             )
     except Exception as error:  # noqa: BLE001 - told per file
+        mover.failed(step, as_rh(error, where))
         if isinstance(error, IntegrityError):
             mover.target.delete([step.key])
-        mover.failed(step, as_rh(error, where))
         return
     mover.done(step, entry, Digest(outcome.digest, outcome.chunks or b""))

@@ -1,10 +1,10 @@
 """What a transfer has done so far, on disk, so that the same call goes on after a crash.
 
-One append-only file per (source, target) below `~/.rh/journal`: every finished file, every upload begun and every
-part that arrived, each record with its checksum. It is a hint and nothing more: a record counts only while the etags
-in it are still those of the store. Uploads and parts are written at once, finished files some tenths of a second's
-worth at a time: what a crash takes with it is found at the target and compared. When the transfer is complete the file
-is removed.
+One append-only file per (source, target), trees or single files, below `~/.rh/journal`: every finished file, every
+upload begun and every part that arrived, each record with its checksum. It is a hint and nothing more: a record counts
+only while the etags in it are still those of the store. Uploads and parts are written at once, finished files some
+tenths of a second's worth at a time: what a crash takes with it is found at the target and compared. When the transfer
+is complete the file is removed.
 """
 
 from __future__ import annotations
@@ -50,9 +50,14 @@ class OpenUpload:
 
 
 class Journal:
-    """The journal of one transfer. Opening it takes over what an earlier, interrupted run left."""
+    """The journal of one transfer. Opening it takes over what an earlier, interrupted run left.
 
-    def __init__(self, source: System, target: System) -> None:
+    Args:
+        source, target: the two ends.
+        only: the key at the source and the one at the target, where a single file is what is copied.
+    """
+
+    def __init__(self, source: System, target: System, only: tuple[str, str] | None = None) -> None:
         self._source, self._target = source, target
         self._fd: int | None = None
         self._lock = threading.Lock()
@@ -62,7 +67,9 @@ class Journal:
         where = place(target)
         if where is None:
             return
-        name = hashlib.sha256(repr((source.url(), where)).encode("utf-8", "surrogateescape")).hexdigest()[:32]
+        name = hashlib.sha256(
+            repr((source.url(), where, *(only or ()))).encode("utf-8", "surrogateescape")
+        ).hexdigest()[:32]
         directory = config.home() / "journal"
         self.path = directory / f"{name}.log"
         try:

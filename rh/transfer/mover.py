@@ -87,15 +87,21 @@ class Mover:
 
     @classmethod
     def new(
-        cls, source: System, target: System, options: Options, progress: Progress, cancel: threading.Event | None
+        cls,
+        source: System,
+        target: System,
+        options: Options,
+        progress: Progress,
+        cancel: threading.Event | None,
+        only: tuple[str, str] | None = None,
     ) -> Mover:
-        """Books for one run."""
+        """Books for one run; `only` are the key at the source and the one at the target, if it is of a single file."""
         mover = cls(
             source,
             target,
             options,
             progress,
-            Journal(source, target),
+            Journal(source, target, only),
             cancel or threading.Event(),
             {},
             [],
@@ -158,6 +164,7 @@ class Mover:
 
     def failed(self, step: Step, error: Exception) -> None:
         """A file did not arrive (this time)."""
+        _let_go(error)
         with self._lock:
             self.failures[step.key] = error
             if isinstance(error, UnavailableError | DeadlineError):
@@ -165,6 +172,18 @@ class Mover:
                     self.gone = error
             else:
                 self.alive_at = time.monotonic()
+
+
+def _let_go(error: BaseException) -> None:
+    """Let an error that is kept forget where it was raised: the frames there hold the bytes of the file."""
+    known = {id(error): error}
+    waiting = [error]
+    while waiting:
+        one = waiting.pop().with_traceback(None)
+        for other in (one.__cause__, one.__context__):
+            if other is not None and id(other) not in known:
+                known[id(other)] = other
+                waiting.append(other)
 
 
 def verified(mover: Mover, step: Step, data: Bytes, digest: Digest | None = None) -> Digest:
@@ -229,7 +248,7 @@ def crew(count: int, work: Callable[[], None], stop: threading.Event) -> None:
         raise errors[0]
 
 
-def as_rh(error: Exception, where: str) -> Exception:
+def as_rh(error: Exception, where: str) -> RhError:
     """An error as one of ours."""
     if isinstance(error, RhError):
         return error

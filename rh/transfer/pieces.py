@@ -31,8 +31,9 @@ _GOOD_FOR_S = 600.0
 
 
 def told(step: Step) -> Entry:
-    """The source's entry, with the executable bit that perhaps only its manifest knows."""
-    return step.entry if step.executable is None else step.entry._replace(executable=step.executable)
+    """The source's entry, with what perhaps only its manifest knows: the executable bit, and what its bytes must be."""
+    entry = step.entry if step.executable is None else step.entry._replace(executable=step.executable)
+    return entry._replace(check=step.digest) if entry.check is None and step.digest is not None else entry
 
 
 def _placed(mover: Mover, steps: Iterator[Step], leave: Leave) -> Iterator[tuple[Step, Sequence[Piece]]]:

@@ -13,7 +13,7 @@ from rh.content import manifest
 from rh.content.cache import Described, DigestCache, settled
 from rh.content.rows import PAGE, Rows
 from rh.content.tree import Row, without_implied
-from rh.errors import ConflictError, IntegrityError, NotFoundError, RhError, TransferError, UnsupportedError
+from rh.errors import ConflictError, IntegrityError, NotFoundError, RhError, TransferError, UnsupportedError, printable
 from rh.observe import log
 from rh.progress import Progress
 from rh.systems.abilities import Composed, Digesting, Multipart
@@ -44,7 +44,8 @@ def run(plan: Plan, *, progress: Progress, cancel: threading.Event | None = None
     began = time.monotonic() - plan.seconds
     if plan.options.dry_run:
         return _receipt(plan, began, dry_run=True)
-    mover = Mover.new(plan.source, plan.target, plan.options, progress, cancel)
+    only = None if plan.file is None else (plan.source_key, plan.file)
+    mover = Mover.new(plan.source, plan.target, plan.options, progress, cancel, only)
     complete = False
     progress.start(f"{plan.source.url()} → {plan.target.url()}")
     progress.total(plan.moves, plan.bytes_to_move)
@@ -347,7 +348,8 @@ def _failure(plan: Plan, mover: Mover, kept: dict[str, Step], began: float, why:
     if why is None:
         told = [str(failure.error).removesuffix(f"\n  fix: {fix}") for failure in receipt.failed[:10]]
         first = told[0]
-        shown = "".join(f"\n    {failure.key}: {text}" for failure, text in zip(receipt.failed, told, strict=False))
+        names = [printable(failure.key) for failure in receipt.failed[:10]]
+        shown = "".join(f"\n    {name}: {text}" for name, text in zip(names, told, strict=True))
         more = f"\n    … and {len(receipt.failed) - 10:,} more" if len(receipt.failed) > 10 else ""
         why = f"{len(receipt.failed):,} of {receipt.files:,} files did not arrive:{shown}{more}"
         if receipt.files == 1:

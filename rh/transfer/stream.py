@@ -20,7 +20,7 @@ from rh.digest import Digest
 from rh.errors import IntegrityError, UnsupportedError
 from rh.systems.abilities import Bulk, Item
 from rh.transfer import buffered
-from rh.transfer.buffered import open_source
+from rh.transfer.buffered import as_told, open_source
 from rh.transfer.held import taken
 from rh.transfer.mover import Mover, Shared, as_rh, crew, verified
 from rh.transfer.plan import Step
@@ -70,9 +70,9 @@ def move(mover: Mover, steps: Iterable[Step]) -> None:
         waiting = []
 
 
-def _read(mover: Mover, step: Step) -> bytes:
+def _read(mover: Mover, step: Step) -> tuple[Step, bytes]:
     with open_source(mover, step) as body:
-        return body.read()
+        return as_told(step, body.entry), body.read()
 
 
 def _read_many(mover: Mover, bulk: Bulk, steps: Iterable[Step]) -> Iterator[tuple[Step, bytes]]:
@@ -119,7 +119,7 @@ def _move_small(mover: Mover, reader: Bulk | None, writer: Bulk | None, steps: I
             if mover.stopped:
                 return
             try:
-                data = _read(mover, step) if ready is None else ready
+                step, data = _read(mover, step) if ready is None else (step, ready)  # noqa: PLW2901
                 digest = verified(mover, step, data)
                 mover.throttle(len(data))
                 entry = mover.target.write(step.key, data, size=len(data), executable=step.executable)
@@ -203,12 +203,12 @@ def _read_ahead(mover: Mover, steps: Iterable[Step]) -> Iterator[tuple[Step, byt
                     return
                 room.take(step.entry.size)
                 try:
-                    data = _read(mover, step)
+                    pair = _read(mover, step)
                 except Exception as error:  # noqa: BLE001 - told per file
                     room.give(step.entry.size)
                     mover.failed(step, as_rh(error, mover.source.url(step.entry.key)))
                     continue
-                ready.put((step, data))
+                ready.put(pair)
         finally:
             ready.put(None)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
@@ -17,17 +18,17 @@ from rh.content.cache import DigestCache, settled
 from rh.content.rows import PAGE, Rows
 from rh.content.tree import Row, TreeHasher, tree_digest, without_implied
 from rh.digest import Digest
-from rh.errors import IntegrityError, RhError
+from rh.errors import ConflictError, IntegrityError, NotFoundError, RhError
 from rh.observe import log
 from rh.progress import Progress, Silent
 from rh.systems import open_system
-from rh.systems.abilities import Bulk, Digesting
+from rh.systems.abilities import Bulk, Digesting, Upload
 from rh.systems.base import System
 from rh.transfer.mover import Shared, as_rh, crew
 from rh.transfer.survey import Page, Survey
 from rh.types import ANY, Entry, Match, Outcome
 
-__all__ = ["Verification", "digest_entries", "digest_file", "digest_tree", "verify_tree"]
+__all__ = ["Verification", "digest_entries", "digest_file", "digest_tree", "finish", "verify_tree"]
 
 _BATCH = 2_000
 
@@ -42,13 +43,13 @@ class Verification:
         above: the directory above whose manifest that is, where the tree has none of its own.
         files, size: what was read.
         corrupt: keys whose bytes are not what was written, although the store shows no change: bit rot.
-        modified: keys that somebody wrote since.
+        modified: keys that somebody wrote since, or just now.
         missing: keys that the manifest has and the place has not.
         added: keys that the manifest has not.
         unreadable: keys that could not be read, with the error.
         replaced: keys of a version that refers to versions of objects, where something else is by now, or nothing. They
             are read all the same, as they were: nothing is wrong with them.
-        digest: the digest of the tree as it is now, `None` if something could not be read.
+        digest: the digest of the tree as it is now, `None` if something could not be read, or changed meanwhile.
     """
 
     url: str
@@ -110,17 +111,33 @@ class Verification:
         return "\n".join(lines)
 
 
-def digest_entries(system: System, entries: Iterable[Entry]) -> Iterator[tuple[Entry, Digest | Exception]]:
-    """The digest of each entry's content, computed at the place itself where it can, in any order."""
-    pending: dict[str, Entry] = {}
+def digest_entries(system: System, entries: Iterable[Entry]) -> Iterator[tuple[Entry, Digest | RhError]]:
+    """The digest of each entry's content, computed at the place itself where it can, in any order.
+
+    What changed since it was listed has a `ConflictError`, what cannot be read another one.
+    """
+    listed: dict[str, Entry] = {}
 
     def taken() -> Iterator[Entry]:
         for entry in entries:
-            pending[entry.key] = entry
+            listed[entry.key] = entry
             yield entry
 
     for outcome in _digested(system, taken()):
-        yield pending.pop(outcome.key), outcome.error or Digest(outcome.digest or "", outcome.chunks or b"")
+        entry = listed.pop(outcome.key)
+        yield entry, _problem(system, entry, outcome) or Digest(outcome.digest or "", outcome.chunks or b"")
+
+
+def _problem(system: System, listed: Entry, outcome: Outcome) -> RhError | None:
+    """What is wrong with a digest: the place tells that of what is there now, which may not be what was listed."""
+    if outcome.error is not None:
+        return as_rh(outcome.error, system.url(listed.key))
+    now = outcome.entry.etag if outcome.entry is not None else None
+    if now is None or listed.etag is None or now == listed.etag:
+        return None
+    return ConflictError(
+        "the file changed since it was listed", where=system.url(listed.key), hint="again when nobody writes"
+    )
 
 
 def _digested(system: System, entries: Iterable[Entry]) -> Iterator[Outcome]:
@@ -187,6 +204,24 @@ def digest_file(system: System, key: str) -> Digest:
     raise AssertionError
 
 
+def finish(upload: Upload, tags: Sequence[str], system: System, key: str, digest: str) -> Entry:
+    """Finish an upload of bytes with this digest to a key.
+
+    One that is gone may have been finished by a request whose answer was lost: what is under the key then tells.
+
+    Raises:
+        NotFoundError: it is gone, and was not finished.
+    """
+    try:
+        return upload.finish(tags)
+    except NotFoundError:
+        with suppress(NotFoundError):
+            for entry, found in digest_entries(system, [system.head(key)]):
+                if isinstance(found, Digest) and found.text == digest:
+                    return entry
+        raise
+
+
 def digest_tree(system: System, *, progress: Progress | None = None) -> str:
     """The digest of a tree as it is now. Content whose digest is known is not read again.
 
@@ -231,11 +266,12 @@ def digest_tree(system: System, *, progress: Progress | None = None) -> str:
     try:
         try:
             for number, outcome in enumerate(_digested(system, missing()), 1):
-                if outcome.error is not None:
-                    raise outcome.error
                 page, at = unknown.pop(outcome.key)
+                entry = page.entries[at]
+                if outcome.entry is not entry and (error := _problem(system, entry, outcome)) is not None:
+                    raise error
                 page.digests[at], page.chunks[at] = outcome.digest, outcome.chunks or b""
-                progress.advance(1, page.entries[at].size)
+                progress.advance(1, entry.size)
                 if not number % PAGE:
                     go_on()
         except BaseException:
@@ -317,6 +353,9 @@ def verify_tree(system: System, *, progress: Progress | None = None) -> Verifica
         unreadable: list[tuple[str, str]] = []
         for entry, digest in digest_entries(system, files):
             progress.advance(1, entry.size)
+            if isinstance(digest, ConflictError):
+                modified.append(entry.key)
+                continue
             if isinstance(digest, Exception):
                 unreadable.append((entry.key, str(digest)))
                 continue
@@ -335,7 +374,7 @@ def verify_tree(system: System, *, progress: Progress | None = None) -> Verifica
             tuple(sorted(key for key in described if key not in found)),
             tuple(sorted(key for key in found if key not in described)) if manifested is not None else (),
             tuple(sorted(unreadable)),
-            None if unreadable else tree_digest(without_implied(now)),
+            tree_digest(without_implied(now)) if len(rows) == len(files) else None,
             above,
         )
     finally:

@@ -245,7 +245,7 @@ class Writer:
         unknown = [entry for key, entry in entries.items() if key not in told]
         for entry, digest in digest_entries(source, [entry for entry in unknown if not self._is_small(entry)]):
             if isinstance(digest, Exception):
-                raise as_rh(digest, source.url(entry.key))
+                raise digest
             told[entry.key] = digest
         have = self._known({digest.text: entries[key].size for key, digest in told.items()})
         to_read: list[Entry] = []

@@ -12,10 +12,9 @@ from rh.content import patterns
 from rh.content.rows import position
 from rh.content.tree import key_bytes
 from rh.digest import Digest
-from rh.errors import ConflictError, IntegrityError, NameClashError, NotFoundError, UnsupportedError
-from rh.systems.abilities import Digesting, Versioned
+from rh.errors import ConflictError, NameClashError, NotFoundError, UnsupportedError
+from rh.systems.abilities import Versioned
 from rh.systems.base import System
-from rh.transfer.mover import as_rh
 from rh.transfer.options import Options
 from rh.transfer.survey import Page, Survey, only_data
 from rh.transfer.verify import digest_entries
@@ -109,32 +108,11 @@ def digested(source: System, store: Store, entries: Iterable[Entry]) -> Iterator
     Raises:
         ConflictError: one is not what was listed, or is gone.
     """
-    digesting = source.ask(Digesting)
     try:
-        if digesting is None:
-            for entry, digest in digest_entries(source, entries):
-                if isinstance(digest, Exception):
-                    raise as_rh(digest, source.url(entry.key))
-                yield entry, digest
-            return
-        wanted: dict[str, Entry] = {}
-
-        def taken() -> Iterator[Entry]:
-            for entry in entries:
-                wanted[entry.key] = entry
-                yield entry
-
-        for outcome in digesting.digest_many(taken()):
-            entry, where = wanted.pop(outcome.key), source.url(outcome.key)
-            if outcome.error is not None or outcome.digest is None:
-                raise as_rh(outcome.error or IntegrityError("no digest", where=where), where)
-            # The place tells the digest of what is there now.
-            now = outcome.entry.etag if outcome.entry is not None else None
-            if now is not None and entry.etag is not None and now != entry.etag:
-                raise ConflictError(
-                    "the file changed since it was listed", where=where, hint="again when nobody writes"
-                )
-            yield entry, Digest(outcome.digest, outcome.chunks or b"")
+        for entry, digest in digest_entries(source, entries):
+            if isinstance(digest, Exception):
+                raise digest
+            yield entry, digest
     except NotFoundError as error:
         raise gone(error, source, store) from error
 

@@ -11,6 +11,7 @@ import uuid
 import pytest
 import stamina
 
+from rh.digest import of_bytes
 from rh.errors import (
     AccessError,
     ConflictError,
@@ -23,10 +24,11 @@ from rh.errors import (
 )
 from rh.systems import open_system
 from rh.systems.abilities import Bulk, Digesting, Item, Multipart, Running, ServerCopy, Signing, Sweeping
-from rh.systems.memory import MemorySystem, forget
+from rh.systems.memory import MemorySystem, MemoryUpload, forget
 from rh.systems.wrap import Bucket, Counting, Faulty, Limited, Logged, Retrying, unwrap, wrap
 from rh.testing.systems import SystemSuite, noise
-from rh.types import ABSENT, Entry, Link, Location, Match, Outcome
+from rh.transfer.verify import finish
+from rh.types import ABSENT, ANY, Entry, Link, Location, Match, Outcome
 
 SETTINGS = {"kind": "memory", "timeout_s": 10.0, "retries": 9}
 
@@ -467,8 +469,27 @@ def test_an_upload_finished_twice_is_finished_once(memory):
     system = quick(Faulty(memory, seed=2, lost=1.0, verbs=["finish"], limit=1))
     upload = system.ask(Multipart).begin("f", 300, part_size=100)
     tags = [upload.put(n, data[n * 100 : n * 100 + 100]) for n in range(3)]
-    assert upload.finish(tags) == memory.head("f")
+    assert finish(upload, tags, system, "f", of_bytes(data).text) == memory.head("f")
     assert memory.read("f").read() == data
+
+
+def test_an_upload_that_is_gone_is_not_taken_for_finished(memory, monkeypatch):
+    """What was under its key before is not what was sent, although it is as long."""
+    memory.write("f", noise(300, seed=2))
+    system = quick(memory)
+    upload = system.ask(Multipart).begin("f", 300, part_size=100)
+    tags = [upload.put(n, noise(100)) for n in range(3)]
+    real = MemoryUpload.finish
+
+    def refused(self, tags, *, when=ANY):
+        monkeypatch.setattr(MemoryUpload, "finish", real)
+        self.abort()  # by somebody else, before the request that meets an error is made again
+        raise UnavailableError("later")
+
+    monkeypatch.setattr(MemoryUpload, "finish", refused)
+    with pytest.raises(NotFoundError):
+        finish(upload, tags, system, "f", of_bytes(noise(100) * 3).text)
+    assert memory.read("f").read() == noise(300, seed=2)
 
 
 def test_commands_are_not_run_twice(tmp_path):

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import http.server
+import os
 import random
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from rh import config, transfer
 from rh.content import manifest
-from rh.errors import ConflictError, DeadlineError, IntegrityError, TransferError, UnavailableError
+from rh.digest import of_bytes
+from rh.errors import AccessError, ConflictError, DeadlineError, IntegrityError, TransferError, UnavailableError
+from rh.progress import Silent
 from rh.systems import locate, open_system
+from rh.systems.abilities import Direct, ServerCopy
+from rh.systems.s3 import S3System
+from rh.systems.s3 import parts as s3_parts
+from rh.systems.s3.bucket import Bucket
+from rh.systems.wrap import unwrap
 from rh.testing import servers
 from rh.testing.faults import Bandwidth, Cut, Delay, DropAnswer, Duplicate, FaultProxy, Flip, Status, Swallow, Truncate
 from rh.types import Location
@@ -270,3 +280,215 @@ def test_somebody_who_changes_the_source_is_noticed_on_stores(s3_server: servers
         transfer.execute(plan)
     assert isinstance(caught.value.receipt.failed[0].error, ConflictError)
     assert not (tmp_path / "b" / "d1" / "f001").exists()
+
+
+def test_objects_of_aws_are_compared_without_a_manifest(s3_server: servers.S3Server, tmp_path: Path) -> None:
+    """Promise 1: by their etags, if the answers do not say that those are no MD5."""
+    config.register("clean", s3_server.settings())
+    sizes = {"small": 5_000, "medium": 1 << 20, "tail": 6 << 20}
+    clean = open_system(locate("aws", "clean"))
+    for name, size in sizes.items():
+        clean.write(name, bytes(size))
+    for name, size in sizes.items():
+        flip = Flip(
+            direction="down",
+            times=1,
+            match=lambda request, name=name: request.method == "GET" and request.path.endswith(name),
+        )
+        with FaultProxy(s3_server.port, [flip], seed=3, http=True) as proxy:
+            config.register("bad", s3_server.settings(via=proxy.port))
+            bad = open_system(locate("aws", "bad"))
+            inner = unwrap(bad)
+            assert isinstance(inner, S3System)
+            inner.bucket.place.aws = True  # as for an endpoint of Amazon's
+            try:
+                with suppress(TransferError):
+                    transfer.copy_file(locate(f"aws/{name}", "bad"), locate(str(tmp_path / name)))
+            finally:
+                inner.bucket.place.aws = False
+            assert proxy.counts.faults["Flip"] == 1
+        assert not (tmp_path / name).exists() or (tmp_path / name).read_bytes() == bytes(size)
+
+
+def test_a_site_without_etags_gives_no_mix_of_two_states(tmp_path: Path) -> None:
+    """Promise 10: where nothing tells two states apart, a file is read in one go."""
+    size, state, ranges = 40 << 20, [b"A"], []
+
+    class Site(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_args: object) -> None: ...
+
+        def do_HEAD(self) -> None:
+            self.do_GET(body=False)
+
+        def do_GET(self, *, body: bool = True) -> None:
+            asked = self.headers.get("Range")
+            start, stop = 0, size - 1
+            if asked is not None:
+                ranges.append(asked)
+                first, _, last = asked.removeprefix("bytes=").partition("-")
+                start, stop = int(first), int(last or stop)
+            self.send_response(200 if asked is None else 206)
+            if asked is not None:
+                self.send_header("Content-Range", f"bytes {start}-{stop}/{size}")
+            self.send_header("Accept-Ranges", "bytes")
+            self.send_header("Content-Length", str(stop - start + 1))
+            self.end_headers()
+            if body:
+                found = state[0]
+                if stop - start > 1 << 20:
+                    state[0] = b"B"  # replaced, by something as long
+                with suppress(OSError):
+                    self.wfile.write(found * (stop - start + 1))
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Site) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            config.register("site", {"kind": "http", "endpoint_url": f"http://127.0.0.1:{server.server_port}"})
+            transfer.copy_file(Location("site", "/big"), locate(str(tmp_path / "big")))
+        finally:
+            server.shutdown()
+            thread.join()
+    assert set((tmp_path / "big").read_bytes()) == {ord("A")}
+    assert not [one for one in ranges if one != "bytes=0-0"]
+
+
+@pytest.fixture
+def refusing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No upload can be aborted, as where policies do not allow it."""
+
+    def abort(bucket: Bucket, key: str, _upload_id: str) -> None:
+        raise AccessError("access denied", where=bucket.url(key))
+
+    monkeypatch.setattr(s3_parts, "abort", abort)
+
+
+@pytest.mark.usefixtures("refusing")
+def test_uploads_that_cannot_be_aborted_hold_up_nothing(
+    s3_server: servers.S3Server, ssh_a: servers.SSHServer, tmp_path: Path
+) -> None:
+    """Promise 25: each file that failed is told, by one confirming thread as well."""
+    config.register("s3-there", s3_server.settings())
+    config.register("host", ssh_a.settings(root=str(tmp_path)))
+    for n in range(3):
+        (tmp_path / f"large{n}").touch()
+        os.truncate(tmp_path / f"large{n}", 65 << 20)
+    for n in range(20):
+        (tmp_path / f"small{n}").write_bytes(b"1")
+    plan = transfer.plan_tree(locate(str(tmp_path), "host"), locate("refused", "s3-there"), transfer.Options(workers=1))
+    for path in tmp_path.iterdir():
+        path.unlink()
+    with pytest.raises(TransferError) as caught:
+        transfer.execute(plan)
+    assert len(caught.value.receipt.failed) == 23
+    assert not [one.name for one in threading.enumerate() if one.name == "rh-confirm"]
+
+
+def test_an_interrupted_push_leaves_no_threads(
+    s3_server: servers.S3Server, ssh_a: servers.SSHServer, tmp_path: Path
+) -> None:
+    config.register("s3-there", s3_server.settings())
+    config.register("host", ssh_a.settings(root=str(tmp_path)))
+    for n in range(100):
+        (tmp_path / f"small{n}").write_bytes(b"1")
+
+    class Interrupting(Silent):
+        def advance(self, files: int, size: int) -> None:
+            if threading.current_thread() is threading.main_thread():
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        transfer.copy_tree(locate(str(tmp_path), "host"), locate("interrupted", "s3-there"), progress=Interrupting())
+    until = time.monotonic() + 10
+    while left := [one.name for one in threading.enumerate() if one.name == "rh-confirm"]:
+        assert time.monotonic() < until, left
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("road", ["same host", "direct"])
+@pytest.mark.parametrize("size", [100, 3 << 20])
+def test_rotten_bytes_of_a_host_replace_nothing(road: str, size: int, ssh_a: servers.SSHServer, tmp_path: Path) -> None:
+    """What does not have the digest that is known is not published in place of what was there."""
+    (tmp_path / "from").mkdir()
+    (tmp_path / "to").mkdir()
+    (tmp_path / "from" / "f").write_bytes(bytes(size))
+    (tmp_path / "to" / "f").write_bytes(b"\1" * size)
+    config.register("host", ssh_a.settings(root=str(tmp_path)))
+    source = open_system(locate("from", "host"))
+    entry = source.head("f")._replace(check=of_bytes(b"\1" * size).text)
+    if road == "same host":
+        target = open_system(locate("to", "host"))
+        copier = target.ask(ServerCopy)
+        assert copier is not None
+        (outcome,) = copier.copy_many(source, [(entry, "f")])
+    else:
+        with servers.ssh(alias="here") as here, servers.ssh(alias="there") as there:
+            here.trust(there)
+            config.register("sender", here.settings(root=str(tmp_path)))
+            config.register("taker", there.settings(root=str(tmp_path)))
+            target = open_system(locate("to", "taker"))
+            sender = open_system(locate("from", "sender")).ask(Direct)
+            assert sender is not None
+            assert sender.can_send_to(target)
+            (outcome,) = sender.send_to(target, [(entry, "f")])
+    assert isinstance(outcome.error, IntegrityError)
+    assert (tmp_path / "to" / "f").read_bytes() == b"\1" * size
+
+
+def test_failures_hold_no_bytes(s3_server: servers.S3Server, tmp_path: Path) -> None:
+    """A receipt of many failures must not keep the bytes of each file, which the frames of its error have."""
+    config.register("clean", s3_server.settings())
+    place = locate("failures", "clean")
+    for n in range(3):
+        (tmp_path / "a" / f"f{n}").parent.mkdir(exist_ok=True)
+        (tmp_path / "a" / f"f{n}").write_bytes(bytes(1 << 20))
+    transfer.copy_tree(locate(str(tmp_path / "a")), place)
+    match = {"match": lambda request: request.method == "GET" and request.path[-3:-1] == "/f"}
+    with FaultProxy(s3_server.port, [Flip(direction="down", **match)], http=True) as proxy:
+        config.register("bad", s3_server.settings(via=proxy.port))
+        with pytest.raises(TransferError) as caught:
+            transfer.copy_tree(locate("failures", "bad"), locate(str(tmp_path / "b")))
+    errors: list[BaseException] = [failure.error for failure in caught.value.receipt.failed]
+    assert len(errors) == 3
+    while errors:
+        error = errors.pop()
+        assert error.__traceback__ is None
+        errors += [one for one in (error.__cause__, error.__context__) if one is not None]
+
+
+def test_files_of_one_directory_are_resumed_each_by_itself(s3_server: servers.S3Server, tmp_path: Path) -> None:
+    """A copy of another file, before or at the same time, does not take what arrived of the first one."""
+    config.register("store", s3_server.settings())
+    for name in "ab":
+        with (tmp_path / name).open("wb") as file:
+            for n in range(4):
+                file.write(bytes([n]) * (16 << 20))
+
+    def copy(name: str, stop_after: int = 1 << 40) -> transfer.Receipt | None:
+        cancel = threading.Event()
+
+        class Stopping(Silent):
+            got = 0
+
+            def advance(self, files: int, size: int) -> None:
+                self.got += size
+                if self.got >= stop_after:
+                    cancel.set()
+
+        with suppress(TransferError):
+            return transfer.copy_file(
+                locate(str(tmp_path / name)),
+                locate(f"each/{name}", "store"),
+                transfer.Options(workers=1),
+                progress=Stopping(),
+                cancel=cancel,
+            )
+        return None
+
+    assert copy("a", 32 << 20) is None
+    assert copy("b") is not None
+    again = copy("a")
+    assert again is not None
+    assert again.bytes_moved <= 32 << 20

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from rh import observe, transfer
-from rh.errors import NotFoundError, UnsupportedError
-from rh.systems import locate
+from rh.errors import ConflictError, NotFoundError, UnsupportedError
+from rh.progress import Silent
+from rh.systems import locate, open_system
 from rh.types import Location
 from tests.transfer import trees
 
@@ -134,3 +135,29 @@ def test_what_a_host_sent_is_confirmed_by_the_page(target: str, world: dict[str,
     assert (receipt.route, receipt.done) == ("PUSH", 400)
     assert counts.total(target) < 40, counts.requests
     assert receipt.digest == transfer.digest_tree(end) == transfer.digest_tree(locate(str(tmp_path)))
+
+
+class _Writing(Silent):
+    """Somebody writes just when it is known what there is."""
+
+    def __init__(self, place: Location) -> None:
+        self._system = open_system(place)
+
+    def total(self, files: int, size: int) -> None:
+        self._system.write("b", b"written")
+
+
+@pytest.mark.parametrize("target", SYSTEMS)
+def test_what_is_written_while_a_tree_is_read_is_no_bit_rot(target: str, world: dict[str, str], tmp_path: Path) -> None:
+    """Nor is its digest taken for that of what was listed, also where the place computes it itself."""
+    (tmp_path / "tree").mkdir()
+    for name in "abc":
+        (tmp_path / "tree" / name).write_text(name)
+    end = root_of(target, tmp_path, "written")
+    transfer.copy_tree(locate(str(tmp_path / "tree")), end)
+    found = transfer.verify_tree(end, progress=_Writing(end))
+    assert (found.modified, found.corrupt, found.unreadable, found.digest) == (("b",), (), (), None)
+    open_system(end).write("b", b"once more")
+    with pytest.raises(ConflictError, match="changed"):
+        transfer.digest_tree(end, progress=_Writing(end))
+    assert transfer.digest_tree(end) == transfer.verify_tree(end).digest

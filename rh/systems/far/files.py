@@ -586,6 +586,19 @@ def record(number: int, found: os.stat_result, extra: bytes) -> bytes:
     )
 
 
+def expect(check: bytes, text: str, key: bytes) -> None:
+    """Hold the digest of what came against the one that was told, if one of its kind was."""
+    from rh.digest import contradict
+
+    if contradict(check.decode(), text):
+        raise Failure("integrity", "what came is not what was asked for", key)
+
+
+def plain_digest(check: bytes) -> bytes:
+    """The raw SHA-256 of the whole that a checksum is; nothing if it is another."""
+    return bytes.fromhex(check[7:].decode()) if check.startswith(b"sha256:") else b""
+
+
 def digest_field(text: str, chunks: bytes) -> bytes:
     """A digest as the end of an `OUTCOME`: 32 raw bytes, or text and chunks."""
     return dumps([text, chunks]) if chunks else bytes.fromhex(text.rpartition(":")[2])

@@ -18,7 +18,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from rh.digest import CHUNK, Hasher, chunk_size, combine
 from rh.systems.far.checks import checksum, new_md5
-from rh.systems.far.files import Root, Writer, digest_field
+from rh.systems.far.files import Root, Writer, digest_field, expect, plain_digest
 from rh.systems.far.flush import write_all
 from rh.systems.far.http1 import Ended, Line, Malformed, Reply, request_of
 from rh.systems.far.program import batches, stat_fields
@@ -347,18 +347,6 @@ def _fetch(web: Web, writer: Writer, number: int, key: bytes, source: list[Any],
         raise
     web.done(answer)
     writer.add(number, key, file, digest_field(*found), b"", hasher.size)
-
-
-def expect(check: bytes, text: str, key: bytes) -> None:
-    """Hold the digest of what came against the one that was told, if one of its kind was."""
-    told = check.decode()
-    if told != text and told.partition(":")[0] == text.partition(":")[0]:
-        raise Failure("integrity", "what came is not what was asked for", key)
-
-
-def plain_digest(check: bytes) -> bytes:
-    """The raw SHA-256 of the whole that a checksum is; nothing if it is another."""
-    return bytes.fromhex(check[7:].decode()) if check.startswith(b"sha256:") else b""
 
 
 def _vouched(check: bytes, read: Callable[[int, int], bytes], size: int, key: bytes) -> None:

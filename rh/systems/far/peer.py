@@ -174,7 +174,7 @@ def direct(
     python: str,
     timeout_s: float,
 ) -> None:
-    """`Direct.send_to` and `receive_from`: items are key, etag, the key over there and the executable bit."""
+    """`Direct.send_to` and `receive_from`: items are as `pack` takes them."""
     peer = Peer(place, python, timeout_s, wire.program)
     try:
         if away:

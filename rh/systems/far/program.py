@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 
-from rh.systems.far.files import Root, Writer, digest_field, flags_of
+from rh.systems.far.files import Root, Writer, digest_field, flags_of, plain_digest
 from rh.systems.far.flush import write_all
 from rh.systems.far.wire import (
     BEGIN,
@@ -146,12 +146,13 @@ def pack(place: Root, items: Iterable[Sequence[Any]]) -> Iterator[tuple[Any, ...
     """The frames that carry files: small ones many to a frame, large ones in pieces.
 
     Items are key, etag, name to use and flags: that of the executable bit where it is not the file's own, and `KNOWN`
-    where who asks knows the digest, so that it is computed there alone.
+    where who asks knows the digest, so that it is computed there alone; and the digest, if who writes is to compare it.
     """
     parts: list[Buffer] = []
     size = 0
-    for key, want, name, asked in items:
+    for key, want, name, asked, *known in items:
         try:
+            check = known[0] if known else b""
             file, found = place.read(key, want)
             flags = asked & ~KNOWN or flags_of(found)
             try:
@@ -160,7 +161,7 @@ def pack(place: Root, items: Iterable[Sequence[Any]]) -> Iterator[tuple[Any, ...
                     if parts:
                         yield (PACK, *parts)
                         parts, size = [], 0
-                    yield from _large(place, file, found, key, name, flags | asked & KNOWN)
+                    yield from _large(place, file, found, key, name, flags | asked & KNOWN, check)
                     continue
                 data = os.read(file, length + 1)
                 if len(data) != length:
@@ -171,7 +172,8 @@ def pack(place: Root, items: Iterable[Sequence[Any]]) -> Iterator[tuple[Any, ...
             if asked & KNOWN:
                 parts += (ITEM.pack(flags, len(name), length), name, data)
             else:
-                parts += (ITEM.pack(flags | SUM, len(name), length), name, hashlib.sha256(data).digest(), data)
+                digest = plain_digest(check) or hashlib.sha256(data).digest()
+                parts += (ITEM.pack(flags | SUM, len(name), length), name, digest, data)
             size += length + 100
         except (OSError, Failure) as error:
             told = failure(error, key)
@@ -186,12 +188,12 @@ def pack(place: Root, items: Iterable[Sequence[Any]]) -> Iterator[tuple[Any, ...
 
 
 def _large(
-    place: Root, file: int, found: os.stat_result, key: bytes, name: bytes, flags: int
+    place: Root, file: int, found: os.stat_result, key: bytes, name: bytes, flags: int, check: bytes
 ) -> Iterator[tuple[Any, ...]]:
     from rh.digest import Hasher
 
     yield BEGIN, ITEM.pack(flags | BIG, len(name), found.st_size), name
-    hasher = None if flags & KNOWN else Hasher(found.st_size)
+    hasher = None if flags & KNOWN or check else Hasher(found.st_size)
     try:
         for piece in pieces(file, 0, found.st_size, key):
             if hasher is not None:
@@ -202,7 +204,7 @@ def _large(
         yield FINISH, dumps([failure(error, key), "", b""])
         return
     digest = hasher.finish() if hasher is not None else None
-    yield FINISH, dumps([None, digest.text, digest.chunks] if digest is not None else [None, "", b""])
+    yield FINISH, dumps([None, digest.text, digest.chunks] if digest is not None else [None, check.decode(), b""])
 
 
 def batches(wire: Wire) -> Iterator[Any]:

@@ -12,9 +12,9 @@ import os
 from itertools import takewhile
 
 from rh.digest import Hasher, of_reader
-from rh.systems.far.files import digest_field
+from rh.systems.far.files import digest_field, expect, plain_digest
 from rh.systems.far.flush import write_all
-from rh.systems.far.net import IN_PARTS, expect, plain_digest, side_by_side
+from rh.systems.far.net import IN_PARTS, side_by_side
 from rh.systems.far.wire import EXEC, NOEXEC, PIECE, Failure
 
 TYPE_CHECKING = False

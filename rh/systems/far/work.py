@@ -11,7 +11,17 @@ import signal
 import stat
 import time
 
-from rh.systems.far.files import TEMP, Root, Writer, clash, digest_field, flags_of, record
+from rh.systems.far.files import (
+    TEMP,
+    Root,
+    Writer,
+    clash,
+    digest_field,
+    expect,
+    flags_of,
+    plain_digest,
+    record,
+)
 from rh.systems.far.flush import write_all
 from rh.systems.far.program import batches, pieces
 from rh.systems.far.wire import CANCEL, DATA, FAILED, OUT, OUTCOME, PIECE, Cancelled, Failure, Garbled, Wire, failure
@@ -63,8 +73,8 @@ def _digest_one(place: Root, number: int, key: bytes) -> bytes:
     return record(number, found, extra)
 
 
-def digest_of(file: int, size: int, key: bytes) -> bytes:
-    """The digest of an open file as the end of an `OUTCOME`, on all cores."""
+def digest_of(file: int, size: int, key: bytes, check: bytes = b"") -> bytes:
+    """The digest of an open file as the end of an `OUTCOME`, on all cores, if it is the one that was told."""
     from rh.digest import of_reader
 
     def exact(start: int, stop: int) -> bytes:
@@ -73,24 +83,26 @@ def digest_of(file: int, size: int, key: bytes) -> bytes:
             raise Failure("conflict", "it became shorter while it was read", key)
         return data
 
-    return digest_field(*of_reader(exact, size))
+    found = of_reader(exact, size)
+    expect(check, found.text, key)
+    return digest_field(*found)
 
 
 def copy(wire: Wire, source: bytes, root: bytes, flush: bool) -> None:  # noqa: FBT001 - fields of a request come by position
     """`ServerCopy.copy_many`: the kernel copies, and what was copied is hashed.
 
-    Items are key, etag, name to use and whether it is to be executable (nothing: as it is).
+    Items are key, etag, name to use, whether it is to be executable (nothing: as it is) and the digest, if it is known.
     """
     there, here = Root(source, follow=True), Root(root)
     writer = Writer(here, lambda records: wire.send(OUT, records), flush=flush)
     number = 0
     try:
         for items in batches(wire):
-            for key, want, name, flags in items:
+            for item in items:
                 try:
-                    _copy_one(there, writer, number, key, want, name, flags)
+                    _copy_one(there, writer, number, *item)
                 except (OSError, Failure) as error:
-                    writer.fail(number, error, name)
+                    writer.fail(number, error, item[2])
                 number += 1
                 if len(writer.pending) >= writer.BATCH or writer.bytes >= writer.BATCH_BYTES * 4:
                     writer.commit()
@@ -102,7 +114,9 @@ def copy(wire: Wire, source: bytes, root: bytes, flush: bool) -> None:  # noqa: 
         here.close()
 
 
-def _copy_one(there: Root, writer: Writer, number: int, key: bytes, want: bytes, name: bytes, flags: int) -> None:
+def _copy_one(
+    there: Root, writer: Writer, number: int, key: bytes, want: bytes, name: bytes, flags: int, check: bytes
+) -> None:
     file, found = there.read(key, want)
     try:
         flags, size = flags or flags_of(found), found.st_size
@@ -111,13 +125,13 @@ def _copy_one(there: Root, writer: Writer, number: int, key: bytes, want: bytes,
             if len(data) != size:
                 raise Failure("conflict", "it changed while it was read", key)
             there.unchanged(file, found, key)
-            writer.put(number, name, flags, data)
+            writer.put(number, name, flags, data, plain_digest(check))
             return
         target = writer.create(name, flags)
         try:
             clone(file, target, size, key)
             there.unchanged(file, found, key)
-            extra = digest_of(target, size, name)
+            extra = digest_of(target, size, name, check)
         except BaseException:
             writer.drop(target)
             raise

@@ -21,6 +21,7 @@ from typing import Any, ClassVar, TypeVar
 from urllib.parse import quote
 
 from rh import plugins
+from rh.digest import contradict
 from rh.errors import (
     ConflictError,
     IntegrityError,
@@ -410,7 +411,7 @@ class GCSSystem(StoreSystem):
                 raise ConflictError("it has changed since it was listed", where=origin.where) from None
             raise
         copied = made.entry(key)
-        if copied.size != entry.size or (entry.check and copied.check and copied.check != entry.check):
+        if copied.size != entry.size or contradict(entry.check, copied.check):
             self._api.delete(what, made.generation)
             raise IntegrityError("the copy is not its source", where=what.where, expected=entry.check, got=copied.check)
         return copied

@@ -237,6 +237,8 @@ class Root(ABC, Generic[P]):
                         got=f"{answer.headers.get('content-length', len(answer.data))} bytes",
                     ),
                 )
+            elif entry.check is None:
+                yield entry._replace(check=self._check(answer.headers)), answer.data
             else:
                 yield entry, answer.data
 

@@ -397,10 +397,16 @@ class FarRoad:
         return self.batches("digest", ("digest", self.root), items)
 
     def copy_many(self, source: FarRoad, pairs: Iterable[tuple[Entry, str]]) -> Iterator[Outcome]:
-        items = (
-            ((key,), self._wanted(source.name, entry, self.name(key), _flags(entry.executable))) for entry, key in pairs
-        )
-        return self.batches("copy", ("copy", source.root, self.root, self.flush), items, 64)
+        request = ("copy", source.root, self.root, self.flush)
+        return self.batches("copy", request, self._copied(source, self, pairs), 64)
+
+    def _copied(
+        self, source: FarRoad, target: FarRoad, pairs: Iterable[tuple[Entry, str]]
+    ) -> Iterator[tuple[Sequence[str], Any]]:
+        """Items of what goes from one directory to another, on the same host or not."""
+        for entry, key in pairs:
+            told = entry.check if entry.check is not None and entry.check.startswith("sha256") else ""
+            yield (key,), self._wanted(source.name, entry, target.name(key), _flags(entry.executable), told.encode())
 
     def fetch_many(self, requests: Iterable[Request]) -> Iterator[Outcome]:
         request = ("fetch", self.root, self.flush, self.pool.host.timeout_s)
@@ -418,12 +424,9 @@ class FarRoad:
         """Send to, or receive from, another host that this one logs in to."""
         peer = list(other.pool.transport.address())
         source, target = (self, other) if away else (other, self)
-        items = (
-            ((key,), self._wanted(source.name, entry, target.name(key), _flags(entry.executable)))
-            for entry, key in pairs
-        )
         limits = [self.flush, other.pool.host.python, self.pool.host.timeout_s]
-        return self.batches("direct", ("direct", self.root, peer, other.root, away, *limits), items)
+        request = ("direct", self.root, peer, other.root, away, *limits)
+        return self.batches("direct", request, self._copied(source, target, pairs))
 
     def reaches(self, other: FarRoad) -> bool:
         """Whether this host can log in to the other one and run the far program there."""

@@ -101,7 +101,7 @@ class Retrying(Wrapper):
             raise
         raise AssertionError("unreachable: the last attempt returns or raises")
 
-    def call(self, verb: str, key: str, work: Callable[[], T]) -> T:
+    def call(self, verb: str, key: str, work: Callable[[], T]) -> T:  # noqa: ARG002 - as `Wrapper` has it
         if verb == "run":
             return work()  # what a command did before it broke cannot be undone
         started = time.monotonic()
@@ -110,17 +110,7 @@ class Retrying(Wrapper):
         except RhError as error:
             if not error.retryable:
                 raise
-            if verb == "finish":
-                return self._finish(error, key, work, time.monotonic() - started)
             return self.again(error, work, time.monotonic() - started)
-
-    def _finish(self, error: RhError, key: str, work: Callable[[], T], spent: float) -> T:
-        """An upload that is gone when it is finished again was finished the first time."""
-        try:
-            return self.again(error, work, spent)
-        except NotFoundError:
-            found: Any = self.head(key)
-            return found  # type: ignore[no-any-return]
 
     # Verbs
 
