@@ -45,19 +45,19 @@ def run(words: Sequence[str]) -> int:
         if isinstance(stream, io.TextIOWrapper):
             # Names are bytes; what no encoding can say goes out as it came in.
             stream.reconfigure(errors="surrogateescape" if stream is sys.stdout else "backslashreplace")
-    with _interruptible(as_json=as_json), _warned():
+    with _interruptible(as_json=as_json) as stops, _warned():
         try:
             code = _command(list(words))
             sys.stdout.flush()
             if cancel.is_set():  # typer makes an exit code of it
-                return _interrupted(as_json=as_json)
+                return _interrupted(*stops, as_json=as_json)
         except RhError as error:
             if cancel.is_set():
                 return _interrupted(error, as_json=as_json)
             show.fail(error, as_json=as_json)
             return codes.code_of(error)
         except KeyboardInterrupt:
-            return _interrupted(as_json=as_json)
+            return _interrupted(*stops, as_json=as_json)
         except BrokenPipeError:
             # Whoever read us has gone; Python would complain once more when it flushes at exit.
             with contextlib.suppress(OSError):
@@ -113,11 +113,13 @@ def _usage(error: Any, words: Sequence[str]) -> RhError:
     return _UsageError(error.format_message(), hint=f"{name} --help")
 
 
-def _interrupted(stopped: RhError | None = None, *, as_json: bool) -> int:
-    """Say so, with the receipt of a transfer that was stopped."""
-    error = _InterruptedError("interrupted")
-    if isinstance(stopped, TransferError) and as_json:
-        error.receipt = stopped.receipt
+def _interrupted(*stopped: BaseException, as_json: bool) -> int:
+    """Say so, with what it came to, or the receipt, of a transfer that was stopped."""
+    notes = [note for one in stopped for note in getattr(one, "__notes__", ())]
+    error = _InterruptedError(": ".join(("interrupted", *notes[:1])))
+    for one in stopped:
+        if isinstance(one, TransferError) and as_json:
+            error.receipt = one.receipt
     show.fail(error, as_json=as_json)
     return codes.INTERRUPTED
 
@@ -165,10 +167,14 @@ class _Notes(logging.Handler):
 
 
 @contextlib.contextmanager
-def _interruptible(*, as_json: bool) -> Iterator[None]:
-    """Ctrl-C stops within two seconds: by an exception, and if something will not end, by force."""
+def _interruptible(*, as_json: bool) -> Iterator[list[KeyboardInterrupt]]:
+    """Ctrl-C stops within two seconds: by an exception, and if something will not end, by force. Yields the exceptions.
+
+    What they come to is noted in them, and typer lets go of them.
+    """
+    stops: list[KeyboardInterrupt] = []
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield stops
         return
 
     def stop(_number: int, _frame: FrameType | None) -> None:
@@ -177,15 +183,16 @@ def _interruptible(*, as_json: bool) -> Iterator[None]:
             watchdog = threading.Timer(GRACE_S, _force, [as_json])
             watchdog.daemon = True
             watchdog.start()
-        raise KeyboardInterrupt
+        stops.append(KeyboardInterrupt())
+        raise stops[-1]
 
     before = signal.getsignal(signal.SIGINT)
     if before is signal.SIG_IGN:  # in the background of a shell
-        yield
+        yield stops
         return
     cancel.clear()
     signal.signal(signal.SIGINT, stop)
     try:
-        yield
+        yield stops
     finally:
         signal.signal(signal.SIGINT, before)

@@ -72,8 +72,9 @@ def run(plan: Plan, *, progress: Progress, cancel: threading.Event | None = None
         complete = True
         _abandon(mover)
         return _receipt(plan, began, mover=mover, kept=kept, deleted=deleted, digest=digest, roads=roads)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         mover.stop.set()
+        stop.add_note(f"{mover.done_files:,} of {plan.moves:,} files arrived; the same call again goes on from here")
         raise
     finally:
         mover.journal.close(complete=complete)

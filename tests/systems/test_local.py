@@ -33,7 +33,7 @@ from rh.errors import (
     UnsupportedError,
 )
 from rh.systems.abilities import Bulk, Digesting, Following, Item, Multipart, Paging, Running, ServerCopy, Sweeping
-from rh.systems.local import LocalSystem, copies, disk, draft
+from rh.systems.local import LocalSystem, batch, copies, disk, draft, plain
 from rh.testing.systems import SystemSuite, by_key, in_child, noise, pieces
 from rh.types import ABSENT, Entry, Link, Location, Match
 
@@ -809,6 +809,23 @@ def test_a_killed_writer_leaves_nothing_to_be_seen(system, root):
     assert system.sweep(older_than_s=60) == 0
     assert system.sweep() == 1
     assert debris(root) == []
+
+
+@pytest.mark.parametrize("key", ["f", "new/f"])
+def test_an_interruption_leaves_nothing_wherever_it_comes(system, root, monkeypatch, key):
+    """Promise 28: as soon as a file is there, before anybody could know of it."""
+
+    def interrupted(*args, **more):
+        os.close(plain.create(*args, **more))
+        raise KeyboardInterrupt
+
+    for module in (batch, draft):
+        monkeypatch.setattr(module, "create", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        list(system.write_many([Item(key, b"1")], workers=1))
+    with pytest.raises(KeyboardInterrupt):
+        system.write(key, pieces(noise(2 << 20)))
+    assert list(root.iterdir()) == []
 
 
 def test_an_upload_goes_on_after_its_process_was_killed(system, root):

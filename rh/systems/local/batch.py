@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -89,16 +90,22 @@ class Batch:
         self._kept: set[str] = set()
         self._lost: set[str] = set()
         self._named: set[str] = set()
+        self._writing: tuple[str, ...] = ()
+        """A temporary name that may be there by now; an interruption comes when it likes."""
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exc: object) -> None:
         try:
+            for top in self._hidden:
+                shutil.rmtree(self._at(top, top), ignore_errors=True)
             for place in self._places.values():
-                self._discard(place, [one.name for one in place.staged])
-                for names in place.expected:
-                    self._discard(place, names)
+                if place.top is None:
+                    self._discard(place, [one.name for one in place.staged])
+                    self._discard(place, self._writing)
+                    for names in place.expected:
+                        self._discard(place, names)
         finally:
             self._leave()
             made = {one for parent in self._lost for one in _above(parent)} & (self._made - self._kept)
@@ -215,6 +222,7 @@ class Batch:
     ) -> _Staged:
         folder = place.descriptor
         unfinished = temp() if place.top is None else name
+        self._writing = (unfinished,)
         if isinstance(data, Link):
             os.symlink(data.target, unfinished, dir_fd=folder)
             at = os.stat(unfinished, dir_fd=folder, follow_symlinks=False)

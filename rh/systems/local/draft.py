@@ -164,6 +164,8 @@ class Draft:
                 return
             except BaseException as error:
                 if self.folder >= 0:
+                    with suppress(OSError):  # there is none, unless we were interrupted
+                        remove(self.folder, [self.temp])
                     os.close(self.folder)
                 # A writer that failed may take away the directory it had made between our opening and using it.
                 if not isinstance(error, FileNotFoundError) or attempt == TRIES - 1:
