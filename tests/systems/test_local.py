@@ -759,10 +759,14 @@ def test_a_full_disk(small_disk, tmp_path):
     for data in (whole, pieces(whole, 100_000)):
         with pytest.raises(FullError):
             system.write("f", data)
-    upload = system.begin("f", 4 << 20, part_size=4 << 20)
+    with pytest.raises(FullError, match="4,194,304 bytes are needed"):
+        system.begin("f", 4 << 20, part_size=4 << 20)
+    upload = system.begin("f", 2 << 20, part_size=2 << 20)
+    system.write("g", whole[: 2 << 20])
     with pytest.raises(FullError):
-        upload.put(0, whole)
+        upload.put(0, whole[: 2 << 20])
     upload.abort()
+    system.delete(["g"])
     (outcome,) = system.copy_many(other, [(big, "f")])
     assert isinstance(outcome.error, FullError)
     assert debris(small_disk) == []

@@ -178,8 +178,9 @@ def begin(_wire: Wire, root: bytes, key: bytes, size: int, flags: int, part: int
         except FileNotFoundError:
             pass
         space = os.fstatvfs(fd)
-        if space.f_bavail * space.f_frsize < size:
-            raise Failure("full", "there is not enough space left", key)
+        free = space.f_bavail * space.f_frsize
+        if free < size:
+            raise Failure("full", f"{size:,} bytes are needed, and {free:,} are free", key)
         file = writer.create(key, flags)
         try:
             temp = writer.open[file][0]

@@ -99,7 +99,7 @@ def failure(error: OSError, where: str) -> RhError:
     if code == errno.EROFS:
         return AccessError("the file system is read-only", where=where)
     if code in (errno.ENOSPC, errno.EDQUOT):
-        return FullError(f"no room left: {text}", where=where)
+        return FullError(f"no room left: {text}", where=where, hint="make room there")
     if code in (errno.ENAMETOOLONG, errno.EILSEQ):
         return NameClashError(f"the disk cannot hold this name: {text}", where=where)
     if code == errno.ELOOP:

@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Sequence
 
-from rh.errors import ConflictError, InvalidError, NotFoundError
+from rh.errors import ConflictError, FullError, InvalidError, NotFoundError
 from rh.observe import count
 from rh.systems.base import Bytes
 from rh.systems.local.disk import TEMP, Root, entry_of, failure, translated
@@ -133,6 +133,9 @@ def begin(root: Root, system: str, key: str, size: int, part_size: int, *, execu
     if part_size <= 0 or size < 0:
         raise InvalidError("an upload needs a size and a positive part size", where=where)
     with translated(where), Draft(root, key, executable=executable) as draft:
+        space = os.fstatvfs(draft.folder)
+        if (free := space.f_bavail * space.f_frsize) < size:
+            raise FullError(f"{size:,} bytes are needed, and {free:,} are free", where=where, hint="make room there")
         os.ftruncate(draft.descriptor, size)
         os.close(create(draft.temp + _LOG, draft.folder, None, executable=False))
         draft.published = True  # from here on it belongs to the upload
