@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import signal
 import socket
@@ -20,6 +21,7 @@ from pathlib import Path
 import pytest
 
 from rh import digest
+from rh.content import manifest
 from rh.errors import (
     AccessError,
     ConflictError,
@@ -242,6 +244,9 @@ def test_what_may_not_be_looked_at_is_an_error():
                     attempt()
             ((_, error),) = system.read_many([Entry("shut/b", 1)])
             assert isinstance(error, AccessError)
+            assert "nobody needs a right to it" in str(error)
+            with pytest.raises(AccessError, match=f"{re.escape(path)}/shut]"):
+                manifest.read(open_at(f"{path}/shut"))
             (outcome,) = system.write_many([Item("open/new", b"")])
             assert isinstance(outcome.error, AccessError)
 

@@ -86,6 +86,16 @@ _PARTS = re.compile(r"(?:\A|/)\.{0,2}(?:/|\Z)|\0").search
 _DOTS = frozenset({"", ".", ".."})
 
 
+def _user() -> str:
+    """Who this process is, as errors name it."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return f"the user {os.geteuid()}"
+
+
 def failure(error: OSError, where: str) -> RhError:
     """The error of ours that an error of the operating system is."""
     if isinstance(error, RhError):
@@ -95,7 +105,7 @@ def failure(error: OSError, where: str) -> RhError:
     if code in (errno.ENOENT, errno.ENOTDIR):
         return NotFoundError("nothing is there", where=where)
     if code in (errno.EACCES, errno.EPERM):
-        return AccessError(f"not allowed: {text}", where=where)
+        return AccessError(f"not allowed: {text}", where=where, hint=f"{_user()} needs a right to it; or leave it out")
     if code == errno.EROFS:
         return AccessError("the file system is read-only", where=where)
     if code in (errno.ENOSPC, errno.EDQUOT):
