@@ -74,8 +74,11 @@ def identity(settings: Settings) -> Found:
             try:
                 path.open("rb").close()
             except OSError as error:
+                gone = isinstance(error, FileNotFoundError)
                 raise InvalidError(
-                    f"the credentials file cannot be read: {error.strerror}",
+                    "there is no such credentials file"
+                    if gone
+                    else f"the credentials file cannot be read: {error.strerror}",
                     where=str(path),
                     hint=f"systems.{name}.credentials_file",
                 ) from error
