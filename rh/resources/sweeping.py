@@ -160,15 +160,15 @@ def sweep(
         stores, chosen = [location if location.name == NAME else place_of(location)], list(_all())
     found = Report()
     for store in map(Store.at, stores):
-        names, without = [], set()
+        names: list[Pruned] = []
         for resource in chosen:
             series = resource.series_of()
             every = {version.number: version for version in series.all()}
             dropped = tuple(prune(series, store, keep=keep, runs=runs, dry_run=dry_run))
-            without |= unneeded(series, dropped)
             for version in dropped:
                 every.pop(version.number, None)
             names.append(Pruned(str(resource.name), tuple(every.values()), dropped))
+        without = unneeded(version for one in names for version in one.dropped) if dry_run else ()
         try:
             done = collect(store, dry_run=dry_run, without=without, older_than_s=older_than_s, repack=repack)
         except (IntegrityError, NotFoundError) as error:

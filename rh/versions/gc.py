@@ -18,6 +18,7 @@ from typing import Any
 
 from rh.errors import ConflictError, InvalidError, NotFoundError
 from rh.observe import log
+from rh.registry import lineage
 from rh.registry.base import fresh
 from rh.systems import open_system
 from rh.systems.base import System
@@ -180,10 +181,12 @@ def drop(series: Series, store: Store, version: Version, *, patience_s: float = 
     Raises:
         ConflictError: an alias stands on it, it is the newest, or somebody writes to the store and does not come to an
             end.
+        UnavailableError: a registry that may have the version, too, cannot be reached.
     """
     with Sweep(store.system, patience_s):
+        unneeded([version])  # every registry has to answer before anything is dropped
         series.drop(version)
-        _let_go(series, store, [version])
+        _let_go(store, [version])
 
 
 def prune(
@@ -212,6 +215,7 @@ def prune(
 
     Raises:
         ConflictError: somebody writes to the store, or sweeps it, and does not come to an end.
+        UnavailableError: a registry that may have the versions, too, cannot be reached; none was dropped.
     """
     if keep is not None and keep < 1:
         raise InvalidError(f"keep={keep}: the newest version always stays", hint="keep=1 or more")
@@ -221,15 +225,16 @@ def prune(
         return found
     # Nobody commits meanwhile: a tree that is let go of here cannot become a version again in this moment.
     with Sweep(store.system, patience_s):
-        dropped = []
-        for version in _over(series, store, keep, now, runs=runs):
+        found, dropped = _over(series, store, keep, now, runs=runs), []
+        unneeded(found)  # every registry has to answer before anything is dropped
+        for version in found:
             try:
                 series.drop(version, runs=runs)
             except (ConflictError, NotFoundError) as error:
                 log.debug("%s of %s stays: %s", version.label, series.name, error)
                 continue
             dropped.append(version)
-        _let_go(series, store, dropped)
+        _let_go(store, dropped)
     return dropped
 
 
@@ -248,17 +253,31 @@ def _over(series: Series, store: Store, keep: int | None, now: float, *, runs: b
     return [version for version in found if version.number not in needed]
 
 
-def unneeded(series: Series, dropped: Iterable[Version]) -> set[Ref]:
-    """The references of trees that no version of a series has when these are dropped."""
-    gone = {version.number: version.digest for version in dropped}
+def unneeded(dropped: Iterable[Version]) -> set[Ref]:
+    """The references of trees that no version in any registry known here has when these are dropped.
+
+    A series that `rh registry migrate` took over is in two registries, and both may go on.
+
+    Raises:
+        UnavailableError: a registry cannot be reached, so nobody knows what it needs.
+    """
+    doomed = list(dropped)
+    gone = {(version.registry, version.series, version.number) for version in doomed}
+    needed: set[Ref] = set()
     with fresh():  # what somebody else has committed since would lose its tree
-        needed = {version.digest for version in series.all() if version.number not in gone}
-    return {Ref(series.series, digest) for digest in gone.values() if digest not in needed}
+        for (url, series), name in {(version.registry, version.series): version.name for version in doomed}.items():
+            for registry in lineage.registries(url):
+                needed |= {
+                    Ref(series, version.digest)
+                    for version in Series(registry, series, name)
+                    if (version.registry, series, version.number) not in gone
+                }
+    return {Ref(version.series, version.digest) for version in doomed} - needed
 
 
-def _let_go(series: Series, store: Store, dropped: list[Version]) -> None:
-    """Take back the references of trees that no version of the series has any more."""
-    for ref in unneeded(series, dropped):
+def _let_go(store: Store, dropped: list[Version]) -> None:
+    """Take back the references of trees that no version has any more."""
+    for ref in unneeded(dropped):
         store.unref(*ref)
 
 

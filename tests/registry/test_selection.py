@@ -51,6 +51,32 @@ def there(request, tmp_path, monkeypatch) -> Iterator[Shared]:
         yield shared
 
 
+def test_what_the_team_took_over_is_not_swept(mine, there, tmp_path):
+    """Both names have the versions: `rh gc` takes away what neither needs, and says so before."""
+    migrate(mine, open_registry(there.url), names={"~/dogs": "/team/dogs"})
+    rh.load("/team/dogs").alias("production", "v1")
+    dogs = rh.load("~/dogs")
+    dogs.put({"1.txt": b"poodle"}, overwrite=True)
+    dogs.commit()
+    (told,) = rh.gc("~/dogs", keep=1, older_than_s=0, dry_run=True)
+    (done,) = rh.gc("~/dogs", keep=1, older_than_s=0)
+    assert told.dropped == done.dropped == ["~/dogs:v1"]
+    assert told.collected.trees == done.collected.trees == 0
+    assert rh.load("/team/dogs:production").verify().ok
+    dogs = rh.load("/team/dogs")
+    dogs.commit()
+    dogs.unalias("production")
+    dogs.put({"1.txt": b"beagle"}, overwrite=True)
+    dogs.commit()
+    rh.load("~/dogs").commit()
+    place = tmp_path / "dogs"
+    told = rh.gc(path=place, keep=1, older_than_s=0, dry_run=True)[0]
+    done = rh.gc(path=place, keep=1, older_than_s=0)[0]
+    assert {"~/dogs:v2", "/team/dogs:v1", "/team/dogs:v2"} <= {*told.dropped} == {*done.dropped}
+    assert told.collected.trees == done.collected.trees > 0
+    assert rh.load("~/dogs:latest").get("1.txt") == rh.load("/team/dogs:latest").get("1.txt") == b"beagle"
+
+
 def test_a_name_of_this_machine_becomes_one_of_the_team(mine, there):
     before = list(mine.changes())
     team = open_registry(there.url)

@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rh import transfer
-from rh.errors import ConflictError, IntegrityError, InvalidError, NotFoundError
+from rh.errors import ConflictError, IntegrityError, InvalidError, NotFoundError, UnavailableError
+from rh.registry import default
 from rh.registry.sql.sqlite import SQLiteRegistry
 from rh.systems import locate
-from rh.versions.gc import collect, prune
+from rh.versions.gc import collect, drop, prune, unneeded
 from rh.versions.layout import tree_key
 from rh.versions.lease import GC
 from rh.versions.series import Series
@@ -262,6 +263,30 @@ def test_prune(store, series):
     assert collect(store, older_than_s=-60).trees == 2
     for one in series:
         assert store.has_tree(one.digest)
+
+
+def test_what_another_registry_has_stays(store, series, tmp_path, monkeypatch):
+    """A series may be in two registries: its trees go when neither needs them, and nothing while one is silent."""
+    monkeypatch.setenv("RH_REGISTRY", f"sqlite://{tmp_path}/team.db")
+    team = Series(default(), series.series, "/acme/cats")
+    for content in (b"1", b"2", b"3"):
+        version(series, store, content)
+    team.registry.replay(series.registry.changes())
+    one, two, _ = series
+    assert not unneeded([one])
+    assert unneeded([one, *team.all()[:1]]) == {("a1", one.digest)}
+    drop(series, store, one)
+    assert ("a1", one.digest) in set(store.refs())
+    drop(team, store, team.get("v1"))
+    assert ("a1", one.digest) not in set(store.refs())
+    monkeypatch.setenv("RH_REGISTRY", "postgresql://nobody@127.0.0.1:1/names")
+    for let_go in (lambda: drop(series, store, two, patience_s=0), lambda: prune(series, store, keep=1, runs=False)):
+        with pytest.raises(UnavailableError):
+            let_go()
+    assert [one.number for one in series] == [2, 3]
+    monkeypatch.setenv("RH_REGISTRY", f"sqlite://{tmp_path}/team.db")
+    assert prune(series, store, keep=1) == [two]
+    assert ("a1", two.digest) in set(store.refs())
 
 
 def test_prune_waits_for_writers(store, series):
