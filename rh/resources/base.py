@@ -197,11 +197,13 @@ class Resource(Annotated):
                 hint="save a copy of it",
             )
         registry = holding(whole)
-        if overwrite is False and registry.find(whole.key) is not None:
+        current = registry.find(whole.key)
+        if overwrite is False and current is not None:
             raise ExistsError(f"{whole} exists already", where=registry.url, hint="overwrite=True replaces its record")
+        if current is None or value.revision in (None, current.revision):  # another revision may say the same
+            value.condition(current, registry, overwrite=overwrite)  # what is refused leaves the data as they are
         value = value.ready()
         for _ in range(100):
-            current = registry.find(whole.key)
             document = _merged(value, current)
             if current is not None and current.document == document:
                 if overwrite is False:
@@ -215,7 +217,8 @@ class Resource(Annotated):
             except (ConflictError, ExistsError):
                 if overwrite is False or value.revision is not None:
                     raise
-                continue  # somebody saved in this moment; look again
+                current = registry.find(whole.key)  # somebody saved meanwhile
+                continue
             if current is not None:
                 log.info("%s is at revision %d now", whole, record.revision)
             return replace(value, revision=record.revision)

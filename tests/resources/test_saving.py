@@ -5,6 +5,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import pyarrow as pa
 import pytest
 
 import rh
@@ -136,6 +137,32 @@ def test_overwrite(here, tmp_path):
     assert rh.load("x").kind == "blob"
     with pytest.raises(errors.InvalidError, match="is a blob, not a folder"):
         rh.folder("x")
+
+
+def test_a_refused_save_writes_nothing(here, tmp_path):
+    """What lies at the place of data that get no name stays as it was."""
+    rh.folder("x", path=here.path).save()
+    (tmp_path / "file").write_bytes(b"precious")
+    for overwrite in (None, False):
+        with pytest.raises(errors.ExistsError):
+            rh.blob(b"new", name="x", path=tmp_path / "file").save(overwrite=overwrite)
+        with pytest.raises(errors.ExistsError):
+            rh.table(pa.table({"n": [1]}), name="x", path=tmp_path / "table").save(overwrite=overwrite)
+        with pytest.raises(errors.ExistsError):
+            rh.folder(path=tmp_path / "folder").save("x", overwrite=False)
+    blob = rh.blob(b"old", name="y", path=tmp_path / "y").save()
+    blob.delete_configs()
+    with pytest.raises(errors.ConflictError, match="was deleted"):
+        replace(blob, value=b"new").save()
+    assert (tmp_path / "file").read_bytes() == b"precious"
+    assert (tmp_path / "y").read_bytes() == b"old"
+    assert sorted(one.name for one in tmp_path.iterdir() if one.name in ("file", "table", "folder")) == ["file"]
+
+
+def test_one_change_that_two_make_is_no_conflict(here):
+    rh.folder("x", path=here.path).save()
+    mine, theirs = (replace(rh.folder("x"), metadata={"n": 1}) for _ in range(2))
+    assert theirs.save().revision == mine.save().revision == 2
 
 
 def test_somebody_else_s_name_keeps_its_place(here, tmp_path, monkeypatch):
