@@ -137,16 +137,21 @@ def rename(old: SavedName, new: NewName, json: AsJson = False) -> None:
 def forget(name: SavedName, json: AsJson = False) -> None:
     """Forget a name.
 
-    The data stays where it is, and so does the history.
+    The data stays where it is, and so does the history. Versions are kept, and come back when the name is saved again.
     """
+    from rh.registry import names
     from rh.resources import records
 
     with told():
-        whole = records.forget(_bare(name))
+        whole = names.parse(_bare(name))
+        versions = records.count_versions(whole)
+        records.forget(whole)
     if json:
-        show.emit({"forgotten": whole.path})
-    else:
-        show.line(f"{whole} is forgotten; its data is where it was")
+        show.emit({"forgotten": whole.path, "versions": versions})
+        return
+    show.line(f"{whole} is forgotten; its data is where it was")
+    if versions:
+        show.line(f"{versions:,} versions are out of reach until it is saved again: rh save {whole} PLACE")
 
 
 @contextmanager

@@ -160,7 +160,7 @@ class Resource(Annotated):
 
         Data that is not written yet is written first: no name ever points at nothing.
         Saving what is recorded already changes nothing. Otherwise the record gets a new revision, and the old ones stay
-        in `records.history()`.
+        in `records.history()`. A name that was forgotten gets its versions back, if it was of the same kind.
 
         Args:
             name: a new name for the saved value.
@@ -219,7 +219,9 @@ class Resource(Annotated):
                     raise
                 current = registry.find(whole.key)  # somebody saved meanwhile
                 continue
-            if current is not None:
+            if current is None:
+                value.named_anew(registry)
+            else:
                 log.info("%s is at revision %d now", whole, record.revision)
             return replace(value, revision=record.revision)
         raise ConflictError(f"{whole} is being changed all the time", where=registry.url)
@@ -269,6 +271,9 @@ class Resource(Annotated):
         """The value with its data in place: what `save` records must not point at nothing."""
         return self
 
+    def named_anew(self, registry: Registry) -> None:
+        """What follows when this value was saved under a name that nothing had."""
+
     def rename(self, name: str) -> Self:
         """Give the saved record another name, atomically. The data stays where it is; the history goes along.
 
@@ -298,7 +303,7 @@ class Resource(Annotated):
         return replace(self, name=new.path, revision=change.revision)
 
     def delete_configs(self) -> None:
-        """Remove the record. The data and the history stay.
+        """Remove the record. The data and the history stay; versions come back when the name is saved again.
 
         Raises:
             NotFoundError: it is not saved.

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rh.errors import ConflictError, ExistsError, InvalidError, NotFoundError
+from rh.errors import AccessError, ConflictError, ExistsError, InvalidError, NotFoundError
+from rh.observe import log
 from rh.registry import default, holding, local, names
 from rh.registry.base import Change, Delete, Record, Registry, Step
+from rh.registry.forgotten import forgotten
 from rh.registry.names import Name
+from rh.types import ABSENT
 
 __all__ = [
     "SERIES",
+    "count_versions",
     "forget",
     "gone",
     "history",
@@ -20,6 +24,7 @@ __all__ = [
     "named",
     "not_saved",
     "series_key",
+    "take_back",
     "unknown",
     "without_series",
 ]
@@ -63,6 +68,32 @@ def without_series(registry: Registry, name: Name) -> list[Step]:
     return [Delete(series_key(name))] if registry.find(series_key(name)) is not None else []
 
 
+def take_back(registry: Registry, name: Name, kind: str) -> Record | None:
+    """Give a name without versions those again that it had when something of this kind was forgotten under it.
+
+    Returns:
+        What says which versions it has now; `None` if it had none.
+    """
+    for series, had in reversed(forgotten(registry, name.key.removeprefix(names.SPACE)).items()):
+        if had == kind:
+            try:
+                record = registry.put(series_key(name), {"series": series}, when=ABSENT)
+            except ExistsError:
+                return registry.find(series_key(name))
+            except AccessError:  # it was renamed, to where we may not look
+                continue
+            log.info("%s has the versions again that it had before it was forgotten", name)
+            return record
+    return None
+
+
+def count_versions(name: Name) -> int:
+    """How many versions a name has, whatever it is."""
+    registry = holding(name)
+    record = registry.find(series_key(name))
+    return 0 if record is None else sum(1 for _ in registry.list(f"versions/{record.document.get('series')}/"))
+
+
 def gone(name: Name, registry: Registry) -> ConflictError:
     """The refusal to bring back a name that somebody took away."""
     last = next(iter(reversed(list(registry.history(name.key)))), None)
@@ -90,7 +121,8 @@ def not_saved(name: Name, registry: Registry) -> NotFoundError | None:
         return None
     message = f"nothing is saved as {name} any more"
     if last.moved is None:
-        return NotFoundError(f"{message}: {last.author} deleted it", where=registry.url, hint=".save() names it again")
+        hint = ".save() names it again, and brings its versions back"
+        return NotFoundError(f"{message}: {last.author} deleted it", where=registry.url, hint=hint)
     new = Name.of_key(last.moved).path
     return NotFoundError(f"{message}: {last.author} renamed it to {new}", where=registry.url, hint=f"rh.load({new!r})")
 
@@ -113,7 +145,7 @@ def unknown(name: Name, registry: Registry) -> NotFoundError:
 
 
 def forget(name: str | Name) -> Name:
-    """Remove the record under a name, whatever it says; its history stays.
+    """Remove the record under a name, whatever it says; its history stays, and its versions for `take_back`.
 
     Raises:
         NotFoundError: nothing has that name. InvalidError: it is built in.

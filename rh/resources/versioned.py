@@ -20,7 +20,7 @@ from rh.errors import (
 )
 from rh.observe import log
 from rh.registry import holding
-from rh.registry.base import for_a_change
+from rh.registry.base import Registry, for_a_change
 from rh.registry.lineage import recording
 from rh.registry.lineage.recording import Pin, RunRef
 from rh.registry.names import Name
@@ -221,13 +221,17 @@ class Versioned(Shared, Located):
         elif self.version is None and self.location is not None:
             self._check_place(saved.document)
         key = series_key(name)
-        record = registry.find(key)
+        record = registry.find(key) or records.take_back(registry, name, self.kind)
         if record is None:
             try:
                 record = registry.put(key, {"series": new_series()}, when=ABSENT)
             except ExistsError:
                 record = registry.get(key)
         return Series(registry, str(record.document["series"]), str(name))
+
+    def named_anew(self, registry: Registry) -> None:
+        """A name that was forgotten gets its versions back."""
+        records.take_back(registry, self._saved_name(), self.kind)
 
     def _check_place(self, document: Mapping[str, Any]) -> None:
         """Refuse to make versions under a name, of data that the name does not mean."""

@@ -123,7 +123,7 @@ def test_rename_and_forget(rh, tree):
     assert rh("resources").out == "~/team/new\n"
     rh("save", "other", "src")
     assert "exists" in rh("rename", "other", "team/new", "--json", expect=4).error["kind"]
-    assert rh("forget", "rh://~/team/new", "--json").json == {"forgotten": "~/team/new"}
+    assert rh("forget", "rh://~/team/new", "--json").json == {"forgotten": "~/team/new", "versions": 0}
     assert "still" not in rh("forget", "other").out
     assert rh("resources").out == ""
     assert (tree / "a.txt").exists()
@@ -132,6 +132,15 @@ def test_rename_and_forget(rh, tree):
         error = rh(*words, "--json", expect=3).error
         assert "rh resources" in error["hint"]
     assert "rh save NAME PLACE" in rh("save", "./src", "src", "--json", expect=2).error["hint"]
+
+
+def test_forgotten_versions_come_back(rh, mine):
+    assert "2 versions are out of reach until it is saved again: rh save ~/mine PLACE" in rh("forget", "mine").out
+    rh("version", "ls", "mine", expect=3)
+    rh("save", "mine", "src")
+    assert [one["version"] for one in rh("version", "ls", "mine", "--json").lines] == ["v2", "v1"]
+    assert rh("cat", "rh://mine:production/b.txt").out == "new\n"
+    assert rh("forget", "mine", "--json").json == {"forgotten": "~/mine", "versions": 2}
 
 
 def test_a_name_on_a_system_nobody_knows(rh, world):

@@ -183,6 +183,38 @@ def test_somebody_else_s_name_keeps_its_place(here, tmp_path, monkeypatch):
     assert here.save("/acme/cats", overwrite=True).revision == 3
 
 
+def test_forgotten_versions_come_back_with_the_name(here, tmp_path, python):
+    """Forgetting a name lets go of nothing: who saves the like under it again has its versions."""
+    here.put({"1.txt": b"one"})
+    here.save("x").commit("first", aliases=["production"])
+    rh.load("x").delete_configs()
+    blob = rh.blob(b"other", name="x", path=tmp_path / "blob").save()
+    assert blob.versions() == [], "versions of a folder are no blob's"
+    blob.commit("a blob")
+    blob.rename("y")
+    assert [one.message for one in rh.load("y").versions()] == ["a blob"]
+    python("import rh, sys; rh.folder('x', path=sys.argv[1]).save()", here.path)
+    here.put({"1.txt": b"two"}, overwrite=True)
+    assert rh.load("x:production").get("1.txt") == b"one"
+    assert rh.load("x").commit().label == "v2"
+    rh.load("x").rename("z")
+    assert here.save("x").versions() == [], "what was renamed took its versions along"
+    assert rh.load("x").commit().label == "v1"
+    assert [one.label for one in rh.load("z").versions()] == ["v1", "v2"]
+
+
+def test_what_has_a_forgotten_name_without_its_versions_takes_them_back(here):
+    """A record that was written before versions came back with the name."""
+    here.put({"1.txt": b"one"})
+    here.save("x").commit()
+    record = local().get("resources/~/x").document
+    rh.load("x").delete_configs()
+    local().put("resources/~/x", record)
+    assert rh.load("x").versions() == []
+    here.put({"1.txt": b"two"}, overwrite=True)
+    assert rh.load("x").commit().label == "v2"
+
+
 def test_many_save_one_name_at_once(here):
     def save(n):
         return rh.folder("x", path=here.path, metadata={"n": n}).save().revision

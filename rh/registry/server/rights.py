@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 from rh.errors import AccessError, InvalidError, NotFoundError
 from rh.forks import Lock
 from rh.registry.base import Change, Delete, Put, Record, Registry, Rename, Step
+from rh.registry.forgotten import forgotten
 from rh.registry.server.accounts import FRESH_S, RESERVED, Snapshot
 
 __all__ = ["ADMIN", "NOTHING", "READ", "WRITE", "Caller", "Rights"]
@@ -210,7 +211,8 @@ class Rights:
     def _begun(self, caller: Caller, steps: Sequence[Step]) -> dict[str, str]:
         """The series that a commit begins, by id.
 
-        Nobody takes over the versions of another name by writing down its id: an id is of the name that has it, or new.
+        Nobody takes over the versions of another name by writing down its id: an id is of the name that has it, or had
+        it when it was forgotten, or new.
         """
         begun: dict[str, str] = {}
         for step in steps:
@@ -223,17 +225,18 @@ class Rights:
                 begun[series] = name
                 continue
             holder = self.name_of(series, caller.asked)
-            if holder == name or (holder is None and not self._in_use(series) and series not in begun):
+            if holder == name or (holder is None and series not in begun and self._is_free(series, name)):
                 begun[series] = name
             elif caller.snapshot.role(caller.user, name) >= WRITE:
                 raise AccessError(f"the versions that /{name} would get are those of another name")
         return begun
 
-    def _in_use(self, series: str) -> bool:
-        """Whether versions are left of a series that no name has."""
-        if self.registry.find(f"heads/{series}") is not None:
-            return True
-        return any(next(iter(self.registry.list(f"{space}/{series}/")), None) is not None for space in _BY_SERIES)
+    def _is_free(self, series: str, name: str) -> bool:
+        """Whether a name may have a series that none has: a new one, or one that went when the name was forgotten."""
+        in_use = self.registry.find(f"heads/{series}") is not None or any(
+            next(iter(self.registry.list(f"{space}/{series}/")), None) is not None for space in _BY_SERIES
+        )
+        return not in_use or series in forgotten(self.registry, name)
 
     # Which name a series has.
 

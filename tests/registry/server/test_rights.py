@@ -186,6 +186,28 @@ def test_versions_go_with_their_name(people, org):
     assert ada.get(keys[0]).revision == 1
 
 
+def test_a_name_that_was_forgotten_gets_its_versions_back(people, org):
+    """From whoever may write it, and only its own: not those that it gave away when it was renamed."""
+    ada, bob, eve = people("ada"), people("bob"), people("eve")
+    RemoteAccounts(ada).put_share(org, {"bob": "write"})
+    name, series = f"series/{org}/x", new_series()
+    bob.commit([Put(name, {"series": series}, ABSENT), Put(f"heads/{series}", {"latest": 1}, ABSENT)])
+    bob.delete(name)
+    for other, key in ((bob, f"series/{org}/y"), (eve, "series/eve/x")):
+        with pytest.raises(errors.AccessError, match="those of another name"):
+            other.put(key, {"series": series}, when=ABSENT)
+    with pytest.raises(errors.AccessError, match="may not write"):
+        eve.put(name, {"series": series}, when=ABSENT)
+    bob.put(name, {"series": series}, when=ABSENT)
+    assert bob.get(f"heads/{series}").document == {"latest": 1}
+    ada.rename(name, "series/ada/secret")
+    for _ in range(2):
+        with pytest.raises(errors.AccessError, match="those of another name"):
+            bob.put(name, {"series": series}, when=ABSENT)
+        if ada.find("series/ada/secret") is not None:
+            ada.delete("series/ada/secret")
+
+
 def test_versions_of_others_are_not_taken_over(people, org):
     """By writing down their id under a name of one's own."""
     ada, eve = people("ada"), people("eve")
