@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
@@ -143,10 +143,10 @@ def add(
     """Add a file or directory."""
     from rh.errors import NotFoundError
 
-    if "://" not in local and not Path(local).exists():
+    if "://" not in local and not os.path.exists(local):
         raise NotFoundError("there is no such file or directory", where=local)
     draft = _draft(context)
-    if Path(local).is_dir():
+    if os.path.isdir(local):
         draft.add_dir(local, path or "", glob_exclude=exclude or (), update=update)
     else:
         draft.add(local, path, update=update)

@@ -19,6 +19,8 @@ from rh.registry import diverged
 from rh.registry.base import Change, Registry
 from rh.registry.documents import decode, encode
 from rh.registry.selection import Chosen, Selection
+from rh.systems import locate
+from rh.systems.local.disk import translated
 
 __all__ = ["export", "import_", "limited_to", "migrate"]
 
@@ -49,20 +51,34 @@ def export(
     Raises:
         ExistsError: the file is there, and `overwrite` is not given.
         AccessError: we may not read all of it, and neither `partial` nor names are given.
-        NotFoundError: nothing has one of these names.
+        NotFoundError: nothing has one of these names, or there is no such directory.
+        InvalidError: no file here can be called like that.
     """
     registry = registry.direct
-    target = Path(path).expanduser().absolute()
-    if target.exists() and not overwrite:
-        raise ExistsError("there is a file already", where=str(target), hint="overwrite=True replaces it")
-    if not target.parent.is_dir():
-        raise NotFoundError("there is no such directory", where=str(target.parent))
-    chosen = _chosen(registry, names, prefixes)
-    if not partial and chosen is None:
-        _check_whole(registry, "writes")
+    target = _file(path)
+    with translated(str(target)):
+        if target.exists() and not overwrite:
+            raise ExistsError("there is a file already", where=str(target), hint="overwrite=True replaces it")
+        if not target.parent.is_dir():
+            raise NotFoundError("there is no such directory", where=str(target.parent))
+        chosen = _chosen(registry, names, prefixes)
+        if not partial and chosen is None:
+            _check_whole(registry, "writes")
+        return _export(registry.changes() if chosen is None else chosen.changes(), target, overwrite=overwrite)
+
+
+def _file(path: str | os.PathLike[str]) -> Path:
+    """A file of this machine."""
+    location = locate(path)
+    if location.system != "file":
+        raise InvalidError("a registry is written to a file here, and read from one", where=str(path))
+    return Path(location.path)
+
+
+def _export(changes: Iterable[Change], target: Path, *, overwrite: bool) -> int:
     with tempfile.NamedTemporaryFile("wb", dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
         try:
-            count = _write(registry.changes() if chosen is None else chosen.changes(), file)
+            count = _write(changes, file)
             file.flush()
             os.fsync(file.fileno())
             if overwrite:
@@ -141,17 +157,18 @@ def import_(registry: Registry, path: str | os.PathLike[str]) -> int:
     Raises:
         IntegrityError: the file is no export, or is cut or changed; nothing was taken over.
         ConflictError: the registry has other changes under the same names; nothing was taken over.
+        NotFoundError, AccessError: there is no such file, or it may not be read. InvalidError: it is a directory.
     """
-    source = Path(path).expanduser().absolute()
-    try:
+    source = _file(path)
+    with translated(str(source)):
+        if source.is_dir():
+            raise InvalidError("this is a directory, and not the file of a registry", where=str(source))
         with source.open("rb") as file:
             _check(file, str(source))
             file.seek(0)
             diverged.check(_changes(file, str(source)), registry.changes(), where=registry.url)
             file.seek(0)
             return registry.replay(_changes(file, str(source)))
-    except FileNotFoundError as error:
-        raise NotFoundError("there is no such file", where=str(source)) from error
 
 
 def _check(file: BinaryIO, where: str) -> None:

@@ -91,7 +91,8 @@ def test_several_drafts(rh, mine, tmp_path):
 
 
 def test_what_is_refused(rh, mine, tmp_path):
-    assert rh("draft", "mine", "add", "nothing", "--json", expect=3).error["kind"] == "not_found"
+    for name in ("nothing", "n" * 300, "a\0b", "src/a.txt/below"):
+        assert rh("draft", "mine", "add", name, "--json", expect=3).error["kind"] == "not_found"
     assert rh("draft", "mine", "rm", "nothing", "--json", expect=3).error["kind"] == "not_found"
     assert rh("draft", "nobody", "ls", "--json", expect=3).error["kind"] == "not_found"
     assert rh("draft", "mine:v1", "ls", "--json", expect=2).error["kind"] == "invalid"

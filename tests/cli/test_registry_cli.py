@@ -281,6 +281,12 @@ def test_moving_what_is_not_there(rh, tmp_path):
     assert error["where"].endswith("/typo.db")
 
 
+def test_a_file_of_a_registry_that_is_none(rh, tmp_path):
+    (tmp_path / "b").write_text("x")
+    for file, code, kind in ((".", 2, "invalid"), ("b/below", 3, "not_found"), ("n" * 300, 4, "name_clash")):
+        assert rh("registry", "import", file, "--json", expect=code).error["kind"] == kind
+
+
 def test_serving_says_that_nobody_gets_in(rh, program, server, login, tmp_path):
     told = program(
         "registry", "serve", "--registry", f"sqlite://{tmp_path}/typo.db", "--port", str(server.port), expect=7

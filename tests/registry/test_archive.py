@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 import rh
-from rh.errors import ConflictError, ExistsError, IntegrityError, NotFoundError, UnsupportedError
+from rh.errors import (
+    AccessError,
+    ConflictError,
+    ExistsError,
+    IntegrityError,
+    NameClashError,
+    NotFoundError,
+    RhError,
+    UnsupportedError,
+)
 from rh.registry import open_registry
 from rh.registry.archive import export, import_, migrate
 from rh.registry.base import Put, Registry
@@ -57,6 +68,43 @@ def test_what_is_there_is_never_changed(registry, empty, tmp_path):
         export(registry, tmp_path / "no" / "all.jsonl")
     with pytest.raises(NotFoundError):
         import_(registry, tmp_path / "no.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("name", "importing", "exporting"),
+    [
+        (".", "invalid", "exists"),
+        ("file/below", "not_found", "not_found"),
+        ("n" * 300, "name_clash", "name_clash"),
+        ("", "invalid", "invalid"),
+        ("a\0b", "invalid", "invalid"),
+        ("s3://bucket/all.jsonl", "invalid", "invalid"),
+    ],
+)
+def test_what_is_no_file_here(name, importing, exporting, registry, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_bytes(b"")
+    for do, kind in ((import_, importing), (export, exporting)):
+        with pytest.raises(RhError) as caught:
+            do(registry, name)
+        assert caught.value.kind == kind
+    with pytest.raises(NameClashError):
+        export(registry, tmp_path, overwrite=True)
+    assert not list(tmp_path.parent.glob(f".{tmp_path.name}.*")), "nothing half written stays"
+
+
+def test_a_file_that_may_not_be_read(registry, tmp_path):
+    path = tmp_path / "all.jsonl"
+    export(registry, path)
+    path.chmod(0)
+    was = os.geteuid()
+    if was == 0:  # whom nothing is closed to
+        os.seteuid(65534)
+    try:
+        with pytest.raises(AccessError):
+            import_(registry, path)
+    finally:
+        os.seteuid(was)
 
 
 @pytest.mark.parametrize("damage", ["cut", "short", "flipped", "empty", "other", "garbage"])
