@@ -196,6 +196,8 @@ class Resource(Annotated):
                 where=whole.path,
                 hint="save a copy of it",
             )
+        if place is not None:
+            check_document({"location": place.as_dict()}, where=whole.path)
         registry = holding(whole)
         current = registry.find(whole.key)
         if overwrite is False and current is not None:

@@ -5,7 +5,7 @@ The index of a table that `rh` wrote, `.rh-table.json` below its root, is one JS
 * `format`: 1, the number of this schema. A reader that meets a higher one refuses, and writes nothing.
 * `files`: in the order of the rows, each with `key` (`key_b64`, base64 of its bytes, where they are not UTF-8), `size`,
   and what is known of `rows`, `etag`, `digest`, `values`, `footer`: the fields of `rh.tables.base.DataFile`.
-* `place`: where the index was written. Etags mean something there only.
+* `place`: where the index was written, what is not UTF-8 in it escaped. Etags mean something there only.
 * `partition_cols`, and `schema`, base64 of the serialized Arrow schema of the whole table.
 * `rows`, `bytes`: of all files (`rows` is null where a file's are not known). `written`: when, for people.
 * `write_id`: of this index, another at each change.
@@ -107,7 +107,7 @@ def snapshot_of(document: Mapping[str, Any], etag: str, where: str) -> Snapshot:
     """What an index says; `IntegrityError` if it says nothing sensible."""
     try:
         # Etags are those of one place: a table that was copied by other means has others, and the same bytes.
-        here = document.get("place") in (None, where)
+        here = document.get("place") in (None, _place(where))
         return Snapshot(
             "parquet",
             tuple(map(_file, document["files"] if here else map(_anywhere, document["files"]))),
@@ -155,6 +155,10 @@ def _kept(line: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in line.items() if name not in (*DataFile._fields, "key_b64")}
 
 
+def _place(where: str) -> str:
+    return where.encode("utf-8", "backslashreplace").decode()
+
+
 def without_etags(system: System) -> bytes:
     """The index as it is to lie in a version: of equal content the same, whoever wrote it where, when and how often."""
     found = read(system)
@@ -179,14 +183,14 @@ def document_of(
     """The index that is to replace `old`, at the place `where`: what is not known here stays."""
     files = list(files)
     before: dict[str, Any] = {} if old is None else {_file(line).key: line for line in old.document["files"]}
-    if old is not None and old.document.get("place") not in (None, where):
+    if old is not None and old.document.get("place") not in (None, _place(where)):
         before = {key: _anywhere(line) for key, line in before.items()}
     rows = [file.rows for file in files]
     return {
         **({} if old is None else old.document),
         "format": FORMAT,
         "files": [_kept(before.get(file.key, {})) | _line(file) for file in files],
-        "place": where,
+        "place": _place(where),
         "partition_cols": list(partition_cols),
         "schema": base64.b64encode(schema).decode(),
         "rows": None if None in rows else sum(row for row in rows if row is not None),

@@ -23,7 +23,7 @@ from rh.observe import log
 from rh.plugins import need
 from rh.systems import open_system
 from rh.systems.base import System
-from rh.tables import access, adoption, store
+from rh.tables import access, adoption, index, store
 from rh.tables.base import DataFile, Mode, Snapshot
 from rh.tables.encoding import EncodedFile, Room, stored_fields
 from rh.types import Location
@@ -264,10 +264,21 @@ def settled(system: System, files: Sequence[DataFile], publish: Callable[[], Sna
     """What `publish` returns; if it fails, these files are removed, unless they may have been published."""
     try:
         return publish()
-    except RhError as error:
-        if not isinstance(error, (DeadlineError, UnavailableError)):
+    except (DeadlineError, UnavailableError):
+        raise
+    except Exception as error:
+        if isinstance(error, RhError) or not _published(system, files):
             forget(system, [file.key for file in files])
         raise
+
+
+def _published(system: System, files: Sequence[DataFile]) -> bool:
+    """Whether the table has some of these files, or nobody can tell."""
+    try:
+        now = index.read(system)
+    except RhError:
+        return True
+    return now is not None and any(file.key in now.keys for file in files)
 
 
 def store_files(

@@ -150,6 +150,10 @@ def test_a_refused_save_writes_nothing(here, tmp_path):
             rh.table(pa.table({"n": [1]}), name="x", path=tmp_path / "table").save(overwrite=overwrite)
         with pytest.raises(errors.ExistsError):
             rh.folder(path=tmp_path / "folder").save("x", overwrite=False)
+    (tmp_path / "x\udcff").write_bytes(b"precious")
+    with pytest.raises(errors.InvalidError, match="not valid Unicode"):
+        rh.blob(b"new", name="z", path=str(tmp_path / "x\udcff")).save()
+    assert (tmp_path / "x\udcff").read_bytes() == b"precious"
     blob = rh.blob(b"old", name="y", path=tmp_path / "y").save()
     blob.delete_configs()
     with pytest.raises(errors.ConflictError, match="was deleted"):

@@ -464,6 +464,17 @@ def test_two_tables_of_any_kind_are_compared(here):
     assert not table.diff(pd.DataFrame({"x": [1, 2], "y": ["a", "b"]}))
 
 
+def test_a_path_that_is_no_unicode_holds_a_table(here):
+    """Only a record cannot have such a path."""
+    place = here.path + "/x\udcff"
+    table = rh.table({"n": [1]}, path=place).write().write({"n": [2]}, mode="append").compact()
+    assert table.verify().ok
+    copy = table.to(path=here.path + "/y\udcfe")
+    assert rh.table(path=copy.path).fetch("dict") == rh.table(path=place).fetch("dict") == {"n": [1, 2]}
+    with pytest.raises(errors.InvalidError, match="not valid Unicode"):
+        copy.save("rows")
+
+
 def test_rows_that_are_appended_come_last(here):
     pq.write_table(pa.table({"n": [1, 2]}), os.fspath(here.mkdir().path + "/zzz.parquet"))
     table = rh.table(path=here.path).write({"n": [3]}, mode="append")

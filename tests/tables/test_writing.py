@@ -567,3 +567,21 @@ def test_a_second_table_beside_data(here) -> None:
     with observe.counting() as counts, pytest.raises(ExistsError):
         writing.write(here, ROWS.to_reader())
     assert counts.requests["file", "write"] == 0
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_a_failure_that_is_no_error_of_ours(here, monkeypatch, published) -> None:
+    """Files that were not published go, whatever went wrong; those of a table never do."""
+    writing.write(here, noise(10).select(["noise"]).to_reader())
+    before, publish = names(here), store.publish
+
+    def failing(*arguments, **options):
+        if published:
+            publish(*arguments, **options)
+        raise MemoryError
+
+    monkeypatch.setattr(store, "publish", failing)
+    with pytest.raises(MemoryError):
+        writing.write(here, noise(10).select(["noise"]).to_reader(), mode="append")
+    assert rows_of(here).num_rows == (20 if published else 10)
+    assert (names(here) == before) is not published
