@@ -333,6 +333,17 @@ class Table(Rows):
 
         return table_files.plan(self, system, path, options)
 
+    def restore(self, which: str) -> Table:
+        """Make what is live what it was in a version. Versions stay, and so does what lies beside the table's files.
+
+        Raises:
+            ExistsError: it is of files that others wrote, and what lies beside them would be taken for rows.
+        """
+        from rh.resources import table_files
+
+        self.check_live()
+        return table_files.restore(self, which)
+
     def local(self) -> Path:
         """The directory of the table's files on this machine, or the file that it is: its own, or copies in the cache.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +12,9 @@ from rh.registry.lineage import recording
 from rh.resources import places
 from rh.resources.arguments import split_options
 from rh.resources.base import UNWRITTEN
+from rh.resources.rows import Facts
 from rh.systems.base import System
-from rh.tables import store
+from rh.tables import adoption, index, store
 from rh.tables.base import INDEX, ONE_FILE, DataFile, Snapshot
 from rh.types import Location
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from rh.resources.table import Table
     from rh.transfer import Options, Plan, Receipt, Verification
 
-__all__ = ["here", "move", "plan", "verify"]
+__all__ = ["here", "move", "plan", "restore", "verify"]
 
 _FIXED = ("include", "exclude", "keys", "ignore_file", "delete", "names", "links", "dry_run", "manifest")
 """Options of a transfer that a table decides for itself."""
@@ -53,7 +54,9 @@ def move(table: Table, system: Any, path: Any, options: Mapping[str, Any]) -> Ta
         target = _beside(target, table.placed().name)
         receipt = transfer.copy_file(table.placed(), target, replace(chosen, keys=None), **watch)
     else:
-        receipt = _copied(place, snapshot, target, _occupant(target, snapshot), chosen, watch)
+        counts = _counts(table, snapshot)
+        before = _occupant(target, snapshot, counts)
+        receipt = _copied(place, snapshot, target, before, chosen, watch, counts)
     copy = replace(
         table,
         location=target,
@@ -65,6 +68,65 @@ def move(table: Table, system: Any, path: Any, options: Mapping[str, Any]) -> Ta
     )
     recording.wrote(copy)
     return copy
+
+
+def restore(table: Table, which: str) -> Table:
+    """`Table.restore`."""
+    from rh import transfer
+
+    version, target = table.at(which), table.placed()
+    place, snapshot = version.files()
+    single = table.is_file
+    live: Snapshot | None = None
+    try:
+        there, live = table.files()
+        single = there.location != target
+    except (NotFoundError, InvalidError):
+        pass  # removed, or no table by now
+    recording.read(version)
+    options, _ = _options({}, (file.key for file in snapshot.files))
+    if single:
+        source = _one_file(version, place, snapshot, target)
+        receipt = transfer.copy_file(source, target, replace(options, keys=None))
+    else:
+        counts = _counts(version, snapshot)
+        if not snapshot.owned:
+            _check_others(places.at(target, table.host), snapshot, live, counts)
+        receipt = _copied(place, snapshot, target, live, options, {}, counts)
+        object.__setattr__(table, "own", snapshot.owned)  # else this very value would take it for removed
+        if not snapshot.owned:
+            table = _disowned(table)
+    restored = replace(table, receipt=receipt, facts_known=Facts.of(snapshot))
+    recording.wrote(restored)
+    return restored
+
+
+def _one_file(version: Table, place: System, snapshot: Snapshot, target: Location) -> Location:
+    """The file of a version that becomes the one file at the target."""
+    if snapshot.owned or len(snapshot.files) != 1:
+        raise InvalidError(
+            f"{version.name}:{version.version} is a directory of files, and the table is one file now",
+            where=places.url_of(target),
+            hint="copy that version to a directory: .at(…).to(path=…)",
+        )
+    (file,) = snapshot.files
+    if ONE_FILE.search(target.path):
+        _beside(target, file.key)  # raises where the endings differ
+    return place.location / file.key
+
+
+def _disowned(table: Table) -> Table:
+    """The table, after the record of its name says no more that `rh` wrote what is at its place.
+
+    By a record that does, it would be one that was removed: its index is gone.
+    """
+    from rh.resources.table_writing import recorded_as_own
+
+    found = recorded_as_own(table, table.placed())
+    if found is None:
+        return table
+    saved = replace(found, own=False, facts_known=None).save()
+    return replace(table, revision=saved.revision) if table.revision == found.revision else table
 
 
 def here(table: Table) -> Path:
@@ -90,7 +152,7 @@ def here(table: Table) -> Path:
         old = [entry.key for entry in there.list() if entry.kind != "dir" and entry.key not in keys]
         there.delete(old if snapshot.owned else [*old, INDEX])  # first, so that the manifest tells of none of them
         options = transfer.Options(keys=keys, ignore_file=False, links="follow")
-        receipt = _copied(place, snapshot, target, before, options, {})
+        receipt = _copied(place, snapshot, target, before, options, {}, _counts(table, snapshot))
     copies.made(path, table.url, receipt.digest, receipt.bytes_moved)
     return path
 
@@ -102,16 +164,17 @@ def _copied(
     before: Snapshot | None,
     options: Options,
     watch: Mapping[str, Any],
+    counts: Callable[[str], bool],
 ) -> Receipt:
     """Copy the files of a table to the target, where `before` is now, and make them the table that is there."""
     from rh import transfer
 
     receipt = transfer.copy_tree(place.location, target, options, **watch)
+    there = places.at(target, places.portable(target))
     # Also where files of this very table were damaged or lost: those that take their place have other etags.
     if snapshot.owned and (before is None or before.fingerprint != snapshot.fingerprint or receipt.bytes_moved):
         from rh.tables import access
 
-        there = places.at(target, places.portable(target))
         store.publish(
             there,
             before,
@@ -121,6 +184,12 @@ def _copied(
             partition_cols=snapshot.partition_cols,
             sort=False,
         )
+    elif not snapshot.owned and before is not None:
+        ours = frozenset(file.key for file in snapshot.files)
+        old = {file.key for file in before.files} - ours
+        store.disown(there, before, filter(counts, old))
+        rest = transfer.Options(keys=ours | old, delete=True, ignore_file=False, links="follow")
+        transfer.copy_tree(place.location, target, rest)  # nothing is left to copy: the manifest goes by what stays
     return receipt
 
 
@@ -227,26 +296,48 @@ def _check_directory(table: Table, target: Location) -> None:
         )
 
 
-def _occupant(target: Location, snapshot: Snapshot) -> Snapshot | None:
+def _occupant(target: Location, snapshot: Snapshot, counts: Callable[[str], bool]) -> Snapshot | None:
     """The table that `rh` wrote at the target before; anything else there must be a part of what comes.
 
     Raises:
         ExistsError: other data are there.
     """
     system = places.at(target, places.portable(target))
+    current = index.read(system)
+    before = None if current is None else current.snapshot
+    if before is None or not snapshot.owned:
+        _check_others(system, snapshot, before, counts)
+    return before
+
+
+def _check_others(system: System, snapshot: Snapshot, before: Snapshot | None, counts: Callable[[str], bool]) -> None:
+    """Raise `ExistsError` if rows would be there beside those that come, when `before` has given way."""
+    known = {file.key for one in (snapshot, before) if one is not None for file in one.files}
     try:
-        found = store.look(system)
-    except (NotFoundError, InvalidError):
-        return None
-    if found.owned:
-        return found
-    ours = {file.key for file in snapshot.files}
-    strange = next((file.key for file in found.files if file.key not in ours), None)
+        strange = next((e.key for e in adoption.listed(system) if e.key not in known and counts(e.key)), None)
+    except NotFoundError:
+        return
     if strange is not None:
         raise ExistsError(
-            "other data are in that place", where=system.url(strange), hint="choose another path= for the table"
+            "other data are in that place",
+            where=system.url(strange),
+            hint="choose another path= for the table, or move them away",
         )
-    return None
+
+
+def _counts(table: Table, snapshot: Snapshot) -> Callable[[str], bool]:
+    """What tells of a key whether `store.look` takes it for rows, beside these files and without an index."""
+    odd = any(adoption.format_of(file.key) is None for file in snapshot.files)
+
+    def counts(key: str) -> bool:
+        steps = key.split("/")
+        if key.endswith("/") or any(step[:1] in ("_", ".") for step in steps):
+            return False
+        if store.PART.fullmatch(steps[-1]):
+            return table.format is not None
+        return odd or adoption.format_of(key) is not None
+
+    return counts
 
 
 def _arrived(entries: Any, snapshot: Snapshot) -> list[DataFile]:

@@ -22,7 +22,7 @@ from rh.types import Location
 if TYPE_CHECKING:
     from rh.resources.table import Table
 
-__all__ = ["write"]
+__all__ = ["recorded_as_own", "write"]
 
 
 def write(table: Table, data: Any, mode: Mode, partition_cols: Sequence[str] | None) -> Table:
@@ -57,7 +57,7 @@ def write(table: Table, data: Any, mode: Mode, partition_cols: Sequence[str] | N
         raise NotFoundError("there is no such directory", where=places.url_of(location), hint="mkdir=True makes it")
     host = table.host or places.portable(location)
     system = places.at(location, host)
-    own = table.own or (mode != "error" and _is_recorded_as_own(table, location))
+    own = table.own or (mode != "error" and recorded_as_own(table, location) is not None)
     if value is NOTHING:
         native = table.native
         snapshot = writing.write(system, table.to_reader(), mode=mode, partition_cols=partitions, own=own)
@@ -90,17 +90,17 @@ def write(table: Table, data: Any, mode: Mode, partition_cols: Sequence[str] | N
     return written
 
 
-def _is_recorded_as_own(table: Table, location: Location) -> bool:
-    """Whether a table that `rh` wrote to this place is saved under the name."""
+def recorded_as_own(table: Table, location: Location) -> Table | None:
+    """The table that is saved under the name, if that is one that `rh` wrote to this place."""
     from rh.resources.table import Table
 
     if table.name is None:
-        return False
+        return None
     try:
         found = load_only(table.name, "table", dryrun=True)
     except (NotFoundError, InvalidError):
-        return False
-    return isinstance(found, Table) and found.own and found.location == location
+        return None
+    return found if isinstance(found, Table) and found.own and found.location == location else None
 
 
 def _stem(table: Table) -> str:

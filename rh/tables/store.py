@@ -27,7 +27,7 @@ from rh.tables.base import FORMATS, INDEX, DataFile, Mode, Snapshot
 from rh.tables.promotion import fits
 from rh.types import ABSENT, Entry, Match
 
-__all__ = ["PART", "agreed", "debris", "exchange", "find", "look", "publish", "remove"]
+__all__ = ["PART", "agreed", "debris", "disown", "exchange", "find", "look", "publish", "remove"]
 
 PART = re.compile(r"part-([0-9a-f]{20})-\d{5}(?:-\d{5})?\.parquet")
 """The name of a file that `rh.tables.writing` wrote; the group is the write's id."""
@@ -377,13 +377,29 @@ def remove(system: System, snapshot: Snapshot) -> None:
     Raises:
         ConflictError: it is not this snapshot any more; nothing was removed.
     """
-    if snapshot.owned:
-        current = index.read(system)
-        if current is not None:
-            if current.etag != snapshot.etag:
-                raise ConflictError("somebody changed the table since", where=system.url(INDEX), hint="look again")
-            system.delete([INDEX])
+    disown(system, snapshot)
     delete(system, [file.key for file in snapshot.files])
+
+
+def disown(system: System, snapshot: Snapshot, mistaken: Iterable[str] = ()) -> None:
+    """Remove the index: whatever data files lie there are the table then. Of a table of others there is none.
+
+    Args:
+        system: opened at the table's directory.
+        snapshot: the table.
+        mistaken: files of it that would be taken for rows then. They go before the index: until that is gone, too, the
+            table reads as damaged, and never as other rows.
+
+    Raises:
+        ConflictError: it is not this snapshot any more; nothing was removed.
+    """
+    current = index.read(system) if snapshot.owned else None
+    if current is None:
+        return
+    if current.etag != snapshot.etag:
+        raise ConflictError("somebody changed the table since", where=system.url(INDEX), hint="look again")
+    delete(system, mistaken)
+    system.delete([INDEX])
 
 
 def debris(system: System, *, older_than_s: float = WEEK_S) -> list[Entry]:

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -566,3 +567,135 @@ def test_a_restored_table_is_the_version_it_was_restored_from(here):
     third = table.commit()
     assert (third.label, third.digest) == ("v3", first.digest)
     assert table.commit().label == "v3"
+
+
+def adopted(place: rh.Folder, kind: str, **columns) -> rh.Table:
+    """A table of one file that others wrote, `a.csv` or `a.parquet`."""
+    sink = io.BytesIO()
+    (pq.write_table if kind == "parquet" else pa.csv.write_csv)(pa.table(columns), sink)
+    place.put({f"a.{kind}": sink.getvalue()})
+    return rh.table(path=place.url)
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_files_of_others_are_restored_where_rh_wrote_since(folder, kind):
+    place = folder / "mixed"
+    adopted(place, kind, x=[1]).save("mixed").commit()
+    rh.table(name="mixed").write({"x": [9]}, mode="overwrite").save().commit()
+    place.put({"README.md": b"beside"})
+    mine = place.ls(full_paths=False)
+    for which, rows, files in [
+        ("v1", {"x": [1]}, ["README.md", f"a.{kind}"]),
+        ("v2", {"x": [9]}, mine),
+        ("v1", {"x": [1]}, ["README.md", f"a.{kind}"]),
+    ]:
+        live = rh.table(name="mixed")
+        restored = live.restore(which)
+        for table in (live, restored, rh.table(name="mixed"), rh.table(path=place.url)):
+            assert table.fetch("dict") == rows
+            assert table.verify()
+        assert place.ls(full_paths=False) == files
+        assert restored.own is (which == "v2")
+        assert restored.revision == rh.table(name="mixed").revision
+        again = restored.restore(which)
+        assert (again.receipt.bytes_moved, again.fetch("dict")) == (0, rows)
+        assert restored.commit().digest == restored.at(which).committed_version().digest
+    restored.write({"x": [5]}, mode="append" if kind == "parquet" else "overwrite").save()
+    rh.table(name="mixed").restore("v1")
+    assert rh.table(name="mixed").fetch("dict") == {"x": [1]}
+
+
+def test_what_came_since_to_files_of_others_goes_when_they_are_restored(here):
+    table = adopted(here, "csv", x=[1]).save("grown")
+    table.commit()
+    here.put({"b.csv": b"x\n2\n", "notes.txt": b"beside"})
+    assert table.num_rows == 2
+    table.commit()
+    assert table.restore("v1").fetch("dict") == {"x": [1]}
+    assert here.ls(full_paths=False) == ["a.csv", "notes.txt"]
+    assert table.restore("v2").fetch("dict") == {"x": [1, 2]}
+    here.rm("a.csv")
+    here.rm("b.csv")
+    assert table.restore("v1").fetch("dict") == {"x": [1]}
+
+
+def test_a_copy_of_files_of_others_takes_the_place_of_a_table(folder):
+    place = folder / "own"
+    rh.table(ROWS, path=(folder / "first").url).write().to(path=place.url)
+    place.put({"notes.txt": b"beside"})
+    source = adopted(folder / "theirs", "csv", x=[1, 2])
+    copy = source.to(path=place.url)
+    for table in (copy, rh.table(path=place.url)):
+        assert table.fetch("dict") == {"x": [1, 2]}
+        assert table.verify()
+    assert place.ls(full_paths=False) == ["a.csv", "notes.txt"]
+    assert source.to(path=place.url).receipt.done == 0
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_what_would_become_rows_stops_a_copy_of_files_of_others(here, own):
+    """What lies beside a table that `rh` wrote is none of its rows, and would be when its index is gone."""
+    place = here / "shared"
+    if own:
+        rh.table(ROWS, name="shared", path=place.url).save()
+    place.put({"theirs.csv": b"x\n7\n", "theirs.jsonl": b'{"x": 8}\n'})
+    before = place.digest()
+    source = adopted(here / "theirs", "csv", x=[1, 2])
+    with pytest.raises(errors.ExistsError, match="other data"):
+        source.to(path=place.url)
+    assert place.digest() == before
+    if own:
+        rh.table(name="shared").commit()
+        source.save("source").commit()
+        source.save("source").export(here.path + "/source.rh")
+        rh.table(name="shared").import_(here.path + "/source.rh")
+        with pytest.raises(errors.ExistsError, match="other data"):
+            rh.table(name="shared").restore("v2")
+        assert place.digest() == before
+        assert rh.table(name="shared").restore("v1").fetch() == ROWS
+
+
+class CutError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("given", [None, "parquet"])
+def test_a_restore_that_is_cut_off_never_shows_other_rows(here, monkeypatch, given):
+    """Whatever step it ends at: the rows are the old or the new ones, or it is an error; the next call completes."""
+    adopted(here, "parquet", x=[1]).save("cut").commit()
+    system = type(here.handle())
+    left = -1
+
+    def counted(real):
+        def step(*args, **options):
+            nonlocal left
+            left -= 1
+            if not left:
+                raise CutError
+            return real(*args, **options)
+
+        return step
+
+    def seen():
+        for reader in (rh.table(name="cut"), rh.table(path=here.url), rh.table(path=here.url, format=given)):
+            try:
+                yield reader.fetch("dict")["x"]
+            except (errors.IntegrityError, errors.NotFoundError):
+                yield None
+
+    for steps in range(1, 100):
+        rh.table(name="cut").write({"x": [5]}, mode="append").save()
+        assert list(seen()) == [[1, 5]] * 3
+        live, left = replace(rh.table(name="cut"), format=given), steps
+        with monkeypatch.context() as patched:
+            for verb in ("write", "delete"):
+                patched.setattr(system, verb, counted(getattr(system, verb)))
+            try:
+                live.restore("v1")
+            except (CutError, errors.TransferError):
+                assert all(rows in ([1], [1, 5], None) for rows in seen())
+        live.restore("v1")
+        assert list(seen()) == [[1]] * 3
+        if left > 0:
+            break
+    assert steps > 3
