@@ -16,7 +16,7 @@ from rh.registry.lineage import recording
 from rh.registry.names import Name
 from rh.resources import codecs, places, places_saved
 from rh.resources.arguments import load_only, place_for, split_options
-from rh.resources.base import UNWRITTEN
+from rh.resources.base import UNWRITTEN, Located
 from rh.resources.places import Place
 from rh.resources.versioned import Versioned
 from rh.systems.base import System
@@ -123,7 +123,7 @@ class Blob(Versioned):
         return commit_file(system, key, store, base=base, written=written, lease=lease)
 
     def at_version(self, location: Location) -> dict[str, Any]:
-        return {"location": location / self.placed().name, "stamp": None, "value": NOTHING, "receipt": None}
+        return {"location": location / Located.placed(self).name, "stamp": None, "value": NOTHING, "receipt": None}
 
     @property
     def written(self) -> bool:

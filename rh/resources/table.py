@@ -164,7 +164,8 @@ class Table(Rows):
         return commit_tree(system, store, base=base, keys=keys, extra=extra, written=written, lease=lease)
 
     def at_version(self, location: Location) -> dict[str, Any]:
-        place = location / self.placed().name if self.is_file else location
+        live = Located.placed(self)
+        place = location / live.name if ONE_FILE.search(live.path) else location
         return {"location": place, "value": NOTHING, "receipt": None, "own": False}
 
     @property

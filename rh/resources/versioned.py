@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -64,6 +65,11 @@ class Versioned(Shared, Located):
     def at_version(self, location: Location) -> dict[str, Any]:
         """The fields of a handle on a version whose tree is at `location`."""
         return {"location": location}
+
+    def placed(self) -> Location:
+        """Where the data is. In a version, one file has the name that it had then, which the version tells."""
+        location = super().placed()
+        return location if self.version is None or "/" not in location.path else _in_version(location, self.host)
 
     # Making versions.
 
@@ -486,3 +492,22 @@ class Versioned(Shared, Located):
         yield from super().facts()
         if self.version is not None:
             yield "version", self.version + (f", {DRAFTED}" if self.pin is not None and self.pin.drafted else "")
+
+
+def _in_version(location: Location, host: Mapping[str, Any] | None) -> Location:
+    """Where a version has what is one file by the live name `location`: its own only file, else it is a directory."""
+    from rh.tables.base import INDEX
+
+    root = location.parent
+    tree = places.at(root, host)
+    try:
+        found = list(islice(tree.list(depth=1), 2))
+        if len(found) != 1 or found[0].kind == "dir":
+            return root
+    except (NotFoundError, IntegrityError):
+        return location  # reading it tells what the store has lost
+    try:
+        tree.head(INDEX)
+    except NotFoundError:
+        return root / found[0].key
+    return root

@@ -118,6 +118,22 @@ def test_reading_a_version(rh, mine):
     assert rh("ls", "rh://mine:v9", "--json", expect=3).error["kind"] == "not_found"
 
 
+def test_a_version_of_one_file_whose_name_is_another_now(rh, tree):
+    """ls, cat, cp, verify and restore go by the file that the version has."""
+    rh("save", "one", "src/a.txt")
+    rh("commit", "one")
+    rh("cp", "src/sub/run.sh", "other.sh")
+    rh("save", "one", "other.sh", "--overwrite")
+    assert rh("cat", "rh://one:v1").out == "hello\n"
+    assert rh("ls", "rh://one:v1").out.endswith("a.txt\n")
+    assert rh("info", "rh://one:v1", "--json").json["size"] == 6
+    assert "v1: 1 files read" in rh("verify", "rh://one:v1").out
+    rh("cp", "rh://one:v1", "copy/")
+    assert rh("cat", "copy/a.txt").out == "hello\n"
+    rh("restore", "--yes", "one:v1")
+    assert rh("cat", "other.sh").out == "hello\n"
+
+
 @pytest.mark.parametrize(
     "words",
     [

@@ -242,6 +242,59 @@ def test_a_table_and_a_blob_have_versions(folder):
         rh.blob(name="params:v1").write({"e": 3})
 
 
+def test_a_version_of_one_file_is_read_whatever_the_live_one_is_called(folder, here):
+    place = folder / "files"
+    blob = rh.blob(b"one", name="moved", path=(place / "a.bin").url).save()
+    blob.commit()
+    moved = blob.to(path=(place / "z.bin").url).save("moved")
+    moved.write(b"two").save().commit()
+    for which, data in (("v1", b"one"), ("v2", b"two"), ("v1", b"one")):
+        pinned = rh.blob(name=f"moved:{which}")
+        assert pinned.read() == b"".join(pinned.stream()) == pinned.open().read() == data
+        assert (pinned.size(), pinned.digest(), pinned.exists_in_system()) == (3, rh.blob(data).digest(), True)
+        assert pinned.verify()
+        assert pinned.local().read_bytes() == data
+        assert rh.blob(path=pinned.url).read() == data
+        assert pinned.to(path=(here / f"copies/{which}").url).read() == data
+        assert rh.load("moved").restore(which).read() == rh.blob(name="moved").read() == data
+    assert rh.load("moved:v2").at("v1").read() == b"one"
+    assert place.ls(full_paths=False) == ["a.bin", "z.bin"]
+
+
+def test_an_imported_version_of_one_file_is_read(here):
+    blob = rh.blob({"n": 1}, name="one", path=(here / "a.json").url).save()
+    blob.commit()
+    blob.export(here.path + "/one.rh")
+    other = rh.blob({"n": 2}, name="other", path=(here / "b.json").url).save()
+    other.import_(here.path + "/one.rh", aliases=["theirs"])
+    assert rh.blob(name="other:theirs").fetch() == {"n": 1}
+    assert other.restore("theirs").fetch() == rh.blob(name="other").fetch() == {"n": 1}
+
+
+def test_a_version_of_a_table_is_read_whatever_it_is_by_now(here):
+    """One file, one of another name, a directory of files, a table that `rh` wrote."""
+    here.put({"a.csv": b"x\n1\n", "b.csv": b"x\n2\n", "c.json": b'{"x": 3}\n', "e.json": b"{}"})
+    here.put({"d/1.csv": b"x\n4\n", "d/2.csv": b"x\n5\n"})
+    for name in ("a.csv", "b.csv", "c.json", "d"):
+        rh.table(path=(here / name).url).save("rows").commit()
+    rh.table({"x": [6]}, path=(here / "own").url).write().save("rows").commit()
+    rows = {"v1": [1], "v2": [2], "v3": [3], "v4": [4, 5], "v5": [6]}
+    tried = {"b.csv": ("v1", "v2"), "e.json": ("v3",), "d": ("v5", "v1", "v4"), "own": ("v1", "v4", "v5", "v2")}
+    for live, restored in tried.items():
+        table = rh.table(path=(here / live).url).save("rows", overwrite=True)
+        for which, values in rows.items():
+            if which != "v3" or "." in live:  # a directory of .json may be about something else
+                assert rh.table(name=f"rows:{which}").fetch("dict") == {"x": values}
+        for which in restored:
+            assert table.restore(which).fetch("dict") == {"x": rows[which]}
+            assert table.fetch("dict") == rh.table(name="rows").fetch("dict") == {"x": rows[which]}
+    table = rh.table(path=(here / "a.csv").url).save("rows", overwrite=True)
+    for which, says in (("v3", "ends with .csv"), ("v4", "directory"), ("v5", "directory")):
+        with pytest.raises(errors.InvalidError, match=says):
+            table.restore(which)
+    assert table.fetch("dict") == {"x": [1]}
+
+
 def test_what_has_no_versions_says_so(here):
     with pytest.raises(errors.InvalidError, match="no name"):
         here.commit()
