@@ -166,7 +166,7 @@ class Table(Rows):
     def at_version(self, location: Location) -> dict[str, Any]:
         live = Located.placed(self)
         place = location / live.name if ONE_FILE.search(live.path) else location
-        return {"location": place, "value": NOTHING, "receipt": None, "own": False}
+        return {"location": place, "value": NOTHING, "receipt": None, "own": False, "facts_known": None}
 
     @property
     def written(self) -> bool:

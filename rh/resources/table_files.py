@@ -64,7 +64,7 @@ def move(table: Table, system: Any, path: Any, options: Mapping[str, Any]) -> Ta
         receipt=receipt,
         version=None,
         own=snapshot.owned,
-        facts_known=table.facts_known if snapshot.owned else None,
+        facts_known=Facts.of(snapshot),
     )
     recording.wrote(copy)
     return copy

@@ -569,6 +569,16 @@ def test_a_restored_table_is_the_version_it_was_restored_from(here):
     assert table.commit().label == "v3"
 
 
+def test_what_is_known_of_a_live_table_is_not_told_of_a_version(here):
+    table = rh.table({"n": [1, 2]}, name="grown", path=(here / "rows").url).save()
+    table.commit()
+    table.write({"n": [3]}, mode="append").save()
+    with pytest.raises(TypeError, match="num_rows"):
+        len(rh.table(name="grown:v1"))
+    assert len(rh.table(name="grown:v1").to(path=here.path + "/copy").save("copy")) == len(rh.table(name="copy")) == 2
+    assert len(rh.table(name="grown").restore("v1")) == 2
+
+
 def adopted(place: rh.Folder, kind: str, **columns) -> rh.Table:
     """A table of one file that others wrote, `a.csv` or `a.parquet`."""
     sink = io.BytesIO()
