@@ -34,6 +34,7 @@ def cat(
     from rh.cli.place import place_of
     from rh.errors import InvalidError, NotFoundError
     from rh.registry.lineage.recording import told_as
+    from rh.resources.blob import Blob
 
     start, most = size_of(offset, "--offset") or 0, size_of(length, "--length")
     for one in place:
@@ -43,7 +44,8 @@ def cat(
             raise InvalidError("that is a directory", where=at.shown, hint=f"rh ls {one}")
         try:
             with told_as(at.told()):
-                file = at.folder_above().open(at.location.name, "rb")
+                blob = at.whole  # whose record may tell its digest
+                file = blob.open("rb") if isinstance(blob, Blob) else at.folder_above().open(at.location.name, "rb")
         except (NotFoundError, InvalidError):
             if at.kind() == "tree":  # says if nothing is there
                 raise InvalidError("that is a directory", where=at.shown, hint=f"rh ls {one}") from None

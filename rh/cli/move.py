@@ -149,6 +149,7 @@ def _planned(source: str, target: str, options: Any, *, files: bool) -> tuple[An
     from rh import transfer
     from rh.cli.place import place_of, target_of
     from rh.errors import InvalidError
+    from rh.resources.blob import Blob
 
     start, end = place_of(source), target_of(target)
     if start.kind() == "file":
@@ -158,7 +159,8 @@ def _planned(source: str, target: str, options: Any, *, files: bool) -> tuple[An
             raise InvalidError("--include, --exclude and --delete are about directories", where=start.url)
         if end.tree or _is_directory(end):
             end = end / start.location.name
-        return transfer.plan_file(start.location, end.location, options), start.told(), end.told()
+        stored = start.whole.stored if isinstance(start.whole, Blob) else None
+        return transfer.plan_file(start.location, end.location, options, stored=stored), start.told(), end.told()
     made = transfer.plan_tree(start.location, end.location, options)
     return made, start.told(tree=True), end.told(tree=True)
 
@@ -214,13 +216,16 @@ def _transfer(source: str, target: str, given: Given, *, files: bool, as_json: b
 
 
 def verify(place: PlaceArgument, no_progress: NoProgress = False, json: AsJson = False) -> None:
-    """Read every byte again and compare it.
+    """Read every byte again and compare it: with a manifest, a version, or what is known of a saved blob or a table.
 
     Exits with 6 if something is not as it was, with 1 if nothing is known to compare with.
     """
     from rh import transfer
     from rh.cli.place import place_of
     from rh.progress import Silent
+    from rh.resources.blob import Blob
+    from rh.resources.table import Table
+    from rh.tables import index
 
     at = place_of(place)
     version = at.version()
@@ -228,8 +233,12 @@ def verify(place: PlaceArgument, no_progress: NoProgress = False, json: AsJson =
         found = version.check_version()
     elif at.location.system.startswith("tree://"):
         found = replace(at.folder(), pin=getattr(at.resource, "pin", None)).check_version()
+    elif isinstance(at.whole, Blob | Table):
+        found = at.whole.verify()
     elif at.kind() == "file":
         found = at.blob().verify()
+    elif at.whole is None and index.read(at.system()) is not None:
+        found = Table(location=at.location).verify()
     else:
         found = transfer.verify_tree(at.location, progress=Silent() if no_progress else None)
     if json:

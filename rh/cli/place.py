@@ -109,14 +109,17 @@ class Place:
         """The place as a blob."""
         return Blob(location=self.location)
 
+    @property
+    def whole(self) -> base.Located | None:
+        """What was saved, where the place is all of it (`rh://x`, `rh://x:v3`) and not something in it."""
+        return self.resource if self.location == self.root else None
+
     def version(self) -> Versioned | None:
         """The handle, where the place is a whole version (`rh://x:v3`)."""
         from rh.resources.versioned import Versioned
 
-        if self.location != self.root or not self.location.system.startswith("tree://"):
-            return None
-        found, _ = saved(self.text.removeprefix("rh://").rstrip("/"))
-        return found if isinstance(found, Versioned) else None
+        found = self.whole
+        return found if isinstance(found, Versioned) and found.version is not None else None
 
     def told(self, *, tree: bool = False) -> base.Located:
         """What a run is told of when this is read or written: what was saved, else the file (or directory) itself."""

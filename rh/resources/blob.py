@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, ClassVar, Self, Unpack
 
 from rh import digest as digests
+from rh.content.tree import Row
 from rh.errors import IntegrityError, InvalidError, NotFoundError, UnsupportedError
 from rh.registry.lineage import recording
 from rh.registry.names import Name
@@ -139,6 +140,12 @@ class Blob(Versioned):
         above = self.pin if self.version is None else None  # nothing is in what is a version of one file
         return places.at(location.parent, self.host, above), location.name
 
+    @property
+    def stored(self) -> Row | None:
+        """What the record tells of the bytes, for transfers."""
+        stamp = self.stamp
+        return None if stamp is None else Row(self.placed().name, stamp.size, "file", stamp.digest, stamp.etag)
+
     # Getting.
 
     @property
@@ -209,9 +216,7 @@ class Blob(Versioned):
 
         def known(entry: Entry) -> Expected | None:
             stamp = self.stamp
-            if stamp is None or not stamp.describes(entry) or digests.parse(stamp.digest)[1]:
-                return None
-            return Expected(stamp.digest)
+            return Expected(stamp.digest) if stamp is not None and stamp.describes(entry) else None
 
         return open_file(system, key, mode, encoding=encoding, errors=errors, newline=newline, expected=known)
 
@@ -286,7 +291,7 @@ class Blob(Versioned):
 
         self.check_reachable()
         path = copies.taken("blobs", self.url, location.name)
-        receipt = transfer.copy_file(location, Location("file", str(path)))
+        receipt = transfer.copy_file(location, Location("file", str(path)), stored=self.stored)
         copies.made(path, self.url, receipt.digest, receipt.bytes_moved)
         return path
 
@@ -361,7 +366,7 @@ class Blob(Versioned):
         if target == self.location:
             return self
         recording.read(self)
-        receipt = transfer.copy_file(self.placed(), target, chosen, **watch)
+        receipt = transfer.copy_file(self.placed(), target, chosen, stored=self.stored, **watch)
         moved = replace(self, location=target, host=places.portable(target), stamp=None, receipt=receipt, version=None)
         recording.wrote(moved)
         if receipt.digest is None:
@@ -382,7 +387,7 @@ class Blob(Versioned):
                 hint=UNWRITTEN,
             )
         chosen, _ = split_options(options)
-        return transfer.plan_file(self.placed(), self._target(system, path), chosen)
+        return transfer.plan_file(self.placed(), self._target(system, path), chosen, stored=self.stored)
 
     def _target(self, system: Place, path: str | os.PathLike[str] | None) -> Location:
         self.check_reachable()

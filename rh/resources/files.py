@@ -28,7 +28,7 @@ IN_MEMORY = 8 * MIB
 
 
 class Expected(NamedTuple):
-    """What a file's bytes ought to be: its digest, and the raw chunk digests of a chunked one."""
+    """What a file's bytes ought to be: its digest, and the raw chunk digests of a chunked one, if they are known."""
 
     digest: str
     chunks: bytes = b""
@@ -184,14 +184,18 @@ class _Check:
         self._digest, self._chunks, self._size, self._where = expected.digest, expected.chunks, size, where
         chunk = digests.parse(expected.digest)[1]
         self._chunk = chunk or max(size, 1)
+        self._found: bytearray | None = bytearray() if chunk and not self._chunks else None
         count = -(-size // self._chunk)
-        if chunk and (len(self._chunks) != 32 * count or digests.combine(self._chunks, chunk).text != self._digest):
+        whole = digests.combine(self._chunks, chunk).text if self._chunks else self._digest
+        if len(self._chunks) not in (0, 32 * count) or whole != self._digest:
             raise IntegrityError("the chunk digests are not those of the file's digest", where=where)
         self._here = 0
         self._state = hashlib.sha256()
 
     def span(self, at: int) -> tuple[int, int]:
         """The range to read so that the byte at `at` can be checked."""
+        if self._found is not None:
+            return 0, self._size
         start = at // self._chunk * self._chunk
         return start, min(start + self._chunk, self._size)
 
@@ -212,6 +216,9 @@ class _Check:
 
     def _compare(self) -> None:
         number = (self._here - 1) // self._chunk
+        if self._found is not None:
+            self._gather(number)
+            return
         if self._chunks:
             expected = self._chunks[32 * number : 32 * number + 32].hex()
         else:
@@ -220,6 +227,20 @@ class _Check:
         self._state = hashlib.sha256()
         if got != expected:
             raise IntegrityError("the bytes are not what was stored", where=self._where, expected=expected, got=got)
+
+    def _gather(self, number: int) -> None:
+        """Without the digests of chunks, they are compared at the end, if all came by."""
+        found = self._state.digest()
+        self._state = hashlib.sha256()
+        if self._found is None or len(self._found) != 32 * number:
+            return
+        self._found += found
+        if self._here == self._size:
+            got = digests.combine(bytes(self._found), self._chunk).text
+            if got != self._digest:
+                raise IntegrityError(
+                    "the bytes are not what was stored", where=self._where, expected=self._digest, got=got
+                )
 
 
 class Writer(io.BufferedIOBase):

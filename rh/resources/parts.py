@@ -9,6 +9,7 @@ _BETWEEN_PARTS = frozenset(
         "at_version", "begun", "check_live", "check_reachable", "check_version", "committed", "committed_version",
         "condition", "described", "document", "extra", "facts", "files", "handle", "made", "of_document", "parent",
         "pinned", "placed", "ready", "series_of", "snapshot", "stamp",
+        "stored",
     }
 )  # fmt: skip
 """Methods and fields that are public among the modules of the library, and no part of the API."""

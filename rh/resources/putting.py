@@ -19,6 +19,7 @@ from rh.systems.base import Bytes, System
 from rh.types import ABSENT, ANY, Location
 
 if TYPE_CHECKING:
+    from rh.content.tree import Row
     from rh.resources.folder import Folder
 
 __all__ = ["put"]
@@ -38,6 +39,7 @@ class _Item(NamedTuple):
     data: Bytes | io.IOBase | None = None
     source: Location | None = None
     tree: bool = False
+    stored: Row | None = None
 
 
 def put(folder: Folder, contents: Mapping[str, Any], *, overwrite: bool) -> None:
@@ -87,7 +89,7 @@ def _item(key: str, value: Any) -> _Item:
     if isinstance(value, Located):
         value.check_reachable()
         recording.read(value)
-        item = _Item(plain, source=value.placed())
+        item = _Item(plain, source=value.placed(), stored=value.stored if isinstance(value, Blob) else None)
     elif isinstance(value, bytes | bytearray | memoryview):
         item = _Item(plain, value)
     elif isinstance(value, os.PathLike):
@@ -214,7 +216,7 @@ def _store(folder: Folder, system: System, item: _Item, *, overwrite: bool, writ
         if item.tree:
             transfer.copy_tree(item.source, target, options)
         else:
-            transfer.copy_file(item.source, target, options)
+            transfer.copy_file(item.source, target, options, stored=item.stored)
             written.append(item.key)
         return
     stream = item.data if isinstance(item.data, bytes | bytearray | memoryview) else _pieces(item.data)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 
+from rh.content.tree import Row
 from rh.progress import Progress, default
 from rh.systems import open_system
 from rh.systems.base import System
@@ -48,9 +49,10 @@ def plan_tree(source: Location, target: Location, options: Options = _DEFAULT) -
     return _plan.plan_tree(open_system(source), open_system(target), options)
 
 
-def plan_file(source: Location, target: Location, options: Options = _DEFAULT) -> Plan:
+def plan_file(source: Location, target: Location, options: Options = _DEFAULT, *, stored: Row | None = None) -> Plan:
     """What `copy_file` would do; nothing is changed."""
-    return _plan.plan_file(open_system(source.parent), source.name, open_system(target.parent), target.name, options)
+    start, end = open_system(source.parent), open_system(target.parent)
+    return _plan.plan_file(start, source.name, end, target.name, options, stored)
 
 
 def execute(plan: Plan, *, progress: Progress | None = None, cancel: threading.Event | None = None) -> Receipt:
@@ -83,11 +85,15 @@ def copy_file(
     target: Location,
     options: Options = _DEFAULT,
     *,
+    stored: Row | None = None,
     progress: Progress | None = None,
     cancel: threading.Event | None = None,
 ) -> Receipt:
-    """Copy one file to another place (both locations name the file itself)."""
-    return execute(plan_file(source, target, options), progress=progress, cancel=cancel)
+    """Copy one file to another place (both locations name the file itself).
+
+    `stored` tells what was written there: while the etag is the same, other bytes do not arrive.
+    """
+    return execute(plan_file(source, target, options, stored=stored), progress=progress, cancel=cancel)
 
 
 def verify_tree(location: Location, *, progress: Progress | None = None) -> Verification:

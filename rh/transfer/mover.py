@@ -206,9 +206,9 @@ def verified(mover: Mover, step: Step, data: Bytes, digest: Digest | None = None
 
 
 def expect(step: Step, got: str, where: str) -> None:
-    """Compare the digest of what arrived with what the source's manifest says."""
+    """Compare the digest of what arrived with what is known of the source: by its manifest, or whoever stored it."""
     if step.digest is not None and step.digest != got:
-        raise IntegrityError("the bytes are not those of the manifest", where=where, expected=step.digest, got=got)
+        raise IntegrityError("the bytes are not what was stored", where=where, expected=step.digest, got=got)
 
 
 def changed(where: str) -> ConflictError:

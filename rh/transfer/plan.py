@@ -17,7 +17,7 @@ from typing import Any, cast
 from rh.content import names, patterns
 from rh.content.cache import DigestCache
 from rh.content.manifest import DamagedManifestError
-from rh.content.tree import key_bytes
+from rh.content.tree import Row, key_bytes
 from rh.errors import ExistsError, InvalidError, NameClashError, NotFoundError, UnsupportedError
 from rh.observe import log
 from rh.spool import Spool
@@ -376,15 +376,17 @@ def _ignore_lines(source: System) -> list[str]:
         return []
 
 
-def plan_file(source: System, key: str, target: System, target_key: str, options: Options) -> Plan:
-    """Plan the copy of one file (a link is followed) to one key."""
+def plan_file(
+    source: System, key: str, target: System, target_key: str, options: Options, stored: Row | None = None
+) -> Plan:
+    """Plan the copy of one file (a link is followed) to one key; `stored` tells what was written at the source."""
     if not target.writable:
         raise unwritable(target, target_key)
     if source.location == target.location and key == target_key:
         raise InvalidError("source and target are the same place", where=target.url(target_key))
     plan = Plan(source, target, options)
     plan.file = target_key
-    known = _known(source, _followed(source, source.head(key)))
+    known = _known(source, _followed(source, source.head(key)), stored)
     if not is_data(source, known.entry):
         raise UnsupportedError("a pipe, socket or device is no data", where=source.url(key))
     names.Checker(target.kind).check(target_key)
@@ -415,7 +417,9 @@ def _followed(source: System, entry: Entry) -> Entry:
     return entry
 
 
-def _known(system: System, entry: Entry) -> Known:
-    """A single entry and what the cache knows of it."""
-    row = DigestCache(system).get(entry.key, entry.etag)
+def _known(system: System, entry: Entry, stored: Row | None = None) -> Known:
+    """A single entry and what is known of it: by whoever stored it, if it is still that, else by the cache."""
+    row = stored
+    if stored is None or stored.etag is None or (stored.etag, stored.size) != (entry.etag, entry.size):
+        row = DigestCache(system).get(entry.key, entry.etag)
     return Known(entry, row.digest if row else None, row.chunks if row else b"", entry.executable)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+import rh as library
 
 
 @pytest.mark.parametrize("place", ["dst", "memory://cli/dst", "s3"])
@@ -228,6 +231,43 @@ def test_verify_finds_rot_and_says_when_nothing_is_known(rh, tree, tmp_path):
     found = rh("verify", "dst", "--json", expect=6).json
     assert found["ok"] is False
     assert "z.bin" in [*found["corrupt"], *found["modified"]]
+
+
+def test_a_saved_blob_is_compared_with_its_record(rh, tmp_path):
+    """verify, cat and cp go by what was stored under the name, for as long as nobody wrote the file anew."""
+    blob = library.blob(b"hello\n", name="one", path=tmp_path / "one.txt").save()
+    assert rh("verify", "rh://one").out.startswith(f"file://{tmp_path}/one.txt: 1 files read, all as")
+    assert rh("cat", "rh://one").out == "hello\n"
+    rh("cp", "rh://one", "copy.txt")
+    wrong = library.blob(b"other\n").digest()
+    replace(blob, stamp=replace(blob.stamp, digest=wrong)).save()  # as if the file had been damaged
+    assert rh("verify", "rh://one", "--json", expect=6).json["corrupt"] == ["one.txt"]
+    assert rh("cat", "rh://one", "--json", expect=6).error["kind"] == "integrity"
+    assert rh("cp", "rh://one", "again.txt", expect=6).out == ""
+    assert not (tmp_path / "again.txt").exists()
+    assert rh("cat", "one.txt").out == "hello\n"
+    (tmp_path / "one.txt").write_bytes(b"changed\n")
+    assert rh("verify", "rh://one", "--json", expect=6).json["modified"] == ["one.txt"]
+    assert rh("cat", "rh://one").out == "changed\n"
+
+
+def test_a_table_is_compared_with_its_index(rh, tmp_path):
+    library.table({"x": [1, 2]}, name="rows", path=tmp_path / "rows").save()
+    (part,) = (tmp_path / "rows").glob("*.parquet")
+    for place in ("rh://rows", "rows", "rows/"):
+        assert rh("verify", place, "--json").json["against"] == "table"
+    data = bytearray(part.read_bytes())
+    data[9] ^= 1
+    part.write_bytes(data)
+    for place in ("rh://rows", "rows", "rows/"):
+        found = rh("verify", place, "--json", expect=6).json
+        assert [*found["corrupt"], *found["modified"]] == [part.name]
+    part.unlink()
+    assert rh("verify", "rh://rows", "--json", expect=6).json["missing"] == [part.name]
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "a.csv").write_text("x\n1\n")
+    rh("save", "theirs", "theirs")
+    assert "no manifest" in rh("verify", "theirs", expect=1).out
 
 
 @pytest.mark.parametrize(("text", "code"), [("10M", 0), ("1.5GiB", 0), ("10MB/s", 0), ("fast", 2), ("-1", 2)])

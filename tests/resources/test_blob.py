@@ -5,6 +5,7 @@ import os
 import pickle
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy
@@ -14,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import rh
+from rh import digest as digests
 from rh import errors
 from rh.registry import local
 from rh.resources import codecs
@@ -297,6 +299,27 @@ def test_damage_is_noticed_and_a_change_is_not_called_damage():
     rh.blob(b"new", path="memory://s/b").write()
     assert blob.read() == b"new"
     assert blob.verify().modified == ("b",)
+
+
+@pytest.mark.parametrize("size", [3, digests.CHUNK + 1])
+def test_damaged_bytes_go_nowhere(folder, here, size):
+    """Read, streamed, copied, put elsewhere, kept here: what is not what was stored is an error, and leaves no copy."""
+    blob = rh.blob(bytes(size), name="rotten", path=(folder / "rotten").url).save()
+    wrong = digests.of_bytes(b"\1" + bytes(size - 1)).text
+    rotten = replace(blob, stamp=replace(blob.stamp, digest=wrong)).save()  # as if a bit had flipped since
+    assert rotten.verify().corrupt == ("rotten",)
+    ways = [
+        rotten.read,
+        lambda: rotten.open().read(),
+        lambda: list(rotten.stream()),
+        lambda: rotten.to(path=(here / "copy").url),
+        lambda: here.put({"put": rotten}),
+    ]
+    for way in ways if folder.system == "file" else [*ways, rotten.local]:
+        with pytest.raises((errors.IntegrityError, errors.TransferError), match=r"not (what was s|those)"):
+            way()
+    assert here.ls() == []
+    assert blob.to(path=(here / "copy").url).read() == blob.open().read() == bytes(size)
 
 
 def test_it_is_a_value(tmp_path):
