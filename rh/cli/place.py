@@ -14,6 +14,7 @@ from rh.resources.folder import Folder
 from rh.systems import HOSTS
 from rh.systems.base import System
 from rh.types import Entry, Location
+from rh.versions.lost import GoneError
 
 if TYPE_CHECKING:
     from rh.resources.versioned import Versioned
@@ -70,13 +71,19 @@ class Place:
         return settings_of(self.location.system)["kind"] in BUCKETS
 
     def entry(self) -> Entry | None:
-        """The file (or link) that is here, or `None`."""
+        """The file (or link) that is here, or `None`.
+
+        Raises:
+            GoneError: the version that it would be in is no longer there.
+        """
         above = None if self.tree else self.above()
         if above is None:
             return None
         system, key = above
         try:
             return system.head(key)
+        except GoneError:
+            raise
         except NotFoundError:
             return None
         except InvalidError:
@@ -89,8 +96,9 @@ class Place:
         folder = self.folder()
         if folder.exists_in_system():
             return "tree"
-        if self._in_a_bucket() or self.above() is None:
-            next(iter(self.system().list(depth=1)), None)  # raises if there is not even a bucket
+        in_a_version = self.tree and self.location.system.startswith("tree://")
+        if self._in_a_bucket() or self.above() is None or in_a_version:
+            next(iter(self.system().list(depth=1)), None)  # raises if there is not even a bucket, or such a version
             if self.above() is None:
                 return "tree"
         raise NotFoundError("nothing is there", where=self.shown, hint=_hint(self))

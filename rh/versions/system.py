@@ -223,6 +223,9 @@ class TreeSystem(System):
             yield
         except LostError as error:
             raise self._told(error) from error
+        except GoneError as error:
+            self._with_name(error)
+            raise
         except (IntegrityError, ConflictError) as error:
             self._is_renewed()  # so that the next call finds what is there by then
             self._with_name(error)
@@ -230,8 +233,12 @@ class TreeSystem(System):
 
     def _with_name(self, error: RhError) -> RhError:
         """The error, whose fix names the version where its name is known."""
-        if self.called is not None and error.hint is not None and error.hint.startswith(REPAIR):
-            error.hint = error.hint.replace("NAME", self.called.removeprefix("rh://"), 1)
+        if self.called is not None and error.hint is not None:
+            name = self.called.removeprefix("rh://")
+            if isinstance(error, GoneError):
+                error.hint = error.hint.replace("NAME", name.rpartition(":")[0], 1)
+            elif error.hint.startswith(REPAIR):
+                error.hint = error.hint.replace("NAME", name, 1)
         return error
 
     def _is_renewed(self) -> bool:
@@ -246,7 +253,7 @@ class TreeSystem(System):
     def _told(self, error: LostError) -> RhError:
         self._is_renewed()  # so that the next call finds what is there by then
         found = no_marker(self.store, self.digest)
-        return found if isinstance(found, GoneError) else self._with_name(error)
+        return self._with_name(found if isinstance(found, GoneError) else error)
 
     def _find(self, key: str, *, through: bool) -> Child:
         """The file or link under a key."""

@@ -230,6 +230,27 @@ def test_a_handle_on_a_version_that_was_dropped(cats: Folder, read: str, *, kept
     assert code_of(caught.value) == 3
 
 
+def test_the_command_says_what_is_gone(cats: Folder, tmp_path: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    """What reads a version that is no longer there, or a part of it, tells that and where to look, and exits with 3."""
+    from rh.cli import main
+
+    one = rh.blob(b"1", name="one", path=f"{cats.url}/one.bin").save()
+    assert {cats.commit().store, one.commit().store} == {place_of(cats.location)}
+    for kind in ("trees", "refs"):
+        lose(cats, kind)
+    for words in (
+        *((verb, place) for verb in ("ls", "du", "info", "cp") for place in ("cats:v1", "cats:v1/d/", "cats:v1/a.txt")),
+        *((verb, "one:v1") for verb in ("cat", "ls", "info", "cp")),
+        ("cat", "cats:v1/a.txt"),
+        ("cat", "cats:v1/d/b.txt"),
+    ):
+        target = [str(tmp_path / "copy")] if words[0] == "cp" else []
+        assert main([words[0], f"rh://{words[1]}", *target]) == 3, words
+        told = capfd.readouterr().err
+        assert "no longer there" in told, words
+        assert f"fix: rh version ls ~/{words[1].partition(':')[0]} lists" in told, words
+
+
 def test_the_command_says_what_is_lost(cats: Folder, capfd: pytest.CaptureFixture[str]) -> None:
     """`ls`, `cat`, `du`, `find` and `cp` of a lost version exit with 6; of a file that never was, with 3."""
     from rh.cli import main
