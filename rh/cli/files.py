@@ -12,7 +12,7 @@ from rh.cli.complete import complete_place
 from rh.cli.options import AsJson, PlaceArgument, Yes, ask, size_of, span_of
 
 if TYPE_CHECKING:
-    from rh.resources.versioned import Versioned
+    from rh.resources.base import Located
 
 __all__ = ["cat", "info", "put", "rm", "sweep"]
 
@@ -199,7 +199,7 @@ def info(
     from rh.resources.versioned import DRAFTED
 
     at = place_of(place)
-    facts: dict[str, Any] = {"place": at.url, **_record(at.name, at.version())}
+    facts: dict[str, Any] = {"place": at.url, **_record(at.resource)}
     entry = at.entry()
     if entry is not None:
         facts |= document(entry)
@@ -226,14 +226,12 @@ def info(
     show.table([[key, str(value)] for key, value in facts.items() if key != "key"])
 
 
-def _record(name: str | None, pinned: Versioned | None) -> dict[str, Any]:
-    if name is None:
+def _record(resource: Located | None) -> dict[str, Any]:
+    """What is known of what was saved: of the version, if the place is one or in one."""
+    if resource is None:
         return {}
-    from rh.resources import base
-
-    resource = base.load(name, dryrun=True)
     known: dict[str, Any] = {"name": resource.name, "resource": resource.kind, "revision": resource.revision}
-    return known | ({"metadata": dict(resource.metadata)} if resource.metadata else {}) | _version(pinned or resource)
+    return known | ({"metadata": dict(resource.metadata)} if resource.metadata else {}) | _version(resource)
 
 
 def _version(resource: Any) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def test_a_version_that_only_this_machine_has_is_told_once(rh, tree, monkeypatch
 
 
 def test_reading_a_version(rh, mine):
-    """ls, cat, cp, du, find and verify take rh://NAME:VERSION/path."""
+    """ls, cat, cp, du, find, info and verify take rh://NAME:VERSION/path."""
     assert rh("ls", "rh://mine:v1").out == "a.txt\nempty/\nsub/\nz.bin\n"
     assert rh("ls", "rh://mine:production/sub").out == "run.sh\n"
     assert rh("cat", "rh://mine:v1/a.txt").out == "hello\n"
@@ -112,6 +112,11 @@ def test_reading_a_version(rh, mine):
     assert rh("cat", "old/a.txt").out == "hello\n"
     rh("cp", "rh://mine:v1/a.txt", "one.txt")
     assert rh("cat", "one.txt").out == "hello\n"
+    for place in ("rh://mine:v1", "rh://mine:v1/a.txt", "rh://mine:v1/sub/", "rh://mine:v1/sub"):
+        told = rh("info", place, "--json").json
+        assert (told["version"], "latest" in told, told["drafted"]) == ("v1", False, False)
+        assert (told["name"], told["resource"], told["revision"]) == ("~/mine", "folder", 1)
+    assert rh("info", "rh://mine/a.txt", "--json").json["latest"] == "v2"
     assert rh("verify", "rh://mine:v1", "--json", expect=None).json["files"] == 3
     digest = rh("version", "show", "mine:v1", "--json").json["digest"]
     assert rh("ls", f"rh://mine@{digest[:20]}").out.startswith("a.txt")
