@@ -335,11 +335,7 @@ class Table(Rows):
         return table_files.plan(self, system, path, options)
 
     def restore(self, which: str) -> Table:
-        """Make what is live what it was in a version. Versions stay, and so does what lies beside the table's files.
-
-        Raises:
-            ExistsError: it is of files that others wrote, and what lies beside them would be taken for rows.
-        """
+        """As for folders; what lies beside the table's files stays, and is an `ExistsError` if it would become rows."""
         from rh.resources import table_files
 
         self.check_live()
