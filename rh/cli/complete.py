@@ -26,11 +26,12 @@ __all__ = [
 
 def complete_place(incomplete: str) -> Sequence[str]:
     """Places that begin so."""
-    return [*_paths(incomplete), *_systems(incomplete), *(f"rh://{name}" for name in _names(_bare(incomplete)))]
+    found = [*_paths(incomplete), *_systems(incomplete), *(f"rh://{name}" for name in _names(_bare(incomplete)))]
+    return found or [f"rh://{name}" for name in _names(incomplete)]
 
 
 def complete_name(incomplete: str) -> Sequence[str]:
-    """Saved names that begin so."""
+    """Saved names that begin so, those of this machine without `~/`, which the shell would make a path of."""
     return _names(incomplete)
 
 
@@ -130,9 +131,11 @@ def _names(incomplete: str) -> list[str]:
     from rh.resources import records
 
     try:
-        return [name for name in records.list_names("/") if name.startswith(incomplete)]
+        known = records.list_names("/")
     except RhError:
         return []  # completion has nowhere to complain
+    short = known if incomplete.startswith("~") else [name.removeprefix("~/") for name in known]
+    return [name for name in short if name.startswith(incomplete)]
 
 
 def _systems(incomplete: str) -> list[str]:

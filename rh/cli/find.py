@@ -10,7 +10,7 @@ import typer
 
 from rh.cli import listing, show
 from rh.cli.complete import complete_name, complete_place, one_of
-from rh.cli.options import AsJson, size_of, span_of
+from rh.cli.options import AsJson, prefix_meant, size_of, span_of
 from rh.errors import InvalidError, NotFoundError
 from rh.types import Entry
 
@@ -41,7 +41,10 @@ def find(
     ] = None,
     name: Annotated[str | None, typer.Option(metavar="PATTERN", help="Saved under such a name: '/org/*'.")] = None,
     prefix: Annotated[
-        str, typer.Option(metavar="PREFIX", autocompletion=complete_name, help="Saved below ~, @ or /org/team.")
+        str,
+        typer.Option(
+            metavar="PREFIX", autocompletion=complete_name, callback=prefix_meant, help="Saved below ~, @ or /org/team."
+        ),
     ] = "/",
     produced_by: Annotated[str | None, typer.Option(metavar="RUN", help="Versions that this run made.")] = None,
     created_after: Annotated[str | None, typer.Option(metavar="DATE", help="Saved later: 2026-11-21.")] = None,

@@ -9,6 +9,7 @@ import typer
 
 from rh.cli import show
 from rh.cli.complete import complete_name, one_of
+from rh.cli.options import saved_below_home
 
 __all__ = ["lineage"]
 
@@ -54,6 +55,7 @@ def lineage(
     from rh.errors import ExistsError, InvalidError, NotFoundError
     from rh.resources.runs.tracing import lineage as trace
 
+    name, other = saved_below_home(name) or name, other and (saved_below_home(other) or other)
     wanted = "json" if json else format
     if wanted not in FORMATS:
         raise InvalidError(

@@ -10,7 +10,7 @@ import typer
 
 from rh.cli import show
 from rh.cli.complete import complete_place, complete_system, one_of
-from rh.cli.options import AsJson, Exclude, Include, NoProgress, PlaceArgument, SavedName, Yes, ask, size_of
+from rh.cli.options import AsJson, Exclude, Include, NoProgress, PlaceArgument, SavedName, Yes, ask, name_meant, size_of
 from rh.cli.versions import Aliases, Message, VersionName, newest_of, tell_made, versioned
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def _to_adopt(name: str, place: str | None) -> Folder:
 
 
 def create_dataset(
-    name: Annotated[str, typer.Argument(metavar="NAME", show_default=False)],
+    name: Annotated[str, typer.Argument(metavar="NAME", callback=name_meant, show_default=False)],
     directory: PlaceArgument,
     exclude: Exclude = None,
     org: Annotated[str | None, typer.Option(metavar="ORG", help="Whose name it is: /ORG/NAME.")] = None,

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rh.cli import show
-from rh.cli.complete import complete_name
 from rh.cli.options import AsJson, PlaceArgument
+from rh.cli.versions import VersionName
 
 if TYPE_CHECKING:
     from rh.resources.base import Resource
@@ -25,13 +25,12 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Name = Annotated[str, typer.Argument(metavar="NAME[:VERSION]", autocompletion=complete_name, show_default=False)]
 Path = Annotated[str | None, typer.Argument(metavar="[PATH]", help="A file in the folder.", show_default=False)]
 Tags = Annotated[list[str] | None, typer.Option("--tag", "-t", metavar="WORD", help="A tag; repeatable.")]
 
 
 @app.command()
-def get(name: Name, path: Path = None, json: AsJson = False) -> None:
+def get(name: VersionName, path: Path = None, json: AsJson = False) -> None:
     """Show tags and properties."""
     resource = _loaded(name)
     found = resource.annotations(path)
@@ -43,7 +42,7 @@ def get(name: Name, path: Path = None, json: AsJson = False) -> None:
 
 @app.command("set")
 def set_some(
-    name: Name,
+    name: VersionName,
     words: Annotated[
         list[str] | None,
         typer.Argument(metavar="[PATH] PROPERTY=VALUE…", help="A value is JSON, or else text.", show_default=False),
@@ -66,7 +65,7 @@ def set_some(
 
 @app.command()
 def rm(
-    name: Name,
+    name: VersionName,
     words: Annotated[
         list[str] | None, typer.Argument(metavar="PROPERTY…", help="Names of properties.", show_default=False)
     ] = None,
@@ -83,7 +82,7 @@ def rm(
 
 
 @app.command("import")
-def import_all(name: Name, place: PlaceArgument, json: AsJson = False) -> None:
+def import_all(name: VersionName, place: PlaceArgument, json: AsJson = False) -> None:
     """Set the properties of many files from a table at PLACE: CSV, JSON lines, Parquet or Arrow.
 
     Its column `file` has the paths, and `tags`, if it is there, lists of words. An empty cell says nothing.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rh.cli import show
-from rh.cli.options import AsJson, NamePrefix, PlaceArgument, SavedName
+from rh.cli.options import AsJson, NamePrefix, PlaceArgument, SavedName, name_meant
 from rh.errors import ExistsError, InvalidError, NotFoundError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["forget", "history", "rename", "resources", "save", "told"]
 
-NewName = Annotated[str, typer.Argument(metavar="NEW", show_default=False)]
+NewName = Annotated[str, typer.Argument(metavar="NEW", callback=name_meant, show_default=False)]
 
 
 def save(

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Sequence
 from typing import Annotated
 
 import typer
+from typer import Context
 
 from rh.cli import show
 from rh.cli.complete import complete_name, complete_place
-from rh.errors import InvalidError
+from rh.errors import InvalidError, RhError
 
 __all__ = [
     "AsJson",
@@ -23,9 +25,67 @@ __all__ = [
     "SavedName",
     "Yes",
     "ask",
+    "name_meant",
+    "prefix_meant",
+    "saved_below_home",
     "size_of",
     "span_of",
+    "tilde",
 ]
+
+
+def tilde(text: str) -> str | None:
+    """`~/x` for a path below the home directory, which is what a shell makes of it; `None` for all else."""
+    home = os.path.expanduser("~").rstrip("/")
+    return "~" + text[len(home) :] if home and (text + "/").startswith(home + "/") else None
+
+
+def saved_below_home(text: str) -> str | None:
+    """The name `~/x` that a path below the home directory was typed as, if it is saved."""
+    from rh.resources import base
+
+    back = tilde(text)
+    try:
+        return back if back is not None and base.exists(back) else None
+    except InvalidError:
+        return None
+
+
+def name_meant(context: Context, name: str | None) -> str | None:
+    """The name that was typed: the shell makes `/home/ada/x` of `~/x`. Where `/home/ada` owns names it may be one."""
+    from rh.resources import base
+
+    back = None if name is None else tilde(name)
+    if name is None or back is None:
+        return name
+    try:
+        if not _owns_names(name.removesuffix(back[1:])):
+            return back
+        return name if base.exists(name) or not base.exists(back) else back
+    except InvalidError:
+        return back
+    except RhError:
+        if context.resilient_parsing:
+            return name  # completion has nowhere to complain
+        raise
+
+
+def prefix_meant(context: Context, prefix: str | None) -> str | None:
+    """The same for what names begin with: `~` and what is below it."""
+    back = None if prefix is None else tilde(prefix)
+    if prefix is None or back is None or context.resilient_parsing:
+        return prefix
+    return prefix if _owns_names(prefix) else back
+
+
+def _owns_names(prefix: str) -> bool:
+    from rh.resources import records
+
+    try:
+        return next(records.list_records(prefix), None) is not None
+    except InvalidError:
+        return False
+
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 NoProgress = Annotated[bool, typer.Option("--no-progress", help="Show no progress bar.")]
@@ -38,8 +98,13 @@ Exclude = Annotated[
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 PlaceArgument = Annotated[str, typer.Argument(metavar="PLACE", autocompletion=complete_place, show_default=False)]
-SavedName = Annotated[str, typer.Argument(metavar="NAME", autocompletion=complete_name, show_default=False)]
-NamePrefix = Annotated[str | None, typer.Argument(metavar="PREFIX", autocompletion=complete_name, show_default=False)]
+SavedName = Annotated[
+    str, typer.Argument(metavar="NAME", autocompletion=complete_name, callback=name_meant, show_default=False)
+]
+NamePrefix = Annotated[
+    str | None,
+    typer.Argument(metavar="PREFIX", autocompletion=complete_name, callback=prefix_meant, show_default=False),
+]
 
 _SHOWN = 20
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]?)(i?b)?(?:/s)?", re.IGNORECASE)

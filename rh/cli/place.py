@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from rh import config
+from rh.cli.options import saved_below_home
 from rh.errors import InvalidError, NotFoundError, RhError
 from rh.resources import base, places, places_saved, records
 from rh.resources.blob import Blob
@@ -173,9 +174,11 @@ def saved(words: str) -> tuple[base.Resource, str]:
 def _hint(place: Place) -> str | None:
     """What a word may have meant that names no file here: something saved, or a system."""
     text = place.text
-    if "://" in text or "/" in text or place.name is not None:
-        return None
     try:
+        if (typed := saved_below_home(text)) is not None:
+            return f"the shell made a path of {typed}; what is saved under that name is rh://{typed}"
+        if "://" in text or "/" in text or place.name is not None:
+            return None
         if base.exists(text):
             return f"a {'version' if ':' in text else 'resource'} has that name: rh://{text}"
         name = config.ALIASES.get(text, text)

@@ -9,7 +9,7 @@ import typer
 from rh.cli import exit as codes
 from rh.cli import show
 from rh.cli.complete import complete_name, complete_version
-from rh.cli.options import AsJson, PlaceArgument, SavedName, span_of
+from rh.cli.options import AsJson, PlaceArgument, SavedName, name_meant, span_of
 
 if TYPE_CHECKING:
     from rh.resources.versioned import Versioned
@@ -32,7 +32,10 @@ alias_app = typer.Typer(
     rich_markup_mode=None,
 )
 
-VersionName = Annotated[str, typer.Argument(metavar="NAME[:VERSION]", autocompletion=complete_name, show_default=False)]
+VersionName = Annotated[
+    str,
+    typer.Argument(metavar="NAME[:VERSION]", autocompletion=complete_name, callback=name_meant, show_default=False),
+]
 Message = Annotated[str, typer.Option("--message", "-m", metavar="TEXT", help="What changed.")]
 Aliases = Annotated[
     list[str] | None, typer.Option("--alias", "-a", help="Move this alias onto the version; repeatable.")

@@ -33,6 +33,38 @@ def test_the_names_themselves_are_listed(rh, tree):
     assert "rh resources" in rh("du", "rh://", "--json", expect=2).error["hint"]
 
 
+def test_what_the_shell_makes_of_a_tilde_is_taken_back(rh, tree, monkeypatch, tmp_path):
+    """`~/mine` arrives as `/home/ada/mine`, which is a name only if one is saved so."""
+    home = tmp_path / "home" / "ada"
+    home.mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("RH_HOME", str(tmp_path / "rh-home"))
+    assert rh("save", home / "team/mine", "src", "--json").json["name"] == "~/team/mine"
+    rh("commit", home / "team/mine", "--alias", "good")
+    assert rh("version", "ls", home / "team/mine", "--json").json["version"] == "v1"
+    assert rh("version", "show", f"{home}/team/mine:good", "--json").json["version"] == "v1"
+    assert rh("rename", home / "team/mine", home / "mine", "--json").json["name"] == "~/mine"
+    assert len(rh("history", home / "mine", "--json").lines) == 2
+    rh("restore", "--yes", f"{home}/mine:v1")
+    rh("meta", "set", home / "mine", "stage=raw")
+    assert "stage" in rh("meta", "get", f"{home}/mine").out
+    assert rh("resources", home).out == rh("resources", "~").out == "~/mine\n"
+    assert rh("find", "--prefix", home, "--json").lines
+    assert rh("lineage", home / "mine").out
+    for command in ("info", "ls"):
+        assert "rh://~/mine" in rh(command, home / "mine", "--json", expect=3).error["hint"]
+    assert "called ~/mina; did you mean ~/mine" in rh("commit", home / "mina", "--json", expect=3).error["message"]
+    assert rh("forget", home / "mine", "--json").json == {"forgotten": "~/mine"}
+
+
+def test_a_whole_name_that_begins_like_the_home_directory_stays_one(rh, tree, monkeypatch):
+    rh("save", "/org/mine", "src")
+    rh("save", "mine", "src/sub")
+    monkeypatch.setenv("HOME", "/org")
+    assert rh("rename", "/org/mine", "/org/theirs", "--json").json["name"] == "/org/theirs"
+    assert rh("resources", "/org").out == "/org/theirs\n"
+
+
 def test_the_longest_name_wins(rh, tree):
     rh("save", "data", "src")
     rh("save", "data/sub", "src/empty")
@@ -95,9 +127,11 @@ def test_completion(rh, tree, program):
     assert complete_place("src/") == ["src/a.txt", "src/empty/", "src/sub/", "src/z.bin"]
     assert complete_place("la") == ["lab:/"]
     assert complete_place("s3") == ["s3://"]
-    assert complete_place("rh://") == ["rh://~/mine"]
+    assert complete_place("rh://") == complete_place("rh://m") == complete_place("rh") == ["rh://mine"]
+    assert complete_place("rh://~/m") == ["rh://~/mine"]
+    assert complete_place("mi") == ["rh://mine"]
     assert complete_name("~/m") == ["~/mine"]
-    assert complete_place("rh") == ["rh://~/mine"]
+    assert complete_name("mi") == complete_name("") == ["mine"]
     words = {**os.environ, "_RH_COMPLETE": "complete_bash", "COMP_WORDS": "rh ls sr", "COMP_CWORD": "2"}
     assert program(env=words, expect=None).stdout.decode().split() == ["src/"]
     words = {**os.environ, "_RH_COMPLETE": "complete_bash", "COMP_WORDS": "rh res", "COMP_CWORD": "1"}
