@@ -157,6 +157,11 @@ class Plan:
         yield from self._steps
 
     @property
+    def title(self) -> str:
+        """From where to where, for people."""
+        return f"{self.source.url(self.source_key)} → {self.target.url(self.file or '')}"
+
+    @property
     def described(self) -> bool:
         """Whether the target is to have a manifest."""
         return self.file is None and self.options.manifest
@@ -182,7 +187,7 @@ class Plan:
 
     def __str__(self) -> str:
         lines = [
-            f"{self.source.url(self.source_key)} → {self.target.url(self.file or '')}",
+            self.title,
             f"  route   {self.route} ({self.way.value})",
             f"  files   {self.files:,}, {human(self.bytes_total)}",
             f"  move    {self.moves:,}, {human(self.bytes_to_move)}"

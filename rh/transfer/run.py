@@ -47,7 +47,7 @@ def run(plan: Plan, *, progress: Progress, cancel: threading.Event | None = None
     only = None if plan.file is None else (plan.source_key, plan.file)
     mover = Mover.new(plan.source, plan.target, plan.options, progress, cancel, only)
     complete = False
-    progress.start(f"{plan.source.url()} → {plan.target.url()}")
+    progress.start(plan.title)
     progress.total(plan.moves, plan.bytes_to_move)
     kept: dict[str, Step] = {}
     try:
