@@ -84,6 +84,8 @@ class NotFoundError(RhError, FileNotFoundError):
     """Nothing is there: a key, a bucket, a name, an alias."""
 
     kind = "not_found"
+    looked = False
+    """Whether what lies beside it was looked at, for a hint."""
 
 
 class ExistsError(RhError, FileExistsError):

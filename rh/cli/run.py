@@ -17,7 +17,7 @@ from typing import Any
 
 from rh.cli import exit as codes
 from rh.cli import show
-from rh.errors import RhError, TransferError
+from rh.errors import NotFoundError, RhError, TransferError
 from rh.observe import log
 
 __all__ = ["cancel", "run"]
@@ -54,6 +54,7 @@ def run(words: Sequence[str]) -> int:
         except RhError as error:
             if cancel.is_set():
                 return _interrupted(error, as_json=as_json)
+            _hinted(error)
             show.fail(error, as_json=as_json)
             return codes.code_of(error)
         except KeyboardInterrupt:
@@ -111,6 +112,15 @@ def _usage(error: Any, words: Sequence[str]) -> RhError:
     if name == "rh" and "No such command" not in error.format_message():
         name = " ".join(("rh", *(word for word in words[:1] if not word.startswith("-"))))
     return _UsageError(error.format_message(), hint=f"{name} --help")
+
+
+def _hinted(error: RhError) -> None:
+    """Let a missing place tell what is beside it; who has no time for that gets the error as it is."""
+    if isinstance(error, NotFoundError) and error.hint is None:
+        from rh.resources.nearest import hinted
+
+        with contextlib.suppress(KeyboardInterrupt):
+            hinted(error)
 
 
 def _interrupted(*stopped: BaseException, as_json: bool) -> int:

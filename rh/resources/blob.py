@@ -18,6 +18,7 @@ from rh.registry.names import Name
 from rh.resources import codecs, places, places_saved
 from rh.resources.arguments import load_only, place_for, split_options
 from rh.resources.base import UNWRITTEN, Located
+from rh.resources.nearest import telling_nearest
 from rh.resources.places import Place
 from rh.resources.versioned import Versioned
 from rh.systems.base import System
@@ -171,6 +172,7 @@ class Blob(Versioned):
             return codecs.decode(b"", serializer, trust=False, where=self.url)
         return codecs.decode(self.read(), serializer, trust=trust, where=self.url)
 
+    @telling_nearest()
     def read(self) -> bytes:
         """The bytes, exactly; checked if they are those that were stored through `rh`."""
         if self.value is not NOTHING:
@@ -190,6 +192,7 @@ class Blob(Versioned):
                 )
         return data
 
+    @telling_nearest()
     def open(
         self,
         mode: str = "rb",
@@ -263,6 +266,7 @@ class Blob(Versioned):
             return False
         return True
 
+    @telling_nearest()
     def size(self) -> int:
         """Bytes."""
         if self.value is not NOTHING:
@@ -270,6 +274,7 @@ class Blob(Versioned):
         system, key = self.handle()
         return system.head(key).size
 
+    @telling_nearest()
     def local(self) -> Path:
         """A file of this machine with the bytes: the blob itself if it is here, else a copy in the cache.
 
@@ -347,6 +352,7 @@ class Blob(Versioned):
             return self.serializer
         return codecs.pick(value)
 
+    @telling_nearest()
     def to(self, system: Place = None, path: str | os.PathLike[str] | None = None, **options: Unpack[Keywords]) -> Blob:
         """Copy the bytes to another place, verified, and return the copy; an object not written yet is written there.
 
@@ -375,6 +381,7 @@ class Blob(Versioned):
         entry = there.head(key)
         return replace(moved, stamp=Stamp(receipt.digest, entry.size, entry.etag))
 
+    @telling_nearest()
     def plan(
         self, system: Place = None, path: str | os.PathLike[str] | None = None, **options: Unpack[Keywords]
     ) -> Plan:
@@ -416,6 +423,7 @@ class Blob(Versioned):
             raise NotFoundError("there is nothing here to give a name to", where=self.url, hint=".write(data) first")
         return self
 
+    @telling_nearest()
     def rm(self) -> None:
         """Remove the bytes, and nothing beside them. The record stays (`delete_configs`).
 
@@ -428,6 +436,7 @@ class Blob(Versioned):
         system.head(key)
         system.delete([key])
 
+    @telling_nearest()
     def digest(self) -> str:
         """The digest of the bytes as they are now."""
         if self.value is not NOTHING:
@@ -437,6 +446,7 @@ class Blob(Versioned):
         self.check_reachable()
         return transfer.digest_file(self.placed())
 
+    @telling_nearest()
     def verify(self) -> Verification:
         """Read every byte again and compare it with what was stored."""
         if self.version is not None or self.placed().system.startswith("tree://"):

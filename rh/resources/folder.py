@@ -16,6 +16,7 @@ from rh.resources import places, places_saved
 from rh.resources.annotated import Queried
 from rh.resources.arguments import load_only, place_for, split_options
 from rh.resources.folder_versions import FolderVersions
+from rh.resources.nearest import telling_nearest
 from rh.resources.places import Place
 from rh.resources.records import list_records
 from rh.systems.base import System
@@ -117,6 +118,7 @@ class Folder(Queried, FolderVersions):
 
     # What is in it.
 
+    @telling_nearest()
     def ls(self, path: str = "", *, full_paths: bool = True) -> list[str]:
         """What lies directly in the folder, or in a directory in it, in order; directories end with `/`.
 
@@ -218,6 +220,7 @@ class Folder(Queried, FolderVersions):
             return None, ""
         return places.at(self.location.parent, self.host), self.location.name
 
+    @telling_nearest()
     def size(self) -> int:
         """Bytes of all files below the folder."""
         return sum(entry.size for entry in self._listed(self.handle().list()) if entry.kind == "file")
@@ -242,6 +245,7 @@ class Folder(Queried, FolderVersions):
 
     # Bytes.
 
+    @telling_nearest()
     def open(
         self,
         path: str,
@@ -299,6 +303,7 @@ class Folder(Queried, FolderVersions):
             return self.location, ""
         return self.tree, self.location.path[len(self.tree.path.rstrip("/")) + 1 :] + "/"
 
+    @telling_nearest()
     def get(self, path: str) -> bytes:
         """The bytes of a file in the folder, in one request, checked where their digest is known."""
         from rh.resources.files import reading
@@ -345,6 +350,7 @@ class Folder(Queried, FolderVersions):
             manifest.write(self.handle(), [])
         return self
 
+    @telling_nearest()
     def rm(self, *names: str, contents: Sequence[str] | None = None, recursive: bool = False) -> None:
         """Remove files (`rm("a.txt")`), directories (`rm("old/")`), or without names the folder and all it holds.
 
@@ -383,6 +389,7 @@ class Folder(Queried, FolderVersions):
 
         return sweep(self, older_than_s)
 
+    @telling_nearest()
     def local(self) -> Path:
         """A directory of this machine with the folder's files: itself if it is here, else a copy in the cache.
 
@@ -413,6 +420,7 @@ class Folder(Queried, FolderVersions):
 
     # Elsewhere.
 
+    @telling_nearest()
     def to(
         self, system: Place = None, path: str | os.PathLike[str] | None = None, **options: Unpack[Keywords]
     ) -> Folder:
@@ -446,6 +454,7 @@ class Folder(Queried, FolderVersions):
         recording.wrote(copy)
         return copy
 
+    @telling_nearest()
     def plan(
         self, system: Place = None, path: str | os.PathLike[str] | None = None, **options: Unpack[Keywords]
     ) -> Plan:
@@ -479,6 +488,7 @@ class Folder(Queried, FolderVersions):
         location = Location(cluster.system, self.location.path)
         return replace(self, location=location, host=places.portable(location), receipt=None, tree=None)
 
+    @telling_nearest()
     def digest(self) -> str:
         """The digest of the whole tree: equal for equal names, bytes, links and executable bits."""
         from rh import transfer
@@ -486,6 +496,7 @@ class Folder(Queried, FolderVersions):
         self.check_reachable()
         return transfer.digest_tree(self.location)
 
+    @telling_nearest()
     def verify(self) -> Verification:
         """Read every byte again and compare it with the manifest that the copy left.
 

@@ -234,3 +234,18 @@ def test_sweeping_where_nothing_was_ever_uploaded_in_parts(rh, world, s3_server)
     system.ask(Multipart).begin("large", 40 << 20, part_size=16 << 20)
     assert rh("sweep", f"s3://{name}/x", "--json", "--older-than", "0s").json["swept"] == 1
     assert rh("sweep", f"s3://{name}/x", "--json", "--older-than", "0s").json["swept"] == 0
+
+
+def test_a_missing_place_has_a_fix(rh, tree):
+    """Every command tells what is beside a place that is not there, and what a saved name means."""
+    assert "did you mean src/?" in rh("cp", "scr", "copy", expect=3).err
+    near = "did you mean run.sh?"
+    for words in (("ls", "src/sub/run"), ("verify", "src/sub/run"), ("cat", "src/sub/run"), ("du", "src/sub/run"),
+                  ("cp", "src/sub/run", "x"), ("plan", "src/sub/run", "x"), ("rm", "-y", "src/sub/run")):  # fmt: skip
+        assert rh(*words, "--json", expect=3).error["hint"] == near, words
+    rh("save", "mine", "src/sub")
+    assert rh("cat", "rh://mine/run", "--json", expect=3).error["hint"].endswith(f"src/sub/run; {near}")
+    (tree / "sub").rename(tree / "subs")
+    error = rh("ls", "rh://mine", "--json", expect=3).error
+    assert error["where"] == "rh://mine"
+    assert error["hint"] == f"rh://mine means file://{tree}/sub; did you mean subs/?"
