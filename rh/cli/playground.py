@@ -28,7 +28,8 @@ def playground(
     """Run servers to try everything with, until Ctrl-C.
 
     S3, GCS, Azure and two SSH hosts, on this machine. Meanwhile RH_PROFILE=playground makes system="s3", "gs",
-    "azure", "ssh-a" and "ssh-b" mean them.
+    "azure", "ssh-a" and "ssh-b" mean them. The buckets are in memory: they hold no more than is free, and all that is
+    there is gone in the end. If a server dies, all are stopped, with exit code 7.
     """
     from rh.testing.playground import SYSTEMS, Playground
 
@@ -51,7 +52,6 @@ def _flushed(line: str) -> None:
 
 def _as_json(ground: object) -> None:
     import sys
-    import threading
 
     from rh.testing.playground import Playground
 
@@ -62,6 +62,6 @@ def _as_json(ground: object) -> None:
         missing = {name: error.as_dict() for name, error in ground.missing.items()}
         show.emit({"environment": ground.environment(), "systems": systems, "missing": missing})
         sys.stdout.flush()
-        threading.Event().wait()
+        ground.wait()
     finally:
         ground.stop()

@@ -22,13 +22,15 @@ from types import FrameType
 from typing import IO, Any, Self
 
 from rh import config
-from rh.errors import InvalidError, RhError
+from rh.errors import InvalidError, RhError, UnavailableError
 from rh.testing import servers
 from rh.testing.servers import azurite
 
 __all__ = ["PROFILE", "Playground"]
 
 PROFILE = "playground"
+_LOOK_S = 0.5
+"""How often the servers are looked at."""
 SYSTEMS = ("s3", "gs", "azure", "ssh-a", "ssh-b")
 
 
@@ -184,11 +186,14 @@ class Playground:
         lines += ["", "In another terminal:", "  export RH_PROFILE=playground"]
         if os.environ.get("RH_HOME"):
             lines.append(f"  export RH_HOME={os.environ['RH_HOME']}")
+        in_memory = [name for name in ("s3", "gs", "azure") if name in self.running]
+        keep = "keeps what it holds" if len(in_memory) == 1 else "keep what they hold"
         lines += [
             f'  python -c \'import rh; print(rh.folder(path=".").to("{first}"))\'',
             f"  rh ls {self.url(first)}",
             "",
-            "Ctrl-C stops everything.",
+            *([f"{', '.join(in_memory)} {keep} in memory: stay well below what is free."] if in_memory else []),
+            "Ctrl-C stops everything, and what it held is gone.",
         ]
         return lines
 
@@ -198,7 +203,11 @@ class Playground:
         return root if "://" in root else f"{name}:{root}"
 
     def run(self) -> None:
-        """Start, tell what to type, and stay until Ctrl-C, SIGTERM or `stop` from another thread."""
+        """Start, tell what to type, and stay until Ctrl-C, SIGTERM or `stop` from another thread.
+
+        Raises:
+            UnavailableError: a server stopped by itself; so did the others then.
+        """
         self._over.clear()
         before: dict[signal.Signals, Any] = {}
         if threading.current_thread() is threading.main_thread():
@@ -208,13 +217,26 @@ class Playground:
             self.start()
             for line in self.instructions():
                 self._tell(line)
-            # A wait without end would hold back signals on some platforms.
-            while not self._over.wait(3600):
-                continue
+            self.wait()
         finally:
             self.stop()
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def wait(self) -> None:
+        """Wait until it is stopped.
+
+        Raises:
+            UnavailableError: a server stopped by itself, and with it what it held.
+        """
+        while not self._over.wait(_LOOK_S):
+            for name, server in self.running.items():
+                if server.ended is not None:
+                    raise UnavailableError(
+                        f"{name} stopped ({server.ended}), and what it held is gone",
+                        where=server.url,
+                        hint="start it again with less data, if it was short of memory",
+                    )
 
     def _asked_to_stop(self, _number: int, _frame: FrameType | None) -> None:
         self._over.set()

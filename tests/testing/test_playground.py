@@ -15,6 +15,7 @@ from rh import config
 from rh.errors import InvalidError, NotFoundError, UnsupportedError
 from rh.testing import servers
 from rh.testing.playground import SYSTEMS, Playground
+from rh.testing.servers.guard import descendants
 
 pytestmark = pytest.mark.servers
 
@@ -91,6 +92,25 @@ def test_run_stays_until_a_signal(number: signal.Signals) -> None:
     assert errors == ""
     assert time.monotonic() - begun < 8
     assert not profile.exists()
+
+
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_a_server_that_dies_ends_it_with_an_error(more: tuple[str, ...]) -> None:
+    command = [str(Path(sys.executable).with_name("rh")), "playground", "s3", *more]
+    runner = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert runner.stdout is not None
+    lines = []
+    for line in runner.stdout:
+        lines.append(line)
+        if line.startswith(("Ctrl-C", "{")):
+            break
+    assert more or "s3 keeps what it holds in memory: stay well below what is free.\n" in lines
+    [rclone] = [pid for pid in descendants(runner.pid) if b"serve" in Path(f"/proc/{pid}/cmdline").read_bytes()][-1:]
+    os.kill(rclone, signal.SIGKILL)
+    _, errors = runner.communicate(timeout=20)
+    assert runner.returncode == 7
+    assert "s3 stopped (killed by signal 9), and what it held is gone" in errors
+    assert not (config.home() / "profiles" / "playground.toml").exists()
 
 
 def test_a_killed_one_leaves_no_server_and_does_not_stand_in_the_way() -> None:

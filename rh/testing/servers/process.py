@@ -172,6 +172,14 @@ class Server(ABC):
     def running(self) -> bool:
         return self._guard is not None and self._guard.poll() is None
 
+    @property
+    def ended(self) -> str | None:
+        """How it ended by itself since it was started: `killed by signal 9`, `status 1`; `None` if it did not."""
+        status = None if self._guard is None else self._guard.poll()
+        if status is None:
+            return None
+        return f"killed by signal {status - 128}" if status > 128 else f"status {status}"
+
     def start(self) -> Self:
         """Start it and wait until it serves.
 
