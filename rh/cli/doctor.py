@@ -21,6 +21,9 @@ def doctor(
         typer.Argument(metavar="SYSTEM", autocompletion=complete_system, help="Look at these systems only."),
     ] = None,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", help="How long to wait for each system.")] = 10.0,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Also how to install each extra that nothing here needs.")
+    ] = False,
     json: AsJson = False,
 ) -> None:
     """Check this machine and every system, and say how to mend.
@@ -30,7 +33,10 @@ def doctor(
     from rh.cli.checks import machine, places
 
     failed = False
-    for check in (*(machine.checks() if not systems else ()), *places.checks(systems or None, timeout_s=timeout)):
+    for check in (
+        *(machine.checks(verbose=verbose) if not systems else ()),
+        *places.checks(systems or None, timeout_s=timeout),
+    ):
         for finding in check:
             failed = failed or finding.status == "fail"
             if json:

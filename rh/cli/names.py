@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
@@ -155,18 +156,27 @@ def forget(name: SavedName, json: AsJson = False) -> None:
 
 
 @contextmanager
-def told() -> Iterator[None]:
-    """Errors about names, with the fix as it is typed here."""
+def told(then: str | None = None, name: str = "NAME") -> Iterator[None]:
+    """Errors about names, with the fix as it is typed here.
+
+    Args:
+        then: the command that is for a place as well, once that has a name.
+        name: what the command was given.
+    """
+    fix = f"rh save {{}} {{}} names a place, then rh {then} {{}}"
     try:
         yield
     except NotFoundError as error:
         if "path=" in (error.hint or ""):  # of a name; of the registry itself it has its own
-            error.hint = "rh resources lists the names there are"
+            is_path = then is not None and os.path.lexists(name)
+            error.hint = fix.format(name, f"./{name}", name) if is_path else show.NAMES
         raise
     except InvalidError as error:
         if "path=" in (error.hint or ""):
             error.message = error.message.partition(", and the first argument")[0]
-            error.hint = "NAME is x, ~/x, @/x or /org/team/x; a place comes after it: rh save NAME PLACE"
+            error.hint = "NAME is x, ~/x, @/x or /org/team/x; " + (
+                fix.format("NAME", name, "NAME") if then else "a place comes after it: rh save NAME PLACE"
+            )
         raise
 
 

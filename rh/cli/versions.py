@@ -9,6 +9,7 @@ import typer
 from rh.cli import exit as codes
 from rh.cli import show
 from rh.cli.complete import complete_name, complete_version
+from rh.cli.names import told
 from rh.cli.options import AsJson, PlaceArgument, SavedName, name_meant, span_of
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ def commit(
     """
     from rh.resources import base
 
-    resource = _of_versions(base.load(_bare(name)))
+    with told("commit", _bare(name)):
+        resource = _of_versions(base.load(_bare(name)))
     newest = newest_of(resource)
     made = resource.commit(message, aliases=alias or (), tags=tag or (), parent=parent, ttl=span_of(ttl, "--ttl"))
     tell_made(resource, made, newest, message, json=json)
@@ -284,19 +286,15 @@ def history(name: SavedName, alias: Alias, json: AsJson = False) -> None:
 
 def versioned(name: str, *, bare: bool = False) -> tuple[Versioned, str | None]:
     """The resource that a name means, and the version; with `bare`, a name that names a version is refused."""
-    from rh.errors import InvalidError, NotFoundError
+    from rh.errors import InvalidError
     from rh.registry import names
     from rh.resources import base
 
-    whole = names.parse(_bare(name))
-    if bare and whole.pinned:
-        raise InvalidError(f"{whole} names a version; the name is {whole.path}")
-    try:
+    with told():
+        whole = names.parse(_bare(name))
+        if bare and whole.pinned:
+            raise InvalidError(f"{whole} names a version; the name is {whole.path}")
         return _of_versions(base.load(whole.path, dryrun=True)), whole.pinned
-    except NotFoundError as error:
-        if "path=" in (error.hint or ""):  # of a name; of the registry itself it has its own
-            error.hint = "rh resources lists the names there are"
-        raise
 
 
 def _of_versions(resource: Any) -> Versioned:

@@ -69,7 +69,10 @@ def system_name(system: str) -> str:
     try:
         found = base.load(name, kinds=("cluster",))
     except (InvalidError, NotFoundError) as error:
-        raise config.unknown_system(name, tuple(cluster.saved_hosts())) from error
+        unknown = config.unknown_system(name, tuple(cluster.saved_hosts()))
+        if "/" in name or name.startswith((".", "~")):
+            unknown.hint = f"if it is a path, write path={name!r}"
+        raise unknown from error
     if not isinstance(found, cluster.Cluster):
         raise InvalidError(f"{name!r} is a {found.kind}, not a system")
     return found.system

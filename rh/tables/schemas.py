@@ -393,5 +393,10 @@ def excludes(found: pa.Schema, free: Mapping[str, pa.DataType]) -> bool:
 
 def no_column(name: Any, schema: pa.Schema) -> InvalidError:
     """What to say of a column that is not there: the nearest ones."""
-    near = get_close_matches(str(name), schema.names, n=3, cutoff=0.5) or schema.names[:10]
-    return InvalidError(f"there is no column {name!r}", hint=f"there is {', '.join(map(repr, near))}")
+    near = get_close_matches(str(name), schema.names, n=3)
+    hint = (
+        f"did you mean {' or '.join(map(repr, near))}?"
+        if near
+        else f"there is {', '.join(map(repr, schema.names[:10]))}"
+    )
+    return InvalidError(f"there is no column {name!r}", hint=hint)

@@ -30,10 +30,24 @@ def findings(result):
 
 def test_a_fresh_machine_has_nothing_that_fails(rh):
     found = findings(rh("doctor", "--json"))
-    assert {"python", "rh", "extras", "settings", "registry", "clock", "openssh", "fuse"} <= set(found)
+    assert {"python", "rh", "extras", "settings", "registry", "clock", "openssh"} <= set(found)
     assert found["s3"]["detail"] == "not configured"
     assert "FAIL" not in rh("doctor").out
     assert not config.home().exists(), "looking changes nothing"
+
+
+def test_extras_that_nobody_asked_for_are_one_line(rh, monkeypatch):
+    from rh.cli.checks import machine
+
+    monkeypatch.setattr(machine, "_installed", lambda module: module not in ("ray", "dask", "azure.storage.blob"))
+    found = findings(rh("doctor", "--json"))
+    assert found["extras"]["detail"].endswith("; not installed: azure, dask, ray")
+    assert not [one for one in found if one.startswith("extra ")]
+    more = findings(rh("doctor", "-v", "--json"))
+    assert (more["extra dask"]["status"], "pip install" in more["extra dask"]["fix"]) == ("ok", True)
+    configure(mine={"kind": "azure"})
+    found = findings(rh("doctor", "--json", expect=1))
+    assert (found["extra azure"]["status"], found["extras"]["detail"][-26:]) == ("fail", "; not installed: dask, ray")
 
 
 def test_working_systems(rh, s3_server, ssh_a):

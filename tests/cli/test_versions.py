@@ -78,6 +78,16 @@ def test_aliases(rh, mine):
     assert rh("alias", "set", "mine", "a:b", "--json", expect=2).error["kind"] == "invalid"
 
 
+def test_a_place_is_saved_before_it_is_committed(rh, tree):
+    for place in ("s3://data/cats", "./src"):
+        error = rh("commit", place, "--json", expect=2).error
+        assert f"rh save NAME {place} names a place, then rh commit NAME" in error["hint"]
+    assert (
+        rh("commit", "src", "--json", expect=3).error["hint"] == "rh save src ./src names a place, then rh commit src"
+    )
+    assert rh("commit", "crs", "--json", expect=3).error["hint"] == "rh resources lists the names there are"
+
+
 @pytest.mark.parametrize(
     ("words", "values"),
     [("mine production ", "v2 v1 production"), ("mine production v1", "v1"), ("nobody production ", "")],

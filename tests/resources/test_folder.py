@@ -838,3 +838,10 @@ def test_a_system_of_one_letter():
     assert rh.folder(path="/one-letter", system="x").get("f") == b"1"
     with pytest.raises(errors.NotFoundError, match="no system called 'C'"):
         rh.folder(path="C:/data").ls()
+
+
+@pytest.mark.parametrize("path", ["./x", "../x", "x/y", "/abs", "~/x"])
+def test_a_path_where_a_system_is_wanted_is_told_so(folder, path):
+    with pytest.raises(errors.NotFoundError) as caught:
+        folder.to(path)
+    assert caught.value.hint == f"if it is a path, write path={path!r}"

@@ -709,3 +709,13 @@ def test_a_restore_that_is_cut_off_never_shows_other_rows(here, monkeypatch, giv
         if left > 0:
             break
     assert steps > 3
+
+
+def test_a_column_that_is_not_there_has_the_nearest(here):
+    table = rh.table({"id": [1], "kind": ["a"]}, path=(here / "rows").url).write()
+    with pytest.raises(errors.InvalidError, match="no column 'idd'") as caught:
+        table.to_pandas(columns=["idd"])
+    assert caught.value.hint == "did you mean 'id'?"
+    with pytest.raises(errors.InvalidError) as caught:
+        table.to_pandas(columns=["zzz"])
+    assert caught.value.hint == "there is 'id', 'kind'"

@@ -21,15 +21,14 @@ __all__ = ["checks"]
 _SKEW_S = 5.0
 
 
-def checks() -> Iterator[Iterator[Finding]]:
-    """Every check of the machine."""
+def checks(*, verbose: bool = False) -> Iterator[Iterator[Finding]]:
+    """Every check of the machine; with `verbose`, of every extra that nobody asked for."""
     yield _python()
-    yield _extras()
+    yield _extras(verbose=verbose)
     yield _settings()
     yield _registry()
     yield _clock()
     yield _openssh()
-    yield _fuse()
 
 
 def _python() -> Iterator[Finding]:
@@ -40,7 +39,7 @@ def _python() -> Iterator[Finding]:
     yield Finding("ok", "rh", f"{rh.__version__} ({Path(rh.__file__).parent})")
 
 
-def _extras() -> Iterator[Finding]:
+def _extras(*, verbose: bool) -> Iterator[Finding]:
     missing: dict[str, list[str]] = {}
     present: list[str] = []
     for module, extra in plugins.EXTRAS.items():
@@ -49,12 +48,16 @@ def _extras() -> Iterator[Finding]:
         else:
             missing.setdefault(extra, []).append(module)
     whole = sorted(set(present) - set(missing))
-    yield Finding("ok", "extras", ", ".join(whole) if whole else "none installed")
     wanted = _wanted_extras()
+    idle = [] if verbose else sorted(set(missing) - set(wanted))
+    told = [", ".join(whole) if whole else "none installed", *([f"not installed: {', '.join(idle)}"] if idle else [])]
+    yield Finding("ok", "extras", "; ".join(told))
     for extra, modules in sorted(missing.items()):
         needed = extra in wanted
+        if not needed and not verbose:
+            continue
         yield Finding(
-            "fail" if needed else "warn",
+            "fail" if needed else "ok",
             f"extra {extra}",
             f"{', '.join(modules)} not installed" + (f"; needed for {wanted[extra]}" if needed else ""),
             f'pip install "{plugins.DISTRIBUTION}[{extra}]"',
@@ -168,14 +171,3 @@ def _openssh() -> Iterator[Finding]:
     yield Finding("ok", "openssh", f"{done.stderr.strip() or done.stdout.strip()} ({program})")
     if os.environ.get("SSH_AUTH_SOCK") and not os.path.exists(os.environ["SSH_AUTH_SOCK"]):
         yield Finding("warn", "ssh agent", "SSH_AUTH_SOCK points to nothing", 'eval "$(ssh-agent)"; ssh-add')
-
-
-def _fuse() -> Iterator[Finding]:
-    device = os.access("/dev/fuse", os.R_OK | os.W_OK)
-    program = shutil.which("fusermount3") or shutil.which("fusermount")
-    if device and program:
-        yield Finding("ok", "fuse", f"/dev/fuse, {program}")
-    elif not device:
-        yield Finding("warn", "fuse", "/dev/fuse cannot be used here; mounts are not possible", "modprobe fuse")
-    else:
-        yield Finding("warn", "fuse", "no fusermount3; mounts are not possible", "apt-get install fuse3")
