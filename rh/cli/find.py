@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from typing import Annotated, Any
@@ -16,6 +17,7 @@ from rh.types import Entry
 
 __all__ = ["find"]
 
+_WILD = re.compile(r"[*?\[]")
 _OF_FILES = ("--type", "--larger", "--smaller", "--newer", "--null")
 
 
@@ -153,9 +155,17 @@ def _listed(
     least, most, span = size_of(larger, "--larger"), size_of(smaller, "--smaller"), span_of(newer, "--newer")
     since = None if span is None else time.time() - span
     at = place_of(place)
-    if at.kind() != "tree":
+    try:
+        found = at.kind()
+    except NotFoundError as error:
+        if pattern == "**" and _WILD.search(place):
+            error.hint = f"a PATTERN comes after the PLACE: rh find . '{_anywhere(place)}'"
+        raise
+    if found != "tree":
         raise NotFoundError("that is a file; nothing is in it", where=at.url)
+    none = True
     for entry in _matching(at.folder(), pattern):
+        none = False
         sized = least is not None or most is not None
         if (
             (wanted[kind] is not None and entry.kind != wanted[kind])
@@ -171,6 +181,12 @@ def _listed(
             sys.stdout.write(entry.key + "\0")
         else:
             show.line(entry.key)
+    if none and "/" not in pattern and _WILD.search(pattern) and not json:
+        show.tell(f"rh: {pattern} stays in one directory, and nothing there matches; '{_anywhere(pattern)}' goes below")
+
+
+def _anywhere(pattern: str) -> str:
+    return pattern if "/" in pattern else f"**/{pattern}"
 
 
 def _matching(folder: Any, pattern: str) -> Iterator[Entry]:
@@ -194,6 +210,4 @@ def _matching(folder: Any, pattern: str) -> Iterator[Entry]:
 
 def _literal(pattern: str) -> str:
     """What every match begins with."""
-    import re
-
-    return re.split(r"[*?\[]", pattern, maxsplit=1)[0].rpartition("/")[0]
+    return _WILD.split(pattern, maxsplit=1)[0].rpartition("/")[0]

@@ -245,5 +245,10 @@ def verify(place: PlaceArgument, no_progress: NoProgress = False, json: AsJson =
         show.emit(found.as_dict())
     else:
         show.line(str(found).rstrip())
+        if found.against == "nothing":
+            show.tell(
+                "  fix: what rh cp and rh sync write has a manifest; rh adopt NAME PLACE notes the digests of what is"
+                " there, for rh version verify NAME"
+            )
     if not found.ok:
         raise typer.Exit(codes.INTEGRITY if found.against != "nothing" else codes.FAILED)

@@ -81,6 +81,8 @@ _WORDS = {
 _PATH = r"(?:^|; )(?:if it is a path, |for a path )?write path=(?:'[^']*'|\"[^\"]*\"|…)"
 """An argument that no command has: what says that a word is a path, and no name."""
 _PAIR, _PAIRED = re.compile(r'"(\w+)": "(.+?)"'), r"\1=\2"
+_ARGUMENT = re.compile(r"^(on_existing|links|names|workers|bandwidth)=")
+"""The argument that a message begins with, where its value cannot be right."""
 NAMES = "rh resources lists the names there are"
 
 
@@ -108,6 +110,7 @@ def typed(hint: str | None) -> str | None:
 def fail(error: RhError, *, as_json: bool) -> None:
     """An error on standard error: its message and its fix, or one JSON document with `kind`."""
     receipt = getattr(error, "receipt", None)
+    error.message = _ARGUMENT.sub(lambda found: f"--{found[1].replace('_', '-')} ", error.message)
     if as_json:
         document = error.as_dict() | {"hint": typed(error.hint)}
         if receipt is not None:

@@ -47,6 +47,7 @@ class Plan:
         source, target: the two roots.
         route: who will move the bytes.
         files: files at the source that are meant; `bytes_total` their bytes.
+        same: files that the target has already; directories and links that it has are among its steps only.
         moves: files to be moved, at most (`checks` of them may turn out to be the same); `bytes_to_move` their bytes.
         counts: steps by action.
         stale: whether the target's manifest needs to be written even if nothing moves.
@@ -66,6 +67,7 @@ class Plan:
         self.files = 0
         self.bytes_total = 0
         self.bytes_to_move = 0
+        self.same = 0
         self.counts: dict[Action, int] = dict.fromkeys(Action, 0)
         self.stale = True
         self.in_the_way: set[str] = set()
@@ -98,6 +100,7 @@ class Plan:
             self.bytes_total += step.entry.size
             if step.action in (Action.COPY, Action.CHECK):
                 self.bytes_to_move += step.entry.size
+            self.same += step.action is Action.KEEP
         self._take(step, 1)
 
     def _add_new(self, steps: list[Step]) -> None:
@@ -114,6 +117,7 @@ class Plan:
         self._drop_implied(same.keys[0])
         self.counts[Action.KEEP] += len(same.keys)
         self.files += len(same.keys)
+        self.same += len(same.keys)
         self.bytes_total += sum(entry.size for entry in same.entries)
         self._take(same, len(same.keys))
 
@@ -188,20 +192,20 @@ class Plan:
     def __str__(self) -> str:
         lines = [
             self.title,
-            f"  route   {self.route} ({self.way.value})",
+            f"  route   {self.route} ({self._how()})",
             f"  files   {self.files:,}, {human(self.bytes_total)}",
             f"  move    {self.moves:,}, {human(self.bytes_to_move)}"
             + (f" (of these {self.counts[Action.CHECK]:,} to be compared first)" if self.counts[Action.CHECK] else ""),
         ]
-        for action, word in (
-            (Action.KEEP, "same"),
-            (Action.SKIP, "skip"),
-            (Action.MAKE, "make"),
-            (Action.DELETE, "delete"),
-            (Action.OTHER, "others"),
+        for count, word in (
+            (self.same, "same"),
+            (self.counts[Action.SKIP], "skip"),
+            (self.counts[Action.MAKE], "make"),
+            (self.counts[Action.DELETE], "delete"),
+            (self.counts[Action.OTHER], "others"),
         ):
-            if self.counts[action]:
-                lines.append(f"  {word:<7} {self.counts[action]:,}")
+            if count:
+                lines.append(f"  {word:<7} {count:,}")
         shown = 0
         for step in self.steps():
             if step.action in (Action.KEEP, Action.OTHER):
@@ -212,6 +216,10 @@ class Plan:
             shown += 1
             lines.append(f"    {step.action:<7} {step.key}" + (f"  ({step.reason})" if step.reason else ""))
         return "\n".join(lines)
+
+    def _how(self) -> str:
+        is_copied_here = self.way is Way.SERVER and is_here(self.source) and is_here(self.target)
+        return "on this machine" if is_copied_here else self.way.value
 
     def __repr__(self) -> str:
         places = f"{self.source.url(self.source_key)} → {self.target.url(self.file or '')}"

@@ -392,8 +392,8 @@ def _receipt(
     if mover is not None and mover.bytes_resumed:
         notes.append(f"{human(mover.bytes_resumed)} had arrived in an earlier run")
     taken = {road: amount for road, amount in (roads or {}).items() if amount[1]} or {plan.route: (done, moved)}
-    if not done and not failed and not plan.counts[Action.MAKE]:
-        taken = {Route.NONE: (0, 0)}  # what was compared turned out to be the same
+    if not done and not failed:
+        taken = {Route.NONE: (0, 0)}  # what was compared turned out to be the same; directories take no road
     if len(taken) > 1:
         notes += [f"{road}: {files:,} files, {human(size)}" for road, (files, size) in taken.items()]
     elif Route.RELAY in taken and moved:

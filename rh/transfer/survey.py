@@ -178,7 +178,9 @@ class Survey:
     def _keep(self, link: Entry) -> bool:
         where = self.system.url(link.key)
         if self._links == "error":
-            raise InvalidError("the source has a symbolic link", where=where, hint='links="follow", "keep" or "skip"')
+            raise InvalidError(
+                "the source has a symbolic link", where=where, hint='links="follow", links="keep" or links="skip"'
+            )
         if self._links == "follow":
             raise UnsupportedError("links cannot be followed here", where=where, hint='links="keep" or links="skip"')
         return self._links == "keep"

@@ -249,3 +249,13 @@ def test_a_missing_place_has_a_fix(rh, tree):
     error = rh("ls", "rh://mine", "--json", expect=3).error
     assert error["where"] == "rh://mine"
     assert error["hint"] == f"rh://mine means file://{tree}/sub; did you mean subs/?"
+
+
+def test_a_pattern_that_finds_nothing_tells_how_to_look_below(rh, tree):
+    told = rh("find", "src", "*.sh")
+    assert (told.out, "'**/*.sh' goes below" in told.err) == ("", True)
+    assert rh("find", "src", "*.txt").err == rh("find", "src", "**/*.none").err == ""
+    assert rh("find", "src", "*.sh", "--json").err == ""
+    assert rh("find", "*.txt", "--json", expect=3).error["hint"] == (
+        "a PATTERN comes after the PLACE: rh find . '**/*.txt'"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from dataclasses import replace
@@ -304,3 +305,38 @@ def test_from_git_and_the_web(rh, git_server, http_server, tmp_path):
     assert (tmp_path / "one.csv").read_bytes() == b"3,4\n"
     place = rh("info", f"{http_server.url}/web/a%20b%25.csv", "--json").json["place"]
     assert rh("cat", place).out == "3,4\n"
+
+
+def test_what_is_told_counts_files_and_speaks_as_options_are_typed(rh, tree):
+    (tree / "l").symlink_to("a.txt")
+    assert rh("cp", "src", "x", "--links", "error", "--json", expect=2).error["hint"] == (
+        "--links follow, --links keep or --links skip"
+    )
+    (tree / "l").unlink()
+    for option in ("--on-existing", "--links", "--names"):
+        assert (
+            rh("cp", "src", "x", option, "bogus", "--json", expect=2).error["message"].startswith(f"{option} 'bogus'")
+        )
+    rh("cp", "src", "x")
+    for one in (*tree.rglob("*"), *(tree.parent / "x").rglob("*")):
+        os.utime(one, (1_000_000_000, 1_000_000_000))  # what changed just now may change again unseen
+    rh("sync", "src", "x")
+    told = rh("plan", "src", "x").out
+    same = re.search(r"^  same    (\d)$", told, re.MULTILINE)
+    checked = re.search(r"of these (\d) to be compared", told)
+    assert sum(int(one[1]) for one in (same, checked) if one) == 3, "directories are no files"
+    assert "COPY (on this machine)" in rh("plan", "src", "y").out
+
+
+def test_a_sync_that_moves_no_file_takes_no_road(rh, tree):
+    rh("cp", "src", "x")
+    (tree / "empty2").mkdir()
+    assert rh("sync", "src", "x", "--json").json["route"] == "NONE"
+    (tree / "sub" / "run.sh").unlink()
+    assert "[nothing to move]" in rh("sync", "src", "x", "--delete").out
+
+
+def test_verify_without_a_manifest_says_what_would_have_one(rh, tree):
+    assert "rh adopt NAME PLACE" in rh("verify", "src", expect=1).err
+    rh("cp", "src", "x")
+    assert rh("verify", "x").err == ""

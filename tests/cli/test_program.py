@@ -38,6 +38,11 @@ def test_help_is_quick_and_names_every_exit_code():
         assert f"\n  {command} " in done.stdout
 
 
+def test_it_is_a_module_too():
+    done = subprocess.run([sys.executable, "-m", "rh", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("rh ")
+
+
 def test_help_loads_no_sdk(python):
     code = """
 import sys, contextlib, io
