@@ -1,6 +1,7 @@
 """Pages of the site that are made, not written: the command line's reference, the tutorials, the list of decisions.
 
-mkdocs calls `on_config` and `on_files` (its `hooks:` setting); tests call `generated`.
+mkdocs calls `on_config`, `on_files` and `on_page_markdown` (its `hooks:` setting); tests call `generated`. In the
+repository, links to a made page lead to what it is made from.
 """
 
 from __future__ import annotations
@@ -15,18 +16,30 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 TUTORIALS = ROOT / "tutorials"
-DECISIONS = ROOT / "docs" / "adr"
+COMMANDS = ROOT / "rh" / "cli" / "app.py"
+DOCS = ROOT / "docs"
+DECISIONS = DOCS / "adr"
 
 _CELL = re.compile(r"^# %%(.*)$", re.MULTILINE)
+_LINK = re.compile(r"(?<=\]\()[^)\s#]+")
 _TITLE = re.compile(r"^# (.+)$", re.MULTILINE)
 
 
 def generated() -> dict[str, str]:
     """Every made page: its path in the site's sources → its Markdown."""
     pages = {"reference/cli.md": command_line()}
-    for script in sorted(TUTORIALS.glob("[0-9]*.py")):
+    for script in _scripts():
         pages[f"tutorials/{script.stem}.md"] = tutorial(script)
     return pages
+
+
+def sources() -> dict[Path, str]:
+    """What pages are made from → the page."""
+    return {COMMANDS: "reference/cli.md", **{script: f"tutorials/{script.stem}.md" for script in _scripts()}}
+
+
+def _scripts() -> list[Path]:
+    return sorted(TUTORIALS.glob("[0-9]*.py"))
 
 
 def tutorial(script: Path) -> str:
@@ -100,3 +113,14 @@ def on_files(files: Any, config: Any) -> Any:
     for path, text in generated().items():
         files.append(File.generated(config, path, content=text))
     return files
+
+
+def on_page_markdown(markdown: str, page: Any, **_more: Any) -> str:
+    """Let links to what a page is made from lead to the page."""
+    here, made = (DOCS / page.file.src_uri).parent, sources()
+
+    def led(link: re.Match[str]) -> str:
+        target = made.get((here / link[0]).resolve())
+        return link[0] if target is None else Path(os.path.relpath(DOCS / target, here)).as_posix()
+
+    return _LINK.sub(led, markdown)
