@@ -30,7 +30,7 @@ def findings(result):
 
 def test_a_fresh_machine_has_nothing_that_fails(rh):
     found = findings(rh("doctor", "--json"))
-    assert {"python", "rh", "extras", "settings", "registry", "clock", "openssh"} <= set(found)
+    assert {"python", "rh", "extras", "settings", "registry", "clock", "openssh", "fuse"} <= set(found)
     assert found["s3"]["detail"] == "not configured"
     assert "FAIL" not in rh("doctor").out
     assert not config.home().exists(), "looking changes nothing"

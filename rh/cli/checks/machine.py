@@ -29,6 +29,7 @@ def checks(*, verbose: bool = False) -> Iterator[Iterator[Finding]]:
     yield _registry()
     yield _clock()
     yield _openssh()
+    yield _fuse()
 
 
 def _python() -> Iterator[Finding]:
@@ -171,3 +172,15 @@ def _openssh() -> Iterator[Finding]:
     yield Finding("ok", "openssh", f"{done.stderr.strip() or done.stdout.strip()} ({program})")
     if os.environ.get("SSH_AUTH_SOCK") and not os.path.exists(os.environ["SSH_AUTH_SOCK"]):
         yield Finding("warn", "ssh agent", "SSH_AUTH_SOCK points to nothing", 'eval "$(ssh-agent)"; ssh-add')
+
+
+def _fuse() -> Iterator[Finding]:
+    """Whether file systems can be mounted by users: no warning, since nothing of this release mounts any."""
+    device = os.access("/dev/fuse", os.R_OK | os.W_OK)
+    program = shutil.which("fusermount3") or shutil.which("fusermount")
+    if device and program:
+        yield Finding("ok", "fuse", f"/dev/fuse, {program}")
+    elif not device:
+        yield Finding("ok", "fuse", "/dev/fuse cannot be used here; nothing in this release needs it", "modprobe fuse")
+    else:
+        yield Finding("ok", "fuse", "no fusermount3; nothing in this release needs it", "apt-get install fuse3")
