@@ -23,6 +23,7 @@ __all__ = [
     "Adapter",
     "DataFile",
     "FileFormat",
+    "LeftOutWarning",
     "Mode",
     "Parallel",
     "Snapshot",
@@ -40,6 +41,10 @@ ONE_FILE = re.compile(
 """What ends the name of a table that is one file."""
 
 Mode = Literal["error", "append", "overwrite"]
+
+
+class LeftOutWarning(UserWarning):
+    """A directory is read as a table of few of the files that are there: perhaps it is about something else."""
 
 
 class DataFile(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -23,7 +24,7 @@ from rh.errors import (
 from rh.observe import log
 from rh.systems.base import System
 from rh.tables import access, adoption, given, index
-from rh.tables.base import FORMATS, INDEX, DataFile, Mode, Snapshot
+from rh.tables.base import FORMATS, INDEX, DataFile, LeftOutWarning, Mode, Snapshot
 from rh.tables.promotion import fits
 from rh.types import ABSENT, Entry, Match
 
@@ -34,6 +35,8 @@ PART = re.compile(r"part-([0-9a-f]{20})-\d{5}(?:-\d{5})?\.parquet")
 WEEK_S = 7 * 86_400.0
 
 _TRIES = 100
+_FEW = 3
+"""How many other files may lie beside each of a table's: descriptions, notes, logs."""
 
 
 # Looking
@@ -133,6 +136,7 @@ def _find(
         return [], None
     found: dict[str, list[Entry]] = defaultdict(list)
     others: list[Entry] = []
+    left_out = 0
     ours: str | None = None
     for entry in adoption.listed(system):
         if wanted is None and (owner := adoption.lake(entry.key)) is not None:
@@ -150,8 +154,10 @@ def _find(
         kind = adoption.format_of(entry.key)
         if kind is not None:
             found[kind].append(entry)
-        elif wanted is not None or not others:
-            others.append(entry)
+        else:
+            left_out += 1
+            if wanted is not None or not others:
+                others.append(entry)
     if wanted is not None:
         if not found and others:
             return adoption.adopted(system, wanted, others, options)
@@ -164,6 +170,14 @@ def _find(
     if not found:
         return [entry.key for entry in others], ours
     ((kind, entries),) = found.items()
+    if wanted is None and left_out > _FEW * len(entries):
+        warnings.warn(
+            f"{system.url()} is read as a table of {len(entries):,} of the {len(entries) + left_out:,} files there:"
+            f" {entries[0].key!r}{', …' if len(entries) > 1 else ''}. Who means that says the format,"
+            f" {adoption.plain(kind)}",
+            LeftOutWarning,
+            stacklevel=2,
+        )
     return adoption.adopted(system, kind, entries, options)
 
 

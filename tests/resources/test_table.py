@@ -18,7 +18,7 @@ import pytest
 
 import rh
 from rh import errors, observe
-from rh.tables.base import INDEX
+from rh.tables.base import INDEX, LeftOutWarning
 
 ROWS = {"x": [1, 2, 3, 4], "y": ["a", "b", None, "ü"]}
 
@@ -719,3 +719,14 @@ def test_a_column_that_is_not_there_has_the_nearest(here):
     with pytest.raises(errors.InvalidError) as caught:
         table.to_pandas(columns=["zzz"])
     assert caught.value.hint == "there is 'id', 'kind'"
+
+
+def test_a_table_of_few_of_the_files_in_a_directory_is_told_of(here):
+    mixed = here / "mixed"
+    mixed.put({"labels.csv": b"a\n1\n", ".hidden": b"", **{f"{number}.jpg": b"" for number in range(4)}})
+    with pytest.warns(LeftOutWarning, match=r"mixed is read as a table of 1 of the 5 files there: 'labels.csv'\."):
+        assert rh.table(path=mixed.url).num_rows == 1
+    assert rh.table(path=mixed.url, format="csv").num_rows == 1
+    assert rh.table(path=mixed.url + "/labels.csv").num_rows == 1
+    mixed.rm("3.jpg")
+    assert rh.table(path=mixed.url).num_rows == 1, "a note beside a table is nothing to tell of"
