@@ -38,18 +38,27 @@ def hinted(error: RhError) -> None:
         return
     error.looked = True
     try:
-        place = places.resolve(error.where, None)
-        means = f"{error.where} means {places.url_of(place)}" if places_saved.is_saved(error.where) else None
-        error.hint = "; ".join(filter(None, (means, _beside(place)))) or None
+        error.hint = _hint(error.where)
     except (RhError, OSError) as failure:
         log.debug("%s: what is beside it is not known: %s", error.where, failure)
 
 
-def _beside(place: Location) -> str | None:
+def _hint(where: str) -> str | None:
+    if not places_saved.is_saved(where):
+        place = places.resolve(where, None)
+        return _beside(place, places.url_of(place.parent))
+    saved = places_saved.find(where)
+    place = saved.location
+    # What is in a version is told by the version's name, and nowhere else.
+    means = None if place.system.startswith("tree://") else f"{where} means {places.url_of(place)}"
+    above = where.rstrip("/").rpartition("/")[0] if saved.below else places.url_of(place.parent)
+    return "; ".join(filter(None, (means, _beside(place, above)))) or None
+
+
+def _beside(place: Location, above: str) -> str | None:
     path = place.path.rstrip("/")
     if "/" not in path or path == "~":
         return None  # the root of a place, a bucket: nothing is beside it
-    above = places.url_of(place.parent)
     try:
         keys = [entry.key for entry in islice(places.at(place.parent).list(depth=1), _LOOKED_AT)]
     except NotFoundError:

@@ -60,3 +60,8 @@ def test_gc_of_a_name_without_rh(rh, tree, monkeypatch, tmp_path):
     rh("commit", "/acme/x")
     told = rh("gc", "/acme/x", "--json", expect=3).error
     assert told["hint"] == "rh gc rh:///acme/x"
+
+
+def test_what_is_beside_a_missing_file_of_a_version_is_told(rh, version):
+    assert rh("cat", "rh://mine:v1/a.tx", "--json", expect=3).error["hint"] == "did you mean a.txt?"
+    assert rh("ls", "rh://mine:v1/none", "--json", expect=3).error["hint"].startswith("rh://mine:v1 has a.txt, ")
