@@ -191,7 +191,7 @@ def entry_of(key: str, at: os.stat_result, target: str | None = None) -> Entry:
 def expect(entry: Entry, text: str, where: str) -> None:
     """Raise `IntegrityError` for bytes of another digest than their entry tells, if it tells one of that kind."""
     if contradict(entry.check, text):
-        raise IntegrityError("the source does not have the bytes it had", where=where, expected=entry.check, got=text)
+        raise IntegrityError("the bytes are not what was stored", where=where, expected=entry.check, got=text)
 
 
 def entry_now(entry: Entry, at: os.stat_result) -> Entry:
