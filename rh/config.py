@@ -72,7 +72,11 @@ whole again; 0 cuts none."""
 ALIASES: Mapping[str, str] = {"here": "file", "local": "file", "gcs": "gs", "az": "azure"}
 """Other words for the built-in systems."""
 
-_PASSWORD = re.compile(r"(://[^/@\s:]*:)[^/@\s]+@")
+_PASSWORD = re.compile(
+    r"(://[^/@\s:]*:)[^/@\s]+(?=@)|([?&](?:\w*password|\w*token|\w*signature|sig)=)[^&\s]+", re.IGNORECASE
+)
+_SECRET = re.compile(r"(?:password|passphrase|secret|token|sas|key)\Z", re.IGNORECASE)
+"""How the names of settings end that hold credentials, as those of an fsspec file system may."""
 _LISTED = {
     "workers": int,
     "memory_mb": int,
@@ -257,11 +261,16 @@ def get(key: str) -> Any:
 
 
 def show() -> list[Value]:
-    """Every setting with its origin, by name, to be shown: a password in a URL is left out."""
-    return sorted(
-        value._replace(value=_PASSWORD.sub(r"\1***@", value.value)) if isinstance(value.value, str) else value
-        for value in _merged().values()
-    )
+    """Every setting with its origin, by name, to be shown: without credentials, also those in URLs."""
+    return sorted(value._replace(value=_shown(value.key, value.value)) for value in _merged().values())
+
+
+def _shown(key: str, value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _shown(name, one) for name, one in value.items()}
+    if value is not None and _SECRET.search(key):
+        return "***"
+    return _PASSWORD.sub(r"\1\2***", value) if isinstance(value, str) else value
 
 
 def system_names() -> list[str]:

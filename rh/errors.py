@@ -7,6 +7,7 @@ stable `kind` (append-only: programs may switch on it), the place it happened
 
 from __future__ import annotations
 
+import re
 from typing import Any, ClassVar
 
 __all__ = [
@@ -28,7 +29,16 @@ __all__ = [
     "UnavailableError",
     "UnsupportedError",
     "printable",
+    "without_query",
 ]
+
+
+_QUERY = re.compile(r"\A((?:[a-z]+\+)?https?://[^?#]*)\?.*", re.DOTALL)
+
+
+def without_query(place: str) -> str:
+    """A place to be shown: the query of a link may be what gives access to it."""
+    return _QUERY.sub(r"\1?…", place)
 
 
 def printable(name: str) -> str:
@@ -54,7 +64,7 @@ class RhError(Exception):
     def __init__(self, message: str, *, where: str | None = None, hint: str | None = None) -> None:
         super().__init__(message)
         self.message = message
-        self.where = where
+        self.where = where and without_query(where)
         self.hint = hint
 
     def __str__(self) -> str:

@@ -129,3 +129,12 @@ def test_a_playground_that_does_not_run_says_how_to_start_it(monkeypatch: pytest
     with pytest.raises(errors.NotFoundError, match="no profile 'playground'") as caught:
         config.get("workers")
     assert "rh playground" in (caught.value.hint or "")
+
+
+def test_what_is_shown_has_no_credentials(monkeypatch):
+    """Promise 34: neither in URLs, nor under the names that file systems of others have for them."""
+    config.register("office", {"kind": "fsspec", "options": {"password": "CANARY-1", "user": "ada"}})
+    with config.override({"registry": "postgresql://h/db?user=ada&password=CANARY-2"}):
+        shown = repr(config.show())
+    assert "CANARY" not in shown
+    assert "user=ada" in shown

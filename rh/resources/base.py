@@ -20,6 +20,7 @@ from rh.errors import (
     InvalidError,
     NotFoundError,
     UnsupportedError,
+    without_query,
 )
 from rh.observe import log
 from rh.registry import holding, names
@@ -404,13 +405,13 @@ class Located(Resource):
     def facts(self) -> Iterator[tuple[str, str]]:
         yield from super().facts()
         if self.location is not None:
-            yield "place", places.url_of(self.location)
+            yield "place", without_query(places.url_of(self.location))
 
     def __hash__(self) -> int:
         return hash((type(self), self.name, self.location))
 
     def __repr__(self) -> str:
-        place = "not written yet" if self.location is None else places.url_of(self.location)
+        place = "not written yet" if self.location is None else without_query(places.url_of(self.location))
         return f"<{type(self).__name__} {self.name + ' at ' if self.name else ''}{place}>"
 
 

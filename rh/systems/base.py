@@ -74,6 +74,8 @@ class Body(ABC):
     """
 
     entry: Entry
+    undivided: bool = False
+    """Whether it compares what it gives with a checksum of the whole: nobody may go on in the middle then."""
     _coming: Iterator[Bytes] | None = None
     _unread: Bytes = b""
 

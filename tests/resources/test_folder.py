@@ -845,3 +845,14 @@ def test_a_path_where_a_system_is_wanted_is_told_so(folder, path):
     with pytest.raises(errors.NotFoundError) as caught:
         folder.to(path)
     assert caught.value.hint == f"if it is a path, write path={path!r}"
+
+
+def test_the_query_of_a_link_is_in_no_repr_and_no_error():
+    """Promise 34: it may be what gives access to the place."""
+    folder = rh.folder(path="http://127.0.0.1:9/x?sig=CANARY")
+    seen = [repr(folder), folder._repr_html_()]
+    for attempt in (folder.ls, lambda: folder.get("a")):
+        with config.override({"retries": 0}), pytest.raises(errors.RhError) as caught:
+            attempt()
+        seen += [str(caught.value), str(caught.value.as_dict())]
+    assert not [text for text in seen if "CANARY" in text]

@@ -34,7 +34,7 @@ from rh.errors import (
     UnavailableError,
 )
 from rh.systems.abilities import Bulk, Multipart, Paging, ServerCopy, Signing, Sweeping, Versioned
-from rh.systems.azure import AzureSystem
+from rh.systems.azure import AzureSystem, identify
 from rh.systems.azure.container import in_byte_order
 from rh.testing import servers
 from rh.testing.faults import DropAnswer, FaultProxy, Flip, Status, Swallow, Truncate
@@ -419,3 +419,50 @@ class TestErrors:
                 with pytest.raises(DeadlineError):
                     attempt()
                 assert time.monotonic() - begun < 3
+
+    @pytest.mark.parametrize(
+        "given",
+        [
+            {"AZURE_STORAGE_ACCOUNT": "mine", "AZURE_STORAGE_SAS_TOKEN": "sv=1&sig=CANARY"},
+            {"AZURE_STORAGE_ACCOUNT": "mine", "AZURE_STORAGE_KEY": "Q0FOQVJZ"},
+            {
+                "AZURE_STORAGE_CONNECTION_STRING": "BlobEndpoint=https://mine.blob.core.windows.net/;"
+                "SharedAccessSignature=sv=1&sig=CANARY"
+            },
+        ],
+    )
+    def test_what_is_told_of_one_account_is_no_other_s(self, monkeypatch, given):
+        """Credentials of the environment go to no account but their own."""
+        for name, value in given.items():
+            monkeypatch.setenv(name, value)
+        found = identify({"kind": "azure", "account": "partner", "endpoint_url": "https://other.example"})
+        assert (found.key, found.sas, found.account) == (None, None, "partner")
+        own = identify({"kind": "azure", "account": "mine"})
+        assert own.key or own.sas
+
+    def test_nothing_secret_travels_in_the_clear(self, monkeypatch):
+        monkeypatch.setenv("AZURE_STORAGE_SAS_TOKEN", "sv=1&sig=CANARY")
+        settings = {"kind": "azure", "account": "a"}
+        with pytest.raises(InvalidError, match="in the clear"):
+            identify({**settings, "endpoint_url": "http://192.0.2.2"})
+        assert identify({**settings, "endpoint_url": "http://127.0.0.1:1/a"}).sas
+
+
+def test_a_copy_is_held_against_its_source(azure_server):
+    """Promise 1, also where the service copies by itself."""
+    system = opened(azure_server)
+    entry = system.write("k", b"v")
+    (outcome,) = system.copy_many(system, [(entry._replace(check="md5:" + "0" * 32), "j")])
+    assert isinstance(outcome.error, IntegrityError)
+    (outcome,) = system.copy_many(system, [(entry, "j")])
+    assert outcome.error is None
+
+
+def test_a_range_that_is_there_is_never_empty(azure_server, monkeypatch):
+    """An object that was replaced by a larger one between the two answers."""
+    system = opened(azure_server)
+    system.write("k", b"0123456789")
+    assert system.read("k", (10, 20)).read() == b""
+    monkeypatch.setattr(type(system.container), "_open", lambda *_: None)
+    with pytest.raises(ConflictError, match="replaced"):
+        system.read("k", (5, 20))

@@ -1028,3 +1028,72 @@ def self_signed(directory: Any) -> Any:
     pem, private = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
     path.write_bytes(certificate.public_bytes(pem) + key.private_bytes(pem, private, serialization.NoEncryption()))
     return path
+
+
+def test_a_missing_object_of_a_bucket_called_bucket_is_no_missing_bucket():
+    """Google's answers quote the bucket and the name."""
+
+    class Google(Quiet):
+        def answered(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            self.answer(404, b'{"error": {"code": 404, "message": "No such object: my-bucket/x/gone bucket"}}')
+
+        do_GET = do_DELETE = answered
+
+    with serving(Google) as port:
+        settings = {"kind": "gs", "endpoint_url": f"http://127.0.0.1:{port}", "anonymous": True, "timeout_s": 5}
+        system = GCSSystem.open(Location("gs", "my-bucket/x"), settings)
+        system.delete(["gone bucket"])
+        with pytest.raises(NotFoundError, match="nothing under this name"):
+            system.head("gone bucket")
+
+
+@pytest.mark.parametrize("how", ["broken", "silent"])
+def test_what_came_before_a_break_is_not_forgotten_by_the_checksum(how: str):
+    """Promise 1: nobody reads on in the middle of what is compared as a whole."""
+    data = noise(2 << 20)
+    wrong = bytes([data[0] ^ 1]) + data[1:]
+    crc = base64.b64encode(google_crc32c.value(data).to_bytes(4, "big")).decode()
+    waiting = threading.Event()
+    asked: list[str | None] = []
+
+    class Google(Quiet):
+        def do_GET(self) -> None:
+            span = self.headers.get("Range")
+            asked.append(span)
+            self.send_response(200 if span is None else 206)
+            for name, value in {
+                "x-goog-hash": f"crc32c={crc}",
+                "x-goog-generation": "1",
+                "x-goog-stored-content-length": str(len(data)),
+                "Last-Modified": "Mon, 01 Jan 2024 00:00:00 GMT",
+                "ETag": '"1"',
+            }.items():
+                self.send_header(name, value)
+            start = 0 if span is None else int(span.removeprefix("bytes=").partition("-")[0])
+            if span is not None:
+                self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+            self.send_header("Content-Length", str(len(data) - start))
+            self.end_headers()
+            if span is None:
+                self.wfile.write(wrong[: 1 << 20])
+                if how == "silent":
+                    waiting.wait(10)
+                self.close_connection = True
+            else:
+                self.wfile.write(data[start:])
+
+    with serving(Google) as port:
+        settings = {
+            "kind": "gs",
+            "endpoint_url": f"http://127.0.0.1:{port}",
+            "anonymous": True,
+            "timeout_s": 1,
+            "retry_s": 20,
+            "retries": 3,
+        }
+        system = wrap(GCSSystem.open(Location("gs", "data"), settings))
+        with pytest.raises((IntegrityError, DeadlineError)):
+            list(system.read("k"))
+        waiting.set()
+        assert asked[0] is None

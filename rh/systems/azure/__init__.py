@@ -27,6 +27,7 @@ from typing import Any, ClassVar
 from urllib.parse import quote, unquote
 
 from rh import plugins
+from rh.digest import contradict
 from rh.errors import (
     ConflictError,
     DeadlineError,
@@ -50,6 +51,7 @@ from rh.systems.azure.wire import (
 )
 from rh.systems.base import Body, Bytes, Settings, System
 from rh.systems.objects.failures import NoBucketError, scrub
+from rh.systems.objects.http import parse_endpoint
 from rh.systems.objects.parts import whole_or_in_parts
 from rh.systems.objects.shared import flag
 from rh.systems.objects.spread import spread
@@ -229,7 +231,15 @@ class AzureSystem(BulkStore):
             status = self.container.ask("head", "HEAD", key).headers.get("x-ms-copy-status")
         if status not in (None, "success"):
             raise UnavailableError(f"the service gave the copy up: {status}", where=self.url(key))
-        return self.head(key)
+        made = self.head(key)
+        if made.size != entry.size or contradict(entry.check, made.check):
+            raise IntegrityError(
+                "what is there is not the copy that was made",
+                where=self.url(key),
+                expected=entry.check or f"{entry.size} bytes",
+                got=made.check or f"{made.size} bytes",
+            )
+        return made
 
     # Versioned
 
@@ -399,6 +409,8 @@ def identify(settings: Settings) -> AzureIdentity:
     key = os.environ.get("AZURE_STORAGE_KEY") or os.environ.get("AZURE_STORAGE_ACCOUNT_KEY")
     sas = os.environ.get("AZURE_STORAGE_SAS_TOKEN")
     told_account = os.environ.get("AZURE_STORAGE_ACCOUNT") or os.environ.get("AZURE_STORAGE_ACCOUNT_NAME")
+    if account and told_account and account != told_account:
+        key = sas = None  # they are another account's
     if text and not (settings.get("account") and not file and _other_account(text, where, str(account))):
         parts = connection_string(text, where)
         told_account = parts.get("accountname") or told_account
@@ -417,13 +429,20 @@ def identify(settings: Settings) -> AzureIdentity:
         return AzureIdentity(account, endpoint)
     if key:
         return AzureIdentity(account, endpoint, key=key)
+    place = parse_endpoint(endpoint)
+    if place.scheme == "http" and not place.is_loopback:
+        raise InvalidError(
+            "credentials would travel in the clear", where=endpoint, hint="https:// in endpoint_url, or an account key"
+        )
     if sas:
         return AzureIdentity(account, endpoint, sas=clean_sas(sas))
     return AzureIdentity(account, endpoint, token=_tokens(name))
 
 
 def _other_account(text: str, where: str, account: str) -> bool:
-    return connection_string(text, where).get("accountname", account) != account
+    parts = connection_string(text, where)
+    told = parts.get("accountname") or _account_in(parts.get("blobendpoint", ""))
+    return bool(told) and told != account
 
 
 def _account_in(endpoint: str) -> str:

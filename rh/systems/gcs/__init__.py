@@ -212,9 +212,8 @@ class _Place:
         anonymous = flag(settings.get("anonymous"))
         if anonymous is None:
             anonymous = bool(emulator) and not endpoint and not named
-        loopback = self.endpoint.host in ("localhost", "::1") or self.endpoint.host.startswith("127.")
         if self.endpoint.scheme == "http" and not anonymous:
-            if named and not loopback:
+            if named and not self.endpoint.is_loopback:
                 raise InvalidError(
                     "credentials would travel in the clear",
                     where=self.endpoint.url,

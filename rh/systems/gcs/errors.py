@@ -38,6 +38,12 @@ LOGIN = (
 )
 
 
+def is_of_bucket(answer: str) -> bool:
+    """Whether a 404 is about the bucket: answers about an object quote its name, and that of the bucket."""
+    low = answer.lower()
+    return "bucket" in low and "no such object" not in low
+
+
 def refusal(status: int, body: bytes, where: str, when: Condition = ANY) -> RhError:
     """The error for an answer that is not a success."""
     message, reason = "", ""
@@ -55,7 +61,7 @@ def refusal(status: int, body: bytes, where: str, when: Condition = ANY) -> RhEr
             return ExistsError("there is something already", where=where)
         return ConflictError("it has changed since", where=where)
     if status == 404:
-        if "bucket" in low:
+        if is_of_bucket(message):
             return NotFoundError(f"there is no such bucket: {message}", where=where, hint="check the bucket's name")
         return NotFoundError("there is nothing under this name", where=where)
     if status == 401:

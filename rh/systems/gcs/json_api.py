@@ -28,7 +28,7 @@ from rh.errors import (
 )
 from rh.observe import count
 from rh.systems.base import Bytes
-from rh.systems.gcs.errors import refusal
+from rh.systems.gcs.errors import is_of_bucket, refusal
 from rh.systems.objects.http import Answer, Endpoint, Pool
 from rh.systems.objects.wire import seconds
 from rh.types import ABSENT, ANY, Condition, Entry, Match
@@ -434,7 +434,7 @@ class Api:
         data = answer.read(SMALL)
         if answer.status // 100 != 2 and answer.status != 404:
             raise refusal(answer.status, data, what.where)
-        if answer.status == 404 and b"bucket" in data:
+        if answer.status == 404 and is_of_bucket(data.decode("utf-8", "replace")):
             raise refusal(404, data, what.where)
 
     def delete_batch(self, things: Sequence[Target]) -> list[RhError]:
@@ -475,7 +475,7 @@ class Api:
             if status // 100 == 2:
                 continue
             detail = data[at:].partition(b"\r\n\r\n")[2].partition(b"\r\n--")[0]
-            if status != 404 or b"bucket" in detail:
+            if status != 404 or is_of_bucket(detail.decode("utf-8", "replace")):
                 errors.append(refusal(status, detail, thing.where))
         return errors
 

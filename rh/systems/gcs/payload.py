@@ -37,6 +37,7 @@ class _Download(WireBody):
     def __init__(self, api: Api, where: str, entry: Entry, answer: Answer, want: int | None, crc: int | None) -> None:
         super().__init__(api.system, answer, entry, want, where)
         self._crc = crc
+        self.undivided = crc is not None
         self._got = Crc(api.extend)
 
     def __iter__(self) -> Iterator[Bytes]:

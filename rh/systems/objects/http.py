@@ -60,14 +60,19 @@ class Endpoint(NamedTuple):
         """The endpoint as a URL without a trailing slash."""
         return f"{self.scheme}://{self.authority}{self.base}"
 
+    @property
+    def is_loopback(self) -> bool:
+        """Whether it is on this machine, so that nobody on the way can read what is sent."""
+        return self.host in ("localhost", "::1") or self.host.startswith("127.")
+
 
 def parse_endpoint(text: str) -> Endpoint:
     """Read `https://host[:port][/base]`; without a scheme it is http, as emulators' variables are written."""
-    parts = urlsplit(text if "://" in text else f"http://{text}")
     try:
+        parts = urlsplit(text if "://" in text else f"http://{text}")
         port = parts.port
     except ValueError as error:
-        raise InvalidError("the endpoint has no valid port", where=parts.hostname or text) from error
+        raise InvalidError(f"the endpoint is no address: {error}", where=text.rpartition("@")[2]) from error
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise InvalidError("an endpoint is http(s)://host[:port]", where=parts.hostname or text)
     if parts.username or parts.password:

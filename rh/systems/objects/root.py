@@ -202,6 +202,8 @@ class Root(ABC, Generic[P]):
         body = self._open(key, span) if span is None or span[0] < span[1] else None
         if body is None:
             body = Nothing(self.head(key))
+            if span is not None and span[0] < min(span[1], body.entry.size):
+                raise ConflictError("it was replaced while it was asked for", where=self.url(key))
         # The etag of the answer itself is compared: that costs no request, and no store that ignores conditions
         # deceives us.
         if isinstance(when, Match) and body.entry.etag != when.etag:

@@ -396,6 +396,10 @@ class _ResumingBody(Body):
             start += self._got
             if isinstance(error, IntegrityError) or self.entry.etag is None or start >= stop:
                 raise error
+            if self._body.undivided:
+                if isinstance(error, DeadlineError):
+                    raise error
+                raise IntegrityError(f"the download ended early: {error.message}", where=error.where) from error
             span = (start, stop)
         self._reopen(error, span, self._failures, time.monotonic() - self._last)
 
