@@ -9,6 +9,7 @@ import http.server
 import os
 import socket
 import ssl
+import struct
 import subprocess
 import sys
 import threading
@@ -17,7 +18,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from rh import observe, plugins
+from rh import config, observe, plugins
 from rh.errors import (
     AccessError,
     ConflictError,
@@ -223,6 +224,7 @@ def test_a_date_is_no_validator_while_the_second_lasts(tmp_path):
 # a server that misbehaves as told
 
 DATA = b"0123456789" * 1000
+LONG = DATA * 100
 
 
 class Told(http.server.BaseHTTPRequestHandler):
@@ -273,6 +275,17 @@ class Told(http.server.BaseHTTPRequestHandler):
         elif kind in ("repr", "badrepr"):
             good = base64.b64encode(hashlib.sha256(DATA).digest()).decode()
             self.answer(200, DATA if kind == "repr" else DATA[:-1] + b"X", Repr_Digest=f"sha-256=:{good}:")
+        elif kind in ("torn", "stalled"):
+            good = base64.b64encode(hashlib.sha256(LONG).digest()).decode()
+            if len([path for _, path, _ in self.seen if path == self.path]) > 1:
+                self.answer(200, LONG, ETag='"strong"', Repr_Digest=f"sha-256=:{good}:")
+                return
+            half = b"X" + LONG[1 : len(LONG) // 2]
+            self.answer(200, half, ETag='"strong"', Repr_Digest=f"sha-256=:{good}:", Content_Length=str(len(LONG)))
+            time.sleep(2 if kind == "stalled" else 0.3)
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            os.close(self.connection.detach())
+            self.close_connection = True
         elif kind == "chunked":
             self.send_response(200)
             self.send_header("Transfer-Encoding", "chunked")
@@ -331,6 +344,18 @@ def test_stated_digests_are_checked(told, kind):
     assert system.head(kind).check == f"{name}:{hashlib.new(name, DATA).hexdigest()}"
     with pytest.raises(IntegrityError, match="not the ones"):
         system.read("bad" + kind).read()
+
+
+@pytest.mark.parametrize("kind", ["torn", "stalled"])
+def test_a_stated_digest_holds_for_a_read_that_broke(told, kind):
+    """Going on by a range would hand out the first half, a byte of which is wrong, as if it had been compared."""
+    url, seen = told
+    with pytest.raises(IntegrityError, match="ended early"):
+        site(url, timeout_s=0.5).read(kind).read()
+    seen.clear()
+    config.register("torn", {"kind": "http", "endpoint_url": url, "timeout_s": 0.5, "retry_s": 10})
+    assert open_system(locate("torn:/")).read(kind).read() == LONG
+    assert [headers.get("Range") for _, _, headers in seen] == [None, None]
 
 
 def test_a_server_without_ranges_is_skipped_through(told):

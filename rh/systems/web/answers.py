@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
-from rh.errors import IntegrityError
+from rh.errors import DeadlineError, IntegrityError, UnavailableError
 from rh.observe import count
 from rh.systems.base import Body, Bytes
 from rh.systems.web.client import failure
@@ -116,7 +116,7 @@ class AnswerBody(Body):
         stated = _digests(self._answer.headers) if whole else {}
         states = {name: hashlib.new(name, usedforsecurity=False) for name in stated}
         at = 0
-        for piece in stream(self._answer, self._url):
+        for piece in self._pieces(stated):
             count(self._system, "read", requests=0, received=len(piece))
             for state in states.values():
                 state.update(piece)
@@ -139,6 +139,15 @@ class AnswerBody(Body):
                     got=state.hexdigest(),
                 )
         self.close()
+
+    def _pieces(self, stated: Mapping[str, bytes]) -> Iterator[bytes]:
+        try:
+            yield from stream(self._answer, self._url)
+        except (UnavailableError, DeadlineError) as error:
+            if not stated:
+                raise
+            # Who went on from here by a range could not compare what is stated of the whole.
+            raise IntegrityError(f"the answer ended early: {error.message}", where=self._url) from None
 
     def close(self) -> None:
         """Give the connection back, or cut it if bytes are still coming."""
