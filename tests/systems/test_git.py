@@ -443,6 +443,56 @@ def test_large_files_are_fetched_not_their_pointers(repository):
     assert local.read("m.bin").read() == data
 
 
+@pytest.mark.parametrize("damage", [lambda data: b"X" + data[1:], lambda data: data[:1000]], ids=["flipped", "cut"])
+def test_a_damaged_large_file_is_never_handed_out(repository, damage, monkeypatch):
+    server, name, _ = repository
+    data = os.urandom(100_000)
+    oid = hashlib.sha256(data).hexdigest()
+    server.commit(name, {"m.bin": pointer(data)})
+    objects = {oid: data}
+
+    def break_(path):
+        path.write_bytes(damage(data))
+        os.utime(path, (1_700_000_000,) * 2)
+
+    with lfs_server(server, objects) as url:
+        system = git(f"git+{url}/{name}.git")
+        assert system.read("m.bin").read() == data
+        (path,) = (config.home() / "cache" / "git").glob(f"*/lfs/objects/*/*/{oid}")
+        objects.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(hashlib, "file_digest", None)
+            assert system.read("m.bin", (5, 9)).read() == data[5:9], "it is hashed once, and fetched once"
+        break_(path)
+        with pytest.raises(NotFoundError, match="does not have"):
+            system.read("m.bin")
+        objects[oid] = data
+        assert system.read("m.bin", (0, 9)).read() == data[:9]
+        assert path.read_bytes() == data, "it was fetched again"
+    bare = server.root / f"{name}.git"
+    path = bare / "lfs" / "objects" / oid[:2] / oid[2:4] / oid
+    path.parent.mkdir(parents=True)
+    break_(path)
+    with pytest.raises(IntegrityError, match="damaged") as caught:
+        git(f"git+file://{bare}").read("m.bin")
+    assert "git lfs" in caught.value.hint
+
+
+def test_a_large_file_that_shrinks_while_it_is_read_is_an_error(repository):
+    server, name, _ = repository
+    data = os.urandom(100_000)
+    oid = hashlib.sha256(data).hexdigest()
+    server.commit(name, {"m.bin": pointer(data)})
+    bare = server.root / f"{name}.git"
+    path = bare / "lfs" / "objects" / oid[:2] / oid[2:4] / oid
+    path.parent.mkdir(parents=True)
+    path.write_bytes(data)
+    with git(f"git+file://{bare}").read("m.bin") as body:
+        os.truncate(path, 50_000)
+        with pytest.raises(IntegrityError, match="50000 bytes early"):
+            body.read()
+
+
 def test_a_text_about_pointers_is_a_text(repository):
     server, name, _ = repository
     text = b"see:\n" + pointer(b"x")

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import ClassVar, NamedTuple
 from urllib.parse import urlsplit
 
-from rh.errors import ConflictError, InvalidError, NameClashError, NotFoundError, UnsupportedError
+from rh.errors import ConflictError, IntegrityError, InvalidError, NameClashError, NotFoundError, UnsupportedError
 from rh.observe import count
 from rh.systems.base import HIDDEN, Body, Bytes, Settings, System
 from rh.systems.git.repository import Member, Repository
@@ -283,6 +283,8 @@ class _FileBody(Body):
         while self._left and (piece := self._file.read(min(_PIECE, self._left))):
             self._left -= len(piece)
             yield piece
+        if self._left:
+            raise IntegrityError(f"the file ended {self._left} bytes early", where=self._file.name)
         self.close()
 
     def close(self) -> None:

@@ -19,13 +19,15 @@ from rh.observe import count
 from rh.systems.web.answers import stream
 from rh.systems.web.client import Web, public, refusal
 
-__all__ = ["POINTER_MAX", "Pointer", "download", "parse", "path_of", "unsupported"]
+__all__ = ["POINTER_MAX", "Pointer", "damaged", "download", "holds", "parse", "path_of", "unsupported"]
 
 POINTER_MAX = 1024
 _POINTER = re.compile(
     rb"version https://git-lfs\.github\.com/spec/v1\n(?:ext-\d-[^\n]+\n)*oid sha256:([0-9a-f]{64})\nsize (\d{1,18})\n?"
 )
 _JSON = "application/vnd.git-lfs+json"
+_verified: dict[str, tuple[int, int, int]] = {}
+"""How the files looked (size, time, inode) that this process found to be what their pointers say."""
 
 
 class Pointer(NamedTuple):
@@ -44,6 +46,27 @@ def parse(data: bytes) -> Pointer | None:
 def path_of(git_dir: str, pointer: Pointer) -> str:
     """Where git-lfs keeps the file in a repository's directory."""
     return os.path.join(git_dir, "lfs", "objects", pointer.oid[:2], pointer.oid[2:4], pointer.oid)
+
+
+def holds(path: str, pointer: Pointer) -> bool | None:
+    """Whether a file is what its pointer says, or `None` if it is not there. Bytes are hashed once as long as it looks
+    the same.
+    """
+    try:
+        with open(path, "rb") as file:
+            look = _look(os.fstat(file.fileno()))
+            if _verified.get(path) == look:
+                return True
+            if look[0] != pointer.size or hashlib.file_digest(file, "sha256").hexdigest() != pointer.oid:
+                return False
+    except FileNotFoundError:
+        return None
+    _verified[path] = look
+    return True
+
+
+def _look(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_size, status.st_mtime_ns, status.st_ino
 
 
 def download(
@@ -109,7 +132,9 @@ def _save(web: Web, href: str, headers: Mapping[str, str], pointer: Pointer, tar
                         expected=f"sha256:{pointer.oid} ({pointer.size} bytes)",
                         got=f"sha256:{state.hexdigest()} ({size} bytes)",
                     )
+            look = _look(os.stat(part))
             os.replace(part, target)
+            _verified[target] = look
         except BaseException:
             os.unlink(part)
             raise
@@ -121,4 +146,13 @@ def unsupported(where: str) -> UnsupportedError:
         "that is a Git LFS pointer, and the file itself is not in the repository",
         where=where,
         hint="open the repository by its https URL, or run `git lfs fetch` in the local one",
+    )
+
+
+def damaged(where: str, pointer: Pointer) -> IntegrityError:
+    """The error for a file that is not what its pointer says, where it cannot be fetched again."""
+    return IntegrityError(
+        f"the Git LFS file {pointer.oid[:12]}… of the repository is damaged",
+        where=where,
+        hint="run `git lfs fsck` and `git lfs fetch` there",
     )

@@ -128,14 +128,15 @@ class Repository:
             return found
 
     def large_file(self, pointer: lfs.Pointer) -> str:
-        """The path of the LFS file a pointer stands for, fetched if need be."""
+        """The path of the LFS file a pointer stands for, verified, fetched (again) if need be."""
         with self._lock:
             self._ready()
             path = lfs.path_of(self._repo.commondir(), pointer)
-        if os.path.exists(path):
+        whole = lfs.holds(path, pointer)
+        if whole:
             return path
         if self._scheme not in ("http", "https"):
-            raise lfs.unsupported(self.url)
+            raise lfs.unsupported(self.url) if whole is None else lfs.damaged(self.url, pointer)
         lfs.download(self._web, self.url, pointer, path, login=self._login, system=self._system)
         return path
 
