@@ -306,6 +306,15 @@ class Told(http.server.BaseHTTPRequestHandler):
         elif kind == "slow":
             time.sleep(3)
             self.close_connection = True
+        elif kind == "brief" and rest:
+            time.sleep(0.0 if rest == "f000" else 0.5)
+            self.answer(200, b"")
+        elif kind == "silent" and rest:
+            time.sleep(5)
+            self.close_connection = True
+        elif kind in ("brief", "silent"):
+            links = "".join(f"<a href='f{at:03}'>x</a>" for at in range(64)) + "</html>"
+            self.answer(200, f"<html><title>Index of /{kind}/</title>{links}".encode(), Content_Type="text/html")
         elif kind == "page":
             self.answer(200, b"<html><title>Welcome</title><a href='x'>x</a></html>", Content_Type="text/html")
         elif kind == "auth" and "Authorization" not in self.headers:
@@ -442,6 +451,22 @@ def test_silence_ends_at_the_deadline(told):
     with pytest.raises(DeadlineError):
         site(told[0], timeout_s=0.5).read("slow")
     assert time.monotonic() - begun < 2
+
+
+def test_a_listing_whose_files_are_silent_ends_at_the_deadline(told):
+    """The files that wait to be asked about are not asked about any more."""
+    url, seen = told
+    with pytest.raises(DeadlineError):
+        list(site(url + "/silent", timeout_s=1).list())
+    assert sum(method == "HEAD" for method, *_ in seen) <= 16
+
+
+def test_a_listing_that_is_left_asks_no_more(told):
+    url, seen = told
+    listing = site(url + "/brief").list()
+    assert next(listing).key == "f000"
+    listing.close()
+    assert sum(method == "HEAD" for method, *_ in seen) <= 20
 
 
 def test_an_ordinary_page_is_not_taken_for_a_directory(told):

@@ -9,15 +9,22 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import quote, urlsplit
 
-from rh.errors import ConflictError, IntegrityError, InvalidError, NameClashError, NotFoundError, UnsupportedError
+from rh.errors import (
+    ConflictError,
+    IntegrityError,
+    InvalidError,
+    NameClashError,
+    NotFoundError,
+    RhError,
+    UnsupportedError,
+)
 from rh.observe import count
 from rh.systems.base import HIDDEN, Body, Settings, System
 from rh.systems.http.index import members
+from rh.systems.objects.spread import spread
 from rh.systems.web.answers import RANGE, AnswerBody, EmptyBody, SpooledBody, entry_of, stream, total_of
 from rh.systems.web.client import Web, origin_of, public, refusal
 from rh.types import ABSENT, ANY, Condition, Entry, Location, Match, Span
@@ -237,17 +244,20 @@ class HTTPSystem(System):
 
     def _described(self, keys: Iterator[str | Entry]) -> Iterator[Entry]:
         """Each file's entry, asked for by several threads, in the order of the keys."""
-        with ThreadPoolExecutor(_ASKERS, "rh-http") as pool:
-            waiting: list[Any] = []
+        failed: list[RhError] = []
 
-            def begin(item: str | Entry) -> Any:
-                return item if isinstance(item, Entry) else pool.submit(self.head, item)
+        def described(key: str | Entry) -> Entry:
+            if isinstance(key, Entry):
+                return key
+            if failed:
+                raise failed[0]  # the listing ends with it: to ask now would take as long again
+            try:
+                return self.head(key)
+            except RhError as error:
+                failed.append(error)
+                raise
 
-            waiting.extend(map(begin, islice(keys, _ASKERS * 2)))
-            while waiting:
-                first = waiting.pop(0)
-                yield first if isinstance(first, Entry) else first.result()
-                waiting.extend(map(begin, islice(keys, 1)))
+        return spread(described, keys, workers=_ASKERS)
 
     def _page(self, top: str) -> Sequence[str] | None:
         """Names in a directory, or `None` if it is not there."""
