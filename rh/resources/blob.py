@@ -21,6 +21,7 @@ from rh.resources.base import UNWRITTEN, Located
 from rh.resources.nearest import telling_nearest
 from rh.resources.places import Place
 from rh.resources.versioned import Versioned
+from rh.systems import settings_of
 from rh.systems.base import System
 from rh.types import Entry, Location
 
@@ -136,7 +137,8 @@ class Blob(Versioned):
         """The system opened at the directory of the file, and the file's key there."""
         location = self.placed()
         path = location.path.rstrip("/")
-        if "/" not in path:
+        repository = "://" in location.system and settings_of(location.system)["kind"] == "git"
+        if not path or ("/" not in path and not repository):
             raise InvalidError("this is the root of a place, not a file in it", where=self.url)
         above = self.pin if self.version is None else None  # nothing is in what is a version of one file
         return places.at(location.parent, self.host, above), location.name

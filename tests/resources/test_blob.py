@@ -352,3 +352,15 @@ def test_the_first_argument_is_data():
         rh.blob(name="name")
     with pytest.raises(errors.InvalidError, match="root"):
         rh.blob(b"x", path="memory://store").write()
+
+
+def test_a_file_at_the_top_of_a_repository(git_server):
+    git_server.make_repository("team/top")
+    git_server.commit("team/top", {"top.txt": b"top", "sub/deep.txt": b"deep"})
+    url = f"git+{git_server.url}/team/top.git"
+    assert rh.blob(path=f"{url}/top.txt").fetch() == b"top"
+    assert rh.blob(path=f"{url}/sub/deep.txt").fetch() == b"deep"
+    assert rh.blob(path="github://owner/repo@main/README.md").handle()[1] == "README.md"
+    for root in (url, f"{url}/", "github://owner/repo@main", "memory://store"):
+        with pytest.raises(errors.InvalidError, match="root of a place"):
+            rh.blob(path=root).fetch()
