@@ -179,7 +179,7 @@ class Blob(Versioned):
         """The bytes, exactly; checked if they are those that were stored through `rh`."""
         if self.value is not NOTHING:
             return codecs.encode(self.value, self._chosen(self.value))
-        from rh.resources.files import reading
+        from rh.resources.files import compare, reading
 
         recording.read(self)
         system, key = self.handle()
@@ -192,6 +192,8 @@ class Blob(Versioned):
                 raise IntegrityError(
                     "the bytes are not what was stored", where=self.url, expected=self.stamp.digest, got=got
                 )
+        else:
+            compare(data, entry, self.url)
         return data
 
     @telling_nearest()

@@ -17,7 +17,7 @@ from rh.errors import IntegrityError, InvalidError, NotFoundError, UnsupportedEr
 from rh.systems.base import Bytes, System
 from rh.types import ABSENT, ANY, Condition, Entry, Match
 
-__all__ = ["Expected", "Reader", "Writer", "open_file", "reading"]
+__all__ = ["Expected", "Reader", "Writer", "compare", "open_file", "reading"]
 
 MIB = 1 << 20
 FIRST_WINDOW = 128 * 1024
@@ -446,6 +446,16 @@ def reading(system: System, key: str) -> Iterator[None]:
                 "this is a directory, not a file", where=where, hint=f"rh.folder(path={where!r})"
             ) from error
         raise NotFoundError("there is no such file", where=where) from error
+
+
+def compare(data: Bytes, entry: Entry, where: str) -> None:
+    """Raise `IntegrityError` if bytes are not those whose checksum the store told when they were read."""
+    from rh.transfer.vouched import running
+
+    told = running(entry.check)
+    if told is not None:
+        told.update(data)
+        told.compare(where)
 
 
 def open_file(

@@ -305,8 +305,8 @@ class Folder(Queried, FolderVersions):
 
     @telling_nearest()
     def get(self, path: str) -> bytes:
-        """The bytes of a file in the folder, in one request, checked where their digest is known."""
-        from rh.resources.files import reading
+        """The bytes of a file in the folder, in one request, checked where a digest is known or a checksum told."""
+        from rh.resources.files import compare, reading
         from rh.resources.known import expected
 
         places.check_file(path)
@@ -317,8 +317,10 @@ class Folder(Queried, FolderVersions):
             data = body.read()
             entry = body.entry
         known = expected(places.at(root, self.host), prefix + path, entry)
-        if known is not None and (got := digests.of_bytes(data).text) != known.digest:
-            where = places.url_of(self.location / path)
+        where = places.url_of(self.location / path)
+        if known is None:
+            compare(data, entry, where)
+        elif (got := digests.of_bytes(data).text) != known.digest:
             raise IntegrityError("the bytes are not what was stored", where=where, expected=known.digest, got=got)
         return data
 

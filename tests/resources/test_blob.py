@@ -15,11 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import rh
+from rh import config, errors
 from rh import digest as digests
-from rh import errors
 from rh.registry import local
 from rh.resources import codecs
-from rh.systems import memory
+from rh.systems import locate, memory, open_system
+from rh.testing.faults import FaultProxy, Flip
 
 JPEG = bytes.fromhex("ffd8ffe000104a46494600010100000100010000ffdb0043") + bytes(range(256)) + b"\xff\xd9"
 EXACT = (b"", b"\x00", b"a\r\nb\nc\r", b"\xef\xbb\xbfbom", JPEG, b"\x1a\x1a", os.urandom(70_000))
@@ -364,3 +365,20 @@ def test_a_file_at_the_top_of_a_repository(git_server):
     for root in (url, f"{url}/", "github://owner/repo@main", "memory://store"):
         with pytest.raises(errors.InvalidError, match="root of a place"):
             rh.blob(path=root).fetch()
+
+
+@pytest.mark.parametrize("fixture", ["s3_server", "azure_server"])
+def test_what_others_stored_is_compared_with_the_store_s_checksum(fixture, request):
+    """Promise 1: of a blob that `rh` knows nothing about, and of a file of a folder without a manifest."""
+    server = request.getfixturevalue(fixture)
+    config.register("clean", server.settings())
+    open_system(locate("told", "clean")).write("f", bytes(100_000))
+    flip = {"direction": "down", "match": lambda request: request.method == "GET" and request.path.endswith("/f")}
+    with FaultProxy(server.port, [Flip(**flip)], http=True) as proxy:
+        config.register("bad", server.settings(via=proxy.port))
+        folder = rh.folder(path="told", system="bad")
+        blob = rh.blob(path="told/f", system="bad")
+        for read in (blob.read, lambda: folder.get("f")):
+            with pytest.raises(errors.IntegrityError, match="vouches"):
+                read()
+        assert proxy.counts.faults["Flip"] >= 2
