@@ -264,6 +264,12 @@ def test_missing_things(repository):
         git(url_of((repository[0], "team/void", ""))).list()
 
 
+def test_what_is_no_url_is_a_typed_error():
+    for url in ("git+https://[bad/x.git", "git+ssh://[bad/x.git"):
+        with pytest.raises(InvalidError, match="not a URL"):
+            git(url)
+
+
 def test_passwords_in_urls_are_refused():
     with pytest.raises(InvalidError) as caught:
         git("git+https://ada:s3cret@host/x/r.git")

@@ -301,6 +301,8 @@ class Told(http.server.BaseHTTPRequestHandler):
             self.answer(302, b"", Location=self.path)
         elif kind == "to":
             self.answer(302, b"", Location=f"http://localhost:{port}/{rest}")
+        elif kind == "astray":
+            self.answer(302, b"", Location="http://[bad/")
         elif kind == "status":
             self.answer(int(rest), b"no", Retry_After="7")
         elif kind == "slow":
@@ -540,6 +542,14 @@ def test_bad_urls_are_refused_without_telling_secrets():
     with pytest.raises(InvalidError, match="password") as caught:
         site("https://ada:s3cret@h/x")
     assert "s3cret" not in str(caught.value)
+    with pytest.raises(InvalidError, match="not a URL") as caught:
+        site("https://ada:s3cret@[::1/x")
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_redirect_to_what_is_no_url_is_a_typed_error(told):
+    with pytest.raises(InvalidError, match="redirects to what is no URL"):
+        site(told[0]).head("astray")
 
 
 def test_a_handle_works_in_many_threads_and_after_fork(server):
@@ -597,6 +607,8 @@ def test_pages_of_other_servers(server):
     assert members(PAGES[server].replace("</html>", ""), url) is None, "a page that was cut is no listing"
     assert members(PAGES[server], "http://h/other/") is None
     assert members(PAGES[server].replace("a%20b.txt", "a%2Fb.txt"), url) is None
+    other = PAGES[server].replace("<a href", '<a href="http://[bad/">x</a><a href', 1)
+    assert members(other, url) == ["a b.txt", "sub/"], "a link that is no URL is none to a file here"
 
 
 class TestConformance(SystemSuite):

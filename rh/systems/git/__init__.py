@@ -12,12 +12,12 @@ import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import ClassVar, NamedTuple
-from urllib.parse import urlsplit
 
 from rh.errors import ConflictError, IntegrityError, InvalidError, NameClashError, NotFoundError, UnsupportedError
 from rh.observe import count
 from rh.systems.base import HIDDEN, Body, Bytes, Settings, System
 from rh.systems.git.repository import Member, Repository
+from rh.systems.web.client import split
 from rh.types import ABSENT, ANY, Condition, Entry, Location, Match, Span
 
 __all__ = ["GitSystem"]
@@ -55,7 +55,7 @@ class GitSystem(System):
         leaves submodules out instead of raising; `config_file`, `identity_file` and `known_hosts_file` for SSH.
         """
         url, ref, root = _address(location, settings)
-        parts = urlsplit(url)
+        parts = split(url)
         if parts.password or (parts.username and parts.scheme != "ssh"):
             raise InvalidError(
                 "a password in a URL is not accepted",

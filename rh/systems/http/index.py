@@ -66,7 +66,10 @@ def members(html: str, url: str, *, framed: bool = False) -> list[str] | None:
     for link in page.links:
         if "?" in link or "#" in link:
             continue
-        target = urlsplit(urljoin(url, link))
+        try:
+            target = urlsplit(urljoin(url, link))
+        except ValueError:
+            continue  # no URL, so nothing below this one
         if (target.scheme, target.netloc) != (base.scheme, base.netloc) or not target.path.startswith(base.path):
             continue
         rest = target.path[len(base.path) :]

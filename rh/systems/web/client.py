@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 from rh import plugins
 from rh.errors import (
@@ -28,7 +28,7 @@ from rh.forks import Lock
 if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse, PoolManager
 
-__all__ = ["Origin", "Web", "failure", "origin_of", "public", "refusal"]
+__all__ = ["Origin", "Web", "failure", "origin_of", "public", "refusal", "split"]
 
 REDIRECTS = 5
 _MOVED = frozenset({301, 302, 303, 307, 308})
@@ -39,7 +39,7 @@ Origin = tuple[str, str, int]
 
 def origin_of(url: str) -> Origin:
     """Scheme, host and port of a URL; `InvalidError` if it has none."""
-    parts = urlsplit(url)
+    parts = split(url)
     try:
         port = parts.port
     except ValueError as error:
@@ -51,8 +51,16 @@ def origin_of(url: str) -> Origin:
 
 def public(url: str) -> str:
     """A URL without what may be secret in it: user information, query and fragment."""
-    parts = urlsplit(url)
+    parts = split(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def split(url: str) -> SplitResult:
+    """What `urlsplit` says; `InvalidError` where it cannot."""
+    try:
+        return urlsplit(url)
+    except ValueError:  # whose message may quote a password
+        raise InvalidError("not a URL", where=f"{url.partition(':')[0]}://…") from None
 
 
 def failure(error: Exception, where: str) -> RhError:
@@ -194,7 +202,10 @@ class Web:
                 answer.url = url
                 return answer
             answer.close()
-            url = urljoin(url, target)
+            try:
+                url = urljoin(url, target)
+            except ValueError:
+                raise InvalidError("the server redirects to what is no URL", where=where) from None
             if answer.status == 303 and method != "HEAD":
                 method, body = "GET", None
         raise UnavailableError(f"more than {REDIRECTS} redirects", where=where)
