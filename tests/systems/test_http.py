@@ -424,6 +424,16 @@ def test_redirects_are_limited_and_carry_no_credentials(told, tmp_path, monkeypa
     assert "s3cret" not in str(caught.value)
 
 
+def test_a_proxy_is_told_the_password_itself(told, monkeypatch):
+    url, seen = told
+    monkeypatch.setenv("http_proxy", url.replace("//", "//ada%40home:p%40s%E2%82%AC@"))
+    monkeypatch.setenv("no_proxy", "")
+    assert site("http://example.test").read("plain").read() == DATA
+    ((_, path, headers),) = seen
+    assert path == "http://example.test/plain"
+    assert base64.b64decode(headers["Proxy-Authorization"].removeprefix("Basic ")).decode() == "ada@home:p@s€"
+
+
 @pytest.mark.parametrize(
     ("status", "error"),
     [

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult, urljoin, urlsplit
+from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 from rh import plugins
 from rh.errors import (
@@ -153,10 +153,10 @@ class Web:
                     "timeout": urllib3.Timeout(connect=self.timeout_s, read=self.timeout_s),
                 }
                 if proxy:
-                    parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-                    login = f"{parts.username}:{parts.password or ''}" if parts.username else None
+                    parts = split(proxy if "://" in proxy else f"http://{proxy}")
                     address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-                    sent = urllib3.make_headers(proxy_basic_auth=login) if login else None
+                    name, password = unquote(parts.username or ""), unquote(parts.password or "")
+                    sent = {"Proxy-Authorization": _basic(name, password)} if name else None
                     manager = urllib3.ProxyManager(address, proxy_headers=sent, **options)
                 else:
                     manager = urllib3.PoolManager(**options)
@@ -221,7 +221,6 @@ class Web:
 
 def netrc_headers(url: str) -> dict[str, str]:
     """The `Authorization` header that `~/.netrc` (or `$NETRC`) has for exactly this host; only over TLS or loopback."""
-    import base64
     import netrc
 
     scheme, host, _ = origin_of(url)
@@ -237,5 +236,10 @@ def netrc_headers(url: str) -> dict[str, str]:
         raise InvalidError(f"the netrc file cannot be read ({type(error).__name__})", where=path) from None
     if not found:
         return {}
-    text = f"{found[0]}:{found[2]}".encode()
-    return {"Authorization": "Basic " + base64.b64encode(text).decode("ascii")}
+    return {"Authorization": _basic(found[0], found[2])}
+
+
+def _basic(name: str, password: str | None) -> str:
+    import base64
+
+    return "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode("ascii")
