@@ -557,6 +557,13 @@ def test_bad_urls_are_refused_without_telling_secrets():
     assert "s3cret" not in str(caught.value)
 
 
+def test_no_log_tells_what_a_url_is_signed_with(told, caplog):
+    caplog.set_level("DEBUG")
+    assert site(told[0] + "/?sig=s3cret").read("plain").read() == DATA
+    assert '"GET /plain HTTP/1.1" 200' in caplog.text
+    assert "s3cret" not in caplog.text
+
+
 def test_a_redirect_to_what_is_no_url_is_a_typed_error(told):
     with pytest.raises(InvalidError, match="redirects to what is no URL"):
         site(told[0]).head("astray")

@@ -6,6 +6,7 @@ go only to the origin they belong to. Credentials come from `~/.netrc` (or `$NET
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -145,6 +146,7 @@ class Web:
             manager = self._managers.get(proxy)
             if manager is None:
                 urllib3 = plugins.need("urllib3", extra="http", purpose="http and https")
+                logging.getLogger("urllib3.connectionpool").addFilter(_without_queries)
                 options: dict[str, Any] = {
                     "num_pools": 16,
                     "maxsize": 32,
@@ -217,6 +219,13 @@ class Web:
         if self._pid == os.getpid():
             for manager in managers.values():
                 manager.clear()
+
+
+def _without_queries(record: logging.LogRecord) -> bool:
+    """Cut the queries off the URLs that urllib3 logs at DEBUG: there are signatures in them."""
+    if isinstance(record.args, tuple):
+        record.args = tuple(one.partition("?")[0] if isinstance(one, str) else one for one in record.args)
+    return True
 
 
 def netrc_headers(url: str) -> dict[str, str]:
