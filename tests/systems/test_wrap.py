@@ -24,6 +24,7 @@ from rh.errors import (
 )
 from rh.systems import open_system
 from rh.systems.abilities import Bulk, Digesting, Item, Multipart, Running, ServerCopy, Signing, Sweeping
+from rh.systems.base import Body
 from rh.systems.memory import MemorySystem, MemoryUpload, forget
 from rh.systems.wrap import Bucket, Counting, Faulty, Limited, Logged, Retrying, unwrap, wrap
 from rh.testing.systems import SystemSuite, noise
@@ -305,7 +306,7 @@ class Dropping:
         system.read = read
 
 
-class Dropped:
+class Dropped(Body):
     def __init__(self, body, step, error):
         self.entry, self._body, self._step, self._error = body.entry, body, step, error
 

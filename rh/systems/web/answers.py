@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
-from rh.errors import DeadlineError, IntegrityError, UnavailableError
+from rh.errors import IntegrityError, UnavailableError
 from rh.observe import count
 from rh.systems.base import Body, Bytes
 from rh.systems.web.client import failure
@@ -110,13 +110,15 @@ class AnswerBody(Body):
         self._length = length
         self._skip = skip
         self._stop = stop
+        whole = stop is None and length == entry.size and answer.status == 200
+        self._stated = _digests(answer.headers) if whole else {}
+        self.undivided = bool(self._stated)
 
     def __iter__(self) -> Iterator[Bytes]:
-        whole = self._stop is None and self._length == self.entry.size and self._answer.status == 200
-        stated = _digests(self._answer.headers) if whole else {}
+        stated = self._stated
         states = {name: hashlib.new(name, usedforsecurity=False) for name in stated}
         at = 0
-        for piece in self._pieces(stated):
+        for piece in self._pieces():
             count(self._system, "read", requests=0, received=len(piece))
             for state in states.values():
                 state.update(piece)
@@ -140,13 +142,12 @@ class AnswerBody(Body):
                 )
         self.close()
 
-    def _pieces(self, stated: Mapping[str, bytes]) -> Iterator[bytes]:
+    def _pieces(self) -> Iterator[bytes]:
         try:
             yield from stream(self._answer, self._url)
-        except (UnavailableError, DeadlineError) as error:
-            if not stated:
+        except UnavailableError as error:
+            if not self.undivided:
                 raise
-            # Who went on from here by a range could not compare what is stated of the whole.
             raise IntegrityError(f"the answer ended early: {error.message}", where=self._url) from None
 
     def close(self) -> None:

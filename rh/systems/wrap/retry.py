@@ -411,9 +411,10 @@ class _ResumingBody(Body):
                 raise
             problem = error
         failures = 0
+        begun = time.monotonic()
         while True:
             failures += 1
-            self._reopen(problem, self._span, failures, 0.0)
+            self._reopen(problem, self._span, failures, time.monotonic() - begun)
             try:
                 return b"".join(self)
             except IntegrityError as error:
