@@ -21,6 +21,7 @@ from rh.systems.base import System
 from rh.tables import blocks, lines
 from rh.tables.base import DataFile, Snapshot
 from rh.tables.casts import cast_here, has_never_null, misfit, parsed_as, shaped
+from rh.tables.conditions import fitted
 from rh.tables.fragments import (
     TEXT,
     as_parsed,
@@ -415,8 +416,8 @@ def expression(where: Where, schema: pa.Schema) -> Any:
         if len(where) == 3 and all(isinstance(part, str) for part in where[:2]):
             where = [tuple(where)]  # one condition without its list
         try:
-            found = need("pyarrow.parquet").filters_to_expression(where)
-        except (ValueError, TypeError, LookupError, pa.ArrowException) as error:
+            found = need("pyarrow.parquet").filters_to_expression(fitted(where, schema))
+        except (ValueError, TypeError, LookupError, OverflowError, pa.ArrowException) as error:
             raise InvalidError(f"not a filter: {error}", hint='[("column", ">", 3), …]') from error
     try:
         ds.dataset(schema.empty_table()).head(1, filter=found)

@@ -16,6 +16,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -25,6 +26,7 @@ from rh.plugins import need
 from rh.systems.base import System
 from rh.tables import access
 from rh.tables.base import Snapshot
+from rh.tables.conditions import nanoseconds
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -142,6 +144,31 @@ def interruptible(work: Callable[[], Any], cancel: Callable[[], None]) -> Any:
         raise
 
 
+def _bound(value: Any) -> Any:
+    """Parameters as DuckDB takes all of them: of times of pandas it drops the nanoseconds, numpy's are numbers to it.
+
+    Raises:
+        InvalidError: DuckDB has no type that holds the nanoseconds.
+    """
+    if isinstance(value, Mapping):
+        return {name: _bound(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        found = [_bound(one) for one in value]
+        return found if isinstance(value, list) else tuple(found)
+    kind = type(value)
+    if (kind.__module__, kind.__name__) == ("numpy", "datetime64"):
+        known = value.item()  # a whole number where `datetime` cannot hold it
+        return need("duckdb").TimestampNanosecondValue(str(value)) if isinstance(known, int) else known
+    if nanoseconds(value) is None:
+        return value
+    if isinstance(value, timedelta) or value.tzinfo is not None:
+        raise InvalidError(
+            f"a query cannot have the nanoseconds of the parameter {value!s}",
+            hint="DuckDB has them in times without a zone alone; where= compares them all",
+        )
+    return need("duckdb").TimestampNanosecondValue(str(value))
+
+
 class _Run:
     """One query on a connection of its own, from its check to its last batch."""
 
@@ -209,8 +236,7 @@ class _Run:
                         f"parameters are a list of values, or a dict of them by name, not {parameters!r}",
                         hint=f"parameters=[{parameters!r}]",
                     )
-                if not isinstance(parameters, Mapping):
-                    parameters = list(parameters or ())
+                parameters = _bound(parameters if isinstance(parameters, Mapping) else list(parameters or ()))
                 rows = self._call(lambda: self.connection.sql(query, params=parameters).to_arrow_reader(batch_size))
             twice = sorted({name for name in rows.schema.names if rows.schema.names.count(name) > 1})
             if twice:

@@ -17,7 +17,7 @@ from rh.tables import access, blocks, lines
 from rh.tables.base import Snapshot
 from rh.tables.casts import has_never_null
 from rh.tables.order import Group
-from rh.tables.ranges import BLOCK, TAIL, Ranges, Source, check_footer, check_now, translated
+from rh.tables.ranges import BLOCK, TAIL, Ranges, Source, check_footer, check_now, first_line, translated
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -211,7 +211,15 @@ class Scan:
                 acero.Declaration("filter", acero.FilterNodeOptions(self.where)),
             ]
         )
-        found = plan.to_table(use_threads=False)  # threads of Arrow do not survive a fork
+        with translated(self.system.url()):
+            try:
+                found = plan.to_table(use_threads=False)  # threads of Arrow do not survive a fork
+            except pa.ArrowInvalid as error:  # the rows are decoded already: only the filter is left to be wrong
+                raise InvalidError(
+                    f"the filter does not fit the table: {first_line(error)}",
+                    where=self.system.url(),
+                    hint='where=[("column", ">", 3)] compares each value as one of its column\'s type',
+                ) from error
         return one_batch(found.select(self.columns).to_batches(), self.schema)
 
     def _shaped(self, batch: pa.RecordBatch, values: dict[str, pa.Scalar], key: str) -> pa.RecordBatch:

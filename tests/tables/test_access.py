@@ -7,8 +7,12 @@ import io
 import json
 import pickle
 from dataclasses import replace
+from datetime import datetime, timedelta
+from operator import eq, ge, gt, le, lt, ne
+from typing import Any
 from uuid import uuid4
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
@@ -122,6 +126,89 @@ def test_one_condition_needs_no_list() -> None:
     schema = pa.schema([("size", pa.int64()), ("name", pa.string())])
     for one in (("size", ">", 3), ["name", "==", "x"]):
         assert access.expression(one, schema).equals(access.expression([tuple(one)], schema))
+
+
+OPERATORS = {"==": eq, "!=": ne, "<": lt, "<=": le, ">": gt, ">=": ge}
+BASE = 1_700_000_000_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        (pa.array([0, 5, 2**63, 2**64 - 1, None], pa.uint64()), [-1, 0, 5, 5.5, 2**63, 2**64 - 1, 2**64, 2**70]),
+        (pa.array([-(2**63), -1, 7, 2**63 - 1, None]), [-(2**70), -(2**63), -1, 6.5, 7.0, 2**53 + 1, 2**63, 2**70]),
+        (pa.array([-128, 3, 127, None], pa.int8()), [-129, -128, 3, 127, 128, 1e300]),
+        (pa.array([0.5, 1e30, None]), [2**70, -(2**70)]),
+    ],
+    ids=lambda one: str(getattr(one, "type", "")),
+)
+def test_numbers_are_compared_as_they_are(here, column, values) -> None:
+    """Whatever the type of the column can hold; streams and tables agree."""
+    snapshot = numbered(here, column)
+    assert_compared(here, snapshot, column.to_pylist(), [(value, value) for value in values])
+
+
+@pytest.mark.parametrize("zone", [None, "Asia/Tokyo"])
+@pytest.mark.parametrize("unit", ["s", "us", "ns"])
+def test_times_are_compared_to_the_nanosecond(here, unit: str, zone: str | None) -> None:
+    pd = pytest.importorskip("pandas")
+    step = {"s": 10**9, "us": 10**3, "ns": 1}[unit]
+    counts = [(BASE + add) // step for add in (0, 1, 2, 1000, 10**9)]
+    column = pa.array([*counts, None], pa.timestamp(unit, zone))
+    snapshot = numbered(here, column)
+    times = [pd.Timestamp(BASE + add, tz=zone) for add in (-1, 0, 1, 500, 1000, 10**9, 10**9 + 1)]
+    pairs = [(time, time.value) for time in times]
+    if zone is None:
+        pairs += [(np.datetime64(count, "ns"), count) for _, count in pairs]
+        pairs += [
+            (datetime.fromisoformat(f"{year}-01-01"), sign * 10**22) for year, sign in (("9999", 1), ("0001", -1))
+        ]
+    assert_compared(here, snapshot, [*(count * step for count in counts), None], pairs)
+
+
+def test_durations_are_compared_to_the_nanosecond(here) -> None:
+    pd = pytest.importorskip("pandas")
+    snapshot = numbered(here, pa.array([1, 2, 1000], pa.duration("ns")))
+    pairs = [(make(count, "ns"), count) for make in (pd.Timedelta, np.timedelta64) for count in (0, 1, 2, 999, 1000)]
+    assert_compared(here, snapshot, [1, 2, 1000], [*pairs, (timedelta(days=10**6), 10**24)])
+
+
+def assert_compared(here, snapshot: Snapshot, have: list, pairs: list[tuple[Any, Any]]) -> None:
+    """Hold filters against Python: `pairs` are values as they are given, and as they compare with those of `have`."""
+    for value, number in pairs:
+        for operator, holds in OPERATORS.items():
+            where = [("v", operator, value)]
+            wanted = [at for at, one in enumerate(have) if one is not None and holds(one, number)]
+            assert left(here, snapshot, where) == wanted, where
+    if isinstance(have[0], int):
+        some = [value for value, _ in pairs]
+        wanted = [at for at, one in enumerate(have) if one is not None and one in {number for _, number in pairs}]
+        for values in (some, set(some)):
+            assert left(here, snapshot, [[("v", "in", values)]]) == wanted
+
+
+def numbered(here, column: pa.Array) -> Snapshot:
+    """A table of one column, and the numbers of its rows."""
+    return Snapshot("parquet", (put(here, "a.parquet", pa.table({"i": range(len(column)), "v": column})),))
+
+
+def left(here, snapshot: Snapshot, where) -> list[int]:
+    """The numbers of the rows that a filter leaves: the same of the table and of a stream."""
+    files = access.dataset(here, snapshot)
+    found = access.scanner(here, snapshot, files, where=access.expression(where, files.schema)).to_table()
+    with Stream(here, snapshot, 100, where=where) as stream:
+        assert [number for batch in stream for number in batch["i"].to_pylist()] == found["i"].to_pylist()
+    return found["i"].to_pylist()
+
+
+def test_a_filter_that_fails_on_the_rows_is_no_damage_of_the_files(here) -> None:
+    table = pa.table({"v": pa.array([1, 2**63], pa.uint64())})
+    snapshot = Snapshot("parquet", (put(here, "a.parquet", table, write_statistics=False),))
+    with (
+        Stream(here, snapshot, 2, where=pc.field("v") > 5) as stream,
+        pytest.raises(InvalidError, match="the filter does not fit the table"),
+    ):
+        next(stream)
 
 
 @pytest.mark.parametrize("columns", [["nme"], [], "name", ["name", "name"]])

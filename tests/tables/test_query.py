@@ -242,3 +242,21 @@ def test_it_leaves_nothing_behind(here, monkeypatch, tmp_path):
     with pytest.raises(InvalidError):
         query.sql(*here, "select nothing from t")
     assert sorted(Path().rglob("*")) == before
+
+
+def test_parameters_keep_their_nanoseconds(tmp_path):
+    pd, np = pytest.importorskip("pandas"), pytest.importorskip("numpy")
+    system = open_system(locate(tmp_path))
+    base = 1_700_000_000_000_000_000
+    at = pa.array([base, base + 1, base + 1000], pa.timestamp("ns"))
+    here = system, stored(system, pa.table({"i": range(3), "w": at}))
+    time = pd.Timestamp(base + 1)
+    for one in (time, time.to_datetime64()):
+        for text, values in (("w = ?", [one]), ("w = $p", {"p": one}), ("w = any(?)", [[one]]), ("w = ?", (one,))):
+            assert query.sql(*here, f"select i from t where {text}", parameters=values)["i"].to_pylist() == [1], text
+        assert query.sql(*here, "select i from t where w >= ?", parameters=[one])["i"].to_pylist() == [1, 2]
+    plain = [pd.Timestamp(base + 1000), np.datetime64(base // 1000 + 1, "us")]
+    assert query.sql(*here, "select i from t where w = ? and w = ?", parameters=plain)["i"].to_pylist() == [2]
+    for lost in (time.tz_localize("UTC"), pd.Timedelta(1)):
+        with pytest.raises(InvalidError, match="nanoseconds of the parameter"):
+            query.sql(*here, "select ? as x", parameters=[lost])
