@@ -109,9 +109,25 @@ class Snapshot:
             pa = need("pyarrow", extra="tables")
             for field in pa.ipc.read_schema(pa.py_buffer(self.schema)):
                 mark.update(repr((field.name, str(field.type), field.nullable)).encode())
+        if self.options:
+            from rh.tables.given import given_types
+
+            kinds = {} if self.given else {name: str(kind) for name, kind in given_types(self).items()}
+            told = {name: _told(value) for name, value in self.options.items() if name != "column_types"}
+            mark.update(repr((sorted(kinds.items()), sorted(told.items()))).encode())
         for file in self.files:
             mark.update(repr((file.key, file.size, file.digest or file.etag)).encode())
         return mark.hexdigest()[:32]
+
+
+def _told(value: Any) -> str:
+    """An option as text that is the same in every process; what has no such text, as functions, by its name."""
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_told, value))}]"
+    kind: Any = type(value)
+    if callable(value) or kind.__repr__ is object.__repr__:
+        return str(getattr(value, "__qualname__", kind.__qualname__))
+    return repr(value)
 
 
 class Adapter(Protocol):

@@ -7,6 +7,7 @@ part of a larger one. The rank's share is cut from the order of row groups, and 
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -460,7 +461,7 @@ class Stream:
             "shuffle_buffer": self._buffer,
             "rank": self._rank,
             "world_size": self._world_size,
-            "where": None if self._where is None else str(self._where),
+            "where": None if self._where is None else _exactly(self._planned().scan.where),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -529,6 +530,12 @@ class Stream:
 
     def __repr__(self) -> str:
         return f"<Stream of {self.system.url()}, {self.batch_size} rows at a time>"
+
+
+def _exactly(where: pa.compute.Expression) -> str:
+    """A filter as text, and by a digest: the text leaves out most of many values."""
+    _, (serialized,) = where.__reduce__()
+    return f"{where} {hashlib.sha256(serialized).hexdigest()[:32]}"
 
 
 def _resident() -> int:

@@ -17,6 +17,7 @@ from dataclasses import replace
 from uuid import uuid4
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -27,7 +28,7 @@ from rh.errors import ConflictError, IntegrityError, InvalidError
 from rh.systems import locate, open_system
 from rh.systems.base import System
 from rh.tables import store, writing
-from rh.tables.base import Snapshot
+from rh.tables.base import DataFile, Snapshot, _told
 from rh.tables.stream import Stream
 from tests.tables.data import packages
 
@@ -268,6 +269,65 @@ def test_a_state_of_another_stream_is_refused_and_says_what_differs(here) -> Non
     for wrong in (*wrong_ones, *behind, {**state, "rows": 1, "start": "x"}):
         with pytest.raises(InvalidError):
             Stream(here, snapshot, 7, shuffle_seed=3).load_state_dict(wrong)
+
+
+def test_a_state_goes_by_every_value_of_a_filter(here) -> None:
+    """Arrow's text of a filter leaves out most of many values."""
+    snapshot = written(here, 1000)
+    many, others = [*range(1000)], [*range(20), *range(30, 1000)]
+    for one, other in (
+        (pc.field("n").isin(many), pc.field("n").isin(others)),
+        ([("n", "in", many)], [("n", "in", others)]),
+    ):
+        state = json.loads(json.dumps(Stream(here, snapshot, 7, where=one).state_dict()))
+        Stream(here, snapshot, 7, where=one).load_state_dict(state)
+        with pytest.raises(InvalidError, match="another where"):
+            Stream(here, snapshot, 7, where=other).load_state_dict(state)
+
+
+def test_a_state_of_a_filter_by_a_set_fits_in_another_process(here) -> None:
+    words = {f"w{n}" for n in range(11)}
+    code = (
+        "import json, sys; from rh.systems import locate, open_system; from rh.tables import store;"
+        "from rh.tables.stream import Stream; system = open_system(locate(sys.argv[1]));"
+        "where = [('word', 'in', {f'w{n}' for n in range(11)})];"
+        "print(json.dumps(Stream(system, store.find(system), 7, where=where).state_dict()))"
+    )
+    snapshot = written(here, 100)
+    for seed in "12":
+        told = subprocess.run(
+            [sys.executable, "-c", code, str(here.location.path)],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            check=True,
+        )
+        Stream(here, snapshot, 7, where=[("word", "in", words)]).load_state_dict(json.loads(told.stdout))
+
+
+def test_a_state_goes_by_the_options_that_the_files_are_read_with(here) -> None:
+    """Of the same files, other options make other rows."""
+    entry = here.write("a.csv", b"n\n" + b"".join(b"%d\n" % n for n in range(10)))
+
+    def opened(**options) -> Stream:
+        files = Snapshot("csv", (DataFile("a.csv", entry.size, None, entry.etag),), options=options or None)
+        return Stream(here, files, 2)
+
+    rows = {"skip_rows": 5, "column_names": ["n"]}
+    with opened(**rows) as stream:
+        assert numbers([next(stream)]) == [4, 5]
+        state = stream.state_dict()
+    with pytest.raises(InvalidError, match="another table"):
+        opened().load_state_dict(state)
+    with opened(**dict(reversed(rows.items()))) as stream:
+        stream.load_state_dict(state)
+        assert numbers(stream) == [6, 7, 8, 9]
+    typed = opened(column_types={"n": "double"})
+    typed.load_state_dict(opened(column_types=pa.schema([("n", pa.float64())])).state_dict())
+    plain = Snapshot("csv", (DataFile("a.csv", 21, None, "etag"),))
+    assert plain.fingerprint == replace(plain, options={}).fingerprint == "450f4590c726cb3c55714d34bde80fd9"
+    timed = replace(plain, options={"timestamp_parsers": [pa.csv.ISO8601, "%d.%m.%Y"], "invalid_row_handler": numbers})
+    assert " at 0x" not in _told([*timed.options.values()]), "the same in every process"
+    assert timed.fingerprint != plain.fingerprint
 
 
 @pytest.mark.parametrize("place", EVERYWHERE, indirect=True)
