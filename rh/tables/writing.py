@@ -117,6 +117,8 @@ def begin(
                 f"the table's partition columns are {list(base.partition_cols)}, not {list(columns)}", where=where
             )
         columns = base.partition_cols
+        if not base.owned:  # as readers do: once the files are in an index, nobody tells what is left out of them
+            access.check_files(system, base, access.dataset(system, base))
         schema = store.agreed(access.schema(system, base), schema, where)
     return Begun(base, schema, columns, next_id(base), mode)
 

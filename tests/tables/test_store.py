@@ -24,6 +24,7 @@ from rh.systems import locate, open_system
 from rh.systems.base import System
 from rh.tables import access, index, store, writing
 from rh.tables.base import INDEX
+from rh.tables.stream import Stream
 from rh.testing import servers
 from rh.testing.faults import DropAnswer, FaultProxy
 
@@ -316,6 +317,35 @@ def test_append_to_an_adopted_table(here, tmp_path) -> None:
     assert rows_of(here).num_rows == 1
     assert "later.parquet" in names(here)
     assert "a.parquet" not in names(here)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        ({"n": [1]}, {"n": [2], "kept": ["x"]}, "'kept' is in this file and not in the first"),
+        ({"n": [1], "kept": ["x"]}, {"n": [2]}, "'kept' of the table is not in this file"),
+        ({"n": [1]}, {"n": [2.0]}, "'n' is double in this file and int64"),
+    ],
+)
+def test_appending_to_files_that_are_no_table_is_refused(here, tmp_path, first, second, said) -> None:
+    """As readers refuse them; in an index, columns would be left out without a word."""
+    (tmp_path / "table").mkdir()
+    for name, rows in (("a", first), ("b", second)):
+        pq.write_table(pa.table(rows), tmp_path / "table" / f"{name}.parquet")
+    with pytest.raises(InvalidError, match=said):
+        writing.write(here, pa.table(first).to_reader(), mode="append")
+    assert names(here) == ["a.parquet", "b.parquet"]
+
+
+def test_appending_to_files_of_several_widths(here, tmp_path) -> None:
+    """What readers take stays as it was, for tables and streams."""
+    (tmp_path / "table").mkdir()
+    for name, kind in (("a", pa.int32()), ("b", pa.int64())):
+        pq.write_table(pa.table({"n": pa.array([1], kind)}), tmp_path / "table" / f"{name}.parquet")
+    snapshot = writing.write(here, pa.table({"n": [2]}).to_reader(), mode="append")
+    assert rows_of(here)["n"].to_pylist() == [1, 1, 2]
+    with Stream(here, snapshot, 3) as stream:
+        assert next(stream)["n"].to_pylist() == [1, 1, 2]
 
 
 def test_overwriting_an_adopted_csv(here, tmp_path) -> None:
