@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ from rh.tables.fragments import (
     file_system,
     fragment,
     has_footer,
+    has_preamble,
     partition_scalars,
     repeated,
     with_format,
@@ -103,7 +105,12 @@ def dataset(system: System, snapshot: Snapshot) -> ds.Dataset:
     whole = schema(system, snapshot)
     files = file_system(system, snapshot)
     form = file_format(snapshot)
-    fragments = [fragment(system, snapshot, file, whole, form=form, files=files) for file in with_rows(snapshot)]
+    made = partial(fragment, system, snapshot, whole=whole, form=form, files=files)
+    if has_preamble(snapshot):  # each is looked into
+        with ThreadPoolExecutor(AT_ONCE, "rh-columns") as threads:
+            fragments = list(threads.map(made, with_rows(snapshot)))
+    else:
+        fragments = [made(file) for file in with_rows(snapshot)]
     return need("pyarrow.dataset").FileSystemDataset(fragments, whole, form, files)
 
 
@@ -136,27 +143,28 @@ def scanner(
         if held or filtered or any(kinds for kinds, _ in _by_types(snapshot, files, where, typed)):
 
             def batches(blocked: Snapshot) -> Iterator[pa.RecordBatch]:
-                some = files if blocked is snapshot else with_format(blocked, files)
+                some = files if blocked is snapshot else with_format(system, blocked, files)
                 return _held(system, snapshot, some, _by_types(snapshot, some, where, typed), names, options)
 
             return _Passing(blocks.rows(snapshot, batches), whole, columns, where)
     if columns and not snapshot.owned:  # Arrow casts all columns of a file that has none of those wanted
         files = files.replace_schema(need("pyarrow").schema(map(whole.field, _looked_at(columns, where, whole))))
     if snapshot.format == "csv":
-        return _Blocks(snapshot, files, columns=columns, filter=where, **options)
+        return _Blocks(system, snapshot, files, columns=columns, filter=where, **options)
     return files.scanner(columns=columns, filter=where, **options)
 
 
 class _Blocks:
     """What a scanner of Arrow's gives of CSV, in blocks that are as large as its rows need them."""
 
-    def __init__(self, snapshot: Snapshot, files: ds.Dataset, **options: Any) -> None:
+    def __init__(self, system: System, snapshot: Snapshot, files: ds.Dataset, **options: Any) -> None:
+        self._system = system
         self._snapshot = snapshot
         self._files = files
         self._options = options
 
     def _scanner(self, snapshot: Snapshot) -> ds.Scanner:
-        files = self._files if snapshot is self._snapshot else with_format(snapshot, self._files)
+        files = self._files if snapshot is self._snapshot else with_format(self._system, snapshot, self._files)
         return files.scanner(**self._options)
 
     def to_batches(self) -> Iterator[pa.RecordBatch]:

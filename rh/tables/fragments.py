@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 from collections.abc import Collection, Mapping
+from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from rh.config import did_you_mean
@@ -13,7 +17,7 @@ from rh.tables import lines
 from rh.tables.base import DataFile, Snapshot
 from rh.tables.casts import parsed_as, readable
 from rh.tables.given import given_types
-from rh.tables.ranges import BLOCK, open_file
+from rh.tables.ranges import BLOCK, open_file, translated
 from rh.types import Location
 
 if TYPE_CHECKING:
@@ -27,6 +31,7 @@ __all__ = [
     "file_system",
     "fragment",
     "has_footer",
+    "has_preamble",
     "partition_scalars",
     "repeated",
     "with_format",
@@ -102,7 +107,7 @@ def fragment(
         for name, value in partition_scalars(system, snapshot, file, whole).items():
             one = field(name) == value if value.is_valid else field(name).is_null()
             known = one if known is None else known & one
-    form = form or file_format(snapshot)
+    form = _headed(system, snapshot, file, form or file_format(snapshot))
     if source is not None:
         return form.make_fragment(source, partition_expression=known)
     return form.make_fragment(file.key, files, partition_expression=known)
@@ -162,11 +167,54 @@ def _format_of(snapshot: Snapshot, options: Mapping[str, Any]) -> ds.FileFormat:
     return ds.JsonFileFormat(parse_options=parse, read_options=read)
 
 
-def with_format(snapshot: Snapshot, files: ds.Dataset) -> ds.Dataset:
+def has_preamble(snapshot: Snapshot) -> bool:
+    """Whether other lines come before the header of each file, which Arrow's datasets would parse as part of it."""
+    options = snapshot.options or {}
+    return snapshot.format == "csv" and bool(options.get("skip_rows")) and not options.get("column_names")
+
+
+def _headed(system: System, snapshot: Snapshot, file: DataFile, form: ds.FileFormat) -> ds.FileFormat:
+    """How Arrow reads one file: with the names in its header, where it would not find it.
+
+    Raises:
+        InvalidError: the file ends before its header.
+    """
+    if not has_preamble(snapshot):
+        return form
+    csv = need("pyarrow.csv")
+    options = {**(snapshot.options or {})}
+    read = csv.ReadOptions(**_only(options, csv.ReadOptions))
+    where = system.url(file.key)
+    encoding = "utf-8-sig" if codecs.lookup(read.encoding).name == "utf-8" else read.encoding
+    with (
+        translated(where),
+        lines.opened(system, file) as source,
+        io.TextIOWrapper(source, encoding, "surrogateescape") as text,
+    ):
+        skipped = sum(1 for _ in islice(text, read.skip_rows))
+        line = next(text, "")
+        while line == "\n" and form.parse_options.ignore_empty_lines:
+            skipped, line = skipped + 1, next(text, "")
+        if not line:
+            raise InvalidError(f"the file has no header behind skip_rows={read.skip_rows}", where=where)
+        header = csv.read_csv(
+            io.BytesIO(line.encode("utf-8", "surrogateescape")),
+            read_options=csv.ReadOptions(autogenerate_column_names=read.autogenerate_column_names),
+            parse_options=form.parse_options,
+        )
+    options["column_names"] = header.column_names
+    options["skip_rows"] = skipped + (not options.pop("autogenerate_column_names", False))
+    return file_format(replace(snapshot, options=options))
+
+
+def with_format(system: System, snapshot: Snapshot, files: ds.Dataset) -> ds.Dataset:
     """The files of a dataset, read with the options of a snapshot."""
     form = file_format(snapshot)
+    known = {file.key: file for file in snapshot.files}
     fragments = [
-        form.make_fragment(one.path, files.filesystem, partition_expression=one.partition_expression)
+        _headed(system, snapshot, known[one.path], form).make_fragment(
+            one.path, files.filesystem, partition_expression=one.partition_expression
+        )
         for one in files.get_fragments()
     ]
     return need("pyarrow.dataset").FileSystemDataset(fragments, files.schema, form, files.filesystem)

@@ -24,7 +24,7 @@ from rh.tables.ranges import BLOCK, open_file, translated
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["batches", "explain", "json_options"]
+__all__ = ["batches", "explain", "json_options", "opened"]
 
 _CODECS = {"gz": "gzip", "bz2": "bz2", "zst": "zstd", "lz4": "lz4"}
 _KINDS = {
@@ -89,7 +89,7 @@ def _parsed(
         unexpected_field_behavior="error" if strict else "ignore",
     )
     try:
-        with translated(system.url(file.key)), _opened(system, file) as source:
+        with translated(system.url(file.key)), opened(system, file) as source:
             yield from need("pyarrow.json").open_json(source, read_options=read, parse_options=parse)
     except (InvalidError, IntegrityError) as error:
         explain(system, snapshot, file, schema, error)
@@ -100,11 +100,12 @@ def _asked(fields: Iterable[pa.Field]) -> pa.Schema:
     return need("pyarrow").schema([(field.name, parsed_as("jsonl", field.type)) for field in fields])
 
 
-def _opened(system: System, file: DataFile) -> Any:
+def opened(system: System, file: DataFile) -> Any:
+    """The text of a file, decompressed where its name says that it is compressed."""
     pa = need("pyarrow")
-    opened = open_file(system, file, block=BLOCK)
+    source = open_file(system, file, block=BLOCK)
     codec = _CODECS.get(file.key.lower().rpartition(".")[2])
-    return opened if codec is None else pa.CompressedInputStream(opened, codec)
+    return source if codec is None else pa.CompressedInputStream(source, codec)
 
 
 def explain(system: System, snapshot: Snapshot, file: DataFile, schema: pa.Schema, error: RhError) -> None:
@@ -116,7 +117,7 @@ def explain(system: System, snapshot: Snapshot, file: DataFile, schema: pa.Schem
     if blocks.is_too_small(error):
         return
     where = system.url(file.key)
-    with translated(where), _opened(system, file) as source:
+    with translated(where), opened(system, file) as source:
         lines: _Lines = (
             (number, text) for number, text in enumerate(io.BufferedReader(source), 1) if not text.isspace()
         )

@@ -301,6 +301,55 @@ def test_empty_files_are_passed_over(place, kind, blank, at):
     assert table.profile().rows == 2
 
 
+@pytest.mark.parametrize(
+    ("data", "options"),
+    [
+        (b"made by x\nn,word\n1,x\n2,y\n", {}),
+        (b"made by x\r\n\r\nn,word\r\n1,x\r\n2,y", {}),
+        (b"made by x\r\rword;n\rx;1\ry;2\r", {"delimiter": ";"}),
+        (b"\xef\xbb\xbfa,b,c\nn,word\n1,x\n2,y\n", {}),
+        ("made by ü\nn,word\n1,x\n2,y\n".encode("utf-16-le"), {"encoding": "utf-16-le"}),
+        ("made by ü\nn,word\n1,x\n2,y\n".encode("latin-1"), {}),
+        (b"a,b,c\n1,x\n2,y\n", {"autogenerate_column_names": True}),
+    ],
+)
+def test_lines_before_the_header_of_a_csv_file(place, data, options):
+    """They have any number of fields; Arrow's datasets would take them for rows."""
+    place.put({"1.csv": data})
+    table = rh.table(path=place.url, options={"skip_rows": 1, **options})
+    if "autogenerate_column_names" in options:
+        assert table.to_arrow().to_pydict() == {"f0": [1, 2], "f1": ["x", "y"]}
+        return
+    for way in ways(table):
+        assert way() == [1, 2]
+    assert table.num_rows == 2
+
+
+def test_each_csv_file_has_its_own_header_behind_other_lines(place):
+    files = {"1.csv": b"x\nn,word\n1,x\n", "2.csv.gz": gzip.compress(b"y,y,y\n\nword,n\ny,2\n"), "3.csv": b""}
+    place.put(files)
+    options = {"skip_rows": 1}
+    for way in ways(rh.table(path=place.url, options=options)):
+        assert way() == [1, 2]
+    given = rh.table(path=place.url, options=options, schema={"word": "string", "n": "int8"})
+    assert given.to_arrow().to_pydict() == {"word": ["x", "y"], "n": [1, 2]}
+    place.put({"4.csv": b"z\nn,word,more\n3,z,1\n"})
+    with pytest.raises(errors.InvalidError, match="'more' is in this file and not in the first") as caught:
+        rh.table(path=place.url, options=options).to_arrow()
+    assert "4.csv" in caught.value.where
+    place.put({"4.csv": b"nothing else\n"}, overwrite=True)
+    with pytest.raises(errors.InvalidError, match="no header behind skip_rows=1") as caught:
+        rh.table(path=place.url, options=options).to_arrow()
+    assert "4.csv" in caught.value.where
+
+
+def test_a_long_row_behind_lines_before_the_header(place):
+    """It is read again in larger blocks, and the header is found again."""
+    place.put({"1.csv": b"x\nn,word\n1,x\n2," + b"y" * (3 << 20) + b"\n3,z\n"})
+    for way in ways(rh.table(path=place.url, options={"skip_rows": 1})):
+        assert way() == [1, 2, 3]
+
+
 def test_a_csv_file_of_nothing_but_its_header(place):
     place.put({"1.csv": b"n,word\n", "2.csv": b"n,word\n7,x\n", "3.csv": b"n,word\n"})
     table = rh.table(path=place.url)
