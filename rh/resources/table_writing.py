@@ -15,7 +15,8 @@ from rh.resources.arguments import load_only
 from rh.resources.blob import NOTHING
 from rh.resources.folder import Folder
 from rh.resources.rows import Facts
-from rh.tables import access, adapters, writing
+from rh.systems.base import System
+from rh.tables import access, adapters, frames, store, writing
 from rh.tables.base import ONE_FILE, Mode, Parallel
 from rh.types import Location
 
@@ -71,6 +72,8 @@ def write(table: Table, data: Any, mode: Mode, partition_cols: Sequence[str] | N
             files = adapter.write(value, location, begun.write_id, begun.partition_cols, schema=begun.schema)
             snapshot = writing.finish(system, begun, files)
         else:
+            if partitions and adapter.name == "pandas":
+                value = _labelled(value, system, mode, own=own)
             rows = table.to_reader() if value is table.value else adapter.reader(value)
             snapshot = writing.write(system, rows, mode=mode, partition_cols=partitions, own=own)
     written = replace(
@@ -88,6 +91,16 @@ def write(table: Table, data: Any, mode: Mode, partition_cols: Sequence[str] | N
     )
     recording.wrote(written)
     return written
+
+
+def _labelled(frame: Any, system: System, mode: Mode, *, own: bool) -> Any:
+    """A pandas frame to be partitioned; a `RangeIndex` that says more than the order of the rows is to be a column."""
+    if mode != "append":
+        return frames.labelled(frame)
+    base = store.find(system, own=own)
+    if base is None or not frames.index_columns(access.schema(system, base)):
+        return frame
+    return frames.labelled(frame, always=True)
 
 
 def recorded_as_own(table: Table, location: Location) -> Table | None:

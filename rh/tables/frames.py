@@ -9,7 +9,7 @@ from typing import Any
 from rh.errors import InvalidError
 from rh.plugins import need
 
-__all__ = ["check_names", "frame", "index_columns", "table"]
+__all__ = ["check_names", "frame", "index_columns", "labelled", "table", "without_range"]
 
 _PANDAS = b"pandas"
 """Where pandas has its own in the metadata of a schema."""
@@ -155,6 +155,33 @@ def _without(table: Any, names: set[str], noted: dict[str, Any]) -> Any:
 def index_columns(schema: Any) -> list[str]:
     """The columns of a `pyarrow.Schema` that hold the index of the frames that were written."""
     return [name for name in _noted(schema)["index_columns"] if isinstance(name, str) and name in schema.names]
+
+
+def without_range(schema: Any) -> Any:
+    """A `pyarrow.Schema` without the `RangeIndex` of the frame it is of: for rows that are others, or elsewhere.
+
+    It is no column but two numbers and a step, which pandas and pyarrow put on any rows that are as many.
+    """
+    noted = _noted(schema)
+    kept = [name for name in noted["index_columns"] if isinstance(name, str)]
+    if len(kept) == len(noted["index_columns"]):
+        return schema
+    return schema.with_metadata({**schema.metadata, _PANDAS: json.dumps({**noted, "index_columns": kept}).encode()})
+
+
+def labelled(frame: Any, *, always: bool = False) -> Any:
+    """A frame whose `RangeIndex` is to be kept where its rows change places, with an index that becomes a column.
+
+    Args:
+        frame: the frame.
+        always: also if the index only counts the rows from 0.
+    """
+    pd, index = need("pandas"), frame.index
+    if not isinstance(index, pd.RangeIndex):
+        return frame
+    if not always and index.name is None and index.equals(pd.RangeIndex(len(index))):
+        return frame
+    return frame.set_axis(pd.Index(index.to_numpy(), name=index.name))
 
 
 def _noted(schema: Any) -> dict[str, Any]:

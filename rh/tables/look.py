@@ -17,7 +17,7 @@ from typing import Any
 from rh.errors import InvalidError
 from rh.plugins import need
 from rh.systems.base import System
-from rh.tables import access, hashes
+from rh.tables import access, frames, hashes
 from rh.tables.base import Snapshot
 from rh.tables.promotion import alike
 
@@ -472,7 +472,7 @@ def sample(system: System, snapshot: Snapshot, n: int, seed: int = 0, *, columns
             raise InvalidError(f"{what}, not {value!r}")
     schema = access.schema(system, snapshot)
     names = access.check_columns(columns, schema)
-    wanted = pa.schema([schema.field(name) for name in names], schema.metadata)
+    wanted = frames.without_range(pa.schema([schema.field(name) for name in names], schema.metadata))
     total = access.num_rows(system, snapshot)
     # Picking is Python's, and stays the same from version to version.
     picked = sorted(random.Random(seed).sample(range(total), min(n, total)))  # noqa: S311 - no secret

@@ -36,11 +36,11 @@ class Pandas:
     @staticmethod
     def fetch(location: Location, snapshot: Snapshot, *, columns: list[str] | None = None, where: Any = None) -> Any:
         """The rows as a DataFrame, with its index and dtypes. The index comes along whatever `columns` says."""
-        return Pandas.of_arrow(
+        return frames.frame(
             reading.table(location, snapshot, columns=columns, where=where, beside=frames.index_columns)
         )
 
     @staticmethod
     def of_arrow(table: Any) -> Any:
-        """A `pyarrow.Table` as a DataFrame."""
-        return frames.frame(table)
+        """Some rows of a table, in any order, as a DataFrame: a `RangeIndex` counts them anew."""
+        return frames.frame(table.replace_schema_metadata(frames.without_range(table.schema).metadata))

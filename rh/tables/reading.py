@@ -8,7 +8,7 @@ from typing import Any
 from rh.errors import InvalidError
 from rh.plugins import need
 from rh.systems import open_system
-from rh.tables import access
+from rh.tables import access, frames
 from rh.tables.base import Snapshot
 from rh.types import Location
 
@@ -45,7 +45,7 @@ def table(
     where: Any = None,
     beside: Callable[[Any], list[str]] = nothing,
 ) -> Any:
-    """The rows as a `pyarrow.Table`, with the schema's metadata.
+    """The rows as a `pyarrow.Table`, with the schema's metadata (of a `RangeIndex` only if they are all, in order).
 
     Args:
         location: of the table.
@@ -65,7 +65,9 @@ def table(
         with access.reading(system, snapshot, dataset.schema):
             rows = access.scanner(system, snapshot, dataset, columns=names, where=wanted, strict=columns is None)
             found = rows.to_table()
-    return found.replace_schema_metadata(dataset.schema.metadata)
+    whole = wanted is None and not snapshot.partition_cols
+    schema = dataset.schema if whole else frames.without_range(dataset.schema)
+    return found.replace_schema_metadata(schema.metadata)
 
 
 def fitted(rows: Any, schema: Any) -> Any:

@@ -13,7 +13,7 @@ from rh.errors import IntegrityError, InvalidError
 from rh.forks import Lock
 from rh.plugins import need
 from rh.systems.base import System
-from rh.tables import access, blocks, lines
+from rh.tables import access, blocks, frames, lines
 from rh.tables.base import Snapshot
 from rh.tables.casts import has_never_null
 from rh.tables.order import Group
@@ -48,18 +48,27 @@ class Scan:
         snapshot: of the table.
         columns: in the order wanted; all by default.
         where: rows to keep, a filter as `access.expression` takes it.
+        mixed: they are given in another order.
 
     Raises:
         InvalidError: a column of `columns` or `where` is not there.
     """
 
     def __init__(
-        self, system: System, snapshot: Snapshot, columns: Sequence[str] | None = None, where: access.Where = None
+        self,
+        system: System,
+        snapshot: Snapshot,
+        columns: Sequence[str] | None = None,
+        where: access.Where = None,
+        *,
+        mixed: bool = False,
     ) -> None:
         pa = need("pyarrow")
         self.system = system
         self.snapshot = snapshot
         self.whole = access.schema(system, snapshot)
+        if mixed or where is not None or snapshot.partition_cols:
+            self.whole = frames.without_range(self.whole)
         self.columns = access.check_columns(columns, self.whole)
         self._all = columns is None and not snapshot.owned and not snapshot.given
         self.where = access.expression(where, self.whole)

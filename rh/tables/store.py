@@ -23,7 +23,7 @@ from rh.errors import (
 )
 from rh.observe import log
 from rh.systems.base import System
-from rh.tables import access, adoption, given, index
+from rh.tables import access, adoption, frames, given, index
 from rh.tables.base import FORMATS, INDEX, DataFile, LeftOutWarning, Mode, Snapshot
 from rh.tables.promotion import fits
 from rh.types import ABSENT, Entry, Match
@@ -336,7 +336,7 @@ def _next(
         raise InvalidError(
             f"the table's partition columns are {list(columns)}, not {list(partition_cols)}", where=where
         )
-    after = agreed(before, schema, where)
+    after = agreed(frames.without_range(before), schema, where)
     if after.names != schema.names or after.types != schema.types:
         raise InvalidError("somebody changed the table's schema while it was written", where=where, hint="append again")
     return index.document_of(current, [*files, *new], columns, after.serialize().to_pybytes(), where)

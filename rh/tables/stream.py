@@ -400,7 +400,7 @@ class Stream:
 
     def _planned(self) -> _Plan:
         if self._plan is None:
-            scan = Scan(self.system, self.snapshot, self._columns, self._where)
+            scan = Scan(self.system, self.snapshot, self._columns, self._where, mixed=self._seed is not None)
             self._plan = _Plan(
                 scan,
                 self.batch_size,

@@ -11,7 +11,7 @@ from rh.errors import NotFoundError, RhError
 from rh.observe import log
 from rh.plugins import need
 from rh.systems import open_system
-from rh.tables import access, reading, writing
+from rh.tables import access, frames, reading, writing
 from rh.tables.base import DataFile, Snapshot
 from rh.tables.pickling import Reach
 from rh.types import Location
@@ -76,7 +76,7 @@ class Source:
                 snapshot = replace(snapshot, files=tuple(file for file in snapshot.files if file.key in kept))
         return cls(
             Reach.of(location),
-            replace(snapshot, schema=dataset.schema.serialize().to_pybytes()),
+            replace(snapshot, schema=frames.without_range(dataset.schema).serialize().to_pybytes()),
             reading.chosen(columns, dataset.schema, beside),
             wanted,
         )

@@ -23,7 +23,7 @@ from rh.observe import log
 from rh.plugins import need
 from rh.systems import open_system
 from rh.systems.base import System
-from rh.tables import access, adoption, index, store
+from rh.tables import access, adoption, frames, index, store
 from rh.tables.base import DataFile, Mode, Snapshot
 from rh.tables.encoding import EncodedFile, Room, stored_fields
 from rh.types import Location
@@ -120,6 +120,8 @@ def begin(
         if not base.owned:  # as readers do: once the files are in an index, nobody tells what is left out of them
             access.check_files(system, base, access.dataset(system, base))
         schema = store.agreed(access.schema(system, base), schema, where)
+    if columns:  # whose rows come back in another order
+        schema = frames.without_range(schema)
     return Begun(base, schema, columns, next_id(base), mode)
 
 

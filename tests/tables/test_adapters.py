@@ -255,6 +255,41 @@ def test_pandas_index(tmp_path):
     pandas.testing.assert_frame_equal(theirs, frame.set_index("package")[["version"]])
 
 
+def test_pandas_range_index_elsewhere(tmp_path):
+    """A `RangeIndex` is never put on other rows than its own: those of a filter, a sample, a stream, a partition."""
+    frame = pd.DataFrame({"g": list("abab"), "v": [100, 101, 102, 103]}, index=pd.RangeIndex(10, 14))
+    table = rh.table(frame, path=tmp_path / "whole").write()
+    for mixed in (
+        table.sample(4, seed=2),
+        next(table.stream(4, format="pandas", shuffle_seed=3)),
+        next(table.stream(4, shuffle_seed=3)).to_pandas(),
+        table.to_pandas(where=("v", ">", 0)),
+        table.to_arrow(where=("v", ">", 0)).to_pandas(),
+        table.to_dask().compute(scheduler="synchronous"),
+    ):
+        assert list(mixed.index) == [0, 1, 2, 3]
+    pandas.testing.assert_frame_equal(table.fetch(), frame)
+
+    late = rh.table(path=tmp_path / "appended").write(frame.iloc[2:]).write(frame.iloc[:2], mode="append")
+    assert list(late.fetch().index) == [0, 1, 2, 3]
+    assert "range" not in late.schema.metadata[b"pandas"].decode()
+    for early in (late.fetch(where=("v", "<", 102)), late.head(2), next(late.stream(2, format="pandas"))):
+        assert list(early.index) == [0, 1]
+
+
+def test_pandas_range_index_partitioned(tmp_path):
+    """Rows that partitions bring into another order keep the labels that say more than the order."""
+    frame = pd.DataFrame({"g": list("abab"), "v": [100, 101, 102, 103]})
+    table = rh.table(frame.iloc[1:], path=tmp_path / "t").write(partition_cols=["g"])
+    table = table.write(frame.iloc[:1], mode="append")
+    found = table.fetch().sort_index()
+    pandas.testing.assert_frame_equal(found[["g", "v"]], frame, check_index_type=False)
+
+    counted = rh.table(frame, path=tmp_path / "counted").write(partition_cols=["g"])
+    assert counted.schema.names == ["v", "g"]
+    assert counted.write(frame.iloc[1:], mode="append").fetch()["v"].to_list() == [100, 102, 101, 103, 102, 101, 103]
+
+
 def test_pandas_appended(tmp_path):
     """Appended rows go on in the index; rows that are filtered out leave none."""
     table = rh.table(pd.DataFrame({"x": [1, 2]}), path=tmp_path / "t").write()
