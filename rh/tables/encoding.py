@@ -23,7 +23,7 @@ from rh.systems.local import LocalSystem
 from rh.tables.base import DataFile
 from rh.types import Entry
 
-__all__ = ["EncodedFile", "Room", "stored_fields"]
+__all__ = ["EncodedFile", "Room", "size_of", "stored_fields"]
 
 PIPE_BYTES = 16 << 20
 """What is encoded may be so far ahead of what is stored on this machine's disk."""
@@ -71,6 +71,34 @@ def _kept(fields: Sequence[Any]) -> list[Any]:
         field if kept.type.equals(field.type) else field.with_type(kept.type)
         for field, kept in zip(fields, found, strict=True)
     ]
+
+
+def size_of(table: Any) -> int:
+    """Bytes of a table's rows in memory, about: of a dictionary, which slices share, no more values than rows."""
+    return sum(
+        sum(map(_bytes, column.chunks)) if _has_dictionary(column.type) else column.nbytes for column in table.columns
+    )
+
+
+def _has_dictionary(kind: Any) -> bool:
+    if need("pyarrow").types.is_dictionary(kind):
+        return True
+    return any(_has_dictionary(kind.field(at).type) for at in range(kind.num_fields))
+
+
+def _bytes(array: Any) -> int:
+    types, kind = need("pyarrow").types, array.type
+    if not _has_dictionary(kind):
+        return int(array.nbytes)
+    if types.is_dictionary(kind):
+        values = array.dictionary
+        return int(array.indices.nbytes + values.nbytes * min(len(array), len(values)) // max(1, len(values)))
+    if types.is_struct(kind):
+        return sum(_bytes(array.field(at)) for at in range(kind.num_fields))
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_map(kind):
+        first, last = array.offsets[0].as_py(), array.offsets[-1].as_py()
+        return int(array.offsets.nbytes) + _bytes(array.values.slice(first, last - first))
+    return int(array.nbytes)
 
 
 def _repeating(table: Any) -> bool | list[str]:
@@ -273,7 +301,7 @@ class EncodedFile:
     def put(self, table: Any) -> None:
         """Have a row group encoded; waits for room."""
         self._check()
-        size = table.nbytes
+        size = size_of(table)
         self._room.take(size)
         self._groups.put((table, size))
         self.bytes += size

@@ -25,7 +25,7 @@ from rh.systems import open_system
 from rh.systems.base import System
 from rh.tables import access, adoption, frames, index, store
 from rh.tables.base import DataFile, Mode, Snapshot
-from rh.tables.encoding import EncodedFile, Room, stored_fields
+from rh.tables.encoding import EncodedFile, Room, size_of, stored_fields
 from rh.types import Location
 
 __all__ = [
@@ -45,6 +45,8 @@ __all__ = [
 
 GROUP_ROWS = 128 << 10
 GROUP_BYTES = 64 << 20
+DICTIONARY_BYTES = 1 << 20
+"""Of values in a dictionary, from which on those that no row has are left out."""
 FIRST_BYTES = 64 << 20
 """Of rows in the first two files; each next two have twice as many, so that small tables are encoded side by side."""
 FILE_BYTES = 256 << 20
@@ -497,6 +499,29 @@ def _texts(values: Any, column: str, where: str) -> list[str | None]:
     return found
 
 
+def _used(table: Any) -> Any:
+    """Rows with the values of their own only in large dictionaries, which each row group would have whole otherwise.
+
+    Not in ordered ones: their values would have one order in one row group and another in the next.
+    """
+    pa, pc = need("pyarrow"), need("pyarrow.compute")
+    for at, field in enumerate(table.schema):
+        if not pa.types.is_dictionary(field.type) or field.type.ordered:
+            continue
+        chunks = table.column(at).chunks
+        if not any(
+            len(chunk.dictionary) > len(chunk) and chunk.dictionary.nbytes > DICTIONARY_BYTES for chunk in chunks
+        ):
+            continue
+        found = []
+        for chunk in chunks:
+            used = pc.unique(chunk.indices).drop_null().sort()
+            codes = pc.index_in(chunk.indices, used).cast(field.type.index_type)
+            found.append(pa.DictionaryArray.from_arrays(codes, chunk.dictionary.take(used)))
+        table = table.set_column(at, field, pa.chunked_array(found, field.type))
+    return table
+
+
 class _Held:
     """Rows that are gathered to row groups of at most `rows` rows and `GROUP_BYTES` bytes."""
 
@@ -510,14 +535,14 @@ class _Held:
         """Take rows; gives the groups that are complete."""
         while table.num_rows:
             rows = min(self._most - self._rows, table.num_rows)
-            while rows and table.slice(0, rows).nbytes > GROUP_BYTES - self.size:
+            while rows and size_of(table.slice(0, rows)) > GROUP_BYTES - self.size:
                 rows //= 2
             rows = rows or (0 if self._tables else 1)
             if rows:
-                piece = table.slice(0, rows)
+                piece = _used(table.slice(0, rows))
                 self._tables.append(piece)
                 self._rows += rows
-                self.size += piece.nbytes
+                self.size += size_of(piece)
                 table = table.slice(rows)
             if self._rows == self._most or table.num_rows:
                 yield from self.rest()
@@ -525,6 +550,9 @@ class _Held:
     def rest(self) -> Iterator[Any]:
         """What is held, as one group."""
         if self._tables:
-            group = need("pyarrow").concat_tables(self._tables)
+            pa = need("pyarrow")
+            group = pa.concat_tables(self._tables)
+            with suppress(pa.ArrowInvalid):  # more values than the indices count
+                group = group.unify_dictionaries()  # Parquet's writer keeps the first dictionary of a row group only
             self._tables, self._rows, self.size = [], 0, 0
             yield group

@@ -161,6 +161,21 @@ def test_row_groups_of_wide_rows(memory, monkeypatch) -> None:
     assert rows_of(memory) == table
 
 
+@pytest.mark.parametrize("nested", [False, True], ids=["plain", "nested"])
+def test_row_groups_of_a_large_dictionary(memory, monkeypatch, nested) -> None:
+    """A dictionary that is larger than a row group is not counted for each slice of the rows that have it."""
+    monkeypatch.setattr(writing, "GROUP_BYTES", 1 << 20)
+    values = pa.array([f"{number:06d}{'x' * 94}" for number in range(40_000)])
+    column = pa.DictionaryArray.from_arrays(pa.array([*range(0, 40_000, 20), None], pa.int32()), values)
+    table = pa.table({"x": pa.StructArray.from_arrays([column], ["y"]) if nested else column})
+    snapshot = writing.write(memory, table.to_reader(500))
+    (metadata,) = footers(memory)
+    assert metadata.num_row_groups == 1
+    assert nested or metadata.row_group(0).total_byte_size < 1 << 20
+    assert rows_of(memory).to_pylist() == table.to_pylist()
+    assert access.schema(memory, snapshot).types == table.schema.types
+
+
 def test_a_rewritten_table_shares_its_bytes(memory) -> None:
     """Content-defined chunking: with rows put in at the front, most pages are the same bytes again."""
     table = noise(60_000)
