@@ -140,7 +140,8 @@ def next_id(base: Snapshot | None) -> str:
 def stored(schema: Any, partition_cols: Sequence[str] = ()) -> Any:
     """The `pyarrow.Schema` as Parquet keeps it, partition columns last.
 
-    Seconds become milliseconds and dictionaries of other things than text become plain columns; no value changes.
+    Seconds become milliseconds, views of text and bytes large text and bytes, and dictionaries of other things than
+    text plain columns; no value changes.
 
     Raises:
         InvalidError: there are no columns, two of one name, or one that cannot be stored; it is named.
