@@ -325,6 +325,16 @@ def test_lines_before_the_header_of_a_csv_file(place, data, options):
     assert table.num_rows == 2
 
 
+@pytest.mark.parametrize("preamble", [0, 1])
+def test_lines_behind_the_header_of_a_csv_file_are_not_counted(place, preamble):
+    place.put({"1.csv": b"made by x\n" * preamble + b"n,word\nm,unit\n1,x\n2,y\n"})
+    table = rh.table(path=place.url, options={"skip_rows": preamble, "skip_rows_after_names": 1})
+    for way in ways(table):
+        assert way() == [1, 2]
+    shares = [batch["n"].to_pylist() for rank in (0, 1) for batch in table.stream(2, rank=rank, world_size=2)]
+    assert (table.num_rows, shares) == (2, [[1], [2]])
+
+
 def test_each_csv_file_has_its_own_header_behind_other_lines(place):
     files = {"1.csv": b"x\nn,word\n1,x\n", "2.csv.gz": gzip.compress(b"y,y,y\n\nword,n\ny,2\n"), "3.csv": b""}
     place.put(files)
