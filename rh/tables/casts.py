@@ -138,6 +138,8 @@ def _likely(have: pa.DataType, want: pa.DataType) -> pa.DataType:
     pa = need("pyarrow", extra="tables")
     if may_lose(have, want):
         return have
+    if {have, want} == {pa.int64(), pa.uint64()}:  # of which no value is to be rounded
+        return pa.decimal128(20, 0)
     numbers = {str(kind) for kind in (have, want)} <= {"int64", "double", "float", "uint64", "int32"}
     return pa.float64() if numbers and want != pa.float64() else pa.string()
 

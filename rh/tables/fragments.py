@@ -151,6 +151,8 @@ def _format_of(snapshot: Snapshot, options: Mapping[str, Any]) -> ds.FileFormat:
     if snapshot.format == "csv":
         csv = need("pyarrow.csv")
         _check_options(options, csv.ParseOptions, csv.ConvertOptions, csv.ReadOptions)
+        if "column_types" in options:  # which knows more names of types than Arrow
+            options = {**options, "column_types": given_types(snapshot)}
         first = snapshot.files[0].key if snapshot.files else ""
         parse = {"delimiter": "\t"} if ".tsv" in first.lower().rpartition("/")[2] else {}
         parse |= _only(options, csv.ParseOptions)

@@ -24,7 +24,7 @@ from rh.tables.ranges import BLOCK, open_file, translated
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["batches", "explain", "json_options", "opened"]
+__all__ = ["batches", "explain", "first_schema", "json_options", "opened"]
 
 _CODECS = {"gz": "gzip", "bz2": "bz2", "zst": "zstd", "lz4": "lz4"}
 _KINDS = {
@@ -94,6 +94,13 @@ def _parsed(
     except (InvalidError, IntegrityError) as error:
         explain(system, snapshot, file, schema, error)
         raise
+
+
+def first_schema(system: System, snapshot: Snapshot, file: DataFile, asked: pa.Schema) -> pa.Schema:
+    """What Arrow makes of a file's first block where some columns have these types; its own error if they cannot."""
+    read, parse = json_options(snapshot.options, explicit_schema=asked)
+    with _opened(system, file) as source:
+        return need("pyarrow.json").open_json(source, read_options=read, parse_options=parse).schema
 
 
 def _asked(fields: Iterable[pa.Field]) -> pa.Schema:
@@ -210,7 +217,11 @@ def _way_out(field: pa.Field, value: Any, *, given: bool) -> str:
     types, likely = need("pyarrow").types, _LIKELY.get(type(value), "string")
     if given:
         return f"schema= can say another type, such as {likely}; it or columns= can leave the column out"
-    if likely in ("int64", "float64") and (types.is_integer(field.type) or types.is_floating(field.type)):
+    if likely == "int64" and types.is_uint64(field.type):
+        likely = "decimal128(20, 0)"  # of negative and of large ones
+    if likely in ("int64", "float64", "decimal128(20, 0)") and (
+        types.is_integer(field.type) or types.is_floating(field.type)
+    ):
         column = f'{{"{field.name}": "{likely}"}}'
         return f'options={{"column_types": {column}}} reads it so from all files; columns= can leave it out'
     return "values of JSON are not converted: columns= or schema= can leave the column out"

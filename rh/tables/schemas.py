@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from difflib import get_close_matches
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
@@ -136,7 +137,10 @@ def _promoted(snapshot: Snapshot, found: pa.Schema, other: pa.Schema | None) -> 
             continue
         more = other.field(field.name)
         kind = promotion.wider(field.type, more.type)
-        if kind is None and snapshot.format in TEXT and {field.type, more.type} == {pa.int64(), pa.float64()}:
+        both = {field.type, more.type}
+        if kind is None and snapshot.format in TEXT and both == {pa.int64(), pa.uint64()}:
+            kind = pa.uint64()  # a negative one is an error when it is read, where double would round the large ones
+        elif kind is None and snapshot.format in TEXT and both <= {pa.int64(), pa.uint64(), pa.float64()}:
             kind = pa.float64()  # as in one file of text in which some numbers have a fraction
         if kind is not None:
             found = found.set(at, field.with_type(kind).with_nullable(field.nullable or more.nullable))
@@ -170,7 +174,7 @@ def _check_names(snapshot: Snapshot, where: str, found: pa.Schema, names: Iterab
 def _text_schema(system: System, snapshot: Snapshot, file: DataFile) -> pa.Schema:
     def found(snapshot: Snapshot) -> Any:
         with translated(system.url(file.key)):
-            return fragment(system, snapshot, file, None).physical_schema
+            return _with_unsigned(system, snapshot, file)
 
     try:
         return blocks.value(snapshot, found)
@@ -178,6 +182,37 @@ def _text_schema(system: System, snapshot: Snapshot, file: DataFile) -> pa.Schem
         if snapshot.format == "jsonl":
             lines.explain(system, snapshot, file, need("pyarrow").schema([]), error)
         raise
+
+
+def _with_unsigned(system: System, snapshot: Snapshot, file: DataFile) -> pa.Schema:
+    """What Arrow makes of the first block of a file of text, but whole numbers of 64 bits unsigned, not rounded."""
+    pa = need("pyarrow")
+    one = fragment(system, snapshot, file, None)
+    found, free = one.physical_schema, given_types(snapshot)
+    names = [name for name in found.names if found.names.count(name) == 1 and name not in free]
+    names = [name for name in names if found.field(name).type == pa.float64()]
+    if names:
+        first = next(one.to_batches(columns=names, batch_size=blocks.MOST, batch_readahead=0), None)
+        names = [name for name in names if first is not None and _is_large(first.column(name))]
+    for name in names:
+        kinds = {**free, name: pa.uint64()}
+        try:
+            if snapshot.format == "jsonl":
+                lines.first_schema(system, snapshot, file, pa.schema(list(kinds.items())))
+            else:
+                typed = replace(snapshot, options={**(snapshot.options or {}), "column_types": kinds})
+                fragment(system, typed, file, None).physical_schema  # noqa: B018 - it parses the first block
+        except pa.ArrowInvalid:  # some have a fraction, are negative, or larger still
+            continue
+        found = found.set(found.get_field_index(name), pa.field(name, pa.uint64()))
+    return found
+
+
+def _is_large(column: pa.Array) -> bool:
+    """Whether values are whole numbers, some of which int64 does not hold."""
+    pc = need("pyarrow.compute")
+    most = pc.max(column).as_py()
+    return most is not None and most >= 1 << 63 and bool(pc.all(pc.equal(pc.floor(column), column)).as_py())
 
 
 def _partition_type(snapshot: Snapshot, number: int) -> pa.DataType:

@@ -360,6 +360,39 @@ def test_a_long_row_behind_lines_before_the_header(place):
         assert way() == [1, 2, 3]
 
 
+LARGE = 13816973012072644543
+"""A whole number that `int64` does not hold, and `double` rounds."""
+
+
+def numbers(kind, values) -> bytes:
+    head, row = ("n\n", "{}\n") if kind == "csv" else ("", '{{"n": {}}}\n')
+    return (head + "".join(map(row.format, values))).encode()
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+@pytest.mark.parametrize("files", [[[LARGE, 12]], [[(1 << 62) + 1], [LARGE]], [[LARGE], [(1 << 62) + 1]]], ids=str)
+def test_whole_numbers_of_64_bits_unsigned_in_text(place, kind, files):
+    """They are themselves, in their own file and in the others."""
+    place.put({f"{at}.{kind}": numbers(kind, values) for at, values in enumerate(files)})
+    table = rh.table(path=place.url)
+    assert table.schema.field("n").type == pa.uint64()
+    for way in WAYS:
+        assert sorted(way(table)) == sorted(n for values in files for n in values)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_negative_numbers_beside_unsigned_ones_in_text(place, kind):
+    """No type of Arrow's holds both: an error that says how to read them, and none of them is rounded."""
+    place.put({f"0.{kind}": numbers(kind, [-1]), f"1.{kind}": numbers(kind, [LARGE])})
+    with pytest.raises(errors.InvalidError, match="'n'") as caught:
+        rh.table(path=place.url).to_arrow()
+    assert '{"column_types": {"n": "decimal128(20, 0)"}}' in str(caught.value)
+    table = rh.table(path=place.url, options={"column_types": {"n": "decimal128(20, 0)"}})
+    assert table.to_arrow()["n"].to_pylist() == [-1, LARGE]
+    place.put({f"0.{kind}": numbers(kind, [1.5]), f"1.{kind}": numbers(kind, [1e300, LARGE])}, overwrite=True)
+    assert rh.table(path=place.url).to_arrow()["n"].to_pylist() == [1.5, 1e300, float(LARGE)]
+
+
 def test_a_csv_file_of_nothing_but_its_header(place):
     place.put({"1.csv": b"n,word\n", "2.csv": b"n,word\n7,x\n", "3.csv": b"n,word\n"})
     table = rh.table(path=place.url)
