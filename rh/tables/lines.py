@@ -99,7 +99,7 @@ def _parsed(
 def first_schema(system: System, snapshot: Snapshot, file: DataFile, asked: pa.Schema) -> pa.Schema:
     """What Arrow makes of a file's first block where some columns have these types; its own error if they cannot."""
     read, parse = json_options(snapshot.options, explicit_schema=asked)
-    with _opened(system, file) as source:
+    with opened(system, file) as source:
         return need("pyarrow.json").open_json(source, read_options=read, parse_options=parse).schema
 
 
