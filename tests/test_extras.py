@@ -14,6 +14,8 @@ from packaging.requirements import Requirement
 import rh.systems
 from rh.plugins import DISTRIBUTION
 
+pytestmark = [pytest.mark.slow]
+
 PLACES = {
     "s3": ["s3", "objects"],
     "gcs": ["gcs", "objects"],
