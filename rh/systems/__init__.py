@@ -199,6 +199,10 @@ def locate(path: str | os.PathLike[str] | None, system: str | None = None) -> Lo
         )
     if "\0" in text:
         raise InvalidError("a path cannot hold a NUL character", where=repr(text))
+    try:
+        text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise InvalidError("a path is text, or what os.fsdecode made of bytes", where=ascii(text)) from error
     system = config.ALIASES.get(system, system) if system else None
     if system and "://" in system and not text:
         text, system = system, None

@@ -14,6 +14,7 @@ import pytest
 
 import rh
 from rh import config, errors, transfer
+from rh.systems import open_system
 from rh.types import Location
 
 TREE = {
@@ -597,6 +598,22 @@ def test_no_root_configured_shows_the_line_to_add(here):
         rh.folder("n", path=here.path).to("s3")
     assert "RH_S3_ROOT" in caught.value.hint
     assert "[systems.s3]" in caught.value.hint
+
+
+@pytest.mark.parametrize(("scheme", "kind"), [("s3", "s3"), ("gs", "gs"), ("az", "azure")])
+def test_what_no_store_can_be_asked_for_is_refused(here, monkeypatch, scheme, kind):
+    here.put({"a": b"1"})
+    monkeypatch.setenv(f"RH_{kind.upper()}_ANONYMOUS", "true")
+    monkeypatch.setenv("RH_AZURE_ACCOUNT", "acc")
+    for place in ("b\udce9", "b/x\udce9"):
+        folder = rh.folder(path=f"{scheme}://{place}")
+        for call in (folder.ls, lambda f=folder: here.to(f), folder.exists_in_system):
+            with pytest.raises(errors.NameClashError, match="not valid Unicode"):
+                call()
+    with pytest.raises(errors.NameClashError, match=r"valid (Unicode|UTF-8)"):
+        list(open_system(Location(kind, "b")).list("x\udce9"))
+    with pytest.raises(errors.InvalidError, match=r"os\.fsdecode"):
+        rh.folder(path=f"{scheme}://b/\ud800")
 
 
 def test_to_takes_urls_paths_and_folders(here, tmp_path):

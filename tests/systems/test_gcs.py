@@ -938,7 +938,7 @@ def test_endpoints(monkeypatch: pytest.MonkeyPatch, gcs_server: GCSServer) -> No
     assert emulated.head is not None
     assert isinstance(list(emulated.at("t" + secrets.token_hex(4)).list()), list)
     assert parse_endpoint("https://[::1]:8443/base/").url == "https://[::1]:8443/base"
-    for bad in ("ftp://x", "http://", "http://u:p@x", "http://x:port", "http://x/?q=1"):
+    for bad in ("ftp://x", "http://", "http://u:p@x", "http://x:port", "http://x/?q=1", "http://x..y"):
         with pytest.raises(InvalidError) as caught:
             GCSSystem.open(bucket, {"endpoint_url": bad})
         assert "u:p" not in str(caught.value)

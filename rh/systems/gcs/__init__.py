@@ -324,6 +324,8 @@ class GCSSystem(StoreSystem):
         return chain.from_iterable(self._listing(prefix, after, depth))
 
     def _listing(self, prefix: str, after: str, depth: int | None) -> Iterator[Sequence[Entry]]:
+        if prefix:
+            self._target(prefix)
         root = Target(self._bucket, self._root, self.url(prefix))
         return listing(self._api, root, prefix, after, depth)
 

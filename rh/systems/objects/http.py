@@ -71,6 +71,7 @@ def parse_endpoint(text: str) -> Endpoint:
     try:
         parts = urlsplit(text if "://" in text else f"http://{text}")
         port = parts.port
+        (parts.hostname or "").encode("idna")  # as connecting does
     except ValueError as error:
         raise InvalidError(f"the endpoint is no address: {error}", where=text.rpartition("@")[2]) from error
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any, ClassVar, Self, overload
 
-from rh.errors import InvalidError, RhError, UnsupportedError
+from rh.errors import InvalidError, NameClashError, RhError, UnsupportedError
 from rh.systems.abilities import WORKERS, Item
 from rh.systems.base import HIDDEN, Bytes, Settings, System
 from rh.systems.objects.root import Root
@@ -28,6 +28,10 @@ class StoreSystem(System):
     """The store's name, for errors."""
 
     def __init__(self, location: Location, settings: Settings) -> None:
+        try:
+            location.path.encode()
+        except UnicodeEncodeError as error:
+            raise NameClashError(f"{location.path!a} is not valid Unicode", where=location.system) from error
         self.location = location
         self.settings = settings
 
