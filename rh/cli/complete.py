@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from typer import Context
@@ -21,7 +23,36 @@ __all__ = [
     "complete_system",
     "complete_version",
     "one_of",
+    "whole_words",
 ]
+
+
+@contextlib.contextmanager
+def whole_words() -> Iterator[None]:
+    """Ask for completions of words that bash took apart at colons, and answer with what follows the last one.
+
+    That part is all that bash puts something in place of (`COMP_WORDBREAKS`). Its words come one to a line.
+    """
+    parts = os.environ.get("COMP_WORDS", "").split("\n")
+    if os.environ.get("_RH_COMPLETE") != "complete_bash" or ":" not in parts:
+        yield
+        return
+    words: list[str] = []
+    current = 0
+    for count, part in enumerate(parts):
+        joined = words and part and (part == ":" or words[-1].endswith(":"))
+        words[-1:] = [words[-1] + part] if joined else [*words[-1:], part]
+        if count == int(os.environ["COMP_CWORD"]):
+            current = len(words) - 1
+    os.environ.update(COMP_WORDS="\n".join(words), COMP_CWORD=str(current))
+    before = words[current][: words[current].rfind(":") + 1]
+    found = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(found):
+            yield
+    finally:
+        for value in _begun(before, found.getvalue().splitlines()):
+            print(value.removeprefix(before))
 
 
 def complete_place(incomplete: str) -> Sequence[str]:
@@ -86,19 +117,8 @@ def complete_draft(context: Context, incomplete: str) -> Sequence[str]:
 
 def complete_version(context: Context, incomplete: str) -> Sequence[str]:
     """Numbers and aliases of versions that begin so, of the name on the command line, the newest first."""
-    from rh.errors import RhError
-    from rh.resources.base import load
-    from rh.resources.versioned import Versioned
-
     name = context.params.get("name")
-    try:
-        resource = load(name.removeprefix("rh://"), dryrun=True) if isinstance(name, str) else None
-        if not isinstance(resource, Versioned):
-            return []
-        found = [version.label for version in resource.versions()[::-1]]
-        return _begun(incomplete, [*found, *resource.aliases()])
-    except RhError:
-        return []
+    return _begun(incomplete, _versions(name.removeprefix("rh://")) if isinstance(name, str) else [])
 
 
 def _begun(incomplete: str, names: Iterable[str]) -> list[str]:
@@ -126,9 +146,28 @@ def _bare(text: str) -> str:
     return "" if "rh://".startswith(text) and text else "\0"
 
 
+def _versions(name: str) -> list[str]:
+    from rh.errors import RhError
+    from rh.resources.base import load
+    from rh.resources.versioned import Versioned
+
+    try:
+        resource = load(name, dryrun=True)
+        if not isinstance(resource, Versioned):
+            return []
+        return [*(version.label for version in resource.versions()[::-1]), *resource.aliases()]
+    except RhError:
+        return []
+
+
 def _names(incomplete: str) -> list[str]:
+    """Saved names that begin so; after a colon, the versions of one."""
     from rh.errors import RhError
     from rh.resources import records
+
+    name, colon, _ = incomplete.partition(":")
+    if colon:
+        return _begun(incomplete, (f"{name}:{version}" for version in _versions(name)))
 
     try:
         known = records.list_names("/")

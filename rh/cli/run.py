@@ -87,9 +87,11 @@ def _command(words: list[str]) -> int:
     import typer
 
     from rh.cli.app import app
+    from rh.cli.complete import whole_words
 
     try:
-        result = app(words, standalone_mode=False, prog_name="rh")
+        with whole_words():
+            result = app(words, standalone_mode=False, prog_name="rh")
     except typer.Exit as stop:
         return int(stop.exit_code)
     except SystemExit as stop:

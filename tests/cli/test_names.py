@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from rh import config
 from rh.cli.complete import complete_name, complete_place
+
+PROGRAM = Path(sys.executable).with_name("rh")
 
 
 def test_a_name_means_its_place(rh, tree):
@@ -136,6 +141,38 @@ def test_completion(rh, tree, program):
     assert program(env=words, expect=None).stdout.decode().split() == ["src/"]
     words = {**os.environ, "_RH_COMPLETE": "complete_bash", "COMP_WORDS": "rh res", "COMP_CWORD": "1"}
     assert "resources" in program(env=words, expect=None).stdout.decode()
+
+
+def test_bash_completes_words_that_it_takes_apart(rh, tree):
+    """As its `COMP_WORDS` hold them: parted at colons, and only what follows the last one is put in their place."""
+    rh("save", "mine", "src")
+    rh("commit", "mine")
+    rh("alias", "set", "mine", "stable", "v1")
+    expected = {
+        "ls rh : //m": "//mine",
+        "info rh : //mine :": "v1 stable",
+        "ls mi : n": "",
+        "ls -- s3 :": "//",
+        "cp rh : ": "src/",
+        "alias set rh : //mine stable ": "v1 stable",
+    }
+    script = """
+        eval "$(_RH_COMPLETE=source_bash rh)"
+        while IFS=' ' read -r -d '' -a COMP_WORDS; do
+            [ "${COMP_WORDS[-1]}" != . ] || COMP_WORDS[-1]=""
+            COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+            COMPREPLY=() && _rh_completion rh && echo "${COMPREPLY[*]}"
+        done
+    """
+    typed = [f"rh {words}." if words.endswith(" ") else f"rh {words}" for words in expected]
+    done = subprocess.run(
+        ["bash", "-c", script],
+        env={**os.environ, "PATH": f"{PROGRAM.parent}:{os.environ['PATH']}"},
+        input="".join(f"{line}\0" for line in typed).encode(),
+        capture_output=True,
+        check=True,
+    )
+    assert dict(zip(expected, done.stdout.decode().splitlines(), strict=True)) == expected, done.stderr
 
 
 @pytest.mark.parametrize("text", ["", "rh://mine:v3", "nosuch://x", "s3://", "file://x", "ssh://ada:pw@h/x"])
