@@ -475,6 +475,37 @@ def test_a_source_that_changes_while_it_is_copied(system, root, monkeypatch):
     assert {type(error) for error in errors} == {ConflictError}
 
 
+def test_nobody_writes_into_a_file_whose_copy_failed(system, monkeypatch):
+    """Its descriptor is closed then, and the next file has the same number."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _process: {0, 1})
+    huge = system.write("huge", noise(65 << 20))
+    begun, ended = threading.Event(), threading.Event()
+    late = []
+    read, write = os.preadv, os.pwrite
+
+    def fail_first(descriptor, buffers, at):
+        if at == 0:
+            assert begun.wait(30)
+            raise OSError(errno.EIO, "a bad block")
+        if not begun.is_set():
+            begun.set()
+            ended.wait(0.5)
+        return read(descriptor, buffers, at)
+
+    def note(descriptor, data, at):
+        if ended.is_set():
+            late.append(at)
+        return write(descriptor, data, at)
+
+    monkeypatch.setattr(os, "preadv", fail_first)
+    monkeypatch.setattr(os, "pwrite", note)
+    copied = system.copy_many(system, [(huge, "copy")])
+    assert "a bad block" in str(next(copied).error)
+    ended.set()
+    assert list(copied) == []
+    assert late == []
+
+
 # Publishing
 
 
