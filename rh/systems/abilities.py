@@ -5,8 +5,8 @@ Each is a protocol, asked for with `system.ask(Protocol)`: wrappers and plug-ins
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from rh.systems.base import Bytes, System
 from rh.types import ANY, Condition, Entry, Link, Outcome, SignedRequest, Span
@@ -158,6 +158,10 @@ class Multipart(Protocol):
         """Go on with an upload begun earlier; `NotFoundError` when it is gone."""
 
 
+Watch: TypeAlias = Callable[[str, int], None]
+"""Told a key, and how many bytes of it are there by now; by any thread."""
+
+
 @runtime_checkable
 class ServerCopy(Protocol):
     """Copies that the place itself makes."""
@@ -165,11 +169,18 @@ class ServerCopy(Protocol):
     def can_copy_from(self, source: System) -> bool:
         """Whether objects of `source` can be copied here without their bytes leaving the place."""
 
-    def copy_many(self, source: System, pairs: Iterable[tuple[Entry, str]]) -> Iterator[Outcome]:
+    def copy_many(
+        self, source: System, pairs: Iterable[tuple[Entry, str]], *, watch: Watch | None = None
+    ) -> Iterator[Outcome]:
         """Copy each entry of `source` to the key here; each copy is all or nothing and `Match`es the entry's etag.
 
         Where the place computes digests on the way, they are in the outcomes, and one that contradicts the entry's
         `check` is an `IntegrityError`: then nothing is published.
+
+        Args:
+            source: where the entries are; `can_copy_from` says whether that will do.
+            pairs: entries there, and keys here.
+            watch: is told of large files how far they are, where the place can tell. An error of it ends that copy.
         """
 
 

@@ -18,7 +18,7 @@ from rh import digest
 from rh.errors import ConflictError, ExistsError, IntegrityError, InvalidError, NameClashError, NotFoundError
 from rh.forks import Lock
 from rh.observe import count
-from rh.systems.abilities import WORKERS, Item
+from rh.systems.abilities import WORKERS, Item, Watch
 from rh.systems.base import HIDDEN, Body, Bytes, Settings, System
 from rh.types import ABSENT, ANY, Condition, Entry, Kind, Link, Location, Match, Outcome, Span
 
@@ -299,7 +299,13 @@ class MemorySystem(System):
     def can_copy_from(self, source: System) -> bool:
         return isinstance(source, MemorySystem)
 
-    def copy_many(self, source: System, pairs: Iterable[tuple[Entry, str]]) -> Iterator[Outcome]:
+    def copy_many(
+        self,
+        source: System,
+        pairs: Iterable[tuple[Entry, str]],
+        *,
+        watch: Watch | None = None,  # noqa: ARG002 - nothing takes long
+    ) -> Iterator[Outcome]:
         if not isinstance(source, MemorySystem):
             raise InvalidError("memory copies from memory only", where=source.url())
         for entry, key in pairs:

@@ -158,8 +158,10 @@ class AbilitiesSuite(Suite):
         self.put(source, tree)
         assert copier.can_copy_from(source)
         pairs = [(entry, f"new/{entry.key}") for entry in source.list()]
-        outcomes = by_key(copier.copy_many(source, pairs))
+        seen: dict[str, int] = {}
+        outcomes = by_key(copier.copy_many(source, pairs, watch=seen.__setitem__))
         assert set(outcomes) == {f"new/{key}" for key in tree}
+        assert all(there <= len(tree[key.removeprefix("new/")]) for key, there in seen.items())
         for key, data in tree.items():
             outcome = outcomes[f"new/{key}"]
             assert outcome.error is None

@@ -86,7 +86,7 @@ def _begin(mover: Mover, way: Way, composed: Composed | None, steps: Iterator[St
         return fetcher.fetch_many(links(mover, steps, leave))
     if composed is not None:
         return _objects(mover, way, composed, steps, leave)
-    move_many = _mover_of(way, mover.source, mover.target)
+    move_many = _mover_of(way, mover, mover.source)
     assert move_many is not None
     return move_many((told(step), step.key) for step in steps)
 
@@ -94,11 +94,14 @@ def _begin(mover: Mover, way: Way, composed: Composed | None, steps: Iterator[St
 _Many: TypeAlias = Callable[[Iterable[tuple[Entry, str]]], Iterator[Outcome]]
 
 
-def _mover_of(way: Way, source: System, target: System) -> _Many | None:
+def _mover_of(way: Way, mover: Mover, source: System) -> _Many | None:
     """What moves entries of a place to keys of the target; `None` if they cannot go this way."""
+    target = mover.target
     if way is Way.SERVER:
         copier = target.ask(ServerCopy)
-        return partial(copier.copy_many, source) if copier is not None and copier.can_copy_from(source) else None
+        if copier is None or not copier.can_copy_from(source):
+            return None
+        return partial(copier.copy_many, source, watch=mover.watch)
     if way is Way.DIRECT_SEND:
         sender = source.ask(Direct)
         return partial(sender.send_to, target) if sender is not None and sender.can_send_to(target) else None
@@ -113,7 +116,7 @@ def _objects(mover: Mover, way: Way, composed: Composed, steps: Iterator[Step], 
             for step, entry in files:
                 yield Outcome(step.key, mover.target.write(step.key, b"", executable=entry.executable))
             continue
-        move_many = _mover_of(way, system, mover.target)
+        move_many = _mover_of(way, mover, system)
         if move_many is None:
             for step, _ in files:
                 leave(step)

@@ -43,7 +43,7 @@ def taken(mover: Mover, steps: Iterable[Step]) -> Iterator[Step]:
         for system, files in places.values():
             pairs = [(entry, key) for key, (_, entry) in files.items()]
             try:
-                for outcome in copier.copy_many(system, pairs):
+                for outcome in copier.copy_many(system, pairs, watch=mover.watch):
                     if _arrived(mover, files[outcome.key][0], outcome):
                         del files[outcome.key]
             except RhError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from rh import config
@@ -79,6 +79,8 @@ class Mover:
     bytes_resumed: int = 0
     """Bytes of files done that had arrived in an earlier run, in parts."""
     done_files: int = 0
+    watched: dict[str, int] = field(default_factory=dict)
+    """Bytes by key that progress was told of already, of files that their place copies by itself."""
     gone: Exception | None = None
     """Why an end is taken for gone: nothing but failures to reach it for as long as `patience_s`."""
     alive_at: float = 0.0
@@ -141,7 +143,8 @@ class Mover:
             self.bytes_moved += entry.size
             self.done_files += 1
             self.alive_at = time.monotonic()
-            self.progress.advance(1, 0 if counted else entry.size)
+            told = entry.size if counted else self.watched.pop(step.key, 0)
+            self.progress.advance(1, entry.size - told)
 
     def made(self, step: Step, entry: Entry) -> None:
         """A directory or a link is there."""
@@ -155,6 +158,17 @@ class Mover:
         with self._lock:
             self.alive_at = time.monotonic()
             self.progress.advance(0, size)
+
+    def watch(self, key: str, there: int) -> None:
+        """Of a file that its place copies by itself, so many bytes are there. Raises if no more is wanted."""
+        if self.stopped:
+            raise RhError("stopped half way", where=self.target.url(key))
+        with self._lock:
+            more = there - self.watched.get(key, 0)
+            if more > 0:
+                self.watched[key] = there
+                self.alive_at = time.monotonic()
+                self.progress.advance(0, more)
 
     def resumed(self, size: int) -> None:
         """Part of a file had arrived in an earlier run."""

@@ -30,6 +30,7 @@ from rh.errors import (
     InvalidError,
     NameClashError,
     NotFoundError,
+    RhError,
     UnauthenticatedError,
     UnavailableError,
 )
@@ -38,6 +39,7 @@ from rh.systems.azure import AzureSystem, identify
 from rh.systems.azure.container import in_byte_order
 from rh.testing import servers
 from rh.testing.faults import DropAnswer, FaultProxy, Flip, Status, Swallow, Truncate
+from rh.testing.servers.azure_versions import AzureVersions, _Answer
 from rh.testing.systems import SystemSuite, noise, pieces
 from rh.types import ABSENT, ANY, Entry, Location, Match
 
@@ -45,6 +47,25 @@ from rh.types import ABSENT, ANY, Entry, Location, Match
 def opened(server, root: str | None = None, name: str = "azure", **more) -> AzureSystem:
     path = root if root is not None else f"data/{uuid4().hex}"
     return AzureSystem.open(Location(name, path), server.settings(**{"timeout_s": 20, **more}))
+
+
+class SlowCopies(AzureVersions):
+    """Copies that are not made at once, as between far-off places: azurite's are."""
+
+    progress: ClassVar[list[str]] = []
+    aborted = 0
+
+    def _through(self, handler, body=b""):
+        if "comp=copy" in handler.path:
+            self.aborted += 1
+            return _Answer(204, {}, b"")
+        answer = super()._through(handler, body)
+        if handler.headers.get("x-ms-copy-source"):
+            self.left = iter(self.progress)
+            answer.headers.update({"x-ms-copy-id": "1", "x-ms-copy-status": "pending"})
+        elif handler.command == "HEAD" and (now := next(self.left, None)) is not None:
+            answer.headers.update({"x-ms-copy-status": "pending", "x-ms-copy-progress": now})
+        return answer
 
 
 class TestOnAzurite(SystemSuite):
@@ -303,6 +324,30 @@ class TestPlaces:
             system.read("gone")
         assert "sig=" not in "".join(traceback.format_exception(caught.value))
         assert "sig=" not in repr(vars(system.container.place))
+
+    def test_a_copy_that_takes_its_time(self, azure_server):
+        """It may take longer than an answer may, as long as it goes on; what stands still is given up, and aborted."""
+        with SlowCopies(azure_server) as server:
+            system = AzureSystem.open(Location("azure", f"data/{uuid4().hex}"), {**server.settings(), "timeout_s": 1})
+            entry = system.write("f", b"12345678")
+            seen = []
+            server.progress = [f"{size}/8" for size in range(1, 6)]  # the pauses between them come to 1.5 s
+            outcome = next(system.copy_many(system, [(entry, "copy")], watch=lambda *told: seen.append(told)))
+            assert outcome.error is None
+            assert seen == [("copy", size) for size in range(1, 6)]
+            assert server.aborted == 0
+            server.progress = ["1/8"] * 1000
+            outcome = next(system.copy_many(system, [(entry, "late")]))
+            assert isinstance(outcome.error, DeadlineError)
+            assert "does not go on" in str(outcome.error)
+            assert server.aborted == 1
+
+            def no_more(key, _size):
+                raise RhError("enough", where=key)
+
+            outcome = next(system.copy_many(system, [(entry, "stopped")], watch=no_more))
+            assert "enough" in str(outcome.error)
+            assert server.aborted == 2
 
     def test_two_accounts_side_by_side(self, azure_server):
         """Two accounts in one process; neither copies from the other by itself."""

@@ -35,6 +35,7 @@ from rh.errors import (
     InvalidError,
     NameClashError,
     NotFoundError,
+    RhError,
     UnauthenticatedError,
     UnavailableError,
     UnsupportedError,
@@ -498,13 +499,21 @@ class TestListing:
         source, target = opened(moto_server), opened(moto_server, f"other/{uuid4().hex}")
         data = noise(12 << 20)
         entry = source.write("big é", data)
-        outcome = next(target.copy_many(source, [(entry, "copy")]))
+        seen = []
+        outcome = next(target.copy_many(source, [(entry, "copy")], watch=lambda *told: seen.append(told)))
         assert outcome.error is None
+        assert seen == [("copy", 5 << 20), ("copy", 10 << 20), ("copy", 12 << 20)]
         assert outcome.entry.etag.endswith("-3")
         assert target.read("copy").read() == data
         source.write("big é", b"changed")
         stale = next(target.copy_many(source, [(entry, "stale")]))
         assert isinstance(stale.error, ConflictError)
+
+        def no_more(key, _size):
+            raise RhError("enough", where=key)
+
+        stopped = next(target.copy_many(target, [(outcome.entry, "half")], watch=no_more))
+        assert "enough" in str(stopped.error)
         assert target.sweep() == 0
         assert [entry.key for entry in target.list()] == ["copy"]
 

@@ -26,6 +26,7 @@ from rh.errors import (
     RhError,
     TransferError,
 )
+from rh.progress import Silent
 from rh.systems import locate, open_system
 from rh.systems.abilities import Item
 from rh.systems.base import System
@@ -534,6 +535,36 @@ def test_cancelling_leaves_what_can_be_resumed(tmp_path: Path) -> None:
     receipt = transfer.copy_tree(source, target)
     assert receipt.done + receipt.skipped == 40
     assert transfer.verify_tree(target).ok
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_one_large_file_that_the_disk_copies(tmp_path: Path, *, stopped: bool) -> None:
+    """It is told of while it goes on, and stops within."""
+    size = 200 << 20
+    make(tmp_path / "a", f=os.urandom(1 << 20) * 200)
+    cancel = threading.Event()
+    told: list[tuple[int, int]] = []
+
+    class Watch(Silent):
+        def advance(self, files: int, size: int) -> None:
+            told.append((files, size))
+            if stopped:
+                cancel.set()
+
+    source, target = locate(str(tmp_path / "a")), locate(str(tmp_path / "b"))
+    if stopped:
+        with pytest.raises(TransferError, match="cancelled"):
+            transfer.copy_tree(source, target, progress=Watch(), cancel=cancel)
+        assert len(told) == 1
+        assert [path for path in (tmp_path / "b").rglob("*") if path.is_file()] == []
+        cancel.clear()
+        transfer.copy_tree(source, target)
+        assert transfer.verify_tree(target).ok
+    else:
+        transfer.copy_tree(source, target, progress=Watch())
+        assert sum(size for _, size in told) == size
+        assert len(told) > 10
+        assert [files for files, _ in told if files] == [1]
 
 
 def test_progress_is_told_everything(tmp_path: Path) -> None:

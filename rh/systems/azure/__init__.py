@@ -19,6 +19,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import islice
@@ -208,7 +209,7 @@ class AzureSystem(BulkStore):
         mine, other = self.container.place.identity, source.container.place.identity
         return (mine.account, mine.endpoint) == (other.account, other.endpoint)
 
-    def _copy(self, source: AzureSystem, entry: Entry, key: str) -> Entry:
+    def _copy(self, source: AzureSystem, entry: Entry, key: str, watch: Callable[[int], None]) -> Entry:
         origin = source.container
         headers = {"x-ms-copy-source": origin.place.wire.source_url(origin.name, origin.path(entry.key))}
         if entry.etag is not None:
@@ -219,16 +220,15 @@ class AzureSystem(BulkStore):
             raise ConflictError("it has changed since it was listed", where=origin.url(entry.key)) from error
         except NotFoundError as error:
             raise NotFoundError(error.message, where=origin.url(entry.key), hint=error.hint) from error
-        copy_id, status = answer.headers.get("x-ms-copy-id", ""), answer.headers.get("x-ms-copy-status")
-        deadline, pause = time.monotonic() + self.container.place.timeout_s, 0.05
-        while status == "pending":
-            if time.monotonic() > deadline:
-                query = [("comp", "copy"), ("copyid", copy_id)]
-                self.container.ask("copy", "PUT", key, query=query, headers={"x-ms-copy-action": "abort"})
-                raise DeadlineError("the service did not finish the copy in time", where=self.url(key))
-            time.sleep(pause)
-            pause = min(2 * pause, 2.0)
-            status = self.container.ask("head", "HEAD", key).headers.get("x-ms-copy-status")
+        status = answer.headers.get("x-ms-copy-status")
+        if status == "pending":
+            try:
+                status = self._copied(key, watch)
+            except BaseException:
+                query = [("comp", "copy"), ("copyid", answer.headers.get("x-ms-copy-id", ""))]
+                with suppress(RhError):  # it may have come to its end
+                    self.container.ask("copy", "PUT", key, query=query, headers={"x-ms-copy-action": "abort"})
+                raise
         if status not in (None, "success"):
             raise UnavailableError(f"the service gave the copy up: {status}", where=self.url(key))
         made = self.head(key)
@@ -240,6 +240,24 @@ class AzureSystem(BulkStore):
                 got=made.check or f"{made.size} bytes",
             )
         return made
+
+    def _copied(self, key: str, watch: Callable[[int], None]) -> str | None:
+        """What became of a copy that the service makes in its own time: it may take hours, as long as it goes on."""
+        pause, there, patience_s = 0.05, 0, self.container.place.timeout_s
+        deadline = time.monotonic() + patience_s
+        while True:
+            told = self.container.ask("head", "HEAD", key).headers
+            status = told.get("x-ms-copy-status")
+            if status != "pending":
+                return status
+            done = told.get("x-ms-copy-progress", "").partition("/")[0]
+            if done.isdigit() and int(done) > there:
+                there, deadline = int(done), time.monotonic() + patience_s
+            elif time.monotonic() > deadline:
+                raise DeadlineError("the service does not go on with the copy", where=self.url(key))
+            watch(there)
+            time.sleep(pause)
+            pause = min(2 * pause, 2.0)
 
     # Versioned
 

@@ -402,10 +402,10 @@ class GCSSystem(StoreSystem):
         same = (mine.identity and mine.identity.key) == (its.identity and its.identity.key)
         return same and mine.endpoint == its.endpoint and mine.user_project == its.user_project
 
-    def _copy(self, source: GCSSystem, entry: Entry, key: str) -> Entry:
+    def _copy(self, source: GCSSystem, entry: Entry, key: str, watch: Callable[[int], None]) -> Entry:
         origin, what = source._target(entry.key), self._target(key)
         try:
-            made = self._api.rewrite(origin, what, entry.etag)
+            made = self._api.rewrite(origin, what, entry.etag, watch)
         except (NotFoundError, ConflictError):
             there = self._api.get(origin)
             if entry.etag is not None and there.generation != entry.etag:

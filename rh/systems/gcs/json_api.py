@@ -104,6 +104,7 @@ class Page(msgspec.Struct, rename="camel"):
 
 class _Rewrite(msgspec.Struct, rename="camel"):
     done: bool = False
+    total_bytes_rewritten: int = 0
     rewrite_token: str | None = None
     resource: Object | None = None
 
@@ -479,15 +480,15 @@ class Api:
                 errors.append(refusal(status, detail, thing.where))
         return errors
 
-    def rewrite(self, source: Target, target: Target, generation: str | None) -> Object:
-        """Copy on the store's side; large ones across locations take several requests."""
+    def rewrite(self, source: Target, target: Target, generation: str | None, watch: Callable[[int], None]) -> Object:
+        """Copy on the store's side; large ones across locations take several requests, and `watch` is told of each."""
         pinned = f"&sourceGeneration={generation}&ifSourceGenerationMatch={generation}" if generation else ""
         token = ""
         while True:
             data = self.call(
                 "copy",
                 "POST",
-                f"/storage/v1/{source.path}/rewriteTo/{target.path}?fields=done,rewriteToken,resource({FIELDS})"
+                f"/storage/v1/{source.path}/rewriteTo/{target.path}?fields=done,totalBytesRewritten,rewriteToken,resource({FIELDS})"
                 f"{pinned}{token}",
                 where=target.where,
                 document={},
@@ -497,6 +498,7 @@ class Api:
                 return step.resource
             if not step.rewrite_token:
                 raise UnavailableError("the copy stopped half way", where=target.where)
+            watch(step.total_bytes_rewritten)
             token = f"&rewriteToken={quote(step.rewrite_token, safe=SAFE)}"
 
     def compose(

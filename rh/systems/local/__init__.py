@@ -39,7 +39,7 @@ from rh.errors import (
     UnsupportedError,
 )
 from rh.observe import count
-from rh.systems.abilities import WORKERS, Item
+from rh.systems.abilities import WORKERS, Item, Watch
 from rh.systems.base import Body, Bytes, Settings, System
 from rh.systems.local import bulk, parts
 from rh.systems.local.disk import (
@@ -330,10 +330,12 @@ class LocalSystem(System):
     def can_copy_from(self, source: System) -> bool:
         return isinstance(source, LocalSystem)
 
-    def copy_many(self, source: System, pairs: Iterable[tuple[Entry, str]]) -> Iterator[Outcome]:
+    def copy_many(
+        self, source: System, pairs: Iterable[tuple[Entry, str]], *, watch: Watch | None = None
+    ) -> Iterator[Outcome]:
         if not isinstance(source, LocalSystem):
             raise UnsupportedError("a disk copies from disks of the same machine only", where=source.url())
-        return bulk.copy_many(source.root, self.root, self._name, pairs)
+        return bulk.copy_many(source.root, self.root, self._name, pairs, watch)
 
     def digest_many(self, entries: Iterable[Entry]) -> Iterator[Outcome]:
         return bulk.digest_many(self.root, self._name, entries)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from rh.errors import InvalidError, RhError
 from rh.observe import count
-from rh.systems.abilities import Item
+from rh.systems.abilities import Item, Watch
 from rh.systems.local.batch import Batch
 from rh.systems.local.copies import Crew, copy_one, digest_one
 from rh.systems.local.disk import Root, split
@@ -60,7 +60,9 @@ def write_many(root: Root, system: str, items: Iterable[Item]) -> Iterator[Outco
         yield from batch.publish()
 
 
-def copy_many(source_root: Root, root: Root, system: str, pairs: Iterable[tuple[Entry, str]]) -> Iterator[Outcome]:
+def copy_many(
+    source_root: Root, root: Root, system: str, pairs: Iterable[tuple[Entry, str]], watch: Watch | None
+) -> Iterator[Outcome]:
     """`ServerCopy.copy_many`: digests are of the very bytes that were written."""
     with (
         Source(source_root) as source,
@@ -81,7 +83,9 @@ def copy_many(source_root: Root, root: Root, system: str, pairs: Iterable[tuple[
                 except RhError as error:
                     yield Outcome(key, error=error)
                     continue
-                yield from crew.give(copy_one, source_root, entry, root, key, system, batch.lost, size=entry.size)
+                yield from crew.give(
+                    copy_one, source_root, entry, root, key, system, batch.lost, watch, size=entry.size
+                )
             else:
                 yield from plain.one(entry, key)
             if batch.full:

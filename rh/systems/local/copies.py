@@ -15,11 +15,13 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from functools import partial
 from typing import Any, Self, TypeVar
 
 from rh import digest
 from rh.errors import ConflictError, RhError
 from rh.observe import count
+from rh.systems.abilities import Watch
 from rh.systems.local.disk import (
     Root,
     changed,
@@ -88,18 +90,26 @@ class Crew:
         for future in done:
             yield future.result()
 
-    def map(self, function: Callable[[int], T], items: Iterable[int]) -> Iterable[T]:
-        """What the function gives for each item. Afterwards none of them runs on, whatever happened.
+    def map(
+        self, function: Callable[[int], T], items: Iterable[int], seen: Callable[[int], None] | None
+    ) -> Iterable[T]:
+        """What the function gives for each item; `seen` is told which of them begin when all before them are done.
 
-        They work on open files, whose numbers others get as soon as the caller has closed them.
+        Afterwards none of them runs on, whatever happened: they work on open files, whose numbers others get as soon
+        as the caller has closed them.
         """
-        jobs = [self.pool.submit(function, item) for item in items]
+        jobs = {item: self.pool.submit(function, item) for item in items}
+        found = []
         try:
-            return [job.result() for job in jobs]
+            for item, job in jobs.items():
+                if seen is not None:
+                    seen(item)
+                found.append(job.result())
+            return found
         finally:
-            for job in jobs:
+            for job in jobs.values():
                 job.cancel()
-            wait(jobs)
+            wait(jobs.values())
 
 
 def _buffer() -> memoryview:
@@ -151,16 +161,20 @@ def _move(source: int, target: int | None, start: int, stop: int, *, sparse: boo
     return state.digest()
 
 
-def _process(source: int, target: int | None, at: os.stat_result, crew: Crew | None) -> digest.Digest:
+def _process(
+    source: int, target: int | None, at: os.stat_result, crew: Crew | None, seen: Callable[[int], None] | None = None
+) -> digest.Digest:
     size = at.st_size
     chunk = digest.chunk_size(size)
     sparse = at.st_blocks * 512 < size
     if not chunk:
         return digest.Digest("sha256:" + _move(source, target, 0, size, sparse=sparse).hex())
-    each = map if crew is None else crew.map
-    parts = each(
-        lambda start: _move(source, target, start, min(start + chunk, size), sparse=sparse), range(0, size, chunk)
-    )
+    starts = range(0, size, chunk)
+
+    def part(start: int) -> bytes:
+        return _move(source, target, start, min(start + chunk, size), sparse=sparse)
+
+    parts = map(part, starts) if crew is None else crew.map(part, starts, seen)
     return digest.combine(b"".join(parts), chunk)
 
 
@@ -204,10 +218,12 @@ def copy_one(
     key: str,
     system: str,
     lost: Callable[[str, list[str]], None],
+    watch: Watch | None,
     crew: Crew | None,
 ) -> Outcome:
     """Copy one file; the digest is of the bytes that were written. `lost` is told the directories made for nothing."""
     made: list[str] = []
+    seen = None if watch is None else partial(watch, key)
     try:
         with translated(source_root.where(entry.key)):
             source, before = _open(source_root, entry)
@@ -218,10 +234,10 @@ def copy_one(
             with translated(root.where(key)), Draft(root, key, executable=executable, made=made) as draft:
                 target = draft.descriptor
                 if _clone(source, target, (before.st_dev, os.fstat(target).st_dev)):
-                    found = _process(target, None, os.fstat(target), crew)
+                    found = _process(target, None, os.fstat(target), crew, seen)
                 else:
                     os.ftruncate(target, before.st_size)
-                    found = _process(source, target, before, crew)
+                    found = _process(source, target, before, crew, seen)
                 if changed(before, os.fstat(source)):
                     raise _moved(source_root, entry.key)
                 expect(entry, found.text, source_root.where(entry.key))

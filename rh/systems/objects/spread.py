@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, islice
 from typing import TypeVar
@@ -16,7 +16,9 @@ Given = TypeVar("Given")
 Made = TypeVar("Made")
 
 
-def spread(work: Callable[[Given], Made], items: Iterable[Given], *, workers: int = WORKERS) -> Iterator[Made]:
+def spread(
+    work: Callable[[Given], Made], items: Iterable[Given], *, workers: int = WORKERS
+) -> Generator[Made, None, None]:
     """The results of `work` on each item, in order, several at a time; items are taken as room is."""
     taken = iter(items)
     first = list(islice(taken, 2))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any, ClassVar, Self, overload
 
 from rh.errors import InvalidError, NameClashError, RhError, UnsupportedError
-from rh.systems.abilities import WORKERS, Item
+from rh.systems.abilities import WORKERS, Item, Watch
 from rh.systems.base import HIDDEN, Bytes, Settings, System
 from rh.systems.objects.root import Root
 from rh.systems.objects.spread import spread
@@ -69,16 +70,19 @@ class StoreSystem(System):
     def can_copy_from(self, source: System) -> bool: ...
 
     @abstractmethod
-    def _copy(self, source: Any, entry: Entry, key: str) -> Entry:
-        """Copy one object of a source that `can_copy_from` has taken."""
+    def _copy(self, source: Any, entry: Entry, key: str, watch: Callable[[int], None]) -> Entry:
+        """Copy one object of a source that `can_copy_from` has taken. `watch` is told how far a large one is."""
 
-    def copy_many(self, source: System, pairs: Iterable[tuple[Entry, str]]) -> Iterator[Outcome]:
+    def copy_many(
+        self, source: System, pairs: Iterable[tuple[Entry, str]], *, watch: Watch | None = None
+    ) -> Iterator[Outcome]:
         if not self.can_copy_from(source):
             raise UnsupportedError(f"{self.store} copies only within one account of one endpoint", where=source.url())
 
         def one(pair: tuple[Entry, str]) -> Outcome:
+            seen = partial(watch, pair[1]) if watch is not None else _unwatched
             try:
-                return Outcome(pair[1], self._copy(source, *pair))
+                return Outcome(pair[1], self._copy(source, *pair, seen))
             except RhError as error:
                 return Outcome(pair[1], error=error)
 
@@ -99,6 +103,10 @@ class StoreSystem(System):
                 raise InvalidError("a key that ends with / is a directory and has no bytes", where=self.url(key))
             raise UnsupportedError(f"{self.store} has no directories", where=self.url(key))
         return data
+
+
+def _unwatched(_size: int) -> None:
+    return
 
 
 class BulkStore(StoreSystem):

@@ -256,10 +256,10 @@ class S3System(BulkStore):
             return True
         return mine.wire.endpoint == other.wire.endpoint and mine.credentials() == other.credentials()
 
-    def _copy(self, source: S3System, entry: Entry, key: str) -> Entry:
+    def _copy(self, source: S3System, entry: Entry, key: str, watch: Callable[[int], None]) -> Entry:
         place, origin = self.bucket.place, source.bucket.path(entry.key)
         if entry.size > COPY_LIMIT:
-            return copy_in_parts(self.bucket, key, source.bucket, entry)
+            return copy_in_parts(self.bucket, key, source.bucket, entry, watch)
         headers = {**place.stored, "x-amz-copy-source": source_of(source.bucket.name, origin)}
         if entry.etag is not None:
             headers["x-amz-copy-source-if-match"] = f'"{entry.etag}"'

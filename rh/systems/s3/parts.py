@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 
 from rh.errors import ConflictError, IntegrityError, InvalidError, NotFoundError, RhError
 from rh.systems.base import Bytes
@@ -180,7 +181,7 @@ def abort(bucket: Bucket, key: str, upload_id: str) -> None:
         return
 
 
-def copy_in_parts(bucket: Bucket, key: str, origin: Bucket, entry: Entry) -> Entry:
+def copy_in_parts(bucket: Bucket, key: str, origin: Bucket, entry: Entry, watch: Callable[[int], None]) -> Entry:
     """Copy an object of any size within the store, part by part, each only while the source is the one listed."""
     part = LIMITS.part_size(entry.size, COPY_PART)
     source = {"x-amz-copy-source": source_of(origin.name, origin.path(entry.key))}
@@ -209,10 +210,12 @@ def copy_in_parts(bucket: Bucket, key: str, origin: Bucket, entry: Entry) -> Ent
 
     try:
         tags: list[str] = []
-        for outcome in spread(one, range(upload.count), workers=8):
-            if isinstance(outcome, RhError):
-                raise outcome
-            tags.append(outcome)
+        with closing(spread(one, range(upload.count), workers=8)) as outcomes:  # before the upload is forgotten
+            for outcome in outcomes:
+                if isinstance(outcome, RhError):
+                    raise outcome
+                tags.append(outcome)
+                watch(min(len(tags) * part, entry.size))
         return upload.finish(tags)
     except ConflictError as error:
         upload.abort()

@@ -220,7 +220,13 @@ class SSHSystem(System):
             return False
         return other.host == self.host or other.pool.transport.address() == self.pool.transport.address()
 
-    def copy_many(self, source: System, pairs: Iterable[tuple[Entry, str]]) -> Iterator[Outcome]:
+    def copy_many(
+        self,
+        source: System,
+        pairs: Iterable[tuple[Entry, str]],
+        *,
+        watch: abilities.Watch | None = None,  # noqa: ARG002 - the host says what is done only
+    ) -> Iterator[Outcome]:
         """Copy on the host; digests of what was copied are in the outcomes."""
         found: Iterator[Outcome] = self.road.copy_many(_ssh(source).road, pairs)
         return found

@@ -35,6 +35,7 @@ from rh.systems.abilities import (
     Upload,
     Versioned,
     Vouching,
+    Watch,
 )
 from rh.systems.base import Body, Bytes, System
 from rh.types import ANY, Condition, Entry, Link, Outcome, SignedRequest, Span
@@ -278,9 +279,11 @@ class _ServerCopy(_Through[ServerCopy]):
     def can_copy_from(self, source: System) -> bool:
         return self._inner.can_copy_from(unwrap(source))
 
-    def copy_many(self, source: System, pairs: Iterable[tuple[Entry, str]]) -> Iterator[Outcome]:
+    def copy_many(
+        self, source: System, pairs: Iterable[tuple[Entry, str]], *, watch: Watch | None = None
+    ) -> Iterator[Outcome]:
         near = unwrap(source)
-        flow = _outcomes("copy_many", lambda items: self._inner.copy_many(near, items), _target_key)
+        flow = _outcomes("copy_many", lambda items: self._inner.copy_many(near, items, watch=watch), _target_key)
         return self._wrapper.many(flow, pairs)
 
 
