@@ -95,7 +95,7 @@ def test_a_sidecar_of_a_file_that_is_not_there(cats):
 @pytest.mark.parametrize(
     ("name", "data", "line", "message"),
     [
-        ("3.png.metadata.json", b'{\n"a": 1,\n}', 3, "not JSON"),
+        ("3.png.metadata.json", b'{\n"a": 1,\n"b": }', 3, "not JSON"),
         ("3.png.metadata.json", b"[1]", 1, "an array, not an object"),
         ("3.png.metadata.json", b'\n\n"\xff"', 3, "not UTF-8"),
         ("3.png.metadata.json", b'{"a": 1, "a": 2}', 1, "'a' is there twice"),

@@ -260,7 +260,7 @@ class _Connections:
             db = None if file is None else self._take(str(path), file)
             if db is None:
                 # Whoever finds the file busy asks again by `_retry`, more often than SQLite would.
-                db = sqlite3.connect(uri, 0, isolation_level=None, uri=True, check_same_thread=False)
+                db = sqlite3.connect(uri, timeout=0, isolation_level=None, uri=True, check_same_thread=False)
             healthy = False
             try:
                 _retry(lambda: db.execute("pragma synchronous = full"), deadline)

@@ -129,7 +129,7 @@ class Container(Root[AzurePlace]):
         while True:
             more = [("marker", marker)] if marker else []
             tree = parse_xml(self.ask("list", "GET", query=[*query, *more]).data)
-            yield from tree.find("Blobs") or ()
+            yield from tree.iterfind("./Blobs/*")
             fresh = tree.findtext("NextMarker") or ""
             if not fresh:
                 return

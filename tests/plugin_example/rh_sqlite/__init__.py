@@ -235,7 +235,7 @@ class _Database:
     def _link(self) -> sqlite3.Connection:
         pid, link = getattr(self._mine, "link", (0, None))
         if link is None or pid != os.getpid():
-            link = sqlite3.connect(self._file, self._timeout_s, isolation_level=None, check_same_thread=False)
+            link = sqlite3.connect(self._file, timeout=self._timeout_s, isolation_level=None, check_same_thread=False)
             link.executescript(SCHEMA)
             self._mine.link = os.getpid(), link
             with self._lock:
