@@ -168,28 +168,34 @@ class Marker:
         self._store = store
         self._marks = marks
         self._without = frozenset(without)
-        self._done: set[str] = set()
+        self._done: set[tuple[str, str | None]] = set()
 
     def mark(self) -> None:
-        """Mark what all references need that are there now."""
-        wanted = {ref.tree for ref in self._store.refs() if ref not in self._without} - self._done
-        for digest in sorted(wanted):
+        """Mark what all references need that are there now, also where a marker was written again since."""
+        etags = self._etags("trees/")
+        wanted = {ref.tree for ref in self._store.refs() if ref not in self._without}
+        unmarked = {(digest, etags.get(tree_key(digest))) for digest in wanted} - self._done
+        for digest, etag in sorted(unmarked):
             try:
                 self._mark_tree(digest)
             except NotFoundError:
                 if digest in {ref.tree for ref in self._store.refs() if ref not in self._without}:
                     raise
                 continue  # it was let go of, and swept by somebody else, since the references were listed
-            self._done.add(digest)
-        if self._look_for_redirects() or wanted:
+            self._done.add((digest, etag))
+        if self._look_for_redirects() or unmarked:
             self._marks.need_packs()
+
+    def _etags(self, prefix: str) -> dict[str, str | None]:
+        """The keys of the files below a prefix, and their etags."""
+        try:
+            return {one.key: one.etag for one in self._store.system.list(prefix) if one.kind == "file"}
+        except NotFoundError:
+            return {}
 
     def _look_for_redirects(self) -> bool:
         """Note where the members of packs are that were written anew; whether that changed since it was noted."""
-        try:
-            there = {name_of(one.key): one.etag for one in self._store.system.list("moved/") if one.kind == "file"}
-        except NotFoundError:
-            there = {}
+        there = {name_of(key): etag for key, etag in self._etags("moved/").items()}
         named = {pack for (pack,) in self._marks.all("select distinct pack from members")} if there else set()
         known = dict(self._marks.all("select pack, etag from redirects"))
         changed = [pack for pack, etag in there.items() if pack in named and (etag is None or known.get(pack) != etag)]

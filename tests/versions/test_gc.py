@@ -16,7 +16,8 @@ from rh import transfer
 from rh.errors import ConflictError, IntegrityError, InvalidError, NotFoundError, UnavailableError
 from rh.registry import default
 from rh.registry.sql.sqlite import SQLiteRegistry
-from rh.systems import locate
+from rh.systems import locate, open_system
+from rh.versions.commit import adopt_tree, commit_tree
 from rh.versions.gc import collect, drop, prune, unneeded
 from rh.versions.layout import tree_key
 from rh.versions.lease import GC
@@ -145,6 +146,21 @@ def test_a_version_that_came_after_marking_is_kept(store, monkeypatch):
     assert len(set(before) - set(keys(store))) == 3
     assert any(key.endswith(".chunks") for key in keys(store))
     assert read(store, tree) == {"large": BIG, "small": b"1"}
+
+
+def test_a_version_whose_marker_is_written_again_after_marking_is_kept(store, tmp_path, monkeypatch):
+    """One that was there by reference is committed with its bytes, which the store had left from something else."""
+    (tmp_path / "f").write_bytes(BIG)
+    source = open_system(locate(tmp_path))
+    tree = adopt_tree(source, store)
+    store.ref("s", tree.digest)
+    with store.lease() as lease, store.writer(lease=lease) as writer:
+        writer.finish(build(writer, {"left/over": BIG}))
+    enter = Sweep.__enter__
+    monkeypatch.setattr(Sweep, "__enter__", lambda sweep: commit_tree(source, store) and enter(sweep))
+    assert collect(store, older_than_s=-60).trees == 1
+    (tmp_path / "f").unlink()
+    assert read(store, tree) == {"f": BIG}
 
 
 def test_equal_directories_at_two_places_are_both_kept(store):
