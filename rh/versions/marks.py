@@ -181,7 +181,10 @@ class Marker:
             except NotFoundError:
                 if digest in {ref.tree for ref in self._store.refs() if ref not in self._without}:
                     raise
-                continue  # it was let go of, and swept by somebody else, since the references were listed
+                # It was let go of, and swept by somebody else, since the references were listed. Directories that
+                # others have as well were seen by then, and what is in them was not marked.
+                self._marks.run("delete from seen")
+                continue
             self._done.add((digest, etag))
         if self._look_for_redirects() or unmarked:
             self._marks.need_packs()

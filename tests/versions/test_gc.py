@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from contextlib import suppress
+from itertools import count
 
 import pytest
 from hypothesis import given, settings
@@ -18,9 +19,11 @@ from rh.registry import default
 from rh.registry.sql.sqlite import SQLiteRegistry
 from rh.systems import locate, open_system
 from rh.versions.commit import adopt_tree, commit_tree
+from rh.versions.edit import Edit
 from rh.versions.gc import collect, drop, prune, unneeded
 from rh.versions.layout import tree_key
 from rh.versions.lease import GC
+from rh.versions.marks import Marks
 from rh.versions.series import Series
 from rh.versions.store import Store
 from rh.versions.sweep import Sweep
@@ -161,6 +164,34 @@ def test_a_version_whose_marker_is_written_again_after_marking_is_kept(store, tm
     assert collect(store, older_than_s=-60).trees == 1
     (tmp_path / "f").unlink()
     assert read(store, tree) == {"f": BIG}
+
+
+def test_what_is_shared_with_a_version_that_goes_while_it_is_marked_is_kept(store, tmp_path, monkeypatch):
+    """Another collection takes a version after its root was read: what it shares is marked for others all the same."""
+    files = {"shared/a/f": b"1", "shared/b/f": b"2"}
+    kept = commit(store, files)
+    store.ref("s", kept.digest)
+    for number in count():  # trees are marked in the order of their digests
+        alone = commit(store, {"alone/f": b"%d" % number})
+        with Edit(store, kept.digest) as edit:
+            edit.copy_from(store, alone.digest)
+            going = edit.finish()
+        if going.digest < kept.digest:
+            break
+    store.ref("s", going.digest)
+    monkeypatch.setenv("RH_HOME", str(tmp_path / "of-another-machine"))
+    unseen, times = Marks.unseen, count()
+
+    def after_the_root(marks, records):
+        if next(times) == 1:
+            store.unref("s", going.digest)
+            collect(again(store), older_than_s=-60)
+        return unseen(marks, records)
+
+    monkeypatch.setattr(Marks, "unseen", after_the_root)
+    collect(store, older_than_s=-60)
+    assert not store.has_tree(going.digest)
+    assert read(store, kept) == files
 
 
 def test_equal_directories_at_two_places_are_both_kept(store):
