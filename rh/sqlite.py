@@ -9,7 +9,7 @@ from typing import Any
 
 from rh.forks import databases
 
-__all__ = ["opened"]
+__all__ = ["Unnamed", "opened"]
 
 
 @contextmanager
@@ -27,3 +27,26 @@ def opened(database: Any, **options: Any) -> Iterator[sqlite3.Connection]:
             raise sqlite3.OperationalError("this process was forked while a database was in use; spawn it instead")
         with closing(sqlite3.connect(database, **options)) as db:
             yield db
+
+
+class Unnamed:
+    """A database that has no name, in memory as long as it is small, then in a file that goes with this process.
+
+    Its one connection stays open, as SQLite takes the database away with it. A fork may find it open, though not in
+    use: a child must leave it alone.
+    """
+
+    def __init__(self) -> None:
+        with databases:
+            self._db = sqlite3.connect("", isolation_level=None)
+
+    @contextmanager
+    def opened(self) -> Iterator[sqlite3.Connection]:
+        """The connection, for one short block: forks wait for its end."""
+        with databases:
+            yield self._db
+
+    def close(self) -> None:
+        """Take the database away."""
+        with databases:
+            self._db.close()

@@ -8,12 +8,11 @@ first, so that none is left whose contents are gone.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Collection, Iterable
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from rh.errors import ConflictError, InvalidError, NotFoundError
@@ -114,8 +113,7 @@ def collect(
     except NotFoundError:
         return Collected(dry_run=dry_run)  # no commit came to its end there
     store.check_format()
-    with tempfile.TemporaryDirectory(prefix="rh-gc-") as folder:
-        marks = Marks(Path(folder, "marks.db"))
+    with closing(Marks()) as marks:
         marker = Marker(store, marks, without if dry_run else ())
         marker.mark()
         for kind in KINDS:

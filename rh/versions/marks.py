@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 from rh import sqlite
@@ -29,12 +28,11 @@ _NODES = 200
 class Marks:
     """What is needed, and what is there that is not: on disk, so that a large store fits."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        with sqlite.opened(path) as db:
+    def __init__(self) -> None:
+        self._db = sqlite.Unnamed()
+        with self._db.opened() as db:
             db.executescript(
                 """
-                pragma journal_mode = off;
                 create table needed (key text primary key) without rowid;
                 create table members (
                     pack text, start integer, size integer, digest text, primary key (pack, start)
@@ -61,13 +59,14 @@ class Marks:
                 """
             )
 
+    def close(self) -> None:
+        """Forget it all."""
+        self._db.close()
+
     def _do(self, work: Any) -> Any:
-        with sqlite.opened(self._path, isolation_level=None) as db:
-            db.execute("pragma synchronous = off")
+        with self._db.opened() as db, db:
             db.execute("begin")
-            result = work(db)
-            db.execute("commit")
-            return result
+            return work(db)
 
     def run(self, statement: str, *values: Any) -> None:
         """Run a statement."""

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import signal
+import subprocess
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -287,6 +291,37 @@ def version(series, store, content, **more):
     tree = commit(store, {"f": content})
     store.ref(series.series, tree.digest)
     return series.add(tree.digest, store.system.location, files=1, size=1, **more)[0]
+
+
+NOTING = """
+import os, signal, sys
+from pathlib import Path
+from rh.systems import locate
+from rh.versions.gc import collect
+from rh.versions.marks import Marker
+from rh.versions.store import Store
+def mark(marker):
+    for number in range(50):
+        marker._marks.need(f"objects/{number}/{other:064}" for other in range(1_000))
+    print(*(os.readlink(one) for one in Path("/proc/self/fd").iterdir() if one.is_symlink()), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+Marker.mark = mark
+collect(Store.at(locate(sys.argv[1])))
+"""
+
+
+def test_what_was_noted_goes_with_the_process(request, tmp_path):
+    """`kill -9`: what a large store needs is noted in a file that has no name, so that nothing is left behind."""
+    store, scratch = store_on("file", request, tmp_path), tmp_path / "scratch"
+    commit(store, {"a": b"1"})
+    scratch.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", NOTING, store.system.location.path],
+        env={**os.environ, "TMPDIR": str(scratch)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert f"{scratch}/" in done.stdout
+    assert list(scratch.iterdir()) == []
 
 
 def test_prune(store, series):
