@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rh.errors import NotFoundError
@@ -44,9 +42,8 @@ def repair(resource: Versioned, which: str, source: str | os.PathLike[str] | Loc
         if not bad:
             return found
         location = live.placed() if source is None else places.resolve(source, None)
-        with tempfile.TemporaryDirectory(prefix="rh-repair-") as made:
-            files = _files(location, live.host if source is None else None)
-            mend_contents(store, version.digest, bad, chain(_made(live, made), files), lease)
+        files = _files(location, live.host if source is None else None)
+        mend_contents(store, version.digest, bad, chain(_made(live), files), lease)
     return verify_version(store, version.digest, url)
 
 
@@ -75,16 +72,17 @@ def check_there(location: Location) -> None:
     raise NotFoundError("there is nothing at this place", where=places.url_of(location))
 
 
-def _made(resource: Versioned, folder: str) -> Iterator[tuple[System, Entry]]:
+def _made(resource: Versioned) -> Iterator[tuple[System, Entry]]:
     """What a commit makes itself, beside the files that lie there: the index of a table."""
     from rh.resources.table import Table
 
     if isinstance(resource, Table) and resource.written and not resource.is_file:
         from rh.tables import index
+        from rh.versions.spooled import Spooled
 
         system, _ = resource.files()
-        Path(folder, "index").write_bytes(index.without_etags(system))
-        yield from _files(Location("file", folder), None)
+        with Spooled([index.without_etags(system)]) as file:
+            yield file, file.entry
 
 
 def _files(location: Location, host: Mapping[str, Any] | None) -> Iterator[tuple[System, Entry]]:

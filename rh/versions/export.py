@@ -36,6 +36,7 @@ from rh.versions.layout import hex_of
 from rh.versions.lease import Lease
 from rh.versions.nodes import Child, Node, Where
 from rh.versions.packs import LARGE, Writer
+from rh.versions.spooled import Spooled
 from rh.versions.store import Store, Tree
 
 __all__ = ["read_file", "write_file"]
@@ -398,16 +399,17 @@ def _store_contents(source: _Source, listed: _Listed, writer: Writer) -> dict[st
 def _store_large(source: _Source, digest: str, size: int, writer: Writer, where: str) -> Where:
     """A large file goes by way of the disk, so that it moves as large files do."""
     hasher = Hasher(size)
-    with tempfile.TemporaryDirectory(prefix="import-", dir=_home()) as folder:
-        with _room(), open(Path(folder, "file"), "xb") as file:
-            for piece in source.pieces(size):
-                hasher.update(piece)
-                file.write(piece)
+
+    def hashed() -> Iterator[Bytes]:
+        for piece in source.pieces(size):
+            hasher.update(piece)
+            yield piece
+
+    with Spooled(hashed(), _home()) as file:
         found = hasher.finish()
         if found.text != digest:
             raise IntegrityError("a file is damaged", where=where, expected=digest, got=found.text)
-        system = open_system(Location("file", folder))
-        return next(iter([stored.where for stored in writer.add(system, [(system.head("file"), found)])]))
+        return next(iter([stored.where for stored in writer.add(file, [(file.entry, found)])]))
 
 
 def _store_nodes(listed: _Listed, places: Mapping[str, Where], writer: Writer) -> Node:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterable
 from contextlib import ExitStack
+from itertools import chain
 from typing import IO, TypeAlias
 
 from rh.digest import Digest
 from rh.errors import ConflictError, InvalidError, NotFoundError, UnsupportedError
-from rh.systems import open_system
 from rh.systems.base import Bytes, System
 from rh.transfer.survey import is_data
-from rh.types import Entry, Link, Location
+from rh.types import Entry, Link
 from rh.versions.lease import Lease
 from rh.versions.levels import directory, link
 from rh.versions.nodes import EMPTY, Child, Node, Where
 from rh.versions.packs import LARGE, Writer
 from rh.versions.source import digested, gone
+from rh.versions.spooled import Spooled
 from rh.versions.store import Store
 
 __all__ = ["Data", "Incoming"]
@@ -87,13 +86,8 @@ class Incoming:
 
     def _spooled(self, head: bytes, rest: IO[bytes], *, executable: bool) -> Child:
         """A large file from a file object, by way of a file here."""
-        with tempfile.TemporaryDirectory(prefix="rh-edit-") as folder:
-            with open(os.path.join(folder, "data"), "xb") as file:
-                file.write(head)
-                while piece := _bytes(rest, _WHOLE):
-                    file.write(piece)
-            source = open_system(Location("file", folder))
-            entry, digest, where = next(iter(self.writer.add(source, [(source.head("data"), None)])))
+        with Spooled(chain([head], iter(lambda: _bytes(rest, _WHOLE), b""))) as source:
+            entry, digest, where = next(iter(self.writer.add(source, [(source.entry, None)])))
         return Child("file", b"", entry.size, digest, executable, where)
 
     def later(
