@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import IO, TYPE_CHECKING, Any, Self
 
-from rh.errors import InvalidError, NotFoundError, RhError
+from rh.errors import InvalidError, NotFoundError, RhError, UnsupportedError
 from rh.observe import log
 from rh.registry.lineage import recording
 from rh.resources import annotated, places
@@ -175,13 +175,13 @@ class Draft:
     # Changes.
 
     def add(self, file: Any, path: str | None = None, *, update: bool = False, executable: bool | None = None) -> None:
-        """Put a file: bytes, a file object, a path here, or a blob.
+        """Put a file: bytes, a file object, a path here (what a link leads to), or a blob.
 
         Args:
             file: what to put.
             path: where; by default the name of a file that has one, also in a directory (`sub/`).
             update: whether a file there may be replaced.
-            executable: whether it is a program; by default as the file here is.
+            executable: whether it is a program; by default as the file is.
 
         Raises:
             InvalidError: a file object or bytes without `path=`, or a directory (`add_dir`).
@@ -281,27 +281,26 @@ class Draft:
 
 def _add(edit: Edit, file: Any, path: str | None, *, update: bool, executable: bool | None) -> None:
     from rh.resources.blob import Blob
+    from rh.versions.source import followed
 
-    if isinstance(file, Blob):
-        if not file.written:
-            edit.add(_needed(path, file), file.read(), update=update)
-            return
+    if isinstance(file, Blob) and file.written:
         recording.read(file)
-        system, key = file.handle()
-        edit.add(path or key, (system, system.head(key)), update=update)
-    elif isinstance(file, bytes | bytearray | memoryview):
-        edit.add(_needed(path, file), bytes(file), executable=bool(executable), update=update)
+        system, name = file.handle()
     elif isinstance(file, str | os.PathLike):
         place = locate(os.fspath(file))
         if place.system == "file" and os.path.isdir(place.path):
             raise InvalidError("that is a directory", where=place.path, hint=".add_dir(…)")
-        above = places.at(place.parent)
-        to = f"{path or ''}{place.name}" if not path or path.endswith("/") else path
-        edit.add(to, (above, above.head(place.name)), executable=bool(executable), update=update)
-    elif hasattr(file, "read"):
-        edit.add(_needed(path, file), _binary(file), executable=bool(executable), update=update)
+        system, name = places.at(place.parent), place.name
     else:
-        raise InvalidError(f"a {type(file).__name__} is no file", hint="bytes, a file object, a path, or a blob")
+        data = file.read() if isinstance(file, Blob) else _data(file)
+        edit.add(_needed(path, file), data, executable=bool(executable), update=update)
+        return
+    entry = followed(system, name)
+    if entry.kind == "link":
+        raise UnsupportedError("the link leads to no file", where=system.url(name))
+    if executable is not None:
+        entry = entry._replace(executable=executable)
+    edit.add(f"{path or ''}{name}" if not path or path.endswith("/") else path, (system, entry), update=update)
 
 
 def _needed(path: str | None, what: object) -> str:
@@ -310,7 +309,12 @@ def _needed(path: str | None, what: object) -> str:
     return path
 
 
-def _binary(file: Any) -> IO[bytes]:
+def _data(file: Any) -> bytes | IO[bytes]:
+    """Bytes, or what they can be read from."""
+    if isinstance(file, bytes | bytearray | memoryview):
+        return bytes(file)
+    if not hasattr(file, "read"):
+        raise InvalidError(f"a {type(file).__name__} is no file", hint="bytes, a file object, a path, or a blob")
     if isinstance(file, io.TextIOBase):
         raise InvalidError("the file is opened as text", hint='open(…, "rb")')
     found: IO[bytes] = file

@@ -21,7 +21,6 @@ from rh.errors import InvalidError, NameClashError, NotFoundError, TransferError
 from rh.observe import log
 from rh.progress import Progress, Silent
 from rh.systems import BUCKETS
-from rh.systems.abilities import Following
 from rh.systems.base import HIDDEN, System
 from rh.transfer.options import Options
 from rh.transfer.survey import Page, is_data
@@ -34,6 +33,7 @@ from rh.versions.source import (
     Written,
     asked,
     digested,
+    followed,
     gone,
     is_path,
     references,
@@ -116,11 +116,7 @@ def commit_file(
 
     What it is `written` as is believed while the etag holds.
     """
-    entry = source.head(key)
-    if entry.kind == "link":
-        following = source.ask(Following)
-        found = following.list_following(key) if following is not None else iter(())
-        entry = next((other for other in found if other.key == key), entry)
+    entry = followed(source, key)
     if entry.kind != "file" or not is_data(source, entry):
         raise UnsupportedError("this is no file with bytes in it", where=source.url(key))
     row = DigestCache(source).get(key, entry.etag)

@@ -13,7 +13,7 @@ from rh.content.rows import position
 from rh.content.tree import key_bytes
 from rh.digest import Digest
 from rh.errors import ConflictError, NameClashError, NotFoundError, UnsupportedError
-from rh.systems.abilities import Versioned
+from rh.systems.abilities import Following, Versioned
 from rh.systems.base import System
 from rh.transfer.options import Options
 from rh.transfer.survey import Page, Survey, only_data
@@ -26,6 +26,7 @@ __all__ = [
     "Written",
     "asked",
     "digested",
+    "followed",
     "gone",
     "is_path",
     "references",
@@ -115,6 +116,16 @@ def digested(source: System, store: Store, entries: Iterable[Entry]) -> Iterator
             yield entry, digest
     except NotFoundError as error:
         raise gone(error, source, store) from error
+
+
+def followed(source: System, key: str) -> Entry:
+    """The file that is asked for by its name: what a link leads to, and the link itself where that is nothing."""
+    entry = source.head(key)
+    if entry.kind == "link":
+        following = source.ask(Following)
+        found = following.list_following(key) if following is not None else iter(())
+        entry = next((other for other in found if other.key == key), entry)
+    return entry
 
 
 def gone(error: Exception, source: System, store: Store) -> Exception:

@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+from pathlib import Path
 
 import pytest
 
@@ -191,6 +192,32 @@ def test_upload_adds_to_the_newest_version(cats, tmp_path):
     assert rh.folder("cats:latest").get("in/n.txt") == b"n2"
     with pytest.raises(errors.NotFoundError):
         cats.upload(tmp_path / "missing")
+
+
+def test_a_draft_takes_files_by_their_names(cats, tmp_path):
+    """Of a path and of a blob alike: what a link leads to, also into a directory, as a program where that is said."""
+    (tmp_path / "model").write_bytes(b"weights")
+    (tmp_path / "newest").symlink_to("model")
+    (tmp_path / "nothing").symlink_to("missing")
+    (tmp_path / "sub").symlink_to(tmp_path)
+    for number, named in enumerate((Path, lambda path: rh.blob(path=path))):
+        with cats.draft() as draft:
+            draft.add(named(tmp_path / "newest"), f"{number}/")
+            draft.add(named(tmp_path / "model"), f"{number}/program", executable=True)
+        (tmp_path / "model").chmod(0o755)
+        with cats.draft() as draft:
+            draft.add(named(tmp_path / "newest"), f"{number}/none", executable=False)
+            draft.add(named(tmp_path / "newest"), f"{number}/one")
+            for wrong in ("nothing", "sub"):
+                with pytest.raises(errors.RhError, match=wrong):
+                    draft.add(named(tmp_path / wrong), "wrong")
+        (tmp_path / "model").chmod(0o644)
+        found = {entry.key: entry.executable for entry in rh.folder("cats:latest").handle().list(f"{number}/")}
+        programs = {"newest": False, "program": True, "none": False, "one": True}
+        assert found == {f"{number}/{name}": program for name, program in programs.items()}
+        assert {rh.folder("cats:latest").get(key) for key in found} == {b"weights"}
+    cats.upload(tmp_path / "newest")
+    assert rh.folder("cats:latest").get("newest") == b"weights"
 
 
 @pytest.mark.parametrize(
