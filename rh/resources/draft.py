@@ -92,13 +92,15 @@ class Draft:
         if self._base is not None and (self._base != "latest" or self._series.latest() is not None):
             self._from = self._series.get(self._base)
             recording.read(self.folder.pinned(self._from, self._base))
-        lease = self._stack.enter_context(store.lease())
         elsewhere = self._from is not None and self._from.store != location
         digest = None if self._from is None or elsewhere else self._from.digest
         called = f"a draft of {self.folder.name}"
-        self._edit = self._stack.enter_context(Edit(store, digest, lease=lease, called=called))
-        if elsewhere and self._from is not None:
-            self._edit.copy_from(Store.at(self._from.store), self._from.digest)
+        with ExitStack() as stack:
+            lease = stack.enter_context(store.lease())
+            edit = stack.enter_context(Edit(store, digest, lease=lease, called=called))
+            if elsewhere and self._from is not None:
+                edit.copy_from(Store.at(self._from.store), self._from.digest)
+            self._edit, self._stack = edit, stack.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_exc: object) -> None:

@@ -3,12 +3,15 @@
 import io
 import os
 import pickle
+import shutil
 from pathlib import Path
 
 import pytest
 
 import rh
-from rh import errors, observe
+from rh import config, errors, observe
+from rh.versions.layout import tree_key
+from rh.versions.store import Store
 
 FILES = {"a.txt": b"one", "sub/b.txt": b"two" * 1000, "sub/c.bin": bytes(range(256)) * 5000, "empty": b""}
 
@@ -192,6 +195,19 @@ def test_upload_adds_to_the_newest_version(cats, tmp_path):
     assert rh.folder("cats:latest").get("in/n.txt") == b"n2"
     with pytest.raises(errors.NotFoundError):
         cats.upload(tmp_path / "missing")
+
+
+def test_a_draft_that_cannot_begin_keeps_nobody_waiting(here):
+    """The version that it begins with is lost: nothing says any more that somebody writes, whoever has the error."""
+    here.put(FILES)
+    cats = here.save("cats")
+    version = cats.commit()
+    store, draft = Store.at(version.store), cats.draft()
+    store.system.delete([tree_key(version.digest)])
+    shutil.rmtree(config.home() / "cache")
+    with pytest.raises(errors.IntegrityError), draft:
+        pass
+    assert [entry.key for entry in store.system.list("leases/") if entry.kind == "file"] == []
 
 
 def test_a_draft_takes_files_by_their_names(cats, tmp_path):
