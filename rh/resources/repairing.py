@@ -28,21 +28,20 @@ def repair(resource: Versioned, which: str, source: str | os.PathLike[str] | Loc
     from rh.versions.verify import verify_version
 
     version = resource.series_of().get(which)
-    if isinstance(source, Located):
-        source = source.url
+    copy = live = _live(resource)
     if source is not None:
-        check_there(places.resolve(source, None))
+        location = places.resolve(source.url if isinstance(source, Located) else source, None)
+        check_there(location)
+        copy = type(live)(location=location)
     store = Store.at(version.store)
     url = f"{resource.name}:{version.label}"
-    live = _live(resource)
     with store.lease() as lease:
-        mend_tree(store, version.digest, lambda doubted: live.committed(doubted, None, lease))
+        mend_tree(store, version.digest, lambda doubted: copy.committed(doubted, None, lease))
         found = verify_version(store, version.digest, url)
         bad = [*found.corrupt, *found.missing, *found.modified]
         if not bad:
             return found
-        location = live.placed() if source is None else places.resolve(source, None)
-        files = _files(location, live.host if source is None else None)
+        files = _files(copy.placed(), copy.host)
         mend_contents(store, version.digest, bad, chain(_made(live), files), lease)
     return verify_version(store, version.digest, url)
 

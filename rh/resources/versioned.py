@@ -357,7 +357,7 @@ class Versioned(Shared, Located):
             source: a directory or file to take the bytes from, or a resource; by default the live data.
 
         Raises:
-            IntegrityError: the version's directories are lost, and the live data is not what it holds.
+            IntegrityError: the version's directories are lost, and those data are not, as a whole, what it holds.
             NotFoundError: there is nothing at `source`.
         """
         from rh.resources.repairing import repair

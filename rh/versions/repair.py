@@ -75,9 +75,9 @@ def mend_tree(store: Store, digest: str, commit: Callable[[Store], Tree]) -> Non
     made = commit(_Doubted(store, digest)).digest
     if made != digest:
         raise IntegrityError(
-            "the directories of the version are lost, and the data there is now is not that of the version",
+            "the directories of the version are lost, and the data it is repaired from is not that of the version",
             where=store.system.url(key),
-            hint="restore the data to what it was then, and repair it again",
+            hint="restore the data to what it was then, or name a whole copy (--from PLACE), and repair it again",
             expected=digest,
             got=made,
         ) from broken

@@ -101,6 +101,27 @@ def test_directories_are_mended_by_the_same_data(here, kind, lose, monkeypatch, 
     assert rh.folder("cats:v1").get("sub/big.bin") == BIG
 
 
+@pytest.mark.parametrize("live", ["changed", "gone"])
+def test_directories_are_mended_by_another_copy(here, live, tmp_path):
+    """Whatever the live files are by then; a copy that is not whole says so."""
+    here.put(FILES)
+    cats = here.save("cats")
+    cats.commit()
+    whole, part = (rh.folder(path=tmp_path / "copies" / name) for name in ("whole", "part"))
+    whole.put(FILES)
+    part.put({"a.txt": FILES["a.txt"]})
+    damage(*below(cats, "trees"), lose=True)
+    shutil.rmtree(rh.config.home() / "cache")
+    if live == "gone":
+        shutil.rmtree(here.path)
+    else:
+        cats.put({"more.txt": b"more"})
+    with pytest.raises(errors.IntegrityError, match="not that of the version"):
+        cats.repair(source=part)
+    assert cats.repair(source=whole.path)
+    assert rh.folder("cats:v1").get("a.txt") == FILES["a.txt"]
+
+
 @pytest.mark.parametrize("kind", ["trees", "nodes"])
 def test_what_the_store_has_counts_not_the_cache(here, kind):
     """The directories of a version are looked at where it is stored, although this machine keeps a copy of them."""
