@@ -85,7 +85,8 @@ class Versioned(Shared, Located):
     ) -> Version:
         """Keep what is there now as a version, and return it.
 
-        Only what no version has yet is stored. Content equal to that of the newest version makes no new one.
+        Only what no version has yet is stored. Content equal to that of the newest version makes no new one,
+        unless that is in the store of another place, where this was before.
 
         Args:
             message: what changed, for people.

@@ -254,7 +254,8 @@ class Series:
     ) -> tuple[Version, bool]:
         """Record a tree that is in the store as the newest version, and say whether it is a new one.
 
-        A tree equal to that of the newest version makes no new one; aliases are moved onto it all the same.
+        A tree equal to that of the newest version, in the same store, makes no new one; aliases are moved onto it all
+        the same.
 
         Args:
             digest: of the tree.
@@ -285,7 +286,7 @@ class Series:
                 )
             if latest is not None:
                 newest = self._numbered(latest, f"v{latest}")
-                if newest.digest == digest:
+                if (newest.digest, newest.store) == (digest, store):
                     for alias in aliases:
                         self.alias(alias, newest)
                     if also:

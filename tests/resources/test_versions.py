@@ -81,6 +81,21 @@ def test_only_what_is_new_is_stored(cats):
     assert moved < len(FILES["sub/c.bin"])
 
 
+def test_a_commit_at_another_place_needs_nothing_of_the_old_one(here):
+    """Equal content is a version of its own in the store of the new place, and is there when the old store is gone."""
+    here.put(FILES)
+    first = here.save("cats").commit()
+    moved = here.to(path=f"memory://{here.location.name}-moved/data").save("cats")
+    second = moved.commit()
+    assert (second.label, second.digest) == ("v2", first.digest)
+    assert second.store != first.store
+    assert moved.commit() == rh.folder("cats").commit() == second
+    shutil.rmtree(Store.at(first.store).system.location.path)
+    shutil.rmtree(config.home() / "cache")
+    assert rh.folder("cats:latest").get("a.txt") == b"one"
+    assert rh.folder("cats:v2").verify()
+
+
 def test_a_version_is_copied_anywhere(cats, tmp_path):
     digest = cats.commit().digest
     out = rh.folder("cats:v1").to(path=tmp_path / "out")
