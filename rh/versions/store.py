@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
@@ -66,6 +67,7 @@ __all__ = [
 NODE_PACK = 8 << 20
 """Packs of nodes up to so many bytes are fetched whole, and kept."""
 _KEPT_CHILDREN = 100_000
+_REF = re.compile(r"refs/([^/]+)/([0-9a-f]{64})")
 
 
 class Tree(NamedTuple):
@@ -404,10 +406,19 @@ class Store:
         self.system.delete([ref_key(series, tree)])
 
     def refs(self, series: str | None = None) -> Iterator[Ref]:
-        """What is to be kept, by series."""
+        """What is to be kept, by series.
+
+        Raises:
+            IntegrityError: something is among them that is none.
+        """
         for key in self._below("refs/" if series is None else f"refs/{quoted(series)}/"):
-            _, name, value = key.split("/")
-            yield Ref(unquote(name, errors="surrogateescape"), f"sha256:{value}")
+            found = _REF.fullmatch(key)
+            if found is None:
+                raise IntegrityError(
+                    "nobody can tell what this keeps of the store", where=self.system.url(key),
+                    hint="if it is none of rh's, such as .DS_Store, delete it",
+                )  # fmt: skip
+            yield Ref(unquote(found[1], errors="surrogateescape"), f"sha256:{found[2]}")
 
     # The format
 

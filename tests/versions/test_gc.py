@@ -115,6 +115,19 @@ def test_nothing_goes_when_a_version_cannot_be_read(store, damage, tmp_path, mon
     assert keys(store) == before
 
 
+@pytest.mark.parametrize("key", ["refs/.DS_Store", "refs/s/.DS_Store", "refs/s/" + "0" * 63, "refs/s/more/" + "0" * 64])
+def test_nothing_goes_while_there_is_a_reference_that_is_none(store, key):
+    """As other programs leave files in shared directories: the error tells which it is, and what to do."""
+    commit(store, {"a": b"1"})
+    store.system.write(key, b"")
+    before = keys(store)
+    with pytest.raises(IntegrityError, match=r"refs/.*\n  fix: .* delete it"):
+        collect(store, older_than_s=-60)
+    assert keys(store) == before
+    store.system.delete([key])
+    assert collect(store, older_than_s=-60).trees == 1
+
+
 def test_nothing_goes_while_somebody_writes(store):
     """A valid lease keeps everything; one that has ended does not."""
     commit(store, {"a": b"1"})
