@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from rh.resources.carried import Went
     from rh.resources.folder import Folder
     from rh.versions.edit import Edit
+    from rh.versions.lease import Lease
     from rh.versions.series import Series, Version
+    from rh.versions.store import Tree
 
 __all__ = ["Draft", "upload"]
 
@@ -72,6 +74,7 @@ class Draft:
         self._said: dict[str, Any] = told
         self._stack = ExitStack()
         self._edit: Edit | None = None
+        self._lease: Lease | None = None
         self._series: Series | None = None
         self._from: Version | None = None
         self._went: list[Went] = []
@@ -100,7 +103,7 @@ class Draft:
             edit = stack.enter_context(Edit(store, digest, lease=lease, called=called))
             if elsewhere and self._from is not None:
                 edit.copy_from(Store.at(self._from.store), self._from.digest)
-            self._edit, self._stack = edit, stack.pop_all()
+            self._edit, self._lease, self._stack = edit, lease, stack.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_exc: object) -> None:
@@ -126,7 +129,7 @@ class Draft:
         carried = self._carried(series, self._went)
         tree = edit.finish()
         store = edit.store
-        store.ref(series.series, tree.digest)
+        self._keep(series, tree)
         latest = series.latest()
         on_newest = self._base == "latest" and self._from is not None
         said = self._said if message is None else {**self._said, "message": message}
@@ -144,6 +147,12 @@ class Draft:
         )
         annotated.carry(carried.items(), self.folder)
         return self.version
+
+    def _keep(self, series: Series, tree: Tree) -> None:
+        """Keep what is going to be a version from being swept, unless that may have happened."""
+        assert self._lease is not None
+        self._lease.check()
+        self._begun().store.ref(series.series, tree.digest)
 
     def _message(self, message: str) -> str:
         from rh.versions.told import check_message

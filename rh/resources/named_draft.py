@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from rh.resources.folder import Folder
     from rh.versions.drafts import Addition, Drafts, OpenDraft
     from rh.versions.edit import Edit
-    from rh.versions.lease import Lease
     from rh.versions.series import Series, Version
 
 __all__ = ["DraftChange", "NamedDraft", "open_drafts"]
@@ -67,7 +66,6 @@ class NamedDraft(Draft):
         self.name = name
         self._drafts: Drafts | None = None
         self._draft: OpenDraft | None = None
-        self._lease: Lease | None = None
         self._fresh: OpenDraft | None = None
         """The draft, if this block began it."""
         self._mark = 0
@@ -298,7 +296,7 @@ class NamedDraft(Draft):
             assert draft is not None
             carried = self._carried(series, self._all_went(draft))
             tree = edit.finish()
-            edit.store.ref(series.series, tree.digest)
+            self._keep(series, tree)
             said = {**draft.said, **{key: value for key, value in self._said.items() if value}}
             if message is not None:
                 said["message"] = message

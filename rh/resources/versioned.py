@@ -190,6 +190,7 @@ class Versioned(Shared, Located):
             tree = make(store, known, lease)
             if self.kind == "folder" and made_from in (None, newest):
                 aliases = [*aliases, *sidecars.taken(series, store, tree, known)]
+            lease.check()  # else it may be gone by now, and a reference to it would keep every collection from its work
             store.ref(series.series, tree.digest)
             version, is_new = series.add(
                 tree.digest,

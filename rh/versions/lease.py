@@ -54,11 +54,12 @@ class Lease:
         self._system = system
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._valid_until = 0.0
+        self._told = 0.0, 0.0
+        """When it was last written: seconds of a clock that only goes on, and since the epoch."""
 
     def begin(self) -> None:
         """Make it known."""
-        self._write()
+        self._write(_clocks())
         try:
             self._wait_for_sweeper()
         except BaseException:
@@ -68,8 +69,8 @@ class Lease:
         self._thread.start()
 
     def check(self) -> None:
-        """Raise `ConflictError` if it could not be renewed in time: what was relied on may be gone."""
-        if time.monotonic() > self._valid_until:
+        """Raise `ConflictError` if it was ever not renewed in time: what was relied on may be gone."""
+        if not self._holds(_clocks()):
             raise ConflictError(
                 "the store could not be told in time that somebody writes", where=self._system.url(self.key),
                 hint="run it again",
@@ -85,17 +86,20 @@ class Lease:
         except RhError as error:
             log.debug("a lease is left behind until it ends by itself: %s", error)
 
-    def _write(self) -> None:
-        began = time.monotonic()
+    def _holds(self, now: tuple[float, float]) -> bool:
+        """Whether nobody can have taken it for over since it was written. One clock stops while a machine sleeps."""
+        return max(now[0] - self._told[0], now[1] - self._told[1]) < self.ttl_s
+
+    def _write(self, now: tuple[float, float]) -> None:
         by = f"{socket.gethostname()}:{os.getpid()}"
         document = {"until": time.time() + self.ttl_s, "ttl": self.ttl_s, "by": by, "process": process()}
         self._system.write(self.key, json.dumps(document).encode())
-        self._valid_until = began + self.ttl_s
+        self._told = now
 
     def _renew(self) -> None:
-        while not self._stop.wait(self.ttl_s / 3):
+        while not self._stop.wait(self.ttl_s / 3) and self._holds(now := _clocks()):
             try:
-                self._write()
+                self._write(now)
             except RhError as error:
                 log.warning("a lease could not be renewed: %s", error)
 
@@ -116,7 +120,7 @@ class Lease:
                 )  # fmt: skip
             self._system.delete([self.key])  # else the two would wait for each other
             self._stop.wait(0.5)
-            self._write()
+            self._write(_clocks())
 
     @property
     def _grace_s(self) -> float:
@@ -136,6 +140,10 @@ class Lease:
         except UnsupportedError:
             pass  # its time is over all the same
         return True
+
+
+def _clocks() -> tuple[float, float]:
+    return time.monotonic(), time.time()
 
 
 class _Told(NamedTuple):

@@ -4,14 +4,18 @@ import io
 import os
 import pickle
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import rh
 from rh import config, errors, observe
+from rh.versions.gc import collect
 from rh.versions.layout import tree_key
-from rh.versions.store import Store
+from rh.versions.store import Store, place_of
 
 FILES = {"a.txt": b"one", "sub/b.txt": b"two" * 1000, "sub/c.bin": bytes(range(256)) * 5000, "empty": b""}
 
@@ -79,6 +83,51 @@ def test_only_what_is_new_is_stored(cats):
         cats.commit()
     moved = counts.sent[cats.system]
     assert moved < len(FILES["sub/c.bin"])
+
+
+STOPPED = """
+import os, signal, sys
+import rh
+from rh.versions import alive, lease, packs
+alive._here = lambda: "another machine"
+begin = lease.Lease.__init__
+lease.Lease.__init__ = lambda self, system, ttl_s: begin(self, system, 1.0)
+finish = packs.Writer.finish
+def stopped(self, *of, **more):
+    tree = finish(self, *of, **more)
+    os.kill(os.getpid(), signal.SIGSTOP)
+    return tree
+packs.Writer.finish = stopped
+cats = rh.load("cats")
+if sys.argv[1] == "commit":
+    cats.commit()
+else:
+    with cats.draft() as draft:
+        draft.add(b"three", "new.txt")
+"""
+
+
+@pytest.mark.parametrize("how", ["commit", "draft"])
+def test_who_slept_while_it_committed_makes_no_version_of_what_went(here, how):
+    """Ctrl-Z when all is stored, until the lease is over and a collection took it (promise 16)."""
+    here.put(FILES)
+    cats = here.save("cats")
+    cats.commit()
+    here.put({"new.txt": b"3"})
+    process = subprocess.Popen([sys.executable, "-c", STOPPED, how], stderr=subprocess.PIPE, text=True)
+    try:
+        assert os.WIFSTOPPED(os.waitpid(process.pid, os.WUNTRACED)[1])
+        while not collect(Store.at(place_of(here.location)), older_than_s=-60).trees:
+            pass
+    finally:
+        process.send_signal(signal.SIGCONT)
+        _, told = process.communicate(timeout=60)
+    assert process.returncode, "it made a version"
+    assert "could not be told in time" in told
+    assert [version.label for version in cats.versions()] == ["v1"]
+    assert not collect(Store.at(place_of(here.location)), older_than_s=-60).trees
+    assert cats.commit().label == "v2"
+    assert rh.folder("cats:v2").verify()
 
 
 def test_a_commit_at_another_place_needs_nothing_of_the_old_one(here):

@@ -544,10 +544,27 @@ def test_who_writes_waits_for_who_sweeps(memory, off):
 def test_a_lost_lease_makes_no_version(memory):
     with memory.lease() as lease, memory.writer(lease=lease) as writer:
         root = build(writer, {"a": b"1"})
-        lease._valid_until = time.monotonic() - 1
+        lease._told = time.monotonic() - 3600, time.time()
         with pytest.raises(ConflictError, match="in time"):
             writer.finish(root)
     assert list(memory.trees()) == []
+
+
+@pytest.mark.parametrize("sleeps", ["the process", "the machine"])
+def test_a_lease_that_was_over_once_is_lost(memory, sleeps):
+    """Who slept for longer than it lasts may have been taken for gone: renewing it brings back nothing that went."""
+    with memory.lease(ttl_s=0.3) as lease, memory.writer(lease=lease) as writer:
+        root = build(writer, {"a": b"1"})
+        told = lease._told
+        while lease._told == told:  # it has just been renewed
+            time.sleep(0.01)
+        slept = 3600.0
+        lease._told = lease._told[0] - (slept if sleeps == "the process" else 0), lease._told[1] - slept
+        lease._thread.join(60)  # nobody renews it
+        with pytest.raises(ConflictError, match="in time"):
+            writer.finish(root)
+    assert list(memory.trees()) == []
+    assert [entry.key for entry in memory.system.list("leases/")] == []
 
 
 def test_references(store):
