@@ -80,9 +80,14 @@ class Snapshot:
         return any(share["public"] for share in self.shares.values())
 
     def children(self, identity: str) -> list[str]:
-        """The tokens that were made with a token, with one of those, and so on; the last ones first."""
-        made = [child for child, told in self.credentials.items() if told.get("parent") == identity]
-        return [one for child in made for one in (*self.children(child), child)]
+        """The tokens that were made with a token, with one of those, and so on."""
+        made: dict[Any, list[str]] = {}
+        for child, told in self.credentials.items():
+            made.setdefault(told.get("parent"), []).append(child)
+        found = [*made.get(identity, ())]
+        for child in found:  # which grows meanwhile
+            found += made.get(child, ())
+        return found
 
     def credential(self, identity: str) -> Credential:
         """What is known of a token."""
@@ -255,9 +260,7 @@ class StoredAccounts(Accounts):
             raise _unknown(name, snapshot)
         if _is_only_admin(name, snapshot):
             raise ConflictError(f"{name} is the only admin", hint="make somebody else an admin first")
-        for identity, told in snapshot.credentials.items():
-            if told["user"] == name and not told["revoked"]:
-                self.revoke_credential(identity)
+        self._revoke(lambda now: [one for one, told in now.credentials.items() if told["user"] == name])
         for path, told in snapshot.shares.items():
             if name in told["roles"]:
                 self.put_share(path, {name: None})
@@ -298,19 +301,35 @@ class StoredAccounts(Accounts):
             return told
 
         self._update(_CREDENTIALS + identity, change)
+        # Who revokes a token takes away what was made with it until then; what is made later sees it here.
+        if parent is not None and self.now().credentials[parent]["revoked"]:
+            self._revoke(lambda _: [identity])
+            raise UnauthenticatedError("the token was revoked")
         return self.now().credential(identity)
 
     def revoke_credential(self, identity: str) -> None:
-        snapshot = self.now(at_once=True)
-        if check_identity(identity) not in snapshot.credentials:
+        if check_identity(identity) not in self.now(at_once=True).credentials:
             raise NotFoundError(f"there is no token {identity!r:.80}")
-        children = snapshot.children(identity)
-        if self.credential in children:  # who changes an old token for a new one says so with the new one, which stays
-            kept = {self.credential, *snapshot.children(self.credential)}
-            children = [child for child in children if child not in kept]
-        for one in (*children, identity):
-            if not snapshot.credentials[one]["revoked"]:
-                self._update(_CREDENTIALS + one, lambda told: {**(told or {}), "revoked": True})
+
+        def doomed(now: Snapshot) -> list[str]:
+            children = now.children(identity)
+            # Who changes an old token for a new one says so with the new one, which stays.
+            stay = {self.credential, *now.children(self.credential)} if self.credential in children else ()
+            return [identity, *(child for child in children if child not in stay)]
+
+        self._revoke(doomed)
+
+    def _revoke(self, doomed: Callable[[Snapshot], Sequence[str]]) -> None:
+        """Accept tokens no more, all at once, and so until there are no more of them: others may be made meanwhile."""
+        while True:
+            snapshot = self.now(at_once=True)
+            told = snapshot.credentials
+            standing = [one for one in doomed(snapshot) if not told[one]["revoked"]]
+            if not standing:
+                return
+            self.registry.commit(
+                [Put(_CREDENTIALS + one, {**told[one], "revoked": True}) for one in standing], by=self.by
+            )
 
     def put_share(
         self, path: str, roles: Mapping[str, Role | None] | None = None, *, public: bool | None = None

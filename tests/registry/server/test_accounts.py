@@ -1,13 +1,16 @@
 """Users and tokens of the registry server."""
 
+import itertools
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from rh import errors
 from rh.registry import open_registry
 from rh.registry.accounts import accounts_of, new_credential
+from rh.registry.base import Put
 from rh.registry.http import RemoteAccounts
 from tests.registry.server.client import request
 
@@ -156,6 +159,53 @@ def test_a_token_outlives_none_that_made_it(server, people):
     assert [is_good(one) for one in (old, new, other)] == [False, True, False]
     revoke(new, server.token("eve"))
     assert not is_good(new)
+
+
+def test_a_token_ends_however_many_were_made_of_it(tmp_path):
+    """Each with the one before: whoever found a token cannot keep others from revoking it."""
+    registry = open_registry(f"sqlite://{tmp_path}/registry.db")
+    accounts = accounts_of(registry)
+    accounts.put_user("ada", admin=True)
+    accounts.put_user("eve")
+    ids = [new_credential()[1] for _ in range(1500)]
+    accounts.put_credential(ids[0], "0" * 64, user="eve")
+    told = registry.get(f"server/credentials/{ids[0]}").document
+    registry.commit([Put(f"server/credentials/{new}", {**told, "parent": old}) for old, new in itertools.pairwise(ids)])
+    accounts.revoke_credential(ids[700])
+    assert [one.id for one in accounts.credentials("eve") if not one.revoked] == sorted(
+        ids[:700], key=[one.id for one in accounts.credentials()].index
+    )
+    accounts.remove_user("eve")
+    assert all(one.revoked for one in accounts.credentials())
+
+
+def test_tokens_that_are_made_while_the_first_is_revoked(server, people):
+    found = people("eve").mine
+    first, identity, sha256 = new_credential()
+    body = json.dumps({"sha256": sha256}).encode()
+    assert request(server, "PUT", f"/v1/tokens/{identity}", token=found, body=body)[0] == 200
+    made: list[str] = []
+    some = threading.Event()
+
+    def make():
+        while True:
+            new, child, sha256 = new_credential()
+            body = json.dumps({"sha256": sha256}).encode()
+            if request(server, "PUT", f"/v1/tokens/{child}", token=first, body=body)[0] != 200:
+                return
+            made.append(new)
+            if len(made) == 30:
+                some.set()
+
+    with ThreadPoolExecutor(4) as pool:
+        makers = [pool.submit(make) for _ in range(4)]
+        assert some.wait(60)
+        assert request(server, "DELETE", f"/v1/tokens/{identity}", token=found)[0] == 200
+        for maker in makers:
+            maker.result()
+    ids = {one.split("_")[1] for one in (first, *made)}
+    assert [one.id for one in server.accounts.credentials("eve") if one.id in ids and not one.revoked] == []
+    assert request(server, "GET", "/v1/me", token=found)[0] == 200
 
 
 def test_what_is_no_id_of_a_token_is_refused(server, people):
