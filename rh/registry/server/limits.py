@@ -43,6 +43,8 @@ class Limits(NamedTuple):
     """How long a caller may take to send the head of a request."""
     body_s: float = 30.0
     """How long a caller may take to send a request."""
+    unread_s: float = 120.0
+    """How long a caller may read nothing of an answer."""
     stop_s: float = 30.0
     """How long requests under way get to end when the server stops."""
 

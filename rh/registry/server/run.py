@@ -86,7 +86,7 @@ def serve(
     config.load()
     config.http_protocol_class = _patient(config.http_protocol_class, limits)
     server = uvicorn.Server(config)
-    with _listening(host, port) as listener, _signals(server):
+    with _listening(host, port, limits.unread_s) as listener, _signals(server):
         address, bound = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         if tls_cert is None and not (public_url or "").startswith("https://"):
@@ -163,7 +163,7 @@ def _warn_of_plain_http(address: str, shown: str) -> None:
         )
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def _listening(host: str, port: int, unread_s: float) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         # With the protocol said, asyncio sends small answers at once (TCP_NODELAY).
@@ -172,6 +172,9 @@ def _listening(host: str, port: int) -> socket.socket:
         raise UnavailableError(f"nobody can listen at {host}: {error}", where=f"{host}:{port}", hint=_HOST) from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            # Connections have it from here: who reads no further would hold a request and its answer for ever.
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(unread_s * 1000))
         listener.bind((host, port))
         listener.listen(BACKLOG)
     except OSError as error:

@@ -155,12 +155,13 @@ import sys
 from rh.registry import open_registry
 from rh.registry.server.limits import Limits
 from rh.registry.server.run import serve
-serve(open_registry(sys.argv[1]), port=int(sys.argv[2]), limits=Limits(header_s=0.5, connections=20))
+limits = Limits(header_s=0.5, unread_s=0.5, concurrent=3, connections=20)
+serve(open_registry(sys.argv[1]), port=int(sys.argv[2]), limits=limits)
 """
 
 
 class Impatient(RegistryServer):
-    """A server that waits half a second for the head of a request, and has up to 20 connections."""
+    """A server that waits half a second for callers, and has up to 20 connections and 3 requests under way."""
 
     def _command(self):
         return [sys.executable, "-c", SERVING, self.behind, str(self.port)]
@@ -186,3 +187,20 @@ def test_connections_that_send_no_request_are_closed():
         for one in crowd:
             one.close()
         assert request(server, "GET", "/health")[0] == 200
+
+
+@pytest.mark.servers
+def test_callers_who_read_nothing_make_room_for_others(monkeypatch):
+    with Impatient() as server, ExitStack() as stack:
+        open_registry(server.behind).commit([Put(f"resources/org/{n}", {"x": "y" * 900_000}) for n in range(20)])
+        monkeypatch.setenv("RH_REGISTRY", server.url)
+        monkeypatch.setenv("RH_REGISTRY_TOKEN", server.token())
+        head = f"Host: x\r\nAuthorization: Bearer {server.token()}\r\n\r\n"
+        for _ in range(3):
+            caller = stack.enter_context(socket.socket())
+            caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            caller.connect(("127.0.0.1", server.port))
+            caller.sendall(f"GET /v1/changes HTTP/1.1\r\n{head}".encode())
+            assert caller.recv(100)
+        assert request(server, "GET", "/health")[0] == 503
+        assert HTTPRegistry(server.url, timeout_s=20).whoami()["user"] == "ada"
