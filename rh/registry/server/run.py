@@ -72,6 +72,7 @@ def serve(
     app = App(registry, limits=limits, audit=audit, public_url=public_url)
     config = uvicorn.Config(
         app,
+        http="h11",  # httptools, which uvicorn would take where it is installed, keeps heads of any size
         log_level="warning",
         access_log=False,
         server_header=False,

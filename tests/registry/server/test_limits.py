@@ -204,3 +204,12 @@ def test_callers_who_read_nothing_make_room_for_others(monkeypatch):
             assert caller.recv(100)
         assert request(server, "GET", "/health")[0] == 503
         assert HTTPRegistry(server.url, timeout_s=20).whoami()["user"] == "ada"
+
+
+@pytest.mark.parametrize("line", [b"a" * 4096, b"X-A: b\r\n" * 512], ids=["one line", "many lines"])
+def test_a_head_without_end(server, line):
+    """Also where httptools is installed, which has no limit."""
+    with socket.create_connection(("127.0.0.1", server.port), 20) as caller:
+        caller.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nX-A: b\r\nX-B: ")
+        with pytest.raises(ConnectionError):
+            caller.sendall(line * 16_000)
