@@ -51,7 +51,8 @@ def export(
     Raises:
         ExistsError: the file is there, and `overwrite` is not given.
         AccessError: we may not read all of it, and neither `partial` nor names are given.
-        NotFoundError: nothing has one of these names, or there is no such directory.
+        NotFoundError: there is nothing in the registry, or nothing of it that we may read; nothing has one of these
+            names; or there is no such directory.
         InvalidError: no file here can be called like that.
     """
     registry = registry.direct
@@ -61,6 +62,7 @@ def export(
             raise ExistsError("there is a file already", where=str(target), hint="overwrite=True replaces it")
         if not target.parent.is_dir():
             raise NotFoundError("there is no such directory", where=str(target.parent))
+        _check_there(registry)
         chosen = _chosen(registry, names, prefixes)
         if not partial and chosen is None:
             _check_whole(registry, "writes")
@@ -103,6 +105,14 @@ def limited_to(registry: Registry) -> str | None:
         return None
     me = registry.whoami()
     return None if me["admin"] else str(me["user"])
+
+
+def _check_there(registry: Registry) -> None:
+    """Refuse a registry without any change: its place is misspelt, or not mounted."""
+    if next(iter(registry.changes()), None) is None:
+        raise NotFoundError(
+            "there is no registry, or nothing in it that you may read", where=registry.url, hint="check the URL"
+        )
 
 
 def _check_whole(registry: Registry, does: str) -> None:
@@ -235,10 +245,7 @@ def migrate(
         InvalidError: a name in `~/` would come to where nobody can use it.
     """
     source, target = source.direct, target.direct
-    if next(iter(source.changes()), None) is None:
-        raise NotFoundError(
-            "there is no registry, or nothing in it that you may read", where=source.url, hint="check the URL"
-        )
+    _check_there(source)
     chosen = _chosen(source, names, prefixes)
     if chosen is not None:
         _check_usable(chosen, target)

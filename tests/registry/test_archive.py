@@ -200,6 +200,11 @@ def test_a_source_that_is_not_there(empty, tmp_path):
         migrate(open_registry(f"sqlite://{tmp_path}/typo.db"), empty)
     with pytest.raises(NotFoundError, match="no registry"):
         migrate(open_registry(f"file://{tmp_path}/typo"), empty)
+    backup = tmp_path / "backup.jsonl"
+    backup.write_text("good")
+    with pytest.raises(NotFoundError, match="no registry"):
+        export(open_registry(f"sqlite://{tmp_path}/typo.db"), backup, overwrite=True)
+    assert backup.read_text() == "good"
     assert not (tmp_path / "typo").exists()
     assert not (tmp_path / "typo.db").exists()
 
