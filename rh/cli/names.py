@@ -72,7 +72,7 @@ def history(name: SavedName, json: AsJson = False) -> None:
 
     with told():
         whole = names.parse(_bare(name))
-        changes = list(records.history(holding(whole), whole.key, None))  # also of a name that was deleted
+        changes = list(records.history(holding(whole), whole.key))  # also of a name that was deleted
         if not changes:
             base.load(whole)  # says that there is no such name, and which are near
     for change in changes:

@@ -316,7 +316,7 @@ class Resource(Annotated):
     def history(self) -> list[Change]:
         """Every change of the record, oldest first, through renames; also after it was deleted."""
         whole = self._saved_name()
-        return list(records.history(holding(whole), whole.key, None))
+        return list(records.history(holding(whole), whole.key))
 
     def _saved_name(self) -> Name:
         if self.name is None:

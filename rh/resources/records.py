@@ -48,13 +48,33 @@ def named(registry: Registry, *called: Name) -> Iterator[None]:
         raise
 
 
-def history(registry: Registry, key: str, until: str | None) -> Iterator[Change]:
-    """Changes under `key` up to the commit `until`, each rename preceded by the history under the older name."""
-    for change in registry.history(key):
+def history(registry: Registry, key: str) -> Iterator[Change]:
+    """Changes under `key`, each rename preceded by what happened under the older name. None is told twice."""
+    return _history(registry, key, None, {}, set())
+
+
+def _history(
+    registry: Registry, key: str, until: str | None, told: dict[str, int], renamed: set[tuple[str, str]]
+) -> Iterator[Change]:
+    """Changes under `key` that were not told yet.
+
+    Args:
+        registry: that has them.
+        key: of a name.
+        until: the commit to stop before.
+        told: the last revision of each key that was told.
+        renamed: the renames that were told under the older name: its key, and the commit.
+    """
+    for change in registry.history(key, after=told.get(key, 0)):
         if until is not None and change.token == until:
             return
-        if change.action == "put" and change.moved is not None:
-            yield from history(registry, change.moved, change.token)
+        if change.revision <= told.get(key, 0):
+            continue
+        told[key] = change.revision
+        if change.moved is not None and change.action == "delete":
+            renamed.add((key, change.token))
+        elif change.moved is not None and (change.moved, change.token) not in renamed:
+            yield from _history(registry, change.moved, change.token, told, renamed)
         yield change
 
 

@@ -279,6 +279,16 @@ def test_rename(here, python):
     assert rh.folder("newer-still") == renamed == renamed.rename("newer-still")
 
 
+def test_a_history_of_many_renames_tells_each_change_once(here):
+    saved = here.save("~/blue")
+    for n in range(40):
+        saved = saved.rename("~/green" if n % 2 == 0 else "~/blue")
+    changes = saved.history()
+    made = [(change.key, change.revision) for change in changes]
+    assert len(made) == len(set(made)) == 80
+    assert [change.revision for change in changes if change.key == "resources/~/blue"] == [*range(1, 42)]
+
+
 def test_delete_configs_keeps_data_and_history(here):
     here.put({"a": b"1"})
     saved = rh.folder("x", path=here.path).save()
