@@ -36,6 +36,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, ClassVar, Literal, NamedTuple, Self, TypeAlias
 
 from rh import config
@@ -67,6 +68,7 @@ __all__ = [
     "fresh",
     "new_token",
     "request_digest",
+    "stale",
     "unreachable",
 ]
 
@@ -113,15 +115,28 @@ def unreachable(error: RhError) -> RhError:
     return error
 
 
+_fresh: ContextVar[bool] = ContextVar("rh_registry_fresh", default=False)
+
+
 @contextmanager
 def fresh() -> Iterator[None]:
     """In this block a registry that cannot be reached is an error, whatever was read of it before."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", StaleWarning)
-        try:
-            yield
-        except StaleWarning as warning:
-            raise UnavailableError(str(warning), hint=f"try again when it can be reached; {STILL}") from warning
+    before = _fresh.set(True)
+    try:
+        yield
+    finally:
+        _fresh.reset(before)
+
+
+def stale(message: str, *, stacklevel: int) -> None:
+    """Say that what follows was read of a registry before.
+
+    Raises:
+        UnavailableError: it has to be `fresh`.
+    """
+    if _fresh.get():
+        raise UnavailableError(message, hint=f"try again when it can be reached; {STILL}")
+    warnings.warn(message, StaleWarning, stacklevel=stacklevel + 1)
 
 
 @contextmanager

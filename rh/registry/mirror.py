@@ -10,7 +10,6 @@ from __future__ import annotations
 import builtins
 import hashlib
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
@@ -23,10 +22,10 @@ from rh.registry.base import (
     Change,
     Record,
     Registry,
-    StaleWarning,
     Step,
     UnconnectedError,
     UnreadError,
+    stale,
 )
 from rh.registry.documents import encode
 from rh.registry.filters import Filter
@@ -252,10 +251,9 @@ class Mirrored(Registry):
         if self.url not in _silent or time.monotonic() >= _silent[self.url][0]:
             _silent[self.url] = (time.monotonic() + _PAUSE_S, error.message)
         oldest = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(known.oldest))
-        warnings.warn(
+        stale(
             f"{self.url} cannot be reached ({_reason(error)}): this is what was read of it, the oldest at {oldest}."
             " Changes since are not in it, and nothing can be saved until it is back",
-            StaleWarning,
             stacklevel=4,
         )
 

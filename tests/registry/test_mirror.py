@@ -12,6 +12,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -80,6 +81,28 @@ def test_only_distant_registries_have_one(tmp_path, monkeypatch):
         assert type(found.direct) is type(open_registry(url))
         assert found.url == found.direct.url
     assert not (config.home() / "mirrors").exists()
+
+
+def test_what_has_to_be_fresh_is_no_old_answer_whatever_other_threads_do_with_warnings(server, cats):
+    """`rh gc` takes away what no registry names any more, so it is not to hear what one named before."""
+    begun, over = threading.Event(), threading.Event()
+
+    def other():
+        with warnings.catch_warnings():
+            begun.set()
+            over.wait()
+
+    server.kill()
+    with ThreadPoolExecutor(1) as pool:
+        thread = pool.submit(other)
+        begun.wait()
+        with base.fresh():
+            over.set()
+            thread.result()
+            with pytest.raises(errors.UnavailableError, match="Changes since are not in it"):
+                rh.load("/team/cats")
+            with ThreadPoolExecutor(1) as another, pytest.warns(StaleWarning):
+                assert another.submit(rh.load, "/team/cats").result().name == "/team/cats"
 
 
 def test_a_name_that_was_read_before_is_read(server, cats):

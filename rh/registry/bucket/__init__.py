@@ -12,7 +12,6 @@ import builtins
 import itertools
 import random
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -32,13 +31,13 @@ from rh.registry.base import (
     Change,
     Record,
     Registry,
-    StaleWarning,
     Step,
     author,
     begun,
     check_steps,
     new_token,
     request_digest,
+    stale,
     unreachable,
 )
 from rh.registry.bucket.hurry import Hurried
@@ -179,10 +178,9 @@ class BucketRegistry(Registry):
         return None if state is None else state.replica
 
     def _warn(self, reason: str) -> None:
-        warnings.warn(
+        stale(
             f"{self.url} cannot be reached ({reason}): this is what it held {self._replicas.age_s():,.0f} s ago."
             " Changes since are not in it, and nothing can be saved until it is back",
-            StaleWarning,
             stacklevel=5,
         )
 
