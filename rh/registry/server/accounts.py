@@ -16,6 +16,7 @@ from typing import Any
 from rh.config import did_you_mean
 from rh.errors import ConflictError, ExistsError, InvalidError, NotFoundError, RhError, UnauthenticatedError
 from rh.forks import Lock
+from rh.observe import log
 from rh.registry.accounts import (
     ROLES,
     Accounts,
@@ -199,11 +200,13 @@ class StoredAccounts(Accounts):
         return self.fresh() and (parsed is None or parsed[0] in self._snapshot.credentials)
 
     def note_use(self, credential: Credential) -> None:
-        """Remember when a token was used."""
-        last = credential.used
-        if last is None or time.time() - last > _USED_S:
+        """Remember when a token was used, if that can be written: a full disk is no reason not to answer."""
+        if self.wants_note(credential):
             self._snapshot.used[credential.id] = time.time()
-            self.registry.put(_USED + credential.id, {}, by=credential.user)
+            try:
+                self.registry.put(_USED + credential.id, {}, by=credential.user)
+            except RhError as error:
+                log.warning("that the token %s was used cannot be noted: %s", credential.id, error)
 
     def wants_note(self, credential: Credential) -> bool:
         """Whether `note_use` would write."""

@@ -100,6 +100,17 @@ def test_an_audit_log_that_cannot_be_written(tmp_path, monkeypatch):
         assert "rh_audit_failing 0" in request(server, "GET", "/metrics", token=server.token())[2]
 
 
+def test_a_registry_that_cannot_be_written_is_read():
+    with RegistryServer() as server:
+        open_registry(server.behind).put("resources/ada/x", {})
+        with closing(sqlite3.connect(server.directory / "registry.db")) as db:
+            db.execute("create trigger full before insert on changes begin select raise(abort, 'no space'); end")
+        token = server.token()
+        assert request(server, "GET", "/v1/record?key=resources/ada/x", token=token)[0] == 200
+        body = b'{"steps": [{"do": "delete", "key": "resources/ada/x", "when": "any"}]}'
+        assert request(server, "POST", "/v1/commit", token=token, body=body)[0] == 503
+
+
 def test_errors_carry_the_id_of_the_request(server, people, org):
     bob = people("bob")
     with pytest.raises(errors.AccessError) as caught:
