@@ -202,12 +202,16 @@ def _check(file: BinaryIO, where: str) -> None:
 
 
 def _changes(file: BinaryIO, where: str) -> Iterator[Change]:
+    from rh.registry.http.wire import change_of
+
     for number, text in enumerate(file, 1):
         told = _decoded(text, where, number)
         if "key" not in told:
             continue  # the first and the last line
-        fields: dict[str, Any] = {name: told.get(name) for name in Change._fields}
-        yield Change(**fields)
+        try:
+            yield change_of({name: told.get(name) for name in Change._fields})
+        except InvalidError as error:
+            raise IntegrityError(f"line {number} is no change: {error.message}", where=where) from error
 
 
 def _decoded(text: bytes, where: str, number: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 
 import pytest
@@ -20,6 +21,7 @@ from rh.errors import (
 from rh.registry import open_registry
 from rh.registry.archive import export, import_, migrate
 from rh.registry.base import Put, Registry
+from rh.registry.documents import encode
 
 
 @pytest.fixture
@@ -125,6 +127,19 @@ def test_a_damaged_file_changes_nothing(damage, registry, empty, tmp_path):
     )
     with pytest.raises(IntegrityError):
         import_(empty, path)
+    assert list(empty.changes()) == []
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"revision": "1"}, {"document": [1]}, {"document": None}, {"time": "now"}, {"action": "x"}, {"key": 5}]
+)
+def test_a_line_that_is_no_change(wrong, empty, tmp_path):
+    change = {"key": "a", "revision": 1, "action": "put", "document": {}, "author": "ada", "time": 1.0, "token": "t"}
+    lines = [encode(told) + b"\n" for told in ({"format": "rh-registry", "version": 1}, change | wrong)]
+    end = {"changes": 1, "sha256": hashlib.sha256(b"".join(lines)).hexdigest()}
+    (tmp_path / "made.jsonl").write_bytes(b"".join(lines) + encode(end) + b"\n")
+    with pytest.raises(IntegrityError, match="line 2 is no change"):
+        import_(empty, tmp_path / "made.jsonl")
     assert list(empty.changes()) == []
 
 
