@@ -8,6 +8,8 @@ deadline. The token is looked up for each request and goes to that server only: 
 from __future__ import annotations
 
 import ipaddress
+import itertools
+import math
 import os
 import random
 import re
@@ -142,12 +144,12 @@ class HTTPRegistry(Registry):
     # The contract.
 
     def get(self, key: str) -> Record:
-        return self.understood(record_of, self.ask("get", "GET", "/v1/record", {"key": key}))
+        return self.understood(partial(_record, key), self.ask("get", "GET", "/v1/record", {"key": key}))
 
     def list(self, prefix: str = "", *, after: str = "") -> Iterator[Record]:
         while True:
             page = self.ask("list", "GET", "/v1/records", {"prefix": prefix, "after": after})
-            records, more = self.understood(partial(_page, after), page)
+            records, more = self.understood(partial(_page, prefix, after), page)
             yield from records
             if more is None:
                 return
@@ -159,7 +161,7 @@ class HTTPRegistry(Registry):
         asked: dict[str, Any] = {"where": where.as_dict(), "prefix": prefix, "as_of": as_of}
         while True:
             page = self.ask("search", "POST", "/v1/search", body=asked | {"after": after})
-            records, more = self.understood(partial(_page, after), page)
+            records, more = self.understood(partial(_page, prefix, after), page)
             yield from records
             if more is None:
                 return
@@ -168,11 +170,11 @@ class HTTPRegistry(Registry):
     def history(self, key: str, *, after: int = 0) -> Iterator[Change]:
         while True:
             page = self.ask("history", "GET", "/v1/history", {"key": key, "after": str(after)})
-            changes = self.understood(_changes, page)
+            changes = self.understood(partial(_history, key, after), page)
             yield from changes
             if not page.get("more"):
                 return
-            if not changes or changes[-1].revision <= after:
+            if not changes:
                 raise self._odd()
             after = changes[-1].revision
 
@@ -187,7 +189,8 @@ class HTTPRegistry(Registry):
         check_steps(steps, self.url)
         body = {"steps": [plain_step(step) for step in steps], "token": token or new_token()}
         changes = self.understood(_changes, self.ask("commit", "POST", "/v1/commit", body=body))
-        if len(changes) != sum(2 if isinstance(step, Rename) else 1 for step in steps):
+        keys = [key for step in steps for key in ((step.key, step.to) if isinstance(step, Rename) else (step.key,))]
+        if [change.key for change in changes] != keys:
             raise self._odd()
         return changes
 
@@ -426,7 +429,8 @@ class HTTPRegistry(Registry):
         if _REQUEST_ID.fullmatch(request):
             error.add_note(f"request {request}, in the logs of {self.url}")
         with suppress(ValueError):
-            error.wait_s = float(answer.headers.get("retry-after", "0"))  # type: ignore[attr-defined]
+            wait_s = float(answer.headers.get("retry-after", "0"))
+            error.wait_s = wait_s if math.isfinite(wait_s) else 0.0  # type: ignore[attr-defined]
         raise error
 
     def _login(self) -> str:
@@ -459,12 +463,38 @@ class HTTPRegistry(Registry):
         return pool
 
 
-def _page(after: str, told: Mapping[str, Any]) -> tuple[list[Record], str | None]:
+# What a proxy kept of another question looks like an answer to this one.
+
+
+def _record(key: str, told: Mapping[str, Any]) -> Record:
+    """The record under a key."""
+    record = record_of(told)
+    if record.key != key:
+        raise InvalidError("the record of another key")
+    return record
+
+
+def _page(prefix: str, after: str, told: Mapping[str, Any]) -> tuple[list[Record], str | None]:
     """The records of one page, and the key after which the next one goes on."""
-    more = told["next"]
+    records, more = [record_of(one) for one in _many(told["records"])], told["next"]
+    keys = [after, *(record.key for record in records)]
+    if not _ascending(keys) or not all(key.startswith(prefix) for key in keys[1:]):
+        raise InvalidError("other records, or not in order")
     if more is not None and not (isinstance(more, str) and more > after):
         raise InvalidError("the next page is not a later one")
-    return [record_of(one) for one in _many(told["records"])], more
+    return records, more
+
+
+def _history(key: str, after: int, told: Mapping[str, Any]) -> list[Change]:
+    """The changes of one key after a revision."""
+    changes = _changes(told)
+    if not _ascending([after, *(change.revision for change in changes)]) or any(one.key != key for one in changes):
+        raise InvalidError("changes of another key, or not in order")
+    return changes
+
+
+def _ascending(values: Sequence[Any]) -> bool:
+    return all(one < other for one, other in itertools.pairwise(values))
 
 
 def _changes(told: Mapping[str, Any]) -> list[Change]:

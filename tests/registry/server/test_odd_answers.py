@@ -90,6 +90,42 @@ def test_an_answer_to_something_else():
                 assert caught.value.where == server.url
 
 
+def test_an_answer_about_another_key():
+    """As of a proxy that keeps answers, and does not look at all of what was asked."""
+    other = CHANGE | {"key": "b"}
+    with Odd() as server:
+        registry = HTTPRegistry(server.url, timeout_s=5)
+        for told, ask in (
+            (RECORD | {"key": "b"}, lambda: registry.get("a")),
+            ({"records": [RECORD], "next": None}, lambda: list(registry.list("b"))),
+            ({"records": [RECORD], "next": None}, lambda: list(registry.list(after="a"))),
+            ({"records": [RECORD | {"key": "b"}, RECORD], "next": None}, lambda: list(registry.list())),
+            ({"records": [RECORD], "next": None}, lambda: list(registry.search(F.x == 1, "b"))),
+            ({"changes": [other], "more": False}, lambda: list(registry.history("a"))),
+            ({"changes": [CHANGE], "more": False}, lambda: list(registry.history("a", after=1))),
+            ({"changes": [other]}, lambda: registry.commit([Put("a", {})])),
+        ):
+            server.body = json.dumps(told).encode()
+            with pytest.raises(errors.IntegrityError, match="something else than what it was asked"):
+                pytest.fail(f"{told} is taken for an answer: {ask()!r:.200}")
+
+
+class Unavailable(Odd):
+    def _answer(self, handler):
+        handler.send_response(503)
+        handler.send_header("RH-Protocol", self.protocol)
+        handler.send_header("Retry-After", "nan")
+        body = b'{"error": {"kind": "unavailable"}}'
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body)
+
+
+def test_to_wait_for_no_number_of_seconds():
+    with Unavailable() as server, pytest.raises(errors.UnavailableError):
+        HTTPRegistry(server.url, timeout_s=1).get("a")
+
+
 def test_a_number_of_the_protocol_that_is_none(monkeypatch):
     with Odd() as server:
         for number in ("9" * 5000, "x", ""):
