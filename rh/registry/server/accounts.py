@@ -194,10 +194,11 @@ class StoredAccounts(Accounts):
             return snapshot
         return self.now(at_once=True)
 
-    def knows(self, token: str) -> bool:
-        """Whether `check_token` answers from memory."""
+    @staticmethod
+    def knows(token: str, snapshot: Snapshot) -> bool:
+        """Whether `check_token` asks the registry for nothing more than a snapshot."""
         parsed = parse_token(token)
-        return self.fresh() and (parsed is None or parsed[0] in self._snapshot.credentials)
+        return parsed is None or parsed[0] in snapshot.credentials
 
     def note_use(self, credential: Credential) -> None:
         """Remember when a token was used, if that can be written: a full disk is no reason not to answer."""

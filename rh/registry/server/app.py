@@ -272,15 +272,17 @@ class App:
             return Caller(None, snapshot, asked - FRESH_S)  # nothing is looked up anew because a stranger asks
         scheme, _, token = header.partition(" ")
         token = token.strip() if scheme.lower() == "bearer" else ""
+        snapshot = accounts.now() if accounts.fresh() else await self._thread(accounts.now)
+        known = accounts.knows(token, snapshot)
+        if not known:  # it may be a moment old; but the registry is not asked about all that somebody makes up
+            self._limit(self._strangers, f"at {state.client}", "rate")
+        check = functools.partial(accounts.check_token, token)
         try:
-            found: Credential
-            if accounts.knows(token):
-                found = accounts.check_token(token)
-            else:
-                found = await self._thread(functools.partial(accounts.check_token, token))
+            found: Credential = check() if known and accounts.fresh() else await self._thread(check)
         except UnauthenticatedError:
             self.metrics.refuse("token")
-            self._limit(self._strangers, f"at {state.client}", "rate")
+            if known:
+                self._limit(self._strangers, f"at {state.client}", "rate")
             raise
         state.user, state.credential = found.user, found.id
         self._limit(self._rate, found.id, "rate")

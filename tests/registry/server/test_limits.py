@@ -1,5 +1,6 @@
 """What is too much, too large or too slow for the registry server."""
 
+import asyncio
 import json
 import socket
 import sys
@@ -10,9 +11,11 @@ import pytest
 
 from rh import errors
 from rh.registry import filters, open_registry
+from rh.registry.accounts import new_credential
 from rh.registry.base import Put
 from rh.registry.http import HTTPRegistry
 from rh.registry.server.accounts import FRESH_S, Snapshot, StoredAccounts
+from rh.registry.server.app import App
 from rh.registry.server.endpoints import ENDPOINTS, Call, Service
 from rh.registry.server.limits import Buckets, Limits
 from rh.registry.server.rights import Caller, Rights
@@ -66,6 +69,41 @@ def test_strangers_are_slowed_down():
         statuses = [request(server, "GET", "/v1/me", token=f"rh_{'0' * 12}_{'0' * 48}")[0] for _ in range(120)]
         assert set(statuses) == {401, 429}
         assert request(server, "GET", "/v1/me", token=server.token())[0] == 200
+
+
+def test_made_up_tokens_are_looked_up_no_more_often_than_strangers_may_ask(tmp_path):
+    class Counting(SQLiteRegistry):
+        found = 0
+
+        def find(self, key):
+            self.found += 1
+            return super().find(key)
+
+    registry = Counting(tmp_path / "r.db")
+    accounts = StoredAccounts(registry, by="ada")
+    accounts.put_user("ada", admin=True)
+    app = App(registry, limits=Limits(refused_rate=1e-3, refused_burst=5))
+
+    async def status(token):
+        async def receive():
+            return {"type": "http.request"}
+
+        async def send(message):
+            told.append(message)
+
+        told = []
+        headers = [(b"authorization", f"Bearer {token}".encode())]
+        scope = {"type": "http", "method": "GET", "path": "/v1/me", "query_string": b"", "headers": headers}
+        await app(scope, receive, send)
+        return told[0]["status"]
+
+    async def ask():
+        return [await status(new_credential()[0]) for _ in range(20)], await status("rh_odd"), await status(known)
+
+    known = accounts.new_token()
+    registry.found = 0
+    assert asyncio.run(ask()) == ([401] * 5 + [429] * 15, 429, 200)
+    assert registry.found == 5
 
 
 def test_a_bucket_fills_by_its_rate():
