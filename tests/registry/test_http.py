@@ -402,6 +402,16 @@ def test_the_file_of_tokens_is_private(server, registry, monkeypatch):
     assert "rh_canary" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("before", "after"), [(0o700, 0o600), (0o640, 0o640), (0o600, 0o600)])
+def test_settings_are_not_opened_to_others_by_a_login(before, after):
+    file = config.home() / "config.toml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("")
+    file.chmod(before)
+    assert logins.set_registry("https://registry.example.org", "ada") == file
+    assert file.stat().st_mode & 0o777 == after
+
+
 @pytest.mark.parametrize(
     "before",
     [

@@ -137,7 +137,7 @@ def _write(file: Path, text: str, mode: int) -> None:
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
-            mode = min(mode, stat.S_IMODE(file.stat().st_mode))
+            mode &= stat.S_IMODE(file.stat().st_mode)
         fresh = file.with_name(f".{file.name}.{os.getpid()}")
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
         with os.fdopen(descriptor, "w", encoding="utf-8") as out:
