@@ -39,6 +39,7 @@ __all__ = [
     "home",
     "override",
     "register",
+    "registered",
     "show",
     "system",
     "system_names",
@@ -314,6 +315,11 @@ def register(name: str, settings: Mapping[str, Any] | None) -> None:
         if settings is not None:
             changed[name] = {key: value for key, value in settings.items() if value is not None}
         _registered = changed
+
+
+def registered(name: str) -> Mapping[str, Any]:
+    """The settings that a system was registered with in this process; none if it was not."""
+    return _registered.get(name, {})
 
 
 @contextmanager

@@ -295,6 +295,7 @@ class Resource(Annotated):
                 where=registry.url,
                 hint=f"rh registry migrate {registry.url} {holding(new).url} --name {old}={new}, then rh forget {old}",
             )
+        renamed = replace(self, name=new.path)
         with records.named(registry, old, new):
             if registry.find(old.key) is None:
                 raise records.unknown(old, registry)
@@ -303,7 +304,7 @@ class Resource(Annotated):
             if registry.find(records.series_key(old)) is not None:
                 steps.append(Rename(records.series_key(old), records.series_key(new), replace=True))
             change = registry.commit(steps)[1]
-        return replace(self, name=new.path, revision=change.revision)
+        return replace(renamed, revision=change.revision)
 
     def delete_configs(self) -> None:
         """Remove the record. The data and the history stay; versions come back when the name is saved again.

@@ -87,6 +87,7 @@ class Cluster(Resource):
             settings = {"kind": "ssh", **self.settings}
             if self.name is not None:
                 settings["cluster"] = self.name
+            places.check_same(self.system, config.registered(self.system), settings)
             config.register(self.system, settings)
 
     @property
@@ -347,12 +348,16 @@ def _known(name: str | None, *, dryrun: bool) -> Cluster:
     return found
 
 
-def saved_hosts() -> list[str]:
-    """The systems of the clusters that have a name."""
+def saved_hosts() -> dict[str, list[str]]:
+    """The systems of the clusters that have a name, each with the names of those that have it."""
     from rh.resources.records import list_records
 
-    records = (found for prefix in ("~", "/") for found in list_records(prefix))
-    return sorted({_system_of(name.path) for name, record in records if record.document.get("kind") == "cluster"})
+    hosts: dict[str, list[str]] = {}
+    for prefix in ("~", "/"):
+        for name, record in list_records(prefix):
+            if record.document.get("kind") == "cluster":
+                hosts.setdefault(_system_of(name.path), []).append(name.path)
+    return hosts
 
 
 def _system_of(name: str) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import quote, unquote
 
 from rh import config
-from rh.errors import InvalidError, NotFoundError, RhError, UnsupportedError
+from rh.errors import ExistsError, InvalidError, NotFoundError, RhError, UnsupportedError
 from rh.forks import Lock
 from rh.observe import log
 from rh.registry.names import Name
@@ -69,7 +69,12 @@ def system_name(system: str) -> str:
     try:
         found = base.load(name, kinds=("cluster",))
     except (InvalidError, NotFoundError) as error:
-        unknown = config.unknown_system(name, tuple(cluster.saved_hosts()))
+        hosts = cluster.saved_hosts()
+        if name in hosts:
+            for each in hosts[name]:
+                base.load(each)
+            return name
+        unknown = config.unknown_system(name, tuple(hosts))
         if "/" in name or name.startswith((".", "~")):
             unknown.hint = f"if it is a path, write path={name!r}"
         raise unknown from error
@@ -322,7 +327,31 @@ def portable(location: Location) -> dict[str, Any] | None:
 
 def for_others(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of a host without those that mean anything, or may be believed, on this machine only."""
-    return {key: settings[key] for key in ("kind", "cluster", *HOST_SETTINGS) if key in settings}
+    found = {key: settings[key] for key in ("kind", "cluster", *HOST_SETTINGS) if key in settings}
+    if str(found.get("cluster", "")).startswith("~"):  # others may have a cluster of that name, too
+        del found["cluster"]
+    return found
+
+
+def check_same(system: str, known: Mapping[str, Any], host: Mapping[str, Any]) -> None:
+    """Refuse a host whose system is called like that of another machine, where its data would be looked for.
+
+    Args:
+        system: the name of both.
+        known: the settings it has here, if it has any.
+        host: those of the host. They may be others than `known` where both are of the same cluster, which moved.
+
+    Raises:
+        ExistsError: they are of different machines.
+    """
+    if not known or (host.get("cluster") is not None and host["cluster"] == known.get("cluster")):
+        return
+    if (known.get("host"), known.get("port") or 22) != (host.get("host"), host.get("port") or 22):
+        called, other = (f"{one.get('cluster') or 'the host'} ({one.get('host')})" for one in (known, host))
+        raise ExistsError(
+            f"the system {system!r} is {called} here, and not {other}",
+            hint="give one of the clusters another name (rh rename), or use them in processes of their own",
+        )
 
 
 def settle(location: Location, host: Mapping[str, Any] | None) -> None:
@@ -330,12 +359,18 @@ def settle(location: Location, host: Mapping[str, Any] | None) -> None:
 
     Raises:
         NotFoundError: nothing knows that system.
+        ExistsError: it is another machine here than `host` is.
     """
     system = location.system
     if system.startswith("tree://"):  # a version: where its store is has to be known
         settle(_store(location), host)
         return
-    if "://" in system or config.ALIASES.get(system, system) in config.system_names():
+    if "://" in system:
+        return
+    if config.ALIASES.get(system, system) in config.system_names():
+        known = config.system(system)
+        if host and known["kind"] in HOSTS:
+            check_same(system, known, host)
         return
     if not host:
         system_name(system)

@@ -9,6 +9,7 @@ import rh
 import rh.registry
 from rh import errors
 from rh.resources.cluster import Cluster
+from rh.systems import settings_of
 
 KEYS = ("host", "user", "port", "identity_file", "known_hosts_file", "config_file", "root")
 
@@ -103,6 +104,43 @@ def test_saved_and_loaded_in_another_process(settings, python):
         "print(rh.folder(path='x', system='~/team/gpu').url.startswith('team--gpu:'))\n"
     )
     assert out == "True hi team--gpu {'gpus': 8}\nTrue\n"
+
+
+def test_the_system_of_one_cluster_is_never_that_of_another(python):
+    """Names that differ in a dot, a slash or their owner make one name of a system."""
+    first = rh.cluster("gpu.one", host="first.example").save()
+    data = rh.folder(path="/data", system=first)
+    second = rh.cluster("gpu-two", host="second.example").save()
+    with pytest.raises(errors.ExistsError):
+        second.rename("gpu-one")
+    python("import rh; rh.load('gpu-two').rename('gpu-one')")
+    with pytest.raises(errors.ExistsError, match=r"'gpu-one' is ~/gpu\.one \(first\.example\) here"):
+        rh.load("gpu-one")
+    rh.find()  # tells of every cluster
+    assert settings_of(data.system)["host"] == "first.example"
+    assert rh.cluster("gpu.one", host="moved.example").system == "gpu-one"
+    assert rh.cluster("/org/gpu", host="same.example").system == rh.cluster("org/gpu", host="same.example").system
+    code = "import rh; from rh.systems import settings_of; print(settings_of(rh.load('gpu-one').system)['host'])"
+    assert python(code) == "second.example\n"
+    assert python(code.replace("load('gpu-one')", "folder(path='gpu-one:/x')")) == "second.example\n"
+
+
+def test_a_folder_of_the_team_is_not_looked_for_on_a_host_of_ones_own(python):
+    theirs = {"kind": "ssh", "cluster": "~/gpu", "host": "theirs.example"}
+    record = {"kind": "folder", "location": {"system": "gpu", "path": "/data"}, "host": theirs}
+    rh.registry.local().put("resources/org/x", record)
+    mine = rh.cluster("gpu", host="mine.example").save()
+    with pytest.raises(errors.ExistsError, match=r"~/gpu \(mine\.example\) here, and not the host \(theirs\.example\)"):
+        rh.folder("/org/x")
+    assert settings_of(mine.system)["host"] == "mine.example"
+    assert "cluster" not in rh.folder("/org/y", path="/data", system=mine).config()["host"]
+    code = "import rh; from rh.systems import settings_of; print(settings_of(rh.folder('/org/x').system)['host'])"
+    assert python(code) == "theirs.example\n"
+
+
+def test_the_url_of_what_is_on_a_saved_cluster_is_taken_by_another_process(python):
+    url = rh.folder(path="/x", system=rh.cluster("team/gpu", host="h.example").save()).url
+    assert python("import rh, sys; print(rh.folder(path=sys.argv[1]).url)", url) == f"{url}\n"
 
 
 def test_what_others_may_be_told_of_a_host(settings, here):
