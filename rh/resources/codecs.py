@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from rh import plugins
-from rh.errors import AccessError, IntegrityError, InvalidError
+from rh.errors import AccessError, IntegrityError, InvalidError, RhError
 
 __all__ = ["CODECS", "decode", "encode", "pick"]
 
@@ -42,10 +42,7 @@ def _text(value: Any) -> bytes:
 
 def _json(value: Any) -> bytes:
     _check_json(value, "value")
-    try:
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
-    except (UnicodeEncodeError, RecursionError) as error:
-        raise InvalidError(f"this cannot be JSON: {error}") from error
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
 
 
 def _check_json(value: Any, where: str) -> None:
@@ -97,6 +94,7 @@ def _arrow(value: Any) -> bytes:
     ipc = plugins.need("pyarrow.ipc", extra="arrow")
     if not isinstance(value, arrow.Table):
         raise InvalidError(f"serializer 'arrow' takes a pyarrow.Table, not {type(value).__name__}")
+    value = value.unify_dictionaries()  # a file holds one for each column
     sink = arrow.BufferOutputStream()
     with ipc.new_file(sink, value.schema) as writer:
         writer.write_table(value)
@@ -111,10 +109,12 @@ def _from_arrow(data: bytes) -> Any:
 
 def _safetensors(value: Any) -> bytes:
     numpy = plugins.need("numpy", extra="safetensors", purpose="serializer 'safetensors'")
-    if type(value) is not dict or not all(type(k) is str and isinstance(v, numpy.ndarray) for k, v in value.items()):
+    if type(value) is not dict or not all(type(k) is str and type(v) is numpy.ndarray for k, v in value.items()):
         raise InvalidError("serializer 'safetensors' takes a dict of text to numpy arrays")
+    if "__metadata__" in value:
+        raise InvalidError("safetensors keeps the name '__metadata__' for itself", hint="another name")
     save = plugins.need("safetensors.numpy", extra="safetensors", purpose="serializer 'safetensors'")
-    encoded: bytes = save.save({key: numpy.ascontiguousarray(array) for key, array in value.items()})
+    encoded: bytes = save.save({key: numpy.asarray(array, order="C") for key, array in value.items()})
     return encoded
 
 
@@ -125,10 +125,7 @@ def _from_safetensors(data: bytes) -> Any:
 def _pickle(value: Any) -> bytes:
     import pickle
 
-    try:
-        return pickle.dumps(value, protocol=5)
-    except (pickle.PicklingError, TypeError, AttributeError, RecursionError) as error:
-        raise InvalidError(f"this cannot be pickled: {error}") from error
+    return pickle.dumps(value, protocol=5)
 
 
 def _from_pickle(data: bytes) -> Any:
@@ -180,7 +177,17 @@ def named(serializer: str) -> Codec:
 
 def encode(value: Any, serializer: str) -> bytes:
     """The bytes of `value`; `InvalidError` if it would not come back the same."""
-    return named(serializer).encode(value)
+    codec = named(serializer)
+    try:
+        return codec.encode(value)
+    except RhError:
+        raise
+    except (ValueError, TypeError, RecursionError) as error:
+        raise _unencodable(serializer, error) from error
+    except Exception as error:
+        if not _is_of_library(error, serializer):
+            raise
+        raise _unencodable(serializer, error) from error
 
 
 def decode(data: bytes, serializer: str, *, trust: bool, where: str) -> Any:
@@ -208,10 +215,18 @@ def decode(data: bytes, serializer: str, *, trust: bool, where: str) -> Any:
     except (ValueError, EOFError, OSError, RecursionError) as error:
         raise _undecodable(serializer, where, error) from error
     except Exception as error:
-        # Errors of the format's own library (pyarrow, safetensors, pickle) have no common base.
-        if isinstance(error, (ImportError, MemoryError)) or serializer not in ("arrow", "safetensors", "pickle"):
+        if not _is_of_library(error, serializer):
             raise
         raise _undecodable(serializer, where, error) from error
+
+
+def _is_of_library(error: Exception, serializer: str) -> bool:
+    """Whether it is of the format's own library (pyarrow, safetensors, pickle), whose errors have no common base."""
+    return serializer in ("arrow", "safetensors", "pickle") and not isinstance(error, (ImportError, MemoryError))
+
+
+def _unencodable(serializer: str, error: Exception) -> InvalidError:
+    return InvalidError(f"this cannot be {serializer}: {error}")
 
 
 def _undecodable(serializer: str, where: str, error: Exception) -> IntegrityError:
