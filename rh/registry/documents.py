@@ -87,7 +87,7 @@ def _check(value: Any, field: str, where: str, depth: int) -> None:
             if not isinstance(key, str):
                 raise InvalidError(f"the field {field or '(top)'} has a key that is not text: {key!r}", where=where)
             name = f"{field}.{key}" if field else key
-            if inner not in (None, "") and is_secret_field(key):
+            if is_secret_field(key) and not (inner is None or (isinstance(inner, str) and not inner)):
                 raise InvalidError(
                     f"the field {name!r} looks like a secret, and records hold none",
                     where=where,

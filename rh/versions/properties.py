@@ -103,19 +103,32 @@ def check_tags(tags: object, what: str = "tags=") -> tuple[str, ...]:
     return tuple(dict.fromkeys(sorted(tags) if isinstance(tags, set | frozenset) else tags))
 
 
+_SCALARS: tuple[tuple[type, Callable[[Any], Any]], ...] = (
+    (str, str.__str__),
+    (int, int.__int__),
+    (float, float.__float__),
+)
+"""What makes a value of a type that derives from one of Python's one of that."""
+
+
 def plain(value: Any) -> Any:
-    """A value with the scalars of NumPy and its like, wherever they are in it, as those of Python.
+    """A value with the scalars of NumPy and its like, and those of types of one's own, as those of Python.
 
     Raises:
         InvalidError: there is an array in it.
     """
     if isinstance(value, Mapping):
-        return {key: plain(inner) for key, inner in value.items()}
+        return {plain(key): plain(inner) for key, inner in value.items()}
     if type(value) is list:
         return [plain(inner) for inner in value]
-    if type(value) in (str, int, float, bool) or not callable(getattr(value, "item", None)):
+    if isinstance(value, bool):
         return value
-    if getattr(value, "ndim", 0):
+    for kind, exact in _SCALARS:
+        if isinstance(value, kind):
+            return exact(value)
+    if not isinstance(getattr(value, "ndim", None), int) or not callable(getattr(value, "item", None)):
+        return value
+    if value.ndim:
         raise InvalidError(
             f"a record holds no {type(value).__name__}", hint=".tolist() makes plain JSON of a small one"
         )

@@ -10,6 +10,8 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy
+import pandas
+import polars
 import pytest
 
 import rh
@@ -647,6 +649,58 @@ def test_an_entry_that_the_registry_refuses(tmp_path, dogs, monkeypatch, caplog)
     assert r.status == rh.load_run(r.id).status == "done"
     assert items(r.inputs) == ["~/dogs:v1"]
     assert "x.txt is among its inputs is not recorded" in caplog.text
+
+
+class Word(str):
+    __slots__ = ()
+
+
+class Shop:
+    def item(self, key):
+        return key
+
+
+class Odd:
+    def __getattr__(self, name):
+        raise RuntimeError(name)
+
+
+def endless():
+    found = []
+    found.append(found)
+    return found
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pandas.DataFrame({"a": [1, 2]}),
+        polars.DataFrame({"a": [1, 2]}),
+        polars.LazyFrame({"a": [1, 2]}),
+        polars.Series([1, 2]),
+        {"rows": pandas.DataFrame({"a": [1]})},
+        Shop(),
+        Odd(),
+        endless(),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_function_is_called_whatever_its_arguments_are(value):
+    @rh.run
+    def work(rows, word):
+        return rows
+
+    assert work(value, Word("x")) is value
+    (r,) = rh.runs()
+    assert (r.status, r.params) == ("done", {"word": "x"})
+
+
+def test_values_of_types_of_ones_own_are_parameters():
+    with rh.run("train", params={"word": Word("x"), "deep": {Word("y"): [Word("z")]}}) as r:
+        pass
+    assert r.params == rh.load_run(r.id).params == {"word": "x", "deep": {"y": ["z"]}}
+    with pytest.raises(errors.InvalidError, match="is a DataFrame"):
+        rh.run("train", params={"rows": pandas.DataFrame({"a": [1]})})
 
 
 def test_large_arguments_are_no_parameters():

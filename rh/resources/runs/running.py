@@ -237,7 +237,8 @@ def _arguments(signature: inspect.Signature, args: Any, kwargs: Any) -> dict[str
         try:
             value = plain(value)  # noqa: PLW2901
             check_document({name: value}, where="")
-        except InvalidError:
+        except Exception as error:  # noqa: BLE001 - code of the value's own: no reason not to call the function
+            log.debug("the argument %s is no parameter: %s", name, error)
             continue
         size = len(encode({name: value}))
         if size <= min(_ARGUMENT, left):
