@@ -74,9 +74,14 @@ ALIASES: Mapping[str, str] = {"here": "file", "local": "file", "gcs": "gs", "az"
 """Other words for the built-in systems."""
 
 _PASSWORD = re.compile(
-    r"(://[^/@\s:]*:)[^/@\s]+(?=@)|([?&](?:\w*password|\w*token|\w*signature|sig)=)[^&\s]+", re.IGNORECASE
+    r"(://[^/@\s:]*:)[^/@\s]+(?=@)"
+    r"|([?&](?:[\w-]*(?:password|token|signature|credential)|sig)=)[^&\s]+"
+    r"|\b((?:AccountKey|SharedAccessKey|SharedAccessSignature|Password|Pwd)=)[^;\s]+",
+    re.IGNORECASE,
 )
-_SECRET = re.compile(r"(?:password|passphrase|secret|token|sas|key)\Z", re.IGNORECASE)
+_SECRET = re.compile(
+    r"(?:password|passwd|pwd|passphrase|secret|token|sas|key|auth|authorization|cookie|credential)s?\Z", re.IGNORECASE
+)
 """How the names of settings end that hold credentials, as those of an fsspec file system may."""
 _LISTED = {
     "workers": int,
@@ -271,7 +276,7 @@ def _shown(key: str, value: Any) -> Any:
         return {name: _shown(name, one) for name, one in value.items()}
     if value is not None and _SECRET.search(key):
         return "***"
-    return _PASSWORD.sub(r"\1\2***", value) if isinstance(value, str) else value
+    return _PASSWORD.sub(r"\1\2\3***", value) if isinstance(value, str) else value
 
 
 def system_names() -> list[str]:

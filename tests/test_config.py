@@ -134,7 +134,17 @@ def test_a_playground_that_does_not_run_says_how_to_start_it(monkeypatch: pytest
 def test_what_is_shown_has_no_credentials(monkeypatch):
     """Promise 34: neither in URLs, nor under the names that file systems of others have for them."""
     config.register("office", {"kind": "fsspec", "options": {"password": "CANARY-1", "user": "ada"}})
+    account = "AccountName=ada;AccountKey=CANARY-3==;EndpointSuffix=x"
+    headers = {"Authorization": "Bearer CANARY-4", "Cookie": "CANARY-5", "Accept": "*/*"}
+    others = {"passwd": "CANARY-6", "pwd": "CANARY-7", "credentials": "CANARY-8", "auth": ["ada", "CANARY-9"]}
+    config.register(
+        "blobs", {"kind": "fsspec", "options": {"connection_string": account, "headers": headers, **others}}
+    )
+    signed = "https://h/x?X-Amz-Credential=CANARY-10&X-Amz-Security-Token=CANARY-11&X-Amz-Signature=CANARY-12"
+    config.register("site", {"kind": "http", "root": signed})
     with config.override({"registry": "postgresql://h/db?user=ada&password=CANARY-2"}):
         shown = repr(config.show())
     assert "CANARY" not in shown
     assert "user=ada" in shown
+    assert "AccountName=ada" in shown
+    assert "*/*" in shown
