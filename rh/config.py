@@ -20,6 +20,7 @@ those of a system, whose class says what it takes.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -148,7 +149,7 @@ def _check_number(key: str, value: Any, where: str) -> None:
     word = key.lower()
     whole = word.endswith(("workers", "memory_mb"))
     least = 0 if word.endswith(("retries", "chunk_from_mb", "cache_mb")) else 1 if whole else 0.001
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < math.inf:
         raise InvalidError(f"{key} is not a number of at least {least}: {value!r}", where=where)
 
 
@@ -169,6 +170,10 @@ def _check(tree: Mapping[str, Any], origin: str) -> None:
         where = f"{origin}: systems.{name}"
         if not isinstance(settings, Mapping):
             raise InvalidError("a system is a table of settings", where=where, hint=f"[systems.{name}]")
+        if "." in name:  # which is between the parts of a setting's own name
+            raise InvalidError(
+                f"the name of a system has no dot: {name!r}", where=where, hint=f"[systems.{name.replace('.', '-')}]"
+            )
         if name in ALIASES:
             raise InvalidError(
                 f"{name!r} is another word for {ALIASES[name]!r}", where=where, hint=f"[systems.{ALIASES[name]}]"
@@ -308,7 +313,8 @@ def unknown_system(name: str, also: tuple[str, ...] = ()) -> NotFoundError:
     known = tuple(sorted({*system_names(), *also}))
     return NotFoundError(
         f"there is no system called {name!r}" + did_you_mean(name, known),
-        hint=f"add [systems.{name}] to {home() / 'config.toml'}, or give a URL; systems here: {', '.join(known)}",
+        hint=f"add [systems.{name.replace('.', '-')}] to {home() / 'config.toml'}, or give a URL;"
+        f" systems here: {', '.join(known)}",
     )
 
 
@@ -330,9 +336,13 @@ def registered(name: str) -> Mapping[str, Any]:
 @contextmanager
 def override(settings: Mapping[str, Any]) -> Iterator[None]:
     """Settings that hold inside the block, in the whole process: `override({"systems": {"s3": {"root": "s3://b"}}})`."""
+    global _overrides  # noqa: PLW0603 - replaced whole, since others may be reading it
     _check(settings, "override")
-    _overrides.append(settings)
+    mine = dict(settings)
+    with _lock:
+        _overrides = [*_overrides, mine]
     try:
         yield
     finally:
-        _overrides.remove(settings)
+        with _lock:  # an equal one may be another block's
+            _overrides = [each for each in _overrides if each is not mine]

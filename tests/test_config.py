@@ -73,6 +73,7 @@ def test_a_misspelt_variable(monkeypatch, variable, near):
         ("RH_WORKERS", "0"),
         ("RH_TIMEOUT_S", "-1"),
         ("RH_RETRIES", "x"),
+        ("RH_TIMEOUT_S", "inf"),
         ("RH_S3_TIMEOUT_S", "long"),
         ("RH_S3_RETRIES", "-1"),
     ],
@@ -110,6 +111,23 @@ def test_what_is_registered(settings, near):
 def test_a_setting_that_holds_for_a_block():
     with pytest.raises(errors.InvalidError, match="did you mean retries"), config.override({"retrys": 1}):
         pass
+
+
+def test_blocks_with_equal_settings_end_by_themselves():
+    with config.override({"workers": 1}), config.override({"workers": 2}):
+        with config.override({"workers": 1}):
+            assert config.get("workers") == 1
+        assert config.get("workers") == 2
+
+
+def test_a_system_whose_name_has_a_dot_is_refused_and_not_another_one(file):
+    with pytest.raises(errors.NotFoundError, match=r"gpu\.example\.org") as caught:
+        config.system("gpu.example.org")
+    assert "[systems.gpu-example-org]" in caught.value.hint
+    file('[systems."gpu.example.org"]\nkind = "ssh"\nhost = "gpu.example.org"\n')
+    with pytest.raises(errors.InvalidError, match="no dot") as caught:
+        config.system_names()
+    assert caught.value.hint == "[systems.gpu-example-org]"
 
 
 def test_every_setting_a_page_names_is_taken(file):
