@@ -323,13 +323,20 @@ class Blob(Versioned):
             serializer: how; by default the one that belongs to the object's type.
 
         Raises:
-            InvalidError: there is nothing to write, or no serializer would give it back the same.
+            InvalidError: there is nothing to write, no serializer would give it back the same, or the record of the
+                blob, by which others read it, says another one.
         """
         self.check_live()
         value = self.value if data is None else data
         if value is NOTHING:
             raise InvalidError("there is nothing to write", hint=".write(data)")
         serializer = serializer or self._chosen(value)
+        if self.revision is not None and self.serializer not in (None, serializer):
+            raise InvalidError(
+                f"{self.name} is saved as {self.serializer}, and this would be {serializer}",
+                where=self.url,
+                hint=f"rh.blob(…, name={self.name!r}).save() changes the record, too",
+            )
         encoded = codecs.encode(value, serializer)
         digest = digests.of_bytes(encoded).text
         location = self.location

@@ -257,6 +257,20 @@ def test_write_replaces_and_keeps_the_place(folder):
     assert first.fetch() == "three", "the place is live: a blob reads what is there"
 
 
+def test_a_saved_blob_is_written_as_its_record_says(tmp_path):
+    """Else others would read text as a number, or what they cannot read at all."""
+    for value, other in (("one", 5), ({"a": 1}, "123"), ("two", numpy.arange(3))):
+        saved = rh.blob(value, name="b", path=tmp_path / "b").save(overwrite=True)
+        with pytest.raises(errors.InvalidError, match=f"is saved as {saved.serializer}"):
+            rh.blob(name="b").write(other)
+        assert rh.blob(name="b").fetch() == value
+        saved.write(value).write(data=value, serializer=saved.serializer)
+        rh.blob(other, name="b", path=tmp_path / "b").save()
+        assert same(rh.blob(name="b").fetch(), other)
+    rh.blob(path=tmp_path / "b").save("bytes").write({"a": 1})
+    assert rh.blob(name="bytes").fetch() == b'{"a":1}'
+
+
 def test_to(folder, tmp_path):
     blob = rh.blob(JPEG, name="cat", path=tmp_path / "cat.jpg").save()
     copy = blob.to(folder.location / "copy.jpg")
