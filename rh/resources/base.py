@@ -19,6 +19,7 @@ from rh.errors import (
     IntegrityError,
     InvalidError,
     NotFoundError,
+    RhError,
     UnsupportedError,
     without_query,
 )
@@ -148,11 +149,13 @@ class Resource(Annotated):
         tags = document.pop("tags", None) or ()
         try:
             fields = found.of_document(document, local=local)
-        except (KeyError, TypeError, AttributeError) as error:
+            return found(name=name, metadata=metadata, tags=tags, extra=document, **fields)
+        except RhError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InvalidError(
                 f"the configuration of a {kind} lacks or garbles {error}", where=str(name or kind)
             ) from error
-        return found(name=name, metadata=metadata, tags=tags, extra=document, **fields)
 
     # The record.
 

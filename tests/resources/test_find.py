@@ -202,6 +202,12 @@ def test_a_record_that_cannot_be_read_is_left_out(models, caplog):
     holding(Name("~/x")).put("resources/~/newer", {"kind": "hologram", "metadata": {"stage": "dev"}})
     assert "~/newer" not in labels(rh.find(where=F.stage == "dev"))
     assert "~/newer cannot be read" in caplog.text
+    place = {"kind": "blob", "location": {"system": "file", "path": "/x"}, "metadata": {"stage": "dev"}}
+    for number, garbled in enumerate(({"serializer": ["json"]}, {"stamp": {"digest": "x", "size": "many"}})):
+        holding(Name("~/x")).put(f"resources/~/odd{number}", place | garbled)
+        with pytest.raises(errors.IntegrityError, match="garbles"):
+            rh.load(f"odd{number}")
+        assert f"~/odd{number}" not in labels(rh.find(where=F.stage == "dev"))
 
 
 def test_how_it_looks(models):
