@@ -145,7 +145,7 @@ def test_runs_side_by_side_are_told_to_no_child(cats: rh.Folder) -> None:
             with second:
                 seen.append(os.environ.get("RH_RUN"))
 
-        recording._Process.run = None  # as if the first had been begun in a thread of its own
+        recording._Process.runs = ()  # as if the first had been begun in a thread of its own
         thread = threading.Thread(target=contextvars.Context().run, args=(other,))
         thread.start()
         thread.join()

@@ -602,6 +602,21 @@ def test_what_is_refused(name, params, match):
     assert rh.runs() == []
 
 
+def test_runs_that_end_in_any_order_are_over_when_they_have_ended(dogs):
+    def work(name):
+        with rh.run(name) as r:
+            yield r
+            rh.folder("dogs:v1").get("a.txt")
+
+    generators = [work("one"), work("two")]
+    first, second = map(next, generators)
+    for one in generators:
+        assert list(one) == []
+    assert recording.active() is None
+    rh.folder("dogs:v2").get("a.txt")
+    assert (items(first.inputs), items(second.inputs)) == ([], ["~/dogs:v1"])  # the one that began last was innermost
+
+
 def test_a_block_is_begun_once():
     block = rh.run("once")
     with block:

@@ -77,12 +77,13 @@ class Recorder(Protocol):
         """A version was made, or one that is equal was found."""
 
 
-_context: contextvars.ContextVar[Recorder | None] = contextvars.ContextVar("rh_run", default=None)
+_context: contextvars.ContextVar[tuple[Recorder, ...]] = contextvars.ContextVar("rh_run", default=())
+"""The runs that are open here, the innermost last. Those of generators end in any order."""
 _instead: contextvars.ContextVar[Any] = contextvars.ContextVar("rh_told_as", default=None)
 
 
 class _Process:
-    run: Recorder | None = None
+    runs: tuple[Recorder, ...] = ()
     given: str | None = os.environ.get(VARIABLE)
     """The run that this process was started in, until that is looked up. Later values are for its children."""
     attach: Callable[[str], Recorder | None] | None = None
@@ -98,19 +99,20 @@ def inherit(attach: Callable[[str], Recorder | None]) -> None:
 
 def active() -> Recorder | None:
     """The run that this code is in."""
-    run = _context.get() or _Process.run
-    if run is None and _Process.given is not None:
-        return _inherited()
-    return run
+    runs = _context.get() or _Process.runs
+    if not runs and _Process.given is not None:
+        runs = _inherited()
+    return runs[-1] if runs else None
 
 
-def _inherited() -> Recorder | None:
+def _inherited() -> tuple[Recorder, ...]:
     with _attaching:
         if _Process.attach is not None:
             given, _Process.given = _Process.given, None  # before it is looked up: that is no work of the run
-            if given:
-                _Process.run = _Process.attach(given)
-    return _Process.run
+            run = _Process.attach(given) if given else None
+            if run is not None:
+                _Process.runs = (run, *_Process.runs)
+    return _Process.runs
 
 
 class Active:
@@ -120,19 +122,20 @@ class Active:
         self._recorder = recorder
 
     def __enter__(self) -> None:
-        self._before = _context.get()
         self._for_all = threading.current_thread() is threading.main_thread() and not _in_task()
-        self._before_for_all = _Process.run
-        _context.set(self._recorder)
+        _context.set((*_context.get(), self._recorder))
         if self._for_all:
-            _Process.run = self._recorder
+            _Process.runs = (*_Process.runs, self._recorder)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        _context.set(self._before)
+        _context.set(self._without(_context.get()))
         if self._for_all:
-            _Process.run = self._before_for_all
+            _Process.runs = self._without(_Process.runs)
+
+    def _without(self, runs: tuple[Recorder, ...]) -> tuple[Recorder, ...]:
+        return tuple(run for run in runs if run is not self._recorder)
 
 
 def _in_task() -> bool:
