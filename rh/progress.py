@@ -53,16 +53,15 @@ class Bar:
         self._delay = delay_s
         self._console = console
         self._live: Any = None
-        self._files = 0
-        self._size = 0
-        self._total_files: int | None = None
-        self._total: int | None = None
-        self._seen: deque[tuple[float, int]] = deque()
 
     def start(self, title: str) -> None:
         self._begun = time.monotonic()
         self._title = title
-        self._seen.append((self._begun, 0))
+        self._files = 0
+        self._size = 0
+        self._total_files: int | None = None
+        self._total: int | None = None
+        self._seen: deque[tuple[float, int]] = deque([(self._begun, 0)])
 
     def total(self, files: int, size: int) -> None:
         self._total_files, self._total = files, size

@@ -56,6 +56,16 @@ def test_no_speed_is_told_in_the_first_second(monkeypatch):
     assert "/s" in drawn(bar_at(1.0, monkeypatch), 120)[0]
 
 
+def test_a_bar_that_is_used_again_begins_anew(monkeypatch):
+    bar = bar_at(4.0, monkeypatch)
+    bar.finish()
+    bar.start(TITLE)
+    bar.total(1, 1024)
+    bar.advance(1, 512)
+    (line,) = drawn(bar, 120)
+    assert "0.5/1.0 KiB" in line
+
+
 def test_names_are_shown_as_they_are(monkeypatch):
     (line,) = drawn(bar_at(2.0, monkeypatch, title="a[red]b\x1b[2J → c"), 120)
     assert "a[red]b?[2J → c" in line
