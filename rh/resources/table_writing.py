@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -59,23 +59,24 @@ def write(table: Table, data: Any, mode: Mode, partition_cols: Sequence[str] | N
     host = table.host or places.portable(location)
     system = places.at(location, host)
     own = table.own or (mode != "error" and recorded_as_own(table, location) is not None)
+    base: dict[str, Any] = {"format": table.format, "own": own}
     if value is NOTHING:
         native = table.native
-        snapshot = writing.write(system, table.to_reader(), mode=mode, partition_cols=partitions, own=own)
+        snapshot = writing.write(system, table.to_reader(), mode=mode, partition_cols=partitions, **base)
     else:
         adapter = adapters.owner_of(value)
         native = own_type or adapter.name
         if mode == "append" and data is not None and table.native:
             native = table.native
         if issubclass(adapter, Parallel):
-            begun = writing.begin(system, adapter.schema(value), mode=mode, partition_cols=partitions, own=own)
+            begun = writing.begin(system, adapter.schema(value), mode=mode, partition_cols=partitions, **base)
             files = adapter.write(value, location, begun.write_id, begun.partition_cols, schema=begun.schema)
             snapshot = writing.finish(system, begun, files)
         else:
             if partitions and adapter.name == "pandas":
-                value = _labelled(value, system, mode, own=own)
+                value = _labelled(value, system, mode, base)
             rows = table.to_reader() if value is table.value else adapter.reader(value)
-            snapshot = writing.write(system, rows, mode=mode, partition_cols=partitions, own=own)
+            snapshot = writing.write(system, rows, mode=mode, partition_cols=partitions, **base)
     written = replace(
         table,
         location=location,
@@ -93,12 +94,12 @@ def write(table: Table, data: Any, mode: Mode, partition_cols: Sequence[str] | N
     return written
 
 
-def _labelled(frame: Any, system: System, mode: Mode, *, own: bool) -> Any:
+def _labelled(frame: Any, system: System, mode: Mode, base: Mapping[str, Any]) -> Any:
     """A pandas frame to be partitioned; a `RangeIndex` that says more than the order of the rows is to be a column."""
     if mode != "append":
         return frames.labelled(frame)
-    base = store.find(system, own=own)
-    if base is None or not frames.index_columns(access.schema(system, base)):
+    found = store.find(system, **base)
+    if found is None or not frames.index_columns(access.schema(system, found)):
         return frame
     return frames.labelled(frame, always=True)
 

@@ -105,10 +105,13 @@ def look(
     )
 
 
-def find(system: System, *, own: bool = False) -> Snapshot | None:
-    """`look` for writers: `None` where no table is yet, or not the one that `rh` wrote (`own`)."""
+def find(system: System, *, format: str | None = None, own: bool = False) -> Snapshot | None:  # noqa: A002
+    """`look` for writers: `None` where no table is yet, or not the one that `rh` wrote (`own`).
+
+    With `format`, files of any name count, as they do for who reads the table with that format.
+    """
     try:
-        found = _find(system, None, None, own=own)
+        found = _find(system, format, None, parts=format is not None, own=own)
     except NotFoundError:
         if _holds_something(system):
             raise  # a link to nothing

@@ -80,7 +80,13 @@ class Begun(NamedTuple):
 
 
 def begin(
-    system: System, schema: Any, *, mode: Mode = "error", partition_cols: Sequence[str] = (), own: bool = False
+    system: System,
+    schema: Any,
+    *,
+    mode: Mode = "error",
+    partition_cols: Sequence[str] = (),
+    format: str | None = None,  # noqa: A002 - the word of `rh.table`
+    own: bool = False,
 ) -> Begun:
     """Check that rows with this `pyarrow.Schema` can be written, before anything is.
 
@@ -89,6 +95,7 @@ def begin(
         schema: of the rows.
         mode: what to do where a table is already.
         partition_cols: columns whose values name directories.
+        format: of the files of others that lie there, where their names do not tell it.
         own: `rh` wrote the table: where its index is gone it was removed, and what else lies there is others'.
 
     Raises:
@@ -98,8 +105,8 @@ def begin(
         raise InvalidError(f"no mode is called {mode!r}", hint=f"one of {', '.join(get_args(Mode))}")
     schema = stored(schema, partition_cols)
     where = system.url()
-    try:
-        base = store.find(system, own=own)
+    try:  # files that are overwritten are deleted: only those whose own names say that they are rows
+        base = store.find(system, format=None if mode == "overwrite" else format, own=own)
     except InvalidError as error:
         if mode != "error":
             raise
@@ -200,6 +207,7 @@ def write(
     partition_cols: Sequence[str] = (),
     group_rows: int = GROUP_ROWS,
     file_bytes: int = FILE_BYTES,
+    format: str | None = None,  # noqa: A002 - the word of `rh.table`
     own: bool = False,
 ) -> Snapshot:
     """Write rows as the table at the root of `system`, all or nothing, in their order.
@@ -215,6 +223,7 @@ def write(
         group_rows: at most so many rows in a row group.
         file_bytes: of rows, as they are in memory, in a file at most; the first files have fewer. What is cut where
             goes by the rows alone: equal ones become equal files, on whichever machine.
+        format: as for `begin`.
         own: as for `begin`.
 
     Raises:
@@ -223,7 +232,7 @@ def write(
         All before anything is visible, and the files are removed again. Only where it is unknown whether the index was
         replaced (the connection broke in that moment) they stay, for `rh.tables.store.debris` to find.
     """
-    begun = begin(system, rows.schema, mode=mode, partition_cols=partition_cols, own=own)
+    begun = begin(system, rows.schema, mode=mode, partition_cols=partition_cols, format=format, own=own)
     named = f"part-{begun.write_id}"
     writer = _Writer(system, named, begun.schema, begun.partition_cols, group_rows, file_bytes)
     return finish(system, begun, writer.run(rows, empty=begun.base is None or mode != "append"))

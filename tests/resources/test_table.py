@@ -377,6 +377,23 @@ def test_a_copy_without_its_index_is_taken_as_it_is_only_when_asked(here):
     assert rh.table(path=copy.path, format="parquet").to_arrow().to_pydict() == ROWS
 
 
+@pytest.mark.parametrize("name", ["chunk0", "part-0123456789abcdef0123-00000.parquet"])
+def test_rows_are_appended_to_files_that_are_a_table_by_the_format_given_alone(here, name):
+    """They would be no part of it from then on."""
+    (here / "mixed").put({name: encoded(pa.table({"n": [1]}), "parquet")})
+    table = rh.table(path=here.path + "/mixed", format="parquet")
+    with pytest.raises(errors.ExistsError, match="already"):
+        table.write({"n": [2]})
+    assert table.write({"n": [2]}, mode="append").fetch("dict") == {"n": [1, 2]}
+
+
+def test_what_no_name_says_to_be_a_table_is_not_overwritten(here):
+    (here / "t").put({"notes": b"mine"})
+    table = rh.table(path=here.path + "/t", format="parquet").write({"n": [2]}, mode="overwrite")
+    assert table.fetch("dict") == {"n": [2]}
+    assert here.get("t/notes") == b"mine"
+
+
 def test_a_directory_does_not_become_what_looks_like_one_file(here):
     table = rh.table(ROWS, path=here.path + "/t").write()
     for call in (table.to, table.plan):
