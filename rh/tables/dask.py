@@ -12,6 +12,7 @@ from rh.errors import InvalidError, RemoteError, RhError
 from rh.plugins import need
 from rh.tables import frames, reading, workers
 from rh.tables.base import DataFile, Snapshot
+from rh.tables.layouts import roomy
 from rh.types import Location
 
 __all__ = ["Dask"]
@@ -118,20 +119,11 @@ class _Shape:
             for name in unknown:
                 position = schema.get_field_index(name)
                 schema = schema.set(position, schema.field(position).with_type(found[name]))
-        fields = [field.with_type(_wide(field.type)) for field in schema]
-        return cls(pa.schema(fields, schema.metadata), index)
+        return cls(roomy(schema), index)
 
     def table(self, frame: Any) -> Any:
         """One partition as a `pyarrow.Table`."""
         return frames.table(frame, self.schema, index=self.index)
-
-
-def _wide(kind: Any) -> Any:
-    """A dictionary's type with room for the categories of every partition."""
-    pa = need("pyarrow", extra="tables")
-    if not pa.types.is_dictionary(kind):
-        return kind
-    return pa.dictionary(pa.int32(), kind.value_type, ordered=kind.ordered)
 
 
 def _found(value: Any) -> dict[str, Any]:

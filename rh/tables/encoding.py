@@ -41,45 +41,17 @@ OPTIONS: Mapping[str, Any] = {
 
 
 def stored_fields(fields: Sequence[Any]) -> list[Any]:
-    """These `pyarrow.Field`s as Parquet keeps them; views of text and bytes, which Arrow does not filter, become large.
+    """These `pyarrow.Field`s as Parquet keeps them.
 
     Raises:
         InvalidError: one cannot be stored; it is named.
     """
-    fields = [field.with_type(_without_views(field.type)) for field in fields]
     try:
         return _kept(fields)
     except InvalidError:
         for field in fields:  # one by one, to find out which it is
             _kept([field])
         raise
-
-
-def _without_views(kind: Any) -> Any:
-    pa = need("pyarrow")
-    types = pa.types
-    if types.is_string_view(kind):
-        return pa.large_string()
-    if types.is_binary_view(kind):
-        return pa.large_binary()
-    if not types.is_nested(kind) or types.is_union(kind):
-        return kind
-    inner = [kind.field(at) for at in range(kind.num_fields)]
-    inner = [field.with_type(_without_views(field.type)) for field in inner]
-    if types.is_struct(kind):
-        return pa.struct(inner)
-    if types.is_map(kind):
-        key, item = inner[0].type
-        return pa.map_(key, item, kind.keys_sorted)
-    if types.is_fixed_size_list(kind):
-        return pa.list_(inner[0], kind.list_size)
-    if types.is_list(kind):
-        return pa.list_(inner[0])
-    if types.is_large_list(kind):
-        return pa.large_list(inner[0])
-    if types.is_list_view(kind):
-        return pa.list_view(inner[0])
-    return pa.large_list_view(inner[0]) if types.is_large_list_view(kind) else kind
 
 
 def _kept(fields: Sequence[Any]) -> list[Any]:
@@ -90,7 +62,7 @@ def _kept(fields: Sequence[Any]) -> list[Any]:
         with pq.ParquetWriter(sink, schema, **OPTIONS) as writer:
             writer.write_table(schema.empty_table())
         found = pq.read_schema(pa.BufferReader(sink.getvalue()))
-    except (pa.ArrowException, NotImplementedError) as error:
+    except (pa.ArrowException, NotImplementedError, OSError) as error:
         field = fields[0]
         raise InvalidError(
             f"the column {field.name!r} is {field.type}, which Parquet cannot hold: {error}", hint="cast it"

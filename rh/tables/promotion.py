@@ -148,4 +148,6 @@ def _plain(kind: pa.DataType) -> pa.DataType:
         return pa.list_(_plain(kind.value_type))
     if types.is_struct(kind):
         return pa.struct([(field.name, _plain(field.type)) for field in kind])
+    if types.is_dictionary(kind):
+        return pa.dictionary(pa.int32(), _plain(kind.value_type), ordered=kind.ordered)
     return kind

@@ -21,6 +21,7 @@ from rh.tables.base import DataFile, Snapshot
 from rh.tables.casts import misfit
 from rh.tables.fragments import TEXT, fragment, has_footer, with_rows
 from rh.tables.given import decoded, given_types
+from rh.tables.layouts import roomy
 from rh.tables.ranges import named_twice, open_file, translated
 
 if TYPE_CHECKING:
@@ -57,17 +58,18 @@ def schema(system: System, snapshot: Snapshot) -> pa.Schema:
 
     Of adopted files, the first says which columns there are, and each column has the type that holds the values of all
     files (`int32` and `int64` are `int64`); where there is none, that of the first. `options["column_types"]` overrides
-    them. What was found is remembered as long as the files are the same.
+    them. What was found is remembered as long as the files are the same. Types that were not given are `roomy`.
 
     Raises:
         InvalidError: no schema is recorded or given, and no file is there to tell it.
     """
     pa = need("pyarrow")
     if snapshot.schema is not None:
-        return decoded(snapshot.schema)
+        recorded = decoded(snapshot.schema)
+        return recorded if snapshot.given else roomy(recorded)
     if not snapshot.files:
         raise InvalidError("the table has no files, so nothing tells its columns", where=system.url())
-    found = _together(system, snapshot)
+    found = roomy(_together(system, snapshot))
     for number, name in enumerate(snapshot.partition_cols):
         if name in found.names:
             raise InvalidError(

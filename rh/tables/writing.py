@@ -26,6 +26,7 @@ from rh.systems.base import System
 from rh.tables import access, adoption, frames, index, store
 from rh.tables.base import DataFile, Mode, Snapshot
 from rh.tables.encoding import EncodedFile, Room, size_of, stored_fields
+from rh.tables.layouts import roomy
 from rh.types import Location
 
 __all__ = [
@@ -146,15 +147,15 @@ def next_id(base: Snapshot | None) -> str:
 
 
 def stored(schema: Any, partition_cols: Sequence[str] = ()) -> Any:
-    """The `pyarrow.Schema` as Parquet keeps it, partition columns last.
+    """The `pyarrow.Schema` as Parquet keeps it and `rh.tables.layouts.roomy` has it, partition columns last.
 
-    Seconds become milliseconds, views of text and bytes large text and bytes, and dictionaries of other things than
-    text plain columns; no value changes.
+    Seconds become milliseconds, and dictionaries of other things than text plain columns; no value changes.
 
     Raises:
         InvalidError: there are no columns, two of one name, or one that cannot be stored; it is named.
     """
     pa = need("pyarrow")
+    schema = roomy(schema)
     names = list(schema.names)
     if not names:
         raise InvalidError("a table needs a column")
@@ -562,8 +563,7 @@ class _Held:
         """What is held, as one group."""
         if self._tables:
             pa = need("pyarrow")
-            group = pa.concat_tables(self._tables)
-            with suppress(pa.ArrowInvalid):  # more values than the indices count
-                group = group.unify_dictionaries()  # Parquet's writer keeps the first dictionary of a row group only
+            # Parquet's writer keeps the first dictionary of a row group only.
+            group = pa.concat_tables(self._tables).unify_dictionaries()
             self._tables, self._rows, self.size = [], 0, 0
             yield group

@@ -90,7 +90,7 @@ KEPT = [
     pa.list_(pa.int8(), 3),
     pa.struct([("a", pa.list_(pa.int32()))]),
     pa.map_(pa.string(), pa.int32()),
-    pa.dictionary(pa.int8(), pa.string()),
+    pa.dictionary(pa.int32(), pa.string()),
     pa.uuid(),
     pa.fixed_shape_tensor(pa.float32(), (2, 2)),
 ]
@@ -99,6 +99,11 @@ BECOMES = [
     (pa.time32("s"), pa.time32("ms")),
     (pa.date64(), pa.date32()),
     (pa.dictionary(pa.int32(), pa.int64()), pa.int64()),
+    (pa.dictionary(pa.int8(), pa.string()), pa.dictionary(pa.int32(), pa.string())),
+    (
+        pa.list_(pa.dictionary(pa.uint16(), pa.string(), ordered=True)),
+        pa.list_(pa.dictionary(pa.int32(), pa.string(), ordered=True)),
+    ),
     (pa.string_view(), pa.large_string()),
     (pa.binary_view(), pa.large_binary()),
     (pa.list_(pa.string_view()), pa.list_(pa.large_string())),
@@ -112,6 +117,7 @@ LOST = [
     pa.struct([]),
     pa.run_end_encoded(pa.int32(), pa.string()),
     pa.dense_union([pa.field("a", pa.int8())]),
+    pa.dictionary(pa.int8(), pa.struct([("a", pa.int8()), ("b", pa.int8())])),
 ]
 
 
@@ -146,6 +152,57 @@ def test_views_are_filtered_and_shuffled(tmp_path) -> None:
     assert table.to_arrow(where=("view", "==", "a"))["nested"].to_pylist() == nested.to_pylist()[:1]
     again = table.write(pa.table({"n": [4], "view": view[:1], "nested": nested[:1]}), mode="append")
     assert again.num_rows == 5
+
+
+def test_a_partition_column_of_views(tmp_path) -> None:
+    rows = pa.table({"p": pa.array(["a", "b"], pa.string_view()), "n": [1, 2]})
+    table = rh.table(rows, path=tmp_path / "t", partition_cols=["p"]).write()
+    assert table.to_arrow(where=[("p", "=", "b")])["n"].to_pylist() == [2]
+    assert sorted(pa.Table.from_batches(table.stream(2, shuffle_seed=1))["p"].to_pylist()) == ["a", "b"]
+
+
+def _with_few_indices(first: int, layout: str) -> pa.RecordBatch:
+    """100 texts, each another one, of a dictionary whose indices count up to 127."""
+    values = pa.array([f"{number}" for number in range(first, first + 100)])
+    column = pa.DictionaryArray.from_arrays(pa.array(range(100), pa.int8()), values, ordered=layout == "ordered")
+    if layout == "struct":
+        column = pa.StructArray.from_arrays([column], ["y"])
+    elif layout == "list":
+        column = pa.ListArray.from_arrays(pa.array(range(101), pa.int32()), column)
+    return pa.record_batch([column], ["x"])
+
+
+LAYOUTS = ["plain", "ordered", "struct", "list"]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_batches_have_more_values_together_than_their_indices_count(tmp_path, layout) -> None:
+    batches = [_with_few_indices(first, layout) for first in (0, 100)]
+    rows = pa.Table.from_batches(batches)["x"].to_pylist()
+    table = rh.table(pa.RecordBatchReader.from_batches(batches[0].schema, batches), path=tmp_path / "t").write()
+    table = table.write(pa.Table.from_batches([_with_few_indices(200, layout)]), mode="append")
+    rows += _with_few_indices(200, layout)["x"].to_pylist()
+    assert table.to_arrow()["x"].to_pylist() == rows
+    assert pa.Table.from_batches(table.stream(250))["x"].to_pylist() == rows
+    assert table.compact().to_arrow()["x"].to_pylist() == rows
+
+
+@pytest.mark.parametrize("recorded", [False, True], ids=["adopted", "recorded"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_files_have_more_values_together_than_their_indices_count(tmp_path, here, layout, recorded) -> None:
+    """Files of others, and a table whose index has such a type, as those that were written before have."""
+    batches = [_with_few_indices(first, layout) for first in (0, 100)]
+    (tmp_path / "table").mkdir()
+    for number, batch in enumerate(batches):
+        pq.write_table(pa.Table.from_batches([batch]), tmp_path / "table" / f"{number}.parquet")
+    if recorded:
+        base = store.look(here)
+        store.publish(here, base, base.files, mode="overwrite", schema=batches[0].schema)
+    table = rh.table(path=tmp_path / "table")
+    rows = pa.Table.from_batches(batches)["x"].to_pylist()
+    assert pa.Table.from_batches(table.stream(150))["x"].to_pylist() == rows
+    table = table.write(pa.Table.from_batches(batches), mode="append").compact()
+    assert table.to_arrow()["x"].to_pylist() == rows * 2
 
 
 @pytest.mark.parametrize("kind", LOST, ids=str)
