@@ -8,8 +8,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote_to_bytes
 
 from rh.config import did_you_mean
+from rh.content.tree import key_bytes, key_text
 from rh.errors import InvalidError
 from rh.plugins import need
 from rh.systems.base import System
@@ -32,7 +34,9 @@ __all__ = [
     "fragment",
     "has_footer",
     "has_preamble",
+    "key_of",
     "partition_scalars",
+    "path_of",
     "repeated",
     "with_format",
     "with_rows",
@@ -110,7 +114,24 @@ def fragment(
     form = _headed(system, snapshot, file, form or file_format(snapshot))
     if source is not None:
         return form.make_fragment(source, partition_expression=known)
-    return form.make_fragment(file.key, files, partition_expression=known)
+    return form.make_fragment(path_of(file.key), files, partition_expression=known)
+
+
+_QUOTED = "//"
+
+
+def path_of(key: str) -> str:
+    """What Arrow calls the file of a key. It takes UTF-8 only: any other key is quoted, behind a mark of its own."""
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        return _QUOTED + quote(key_bytes(key))
+    return _QUOTED + quote(key) if key.startswith(_QUOTED) else key
+
+
+def key_of(path: str) -> str:
+    """The inverse of `path_of`."""
+    return key_text(unquote_to_bytes(path.removeprefix(_QUOTED))) if path.startswith(_QUOTED) else path
 
 
 def as_parsed(snapshot: Snapshot, schema: pa.Schema) -> pa.Schema:
@@ -214,7 +235,7 @@ def with_format(system: System, snapshot: Snapshot, files: ds.Dataset) -> ds.Dat
     form = file_format(snapshot)
     known = {file.key: file for file in snapshot.files}
     fragments = [
-        _headed(system, snapshot, known[one.path], form).make_fragment(
+        _headed(system, snapshot, known[key_of(one.path)], form).make_fragment(
             one.path, files.filesystem, partition_expression=one.partition_expression
         )
         for one in files.get_fragments()
@@ -297,7 +318,7 @@ def _make_handler() -> type:
         def __init__(self, system: System, snapshot: Snapshot) -> None:
             self.system = system
             self.snapshot = snapshot
-            self.files = {file.key: file for file in snapshot.files}
+            self.files = {path_of(file.key): file for file in snapshot.files}
 
         def __reduce__(self) -> tuple[Any, ...]:
             return _opened, (self.system.location, self.snapshot)

@@ -19,7 +19,7 @@ from rh.systems.base import System
 from rh.tables import blocks, lines, promotion
 from rh.tables.base import DataFile, Snapshot
 from rh.tables.casts import misfit
-from rh.tables.fragments import TEXT, fragment, has_footer, with_rows
+from rh.tables.fragments import TEXT, fragment, has_footer, key_of, with_rows
 from rh.tables.given import decoded, given_types
 from rh.tables.layouts import roomy
 from rh.tables.ranges import named_twice, open_file, translated
@@ -343,14 +343,15 @@ def check_fragment(
         headed = snapshot.given and snapshot.format == "csv"  # only its header tells more than reading does
         if not headed or all(field.nullable for field in whole):
             return
-    where = system.url(one.path)
+    key = key_of(one.path)
+    where = system.url(key)
     try:
         with translated(where):
             found = one.physical_schema
     except RhError as error:
         if not blocks.is_too_small(error):
             raise
-        found = _text_schema(system, snapshot, next(file for file in snapshot.files if file.key == one.path))
+        found = _text_schema(system, snapshot, next(file for file in snapshot.files if file.key == key))
     if columns is None and not snapshot.given:
         check_no_more(where, found, whole)
     asked = whole.names if columns is None else columns

@@ -13,6 +13,7 @@ from rh.plugins import need
 from rh.systems import open_system
 from rh.tables import access, frames, reading, writing
 from rh.tables.base import DataFile, Snapshot
+from rh.tables.fragments import key_of
 from rh.tables.pickling import Reach
 from rh.types import Location
 
@@ -72,7 +73,7 @@ class Source:
             dataset = access.dataset(system, snapshot)
             wanted = access.expression(where, dataset.schema)
             if wanted is not None and snapshot.partition_cols:
-                kept = {fragment.path for fragment in dataset.get_fragments(filter=wanted)}
+                kept = {key_of(fragment.path) for fragment in dataset.get_fragments(filter=wanted)}
                 snapshot = replace(snapshot, files=tuple(file for file in snapshot.files if file.key in kept))
         return cls(
             Reach.of(location),

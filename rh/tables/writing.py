@@ -128,8 +128,7 @@ def begin(
             )
         columns = base.partition_cols
         if not base.owned:  # as readers do: once the files are in an index, nobody tells what is left out of them
-            with suppress(UnicodeEncodeError):  # Arrow opens no file whose name is not UTF-8
-                access.check_files(system, base, access.dataset(system, base))
+            access.check_files(system, base, access.dataset(system, base))
         schema = store.agreed(access.schema(system, base), schema, where)
     if columns:  # whose rows come back in another order
         schema = frames.without_range(schema)

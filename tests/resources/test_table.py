@@ -1,6 +1,7 @@
 """`Table`: a value that says where rows are, written all or nothing, moved with nothing but its own files."""
 
 import copy
+import gzip
 import io
 import json
 import os
@@ -8,6 +9,7 @@ import pickle
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from uuid import uuid4
 
 import polars as pl
 import pyarrow as pa
@@ -18,6 +20,7 @@ import pytest
 
 import rh
 from rh import errors, observe
+from rh.systems import locate, open_system
 from rh.tables.base import INDEX, LeftOutWarning
 
 ROWS = {"x": [1, 2, 3, 4], "y": ["a", "b", None, "ü"]}
@@ -358,6 +361,21 @@ def test_the_calls_of_runhouse_work_as_written(world, python):
         sizes.append(len(batch))
     assert sizes == [100, 100, 50]
     assert reloaded_table.fetch().equals(df)
+
+
+@pytest.mark.parametrize("name", ["\udcff", "%FF", "//x"])
+@pytest.mark.parametrize("ending", ["parquet", "csv", "csv.gz", "jsonl", "arrow"])
+def test_files_whose_names_are_no_text_are_read(ending, name):
+    """Arrow takes UTF-8, and unzips by the name."""
+    form, _, zipped = ending.partition(".")
+    place = open_system(locate(f"memory://{uuid4().hex}"))
+    for key, number in ((f"{name}.{ending}", 1), (f"z.{ending}", 2)):
+        data = encoded(pa.table({"n": [number]}), form)
+        place.write(key, gzip.compress(data) if zipped else data)
+    table = rh.table(path=place.url())
+    rows = sorted(table.to_arrow()["n"].to_pylist())
+    assert rows == sorted(n for batch in table.stream(1) for n in batch["n"].to_pylist()) == [1, 2]
+    assert table.to_arrow(where=[("n", ">", 1)]).num_rows == table.sql("select * from t where n > 1").num_rows == 1
 
 
 def test_a_directory_that_must_be_there(here):

@@ -428,6 +428,7 @@ def test_names_that_are_no_text(here, tmp_path) -> None:
     os.rename(tmp_path / "table" / "x.parquet", os.fsencode(tmp_path / "table") + b"/\xff.parquet")
     writing.write(here, ROWS.to_reader(), mode="append")
     assert store.look(here).files[0].key == "\udcff.parquet"
+    assert rows_of(here).num_rows == 2 * ROWS.num_rows
     writing.write(here, ROWS.to_reader(), mode="overwrite")
     assert len(names(here)) == 1
 
