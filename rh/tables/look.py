@@ -232,7 +232,7 @@ class _Tally:
         counts = _counts(column)
         values = counts.column("value")
         if self._number:
-            numbers = column.cast("float64")
+            numbers = column.cast("float64", safe=False)  # for a mean, of whatever whole numbers
             numbers = numbers.filter(pc.invert(pc.is_nan(numbers)))
             self._sum += pc.sum(numbers, min_count=0).as_py()
             self._numbers += len(numbers)

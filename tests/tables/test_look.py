@@ -74,6 +74,7 @@ def test_profile_of_odd_columns() -> None:
             "d": pa.array(["b", None, "a", "b"]).dictionary_encode(),
             "bytes": [b"\xff", b"", None, b"\0"],
             "flag": [True, None, False, True],
+            "id": pa.array([(1 << 63) + 1, None, 1, 1], pa.uint64()),
             "uuid": pa.array([b"0123456789abcdef"] * 4, pa.binary(16)).cast(pa.uuid()),
         }
     )
@@ -85,6 +86,7 @@ def test_profile_of_odd_columns() -> None:
     assert (found["d"].min, found["d"].max, found["d"].top[0]) == ("a", "b", ("b", 2))
     assert (found["bytes"].min, found["bytes"].max) == (b"", b"\xff")
     assert found["flag"].top == ((True, 2), (False, 1))
+    assert (found["id"].max, found["id"].top[0], found["id"].mean) == ((1 << 63) + 1, (1, 2), pytest.approx(2**63 / 3))
     assert found["uuid"].distinct == 1
     empty = look.profile(*written(table.slice(0, 0)))
     assert (empty.rows, empty["f"].distinct, empty["f"].mean) == (0, 0, None)
