@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 from rh.errors import InvalidError
 from rh.plugins import need
 from rh.tables import adapters
+from rh.tables.frames import rounds
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,8 +63,8 @@ def to_dict(batch: pa.RecordBatch) -> dict[str, list[Any]]:
 def array(column: pa.Array) -> np.ndarray[Any, Any]:
     """A column as a numpy array that is not to be written to.
 
-    Lists of one length become a second dimension. Whole numbers with nulls are `float64` with NaN, as pyarrow has it;
-    what numpy has no type for is an array of objects.
+    Lists of one length become a second dimension. Whole numbers with nulls are `float64` with NaN, as pyarrow has it,
+    and objects where that would round one; what numpy has no type for is an array of objects.
     """
     pa = need("pyarrow")
     kind = column.type
@@ -73,5 +74,7 @@ def array(column: pa.Array) -> np.ndarray[Any, Any]:
         return array(column.flatten()).reshape(len(column), kind.list_size)
     if pa.types.is_dictionary(kind):
         return array(column.dictionary_decode())
+    if rounds(column):
+        return need("numpy").array(column.to_pylist(), dtype=object)  # type: ignore[no-any-return]
     found: np.ndarray[Any, Any] = column.to_numpy(zero_copy_only=False)
     return found

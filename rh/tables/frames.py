@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from typing import Any
 
 from rh.errors import InvalidError
 from rh.plugins import need
 
-__all__ = ["check_names", "frame", "index_columns", "labelled", "table", "without_range"]
+__all__ = ["check_names", "frame", "index_columns", "labelled", "rounds", "table", "without_range"]
 
 _PANDAS = b"pandas"
 """Where pandas has its own in the metadata of a schema."""
 _CATEGORIES = b"rh.categories"
+_NULLABLE = re.compile("U?Int|boolean")
+"""How pandas calls dtypes of its own that have nulls."""
+_EXACT = 1 << 53
+"""Up to which a fraction of 64 bits holds all whole numbers."""
 _MOST = 10_000
 """Categories of a column that are noted; beyond, it has those of its rows."""
 
@@ -100,10 +105,12 @@ def _categorical(column: Any, values: Any, *, ordered: bool) -> Any:
 def frame(table: Any, *, objects: bool = True) -> Any:
     """A `pyarrow.Table` as a `pandas.DataFrame`, with the index and dtypes that its metadata tells.
 
+    Whole numbers beside nulls are fractions, as pyarrow has it, but in pandas' Arrow dtypes where that would round one.
+
     Args:
         table: the rows.
-        objects: have values that NumPy does not know (bytes, dates, decimals, lists, …) as Python objects; else they
-            stay in pandas' Arrow dtypes.
+        objects: have values that NumPy does not know (bytes, dates, decimals, lists, truth values beside nulls, …) as
+            Python objects; else they stay in pandas' Arrow dtypes.
     """
     pd = need("pandas", purpose="a table as a DataFrame")
     noted = _noted(table.schema)
@@ -114,13 +121,16 @@ def frame(table: Any, *, objects: bool = True) -> Any:
         if column["field_name"] in set(table.column_names) - index
     }
     arrow = {name for name, column in columns.items() if column["numpy_type"].endswith("[pyarrow]")}
+    nullable = {name for name, column in columns.items() if _NULLABLE.match(column["numpy_type"])}
+    others = set(table.column_names) - index - nullable
     if not objects:
-        arrow |= {field.name for field in table.schema if _needs_objects(field.type) and field.name not in index}
+        arrow |= {name for name in others if _needs_objects(table[name])}
     categories = {
         name: values
         for name, values in _categories(table.schema).items()
         if name in columns and columns[name]["pandas_type"] == "categorical" and name not in arrow
     }
+    arrow |= {name for name in others - set(categories) if rounds(table[name])}
     found = _without(table, arrow | set(categories), noted).to_pandas()
     for name in arrow:
         found[name] = pd.Series(pd.arrays.ArrowExtensionArray(table[name]), index=found.index)
@@ -199,9 +209,24 @@ def _categories(schema: Any) -> dict[str, Any]:
     return {name: table[name][0].values for name in table.column_names}
 
 
-def _needs_objects(kind: Any) -> bool:
-    """Whether pandas would hold the values of an Arrow type as Python objects."""
-    types = need("pyarrow", extra="tables").types
+def rounds(column: Any) -> bool:
+    """Whether whole numbers beside nulls, of which pandas and NumPy make fractions, would be others."""
+    pa, pc = need("pyarrow", extra="tables"), need("pyarrow.compute", extra="tables")
+    if not column.null_count or not pa.types.is_integer(column.type) or column.type.bit_width < 64:
+        return False
+    ends = pc.min_max(column)
+    return any(end.is_valid and abs(end.as_py()) > _EXACT for end in (ends["min"], ends["max"]))
+
+
+def _needs_objects(column: Any) -> bool:
+    """Whether pandas would hold the values of an Arrow column as Python objects."""
+    pa = need("pyarrow", extra="tables")
+    types, kind = pa.types, column.type
+    if isinstance(kind, pa.BaseExtensionType):
+        try:
+            return kind.to_pandas_dtype() is None
+        except NotImplementedError:
+            return True
     return bool(
         types.is_nested(kind)
         or types.is_binary(kind)
@@ -212,4 +237,5 @@ def _needs_objects(kind: Any) -> bool:
         or types.is_time(kind)
         or types.is_decimal(kind)
         or types.is_null(kind)
+        or (types.is_boolean(kind) and column.null_count)
     )

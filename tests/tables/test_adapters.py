@@ -25,7 +25,6 @@ from rh.testing.tables import TYPES, AdapterSuite
 from tests.tables.data import packages, sources
 from tests.tables.test_stream import gone, ours
 
-
 class TestArrow(AdapterSuite):
     name = "arrow"
     kind = "Table"
@@ -333,6 +332,17 @@ def test_pandas_dtypes(tmp_path):
     pandas.testing.assert_frame_equal(fetched, frame)
     assert fetched["object"].tolist() == ["x", None, "y"]
     assert fetched.attrs == frame.attrs
+
+
+@pytest.mark.parametrize("numbers", [[(1 << 53) + 1, None], [None, -(1 << 62) - 1], [1, None]])
+def test_whole_numbers_beside_nulls(tmp_path, numbers):
+    """As fractions, where those hold them; none is rounded."""
+    table = rh.table({"n": numbers}, path=tmp_path / "t").write()
+    for frame in (table.to_pandas(), next(table.stream(2, format="pandas"))):
+        assert (frame["n"].dtype == "float64") == (numbers == [1, None])
+        assert [None if pd.isna(one) else int(one) for one in frame["n"]] == numbers
+    (batch,) = table.stream(2, format="numpy")
+    assert [None if pd.isna(one) else int(one) for one in batch["n"]] == numbers
 
 
 def test_polars_types(tmp_path):

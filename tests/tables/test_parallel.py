@@ -180,6 +180,24 @@ def test_dask_objects(tmp_path):
     assert table.to_arrow().to_pydict() == {"y": [None, None, [1, 2], None]}
 
 
+def test_dask_values_that_pandas_holds_as_objects(tmp_path):
+    """Dask makes text of objects, and NumPy rounds whole numbers beside nulls."""
+    tensor = pa.ExtensionArray.from_storage(
+        pa.fixed_shape_tensor(pa.int8(), (2,)), pa.array([[1, 2], None], pa.list_(pa.int8(), 2))
+    )
+    rows = pa.table(
+        {
+            "known": [True, None],
+            "id": pa.array([b"0123456789abcdef", None], pa.uuid()),
+            "tensor": tensor,
+            "n": [(1 << 53) + 1, None],
+        }
+    )
+    table = rh.table(rows, path=tmp_path / "t").write()
+    again = rh.table(table.to_dask(), path=tmp_path / "again").write()
+    assert again.to_arrow().to_pydict() == rows.to_pydict()
+
+
 def test_dask_index(tmp_path):
     """An index with a name, or of other than whole numbers, comes back; one that counts rows is not kept."""
     frame = packages().slice(0, 1_000).select(["package", "version"]).to_pandas()
