@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import datetime
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from rh.errors import InvalidError
 from rh.plugins import need
 from rh.systems import open_system
 from rh.tables import access, reading
+from rh.tables.agreement import PLAIN, agree, said
 from rh.tables.base import Snapshot
 from rh.types import Location
 
@@ -24,6 +24,7 @@ _OWN = {
 }
 _READ = 1 << 16
 """Rows of a batch that a reader gives."""
+_INT64 = (1 << 63) - 1
 
 
 def _is_one_of(value: Any, *names: str) -> bool:
@@ -251,16 +252,16 @@ def _column(name: str, values: Any) -> Any:
 def _array(name: str, values: Any) -> Any:
     """Python values as an array whose type all of them agree on, found out without changing any."""
     pa = need("pyarrow", extra="tables")
-    _agree(name, values)
+    agree(name, values)
     try:
         return pa.array(values, _finer(values))
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         row = _first_bad(values)
         before = pa.array(values[:row]).type
         raise InvalidError(
-            f"column {name!r} does not agree: row {row} is {_said(values[row])}, and the rows before it are {before}"
+            f"column {name!r} does not agree: row {row} is {said(values[row])}, and the rows before it are {before}"
             if not pa.types.is_null(before)
-            else f"column {name!r}, row {row}: {_said(values[row])} cannot be an Arrow value: {error}"
+            else f"column {name!r}, row {row}: {said(values[row])} cannot be an Arrow value: {error}"
         ) from error
 
 
@@ -270,7 +271,7 @@ def _finer(values: Any) -> Any:
     kinds = {type(value) for value in values}
     if kinds <= {int, type(None)} and any(value is not None and value > _INT64 for value in values):
         return pa.uint64()
-    if not kinds & _PLAIN and any(
+    if not kinds & PLAIN and any(
         getattr(value, "nanosecond", 0) or getattr(value, "nanoseconds", 0) for value in values
     ):
         kind = pa.array(values).type
@@ -290,57 +291,3 @@ def _first_bad(values: Any) -> int:
         except (pa.ArrowException, TypeError, ValueError, OverflowError):
             bad = middle
     return bad - 1
-
-
-def _said(value: Any) -> str:
-    text = repr(value)
-    return f"{type(value).__qualname__} ({text if len(text) <= 60 else text[:60] + '…'})"
-
-
-# Arrow would make one type of these, and change values silently: text would become bytes, times of day be cut off.
-_FAMILIES: tuple[tuple[type, str], ...] = (
-    (bool, "bool"),
-    (int, "number"),
-    (float, "number"),
-    (str, "text"),
-    (bytes, "bytes"),
-    (datetime.datetime, "datetime"),
-    (datetime.date, "date"),
-)
-_PLAIN = {bool, str, bytes, datetime.date}
-_INT64 = (1 << 63) - 1
-
-
-def _agree(name: str, values: Any) -> None:
-    """Refuse mixtures that Arrow would take for one type by changing some of the values, at any depth."""
-    kinds = {type(value) for value in values} - {type(None)}
-    if kinds == {list}:
-        kinds = {type(inner) for value in values for inner in value or ()} - {type(None)}
-    if kinds <= {int, float} or (len(kinds) == 1 and kinds <= _PLAIN):
-        return
-    seen: dict[tuple[Any, ...], tuple[str, int, Any]] = {}
-    for row, value in enumerate(values):
-        for path, family, leaf in _leaves((), value):
-            first = seen.setdefault(path, (family, row, leaf))
-            if first[0] != family:
-                place = "".join(f"[{step!r}]" for step in path)
-                raise InvalidError(
-                    f"column {name!r}{place} does not agree: row {first[1]} has {_said(first[2])}, "
-                    f"row {row} has {_said(leaf)}"
-                )
-
-
-def _leaves(path: tuple[Any, ...], value: Any) -> Iterator[tuple[tuple[Any, ...], str, Any]]:
-    """The values inside a value that have a family, each with the fields that lead to it."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _leaves((*path, key), inner)
-    elif isinstance(value, list | tuple | set | frozenset):
-        for inner in value:
-            yield from _leaves(path, inner)
-    else:
-        for kind, family in _FAMILIES:
-            if isinstance(value, kind):
-                zone = " with a zone" if family == "datetime" and getattr(value, "tzinfo", None) is not None else ""
-                yield path, family + zone, value
-                return

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "cast_here",
+    "exactly",
     "has_never_null",
     "may_lose",
     "misfit",
@@ -93,15 +94,24 @@ def shaped(where: str, column: pa.Array, field: pa.Field, *, given: bool) -> pa.
             where=where,
             hint="let the field be nullable, or leave the column out of schema=",
         )
-    if column.type == field.type:
-        return column
     try:
-        made = _made(column, field.type)
+        return exactly(column, field.type)
     except pa.ArrowException as error:
         why = str(error).splitlines()[0][:300]
         raise misfit(where, field.name, column.type, field.type, f": {why}", given=given) from error
-    if may_lose(column.type, field.type) and (lost := _lost(column, made)) is not None:
-        raise misfit(where, field.name, column.type, field.type, f": {lost}", given=given)
+
+
+def exactly(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    """A column as a type, none of its values changed but fractions that are rounded.
+
+    Raises:
+        pyarrow.ArrowException: one would be, or cannot become the type.
+    """
+    if column.type == kind:
+        return column
+    made = _made(column, kind)
+    if may_lose(column.type, kind) and (lost := _lost(column, made)) is not None:
+        raise need("pyarrow").ArrowInvalid(lost)
     return made
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from rh.errors import InvalidError
 from rh.plugins import need
+from rh.tables.agreement import agree
+from rh.tables.casts import exactly
 
 __all__ = ["check_names", "frame", "index_columns", "labelled", "rounds", "table", "without_range"]
 
@@ -55,14 +57,23 @@ def table(frame: Any, schema: Any = None, *, index: bool | None = None) -> Any:
         for position, name in enumerate(frame.columns):
             _check(frame.iloc[:, position], name, None if schema is None else schema.field(name).type)
         raise InvalidError(f"the frame cannot be an Arrow table: {error}") from error
+    for position, name in enumerate(frame.columns):
+        column = frame.iloc[:, position]
+        if column.dtype == object:  # of which Arrow takes some that it changes
+            agree(name, column.where(column.notna(), None).tolist())
+            if schema is not None:
+                _check(column, name, schema.field(name).type)
     return made if schema is not None else _with_categories(made)
 
 
 def _check(column: Any, name: str, kind: Any) -> None:
-    """Raise `InvalidError` if a column, alone, cannot be an Arrow array."""
+    """Raise `InvalidError` if a column, alone, cannot be an Arrow array, or not one of a type without other values."""
     pa = need("pyarrow", extra="tables")
     try:
-        pa.array(column, kind, from_pandas=True)
+        found = pa.array(column, from_pandas=True)
+        if kind is not None:
+            _check_kind(found.type, kind)
+            exactly(found, kind)
     except (pa.ArrowException, TypeError, ValueError, OverflowError, NotImplementedError) as error:
         kinds = sorted({type(value).__qualname__ for value in column.dropna()}) if column.dtype.kind == "O" else []
         what = f"mixes {', '.join(kinds)}" if len(kinds) > 1 else f"is {column.dtype}"
@@ -70,6 +81,17 @@ def _check(column: Any, name: str, kind: Any) -> None:
             f"column {name!r} {what} and cannot be an Arrow array{'' if kind is None else f' of {kind}'}: {error}",
             hint=f"df[{name!r}].astype(…) makes it one type",
         ) from error
+
+
+def _check_kind(have: Any, want: Any) -> None:
+    """Raise `ValueError` if one type is of moments and the other of times without a zone, or bytes would be text."""
+    types = need("pyarrow", extra="tables").types
+    if types.is_timestamp(have) and types.is_timestamp(want):
+        alike = (have.tz is None) == (want.tz is None)
+    else:
+        alike = not (types.is_binary(have) and types.is_string(want))
+    if not alike:
+        raise ValueError(f"these are {have}")
 
 
 def _with_categories(made: Any) -> Any:

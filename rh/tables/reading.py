@@ -10,6 +10,7 @@ from rh.plugins import need
 from rh.systems import open_system
 from rh.tables import access, frames
 from rh.tables.base import Snapshot
+from rh.tables.casts import exactly
 from rh.types import Location
 
 __all__ = ["chosen", "comes_from", "fitted", "nothing", "table"]
@@ -83,7 +84,7 @@ def fitted(rows: Any, schema: Any) -> Any:
             raise InvalidError(f"a part of the table has no column {name!r}")
         column = rows.column(name)
         try:
-            columns.append(column if column.type == kind else column.cast(kind))
+            columns.append(pa.chunked_array([exactly(chunk, kind) for chunk in column.chunks], kind))
         except (pa.ArrowException, ValueError) as error:
             raise InvalidError(
                 f"column {name!r} is {column.type} in one part of the table and {kind} in another: {error}"

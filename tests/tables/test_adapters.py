@@ -25,6 +25,10 @@ from rh.testing.tables import TYPES, AdapterSuite
 from tests.tables.data import packages, sources
 from tests.tables.test_stream import gone, ours
 
+DAY = datetime.date(2026, 1, 1)
+MOMENT = datetime.datetime(2026, 1, 1, 5, 6, 7)  # noqa: DTZ001 - without a zone
+
+
 class TestArrow(AdapterSuite):
     name = "arrow"
     kind = "Table"
@@ -54,6 +58,12 @@ class TestPandas(AdapterSuite):
         return [
             (pd.DataFrame({"x": [1, 2], "y": [1, "a"]}), "'y' mixes int, str"),
             (pd.DataFrame({"y": [object()]}), "column 'y'"),
+            (pd.DataFrame({"y": ["a", b"b"]}), "'y' does not agree: row 0 has str"),
+            (
+                pd.DataFrame({"y": pd.Series([DAY, None, MOMENT], dtype=object)}),
+                "'y' does not agree: .* row 2 has datetime",
+            ),
+            (pd.DataFrame({"y": pd.Series([MOMENT, MOMENT.astimezone()], dtype=object)}), "'y' does not agree"),
             (pd.DataFrame([[1, 2]]), "column is text, not int: 0"),
             (pd.DataFrame([[1, 2]], columns=["x", "x"]), "two columns are called 'x'"),
         ]

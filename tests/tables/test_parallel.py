@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import secrets
 import shutil
@@ -178,6 +179,24 @@ def test_dask_objects(tmp_path):
         frame = dd.from_map(lambda part: part, parts, meta=parts[0].iloc[:0])
         table = rh.table(frame, path=tmp_path / "t").write()
     assert table.to_arrow().to_pydict() == {"y": [None, None, [1, 2], None]}
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (1, 1.5),
+        (datetime.date(2026, 1, 1), datetime.datetime(2026, 1, 1, 5)),  # noqa: DTZ001 - without a zone
+        (datetime.datetime(2026, 1, 1), datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)),  # noqa: DTZ001
+        ("a", b"b"),
+    ],
+)
+def test_dask_objects_of_several_types(tmp_path, first, second):
+    """Those of the second partition are not made values of the first one's type."""
+    with dask.config.set({"dataframe.convert-string": False}):
+        parts = [pd.DataFrame({"y": [value, None]}, dtype=object) for value in (first, second)]
+        frame = dd.from_map(lambda part: part, parts, meta=parts[0].iloc[:0])
+        with pytest.raises(InvalidError, match="column 'y' is object and cannot be"):
+            rh.table(frame, path=tmp_path / "t").write()
 
 
 def test_dask_values_that_pandas_holds_as_objects(tmp_path):
