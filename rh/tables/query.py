@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
@@ -21,7 +22,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rh import config
-from rh.errors import FullError, InvalidError, RhError, UnavailableError
+from rh.errors import FullError, InvalidError, NotFoundError, RhError, UnavailableError
 from rh.plugins import need
 from rh.systems.base import System
 from rh.tables import access
@@ -42,6 +43,7 @@ Parameters: TypeAlias = "Sequence[Any] | Mapping[str, Any] | None"
 Queried: TypeAlias = Any
 """What a query may read: `(system, snapshot)`, a table's files; or rows in memory, whatever speaks Arrow."""
 
+_NO_TABLE = re.compile(r"Table with name .* does not exist")
 LOOK_UP_S = 0.2
 CANCELLED_S = 5.0
 """How long a query that was cancelled is waited for."""
@@ -78,7 +80,9 @@ def sql(
         tables: further tables by the names they have in the query.
 
     Raises:
-        InvalidError: not a query, or it names what is not there (with DuckDB's message and the position).
+        NotFoundError: the query names a table that is not there.
+        InvalidError: not a query, or it names a column that is not there (with DuckDB's message and the position), or
+            two tables have one name.
         ConflictError: the table changed.
         IntegrityError: a file is damaged.
         FullError: the query needs more memory or room on disk than it may have.
@@ -96,6 +100,11 @@ def reader(
     batch_size: int = ROWS,
 ) -> pa.RecordBatchReader:
     """`sql`, batch by batch, of `batch_size` rows at the most: for results that are larger than memory."""
+    names = Counter(name.casefold() for name in ("t", *(tables or ())))  # as DuckDB tells names apart
+    for name, count in names.items():
+        if count > 1:
+            what = "the table that is asked" if name == "t" else "two tables"
+            raise InvalidError(f"{name!r} is the name of {what}", hint="give each of the others a name of its own")
     return over({"t": (system, snapshot), **(tables or {})}, query, parameters=parameters, batch_size=batch_size)
 
 
@@ -311,14 +320,14 @@ class _Run:
             return UnavailableError(text, where=self.where)
         if isinstance(error, (duckdb.InternalException, duckdb.FatalException)):
             return RhError(f"DuckDB failed: {text}", where=self.where)
+        if _NO_TABLE.search(text):
+            return NotFoundError(text, where=self.where, hint=self._tables_here())
         return InvalidError(text, where=self.where, hint=self._nearest(text))
 
     def _nearest(self, text: str) -> str | None:
         """What the query may have meant, from what there is."""
         if "Arrow Type for Decimal" in text:
             return "DuckDB has decimals of up to 38 digits: schema= can say decimal128 or string for such columns"
-        if re.search(r"Table with name .* does not exist", text):
-            return self._tables_here()
         missing = re.search(r'(?:column "|column named "|Referenced column ")([^"]+)"', text)
         if missing is None or not self.columns:
             return None
@@ -328,6 +337,21 @@ class _Run:
 
     def _tables_here(self) -> str | None:
         return f"tables here: {', '.join(self.columns)}" if self.columns else None
+
+
+def _check_durations(batch: pa.RecordBatch, where: str) -> None:
+    """Raise `InvalidError` where DuckDB, whose intervals have microseconds, would cut off nanoseconds."""
+    arrow = need("pyarrow")
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        if column.type == arrow.duration("ns"):
+            try:
+                column.cast(arrow.duration("us"))
+            except arrow.ArrowInvalid as error:
+                raise InvalidError(
+                    f"a query cannot have the nanoseconds of the durations in column {name!r}",
+                    where=where,
+                    hint="leave the column out of the query; fetch() and stream() have them",
+                ) from error
 
 
 @cache
@@ -366,7 +390,7 @@ def _watched() -> type[ds.Dataset]:
                 names = None if self.everything else self.columns
                 access.check_files(system, snapshot, files, self.where, names)
                 with access.reading(system, snapshot, files.schema):
-                    yield from access.scanner(
+                    for batch in access.scanner(
                         system,
                         snapshot,
                         files,
@@ -376,7 +400,9 @@ def _watched() -> type[ds.Dataset]:
                         batch_size=ROWS,
                         batch_readahead=AHEAD,
                         fragment_readahead=AHEAD,
-                    ).to_batches()
+                    ).to_batches():
+                        _check_durations(batch, system.url())
+                        yield batch
             except RhError as error:
                 self.dataset.failures.append(error)
                 raise

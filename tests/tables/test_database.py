@@ -535,7 +535,7 @@ def test_nothing_is_written_in_a_file(request, kind, text, tmp_path):
         ("sqlite", "select i from a wher i", InvalidError, "syntax error"),
         ("sqlite", "select i from a where i = ?", InvalidError, "parameter count mismatch"),
         ("sqlite", "select mixed from a", InvalidError, r"Type mismatch in column 0.*\n.*cast"),
-        ("duckdb", "select * from b", InvalidError, "tables here: a"),
+        ("duckdb", "select * from b", NotFoundError, "tables here: a"),
         ("duckdb", "select tt from a", InvalidError, "did you mean t"),
         ("duckdb", "select * from read_csv('/etc/passwd')", InvalidError, "its tables and nothing else"),
     ],
