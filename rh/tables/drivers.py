@@ -120,7 +120,21 @@ def parse(url: str) -> Address:
     if found is None:
         raise InvalidError("this is not the URL of a database", hint="postgresql://user@host:5432/database")
     scheme, user, host, path, query = found.groups()
-    return Address(scheme.lower(), user, host, path, parse_qsl(query or "", keep_blank_values=True))
+    pairs = parse_qsl(query or "", keep_blank_values=True)
+    if scheme.lower() not in (*FILES, "bigquery") and user is None and _is_login(host, path, pairs):
+        raise InvalidError(
+            "the URL has no host with a port that is a number: perhaps a password has an unquoted / or ?",
+            hint="urllib.parse.quote(password, safe='') is how it is written in a URL",
+        )
+    return Address(scheme.lower(), user, host, path, pairs)
+
+
+def _is_login(host: str, path: str, pairs: list[tuple[str, str]]) -> bool:
+    """Whether what stands for hosts and ports may be a user and the begin of a password, whose rest is elsewhere."""
+    ports = [one.rpartition("]")[2].partition(":")[2] for one in host.split(",")]
+    if not all(port.isdigit() for port in ports if port):
+        return True
+    return any(ports) and ("@" in path or any("@" in name for name, _ in pairs))
 
 
 def public(url: str) -> str:

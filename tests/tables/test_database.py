@@ -392,6 +392,10 @@ def test_a_password_is_used_and_kept_nowhere(postgres, caplog, tmp_path):
         f"postgresql://rh:{wrong}@[bad/x",
         f"postgresql://rh@{LOOPBACK}:1/x?password={wrong}&sslpassword={wrong}&sslmode=nonsense",
         f"mysql://rh:{wrong}@host/x",
+        f"postgresql://rh:{wrong}/2@{LOOPBACK}/x",
+        f"postgresql://rh:1/{wrong}@{LOOPBACK}/x",
+        f"postgresql://rh:1?{wrong}@{LOOPBACK}/x",
+        f"postgresql://rh:{wrong}#2@{LOOPBACK}/x",
         f"snowflake://me:{wrong}@account/db/schema/more",
         f"snowflake://me@account/db?private_key_passphrase={wrong}&nonsense=1",
     ):
