@@ -18,7 +18,7 @@ def roomy(schema: pa.Schema) -> pa.Schema:
     """A schema whose columns can be filtered, and put together from any batches: views of text and bytes become large.
 
     The indices of dictionaries get 32 bits: each batch has a dictionary of its own, and all values that those have
-    together are to be counted.
+    together are to be counted. Lists of no values by their type become lists, since Parquet keeps those.
     """
     return need("pyarrow").schema([field.with_type(_roomy(field.type)) for field in schema], schema.metadata)
 
@@ -37,7 +37,8 @@ def _roomy(kind: Any) -> Any:
     inner = [kind.field(at) for at in range(kind.num_fields)]
     before = [field.type for field in inner]
     after = [_roomy(one) for one in before]
-    if all(new is old for new, old in zip(after, before, strict=True)):
+    empty = types.is_fixed_size_list(kind) and not kind.list_size
+    if all(new is old for new, old in zip(after, before, strict=True)) and not empty:
         return kind
     inner = [field.with_type(one) for field, one in zip(inner, after, strict=True)]
     if types.is_struct(kind):
@@ -45,9 +46,9 @@ def _roomy(kind: Any) -> Any:
     if types.is_map(kind):
         key, item = inner[0].type
         return pa.map_(key, item, kind.keys_sorted)
-    if types.is_fixed_size_list(kind):
+    if types.is_fixed_size_list(kind) and not empty:
         return pa.list_(inner[0], kind.list_size)
-    if types.is_list(kind):
+    if types.is_list(kind) or empty:
         return pa.list_(inner[0])
     if types.is_large_list(kind):
         return pa.large_list(inner[0])

@@ -154,6 +154,13 @@ def test_views_are_filtered_and_shuffled(tmp_path) -> None:
     assert again.num_rows == 5
 
 
+def test_lists_of_no_values(tmp_path) -> None:
+    """Parquet keeps no lists whose type says that they are empty: what is written of such cannot be read."""
+    rows = pa.table({"x": pa.array([[], None, []], pa.list_(pa.int8(), 0))})
+    table = rh.table(rows, path=tmp_path / "t").write()
+    assert table.to_arrow().to_pydict() == pa.Table.from_batches(table.stream(2)).to_pydict() == rows.to_pydict()
+
+
 def test_a_partition_column_of_views(tmp_path) -> None:
     rows = pa.table({"p": pa.array(["a", "b"], pa.string_view()), "n": [1, 2]})
     table = rh.table(rows, path=tmp_path / "t", partition_cols=["p"]).write()
