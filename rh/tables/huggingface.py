@@ -61,8 +61,16 @@ class HuggingFace:
 
     @staticmethod
     def of_arrow(table: Any) -> Any:
-        """A `pyarrow.Table` as a `datasets.Dataset`."""
-        return need("datasets", purpose="a table as a Dataset").Dataset(table)
+        """A `pyarrow.Table` as a `datasets.Dataset`.
+
+        Raises:
+            InvalidError: the library has no type for a column.
+        """
+        library = need("datasets", purpose="a table as a Dataset")
+        try:
+            return library.Dataset(table)
+        except (ValueError, TypeError) as error:
+            raise InvalidError(f"this cannot be a Dataset: {error}", hint="columns= leaves columns out") from error
 
 
 def _tables(value: Any) -> Iterator[Any]:

@@ -399,6 +399,15 @@ def test_features(tmp_path):
     assert chosen.fetch(columns=["label"]).features == {"label": features["label"]}
 
 
+def test_a_type_that_hugging_face_has_not(tmp_path):
+    table = rh.table(
+        pa.table({"n": [1], "id": pa.array([b"0123456789abcdef"], pa.uuid())}), path=tmp_path / "t"
+    ).write()
+    with pytest.raises(InvalidError, match=r"cannot be a Dataset: .*uuid"):
+        table.to_hf()
+    assert table.to_hf(columns=["n"])["n"][:] == [1]
+
+
 def test_iterable_dataset(tmp_path):
     """A dataset of Hugging Face that can only be iterated over is taken; what comes back is a Dataset."""
     made = datasets.IterableDataset.from_generator(lambda: ({"x": n, "y": str(n)} for n in range(12_000)))
