@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import groupby
+from sqlite3 import OperationalError
 from typing import Any
 
 from rh import sqlite
-from rh.errors import IntegrityError, NotFoundError
+from rh.errors import FullError, IntegrityError, NotFoundError
 from rh.observe import log
 from rh.types import Entry
 from rh.versions import cache
@@ -64,9 +66,17 @@ class Marks:
         self._db.close()
 
     def _do(self, work: Any) -> Any:
-        with self._db.opened() as db, db:
-            db.execute("begin")
-            return work(db)
+        """`FullError`: what is noted finds no room."""
+        try:
+            with self._db.opened() as db, db:
+                db.execute("begin")
+                return work(db)
+        except OperationalError as error:
+            raise FullError(
+                f"the directory for temporary files takes no notes of what is needed: {error}",
+                where=tempfile.gettempdir(),
+                hint="make room there, or set TMPDIR",
+            ) from error
 
     def run(self, statement: str, *values: Any) -> None:
         """Run a statement."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from itertools import count
 
 import pytest
@@ -18,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rh import transfer
-from rh.errors import ConflictError, IntegrityError, InvalidError, NotFoundError, UnavailableError
+from rh.errors import ConflictError, FullError, IntegrityError, InvalidError, NotFoundError, UnavailableError
 from rh.registry import default
 from rh.registry.sql.sqlite import SQLiteRegistry
 from rh.systems import locate, open_system
@@ -335,6 +336,19 @@ def test_what_was_noted_goes_with_the_process(request, tmp_path):
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert f"{scratch}/" in done.stdout
     assert list(scratch.iterdir()) == []
+
+
+def test_a_full_disk_for_what_is_noted():
+    """The kernel refuses what goes beyond this size; a store whose notes fit SQLite's cache writes none."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with closing(Marks()) as marks:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
+        try:
+            with pytest.raises(FullError, match="takes no notes") as caught:
+                marks.need(f"objects/{number:064x}" for number in range(100_000))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "TMPDIR" in caught.value.hint
 
 
 def test_prune(store, series):
