@@ -22,7 +22,7 @@ from rh.resources.runs.running import run
 from rh.resources.runs.tracing import lineage
 from rh.resources.sweeping import gc
 from rh.resources.table import table
-from rh.systems import BUILT_IN, check_settings
+from rh.systems import BUILT_IN, HOSTS, check_settings
 
 __all__ = [
     "blob",
@@ -175,4 +175,5 @@ def register_system(
         raise InvalidError("options= is for fsspec=", hint="give settings as keyword arguments")
     else:
         check_settings(name, {"kind": kind, **settings})
-        config.register(name, {"kind": kind, **settings})
+        # By that name what is on a host is looked for again, also when the host has another address by then.
+        config.register(name, {"kind": kind, **settings, "cluster": name if kind in HOSTS else None})

@@ -328,7 +328,7 @@ def portable(location: Location) -> dict[str, Any] | None:
 def for_others(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of a host without those that mean anything, or may be believed, on this machine only."""
     found = {key: settings[key] for key in ("kind", "cluster", *HOST_SETTINGS) if key in settings}
-    if str(found.get("cluster", "")).startswith("~"):  # others may have a cluster of that name, too
+    if not str(found.get("cluster", "/")).startswith("/"):  # others may call one of theirs so, too
         del found["cluster"]
     return found
 
@@ -339,19 +339,30 @@ def check_same(system: str, known: Mapping[str, Any], host: Mapping[str, Any]) -
     Args:
         system: the name of both.
         known: the settings it has here, if it has any.
-        host: those of the host. They may be others than `known` where both are of the same cluster, which moved.
+        host: those of the host. They may be others than `known` where both are of the same cluster, or were registered
+            by the name of the system, which moved.
 
     Raises:
         ExistsError: they are of different machines.
     """
     if not known or (host.get("cluster") is not None and host["cluster"] == known.get("cluster")):
         return
-    if (known.get("host"), known.get("port") or 22) != (host.get("host"), host.get("port") or 22):
-        called, other = (f"{one.get('cluster') or 'the host'} ({one.get('host')})" for one in (known, host))
+    here, there = _address(system, known), _address(system, host)
+    if here != there:
+        called, other = known.get("cluster") or "the host", host.get("cluster") or "the host"
         raise ExistsError(
-            f"the system {system!r} is {called} here, and not {other}",
-            hint="give one of the clusters another name (rh rename), or use them in processes of their own",
+            f"the system {system!r} is {called} ({here}) here, and not {other} ({there})",
+            hint="give one of them another name (of a cluster: rh rename), or use them in processes of their own;"
+            " if it moved, save what is on it again, with its path= and system=",
         )
+
+
+def _address(system: str, host: Mapping[str, Any]) -> str:
+    """Where a host answers, in one spelling. What has no other name is called as its system; a port may be text."""
+    name = str(host.get("host") or system).lower().rstrip(".")
+    name = f"[{name}]" if ":" in name and not name.startswith("[") else name
+    port = str(host.get("port") or 22)
+    return name if port == "22" else f"{name}:{port}"
 
 
 def settle(location: Location, host: Mapping[str, Any] | None) -> None:
@@ -378,7 +389,8 @@ def settle(location: Location, host: Mapping[str, Any] | None) -> None:
     from rh.resources import base, cluster
 
     try:
-        found = base.load(str(host["cluster"]), kinds=("cluster",)) if host.get("cluster") else None
+        saved = host.get("cluster") not in (None, system)
+        found = base.load(str(host["cluster"]), kinds=("cluster",)) if saved else None
     except RhError as error:
         log.debug("the cluster %s is not in the registry: %s", host.get("cluster"), error)
         found = None

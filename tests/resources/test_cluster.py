@@ -138,6 +138,33 @@ def test_a_folder_of_the_team_is_not_looked_for_on_a_host_of_ones_own(python):
     assert python(code) == "theirs.example\n"
 
 
+def test_a_registered_host_is_looked_for_where_it_was_registered_last(python):
+    """As a cluster that moved: rented hosts, tunnels and servers of tests have another address each time."""
+    rh.register_system("box", kind="ssh", host="127.0.0.1", port=2222)
+    data = rh.folder("data", path="/data", system="box")
+    rh.registry.local().put("resources/~/data", data.config())
+    rh.register_system("box", kind="ssh", host="127.0.0.1", port=3333)
+    assert data.handle().settings["port"] == rh.load("data").handle().settings["port"] == 3333
+    code = "import rh; from rh.systems import settings_of; print(settings_of(rh.load('data').system)['port'])"
+    assert python(code) == "2222\n"
+    theirs = {"kind": "folder", "location": {"system": "box", "path": "/data"}, "host": dict(data.host)}
+    rh.registry.local().put("resources/org/x", theirs)
+    with pytest.raises(errors.ExistsError, match=r"box \(127\.0\.0\.1:3333\) here.* the host \(127\.0\.0\.1:2222\)"):
+        rh.folder("/org/x")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("Gpu.Example.org", "gpu.example.org."), ("::1", "[::1]"), ("same.example", "same.example")]
+)
+def test_one_machine_may_be_spelled_in_several_ways(one, other, monkeypatch):
+    theirs = {"kind": "ssh", "host": other, "port": 2222}
+    record = {"kind": "folder", "location": {"system": "gpu", "path": "/data"}, "host": theirs}
+    rh.registry.local().put("resources/org/x", record)
+    rh.cluster("gpu", host=one, port=2222)
+    monkeypatch.setenv("RH_GPU_PORT", "2222")
+    assert rh.folder("/org/x").system == "gpu"
+
+
 def test_the_url_of_what_is_on_a_saved_cluster_is_taken_by_another_process(python):
     url = rh.folder(path="/x", system=rh.cluster("team/gpu", host="h.example").save()).url
     assert python("import rh, sys; print(rh.folder(path=sys.argv[1]).url)", url) == f"{url}\n"
