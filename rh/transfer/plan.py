@@ -7,6 +7,7 @@ tree.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
@@ -290,13 +291,19 @@ def plan_tree(source: System, target: System, options: Options) -> Plan:
 
 
 def _refuse_overlap(source: System, target: System) -> None:
-    if source.location.system != target.location.system:
+    (system, ours), (other, theirs) = map(_ground, (source, target))
+    if system != other:
         return
-    ours, theirs = (path.rstrip("/") + "/" for path in (source.location.path, target.location.path))
     if ours == theirs:
         raise InvalidError("source and target are the same place", where=target.url())
     if ours.startswith(theirs) or theirs.startswith(ours):
         raise InvalidError("source and target lie within each other", where=f"{source.url()} and {target.url()}")
+
+
+def _ground(system: System) -> tuple[str, str]:
+    """Where a place is. Links may lead to a directory of this machine by other paths."""
+    path = system.location.path
+    return system.location.system, (os.path.realpath(path) if system.kind == "file" else path).rstrip("/") + "/"
 
 
 def _selected(source: System, options: Options) -> Callable[[str], bool] | None:

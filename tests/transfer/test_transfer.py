@@ -194,6 +194,20 @@ def test_bad_places_are_refused_before_anything_changes(tmp_path: Path) -> None:
         transfer.copy_file(here / "none.txt", locate(str(tmp_path / "b.txt")))
 
 
+def test_a_target_within_the_source_is_refused_by_whatever_path(tmp_path: Path) -> None:
+    """Else a mirror of the source deletes of it what the mirror has not."""
+    here = make(tmp_path / "a", a_txt="1")
+    (tmp_path / "a" / "sub").mkdir()
+    (tmp_path / "a" / "sub" / "only").write_text("here")
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    for source, target in [(here, "link/sub"), (locate(str(tmp_path / "link/sub")), "a")]:
+        with pytest.raises(InvalidError, match="within"):
+            transfer.copy_tree(source, locate(str(tmp_path / target)), Options(delete=True))
+    with pytest.raises(InvalidError, match="same place"):
+        transfer.copy_tree(here, locate(str(tmp_path / "link")), Options(delete=True))
+    assert (tmp_path / "a" / "sub" / "only").read_text() == "here"
+
+
 @pytest.mark.parametrize(
     "bad",
     [{"links": "x"}, {"on_existing": "maybe"}, {"workers": 0}, {"bandwidth": -1}, {"include": "*.txt"}, {"what": 1}],
