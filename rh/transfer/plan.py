@@ -320,7 +320,7 @@ def _fill(plan: Plan, *, believe_target: bool) -> None:
     # Closed at once, not when the last traceback of an error is gone: helpers and threads wait on them.
     with closing(_fetched(ours, ahead=far)) as there:
         selected = _selected(source, options)
-        doomed: Callable[[str], bool] = (selected or (lambda _: True)) if options.delete else (lambda _: False)
+        doomed = _doomed(selected, options)
         with closing(_fetched(Survey(source, links=options.links), ahead=far)) as here:
             meant = only_data(_meant(here, selected), source)
             if options.names != "refuse":
@@ -372,6 +372,18 @@ def _renamed(pages: Iterator[Page], renamed: Callable[[str], str]) -> Iterator[P
             if columns[0][one] == columns[0][other]:
                 raise NameClashError(f"two keys become {columns[0][one]!r}", hint="exclude one of them")
         yield Page._make([column[at] for at in order] for column in columns)
+
+
+def _doomed(selected: Callable[[str], bool] | None, options: Options) -> Callable[[str], bool]:
+    """Which keys of the target are to go if the source has them not: those that are meant, by their names there."""
+    if not options.delete:
+        return lambda _: False
+    if selected is None:
+        return lambda _: True
+    if options.names == "refuse":
+        return selected
+    at_source = names.decode if options.names == "encode" else names.encode
+    return lambda key: selected(at_source(key))
 
 
 def _existing(pages: Iterator[Page], target: System) -> Iterator[Page]:

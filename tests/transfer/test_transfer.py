@@ -194,6 +194,17 @@ def test_bad_places_are_refused_before_anything_changes(tmp_path: Path) -> None:
         transfer.copy_file(here / "none.txt", locate(str(tmp_path / "b.txt")))
 
 
+@pytest.mark.parametrize(
+    ("mode", "there", "pattern"), [("encode", "100%25.log", "*%.log"), ("decode", "100%.log", "*%25.log")]
+)
+def test_what_patterns_leave_out_stays_where_it_has_another_name(mode, there, pattern, tmp_path: Path) -> None:
+    here = make(tmp_path / "a", a_txt="1")
+    target = make(tmp_path / "b", **{there: "2", "gone": "2"})
+    options = Options(delete=True, names=mode, exclude=[pattern])
+    assert transfer.copy_tree(here, target, options).deleted == 1
+    assert (tmp_path / "b" / there).read_text() == "2"
+
+
 def test_a_target_within_the_source_is_refused_by_whatever_path(tmp_path: Path) -> None:
     """Else a mirror of the source deletes of it what the mirror has not."""
     here = make(tmp_path / "a", a_txt="1")
