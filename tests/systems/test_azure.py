@@ -53,18 +53,24 @@ class SlowCopies(AzureVersions):
     """Copies that are not made at once, as between far-off places: azurite's are."""
 
     progress: ClassVar[list[str]] = []
+    left: ClassVar = iter(())
+    ended: ClassVar[dict[str, str]] = {}
     aborted = 0
 
     def _through(self, handler, body=b""):
         if "comp=copy" in handler.path:
             self.aborted += 1
+            self.left = iter(())
+            self.ended = {"x-ms-copy-id": "1", "x-ms-copy-status": "aborted"}
             return _Answer(204, {}, b"")
         answer = super()._through(handler, body)
         if handler.headers.get("x-ms-copy-source"):
-            self.left = iter(self.progress)
+            self.left, self.ended = iter(self.progress), {}
             answer.headers.update({"x-ms-copy-id": "1", "x-ms-copy-status": "pending"})
         elif handler.command == "HEAD" and (now := next(self.left, None)) is not None:
             answer.headers.update({"x-ms-copy-status": "pending", "x-ms-copy-progress": now})
+        elif handler.command == "HEAD" and answer.status == 200:
+            answer.headers.update(self.ended)
         return answer
 
 
@@ -348,6 +354,7 @@ class TestPlaces:
             outcome = next(system.copy_many(system, [(entry, "stopped")], watch=no_more))
             assert "enough" in str(outcome.error)
             assert server.aborted == 2
+            assert [one.key for one in system.list()] == ["copy", "f"], "of what was given up, nothing is left"
 
     def test_two_accounts_side_by_side(self, azure_server):
         """Two accounts in one process; neither copies from the other by itself."""

@@ -225,9 +225,7 @@ class AzureSystem(BulkStore):
             try:
                 status = self._copied(key, watch)
             except BaseException:
-                query = [("comp", "copy"), ("copyid", answer.headers.get("x-ms-copy-id", ""))]
-                with suppress(RhError):  # it may have come to its end
-                    self.container.ask("copy", "PUT", key, query=query, headers={"x-ms-copy-action": "abort"})
+                self._abort_copy(key, answer.headers.get("x-ms-copy-id", ""))
                 raise
         if status not in (None, "success"):
             raise UnavailableError(f"the service gave the copy up: {status}", where=self.url(key))
@@ -258,6 +256,15 @@ class AzureSystem(BulkStore):
             watch(there)
             time.sleep(pause)
             pause = min(2 * pause, 2.0)
+
+    def _abort_copy(self, key: str, copy_id: str) -> None:
+        """Stop a copy. The service leaves an empty blob of it, which goes unless somebody has written there since."""
+        query = [("comp", "copy"), ("copyid", copy_id)]
+        with suppress(RhError):  # the copy may have come to its end
+            self.container.ask("copy", "PUT", key, query=query, headers={"x-ms-copy-action": "abort"})
+            left = self.container.ask("head", "HEAD", key).headers
+            if (left.get("x-ms-copy-id"), left.get("x-ms-copy-status")) == (copy_id, "aborted"):
+                self._remove(key, {"if-match": left["etag"]})
 
     # Versioned
 
