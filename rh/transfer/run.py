@@ -358,7 +358,7 @@ def _failure(plan: Plan, mover: Mover, kept: dict[str, Step], began: float, why:
     hint = "the same call again goes on from here"
     if fix is not None:
         hint = f"{fix}; then {hint}"
-    elif receipt.failed and not any(getattr(one.error, "retryable", True) for one in receipt.failed):
+    elif not mover.stop.is_set() and all(not getattr(one.error, "retryable", True) for one in receipt.failed):
         hint = f"when that is mended, {hint}"
     error = TransferError(why, where=plan.target.url(), hint=hint, receipt=receipt)
     if receipt.failed:

@@ -578,8 +578,9 @@ def test_one_large_file_that_the_disk_copies(tmp_path: Path, *, stopped: bool) -
 
     source, target = locate(str(tmp_path / "a")), locate(str(tmp_path / "b"))
     if stopped:
-        with pytest.raises(TransferError, match="cancelled"):
+        with pytest.raises(TransferError, match="cancelled") as caught:
             transfer.copy_tree(source, target, progress=Watch(), cancel=cancel)
+        assert caught.value.hint == "the same call again goes on from here"
         assert len(told) == 1
         assert [path for path in (tmp_path / "b").rglob("*") if path.is_file()] == []
         cancel.clear()
