@@ -342,6 +342,11 @@ def _publish(plan: Plan, mover: Mover, kept: dict[str, Step], *, deleted: int) -
     return manifest.digest_of(_rows(plan, mover, kept, others=False))
 
 
+def _may_pass(error: Exception) -> bool:
+    """Whether trying again may do."""
+    return bool(getattr(error, "retryable", True))
+
+
 def _failure(plan: Plan, mover: Mover, kept: dict[str, Step], began: float, why: str | None) -> TransferError:
     receipt = _receipt(plan, began, mover=mover, kept=kept)
     fixes = {getattr(failure.error, "hint", None) for failure in receipt.failed}
@@ -358,7 +363,7 @@ def _failure(plan: Plan, mover: Mover, kept: dict[str, Step], began: float, why:
     hint = "the same call again goes on from here"
     if fix is not None:
         hint = f"{fix}; then {hint}"
-    elif not mover.stop.is_set() and all(not getattr(one.error, "retryable", True) for one in receipt.failed):
+    elif receipt.failed and not mover.stop.is_set() and not any(_may_pass(one.error) for one in receipt.failed):
         hint = f"when that is mended, {hint}"
     error = TransferError(why, where=plan.target.url(), hint=hint, receipt=receipt)
     if receipt.failed:
