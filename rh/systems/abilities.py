@@ -21,6 +21,7 @@ __all__ = [
     "Following",
     "Held",
     "Item",
+    "Linked",
     "Multipart",
     "Paging",
     "Piece",
@@ -160,6 +161,14 @@ class Multipart(Protocol):
 
 Watch: TypeAlias = Callable[[str, int], None]
 """Told a key, and how many bytes of it are there by now; by any thread."""
+
+
+@runtime_checkable
+class Linked(Protocol):
+    """Paths that links may lead to by others."""
+
+    def real_path(self) -> str:
+        """The root's path, absolute and without links. It need not be there."""
 
 
 @runtime_checkable

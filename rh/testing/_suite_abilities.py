@@ -6,6 +6,7 @@ import random
 import time
 from array import array
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -26,6 +27,7 @@ from rh.systems.abilities import (
     Fetching,
     Following,
     Item,
+    Linked,
     Multipart,
     Paging,
     Running,
@@ -220,6 +222,20 @@ class AbilitiesSuite(Suite):
             list(following.list_following())
         assert "dir/bad" in str(caught.value)
         assert len(list(system.list())) == 2
+
+    def test_real_paths(self, system: System) -> None:
+        """What links lead to has one path, whether it is there or not."""
+        linked: Linked | None = self.given(system, Linked)
+        if linked is None:
+            return
+        self.put(system, {"dir/sub/file": b"1"})
+        self.link(system, {"l": "dir"})
+        top = linked.real_path()
+        assert top.startswith("/")
+        for path in ("dir", "l"):
+            for below in ("", "/sub", "/sub/not/there"):
+                root: Any = self.again(system.at(path + below))
+                assert root.real_path() == f"{top}/dir{below}"
 
     def test_fetching(self, system: System) -> None:
         """The place gets and puts URLs by itself, whole and in parts, and tells the digest of what moved."""

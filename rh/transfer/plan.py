@@ -7,7 +7,6 @@ tree.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
@@ -23,7 +22,7 @@ from rh.errors import ExistsError, InvalidError, NameClashError, NotFoundError, 
 from rh.observe import log
 from rh.spool import Spool
 from rh.systems import BUCKETS, unwritable
-from rh.systems.abilities import Following
+from rh.systems.abilities import Following, Linked, ServerCopy
 from rh.systems.base import System
 from rh.transfer.compare import Action, Comparer, Same, Step, aligned
 from rh.transfer.options import Options
@@ -291,19 +290,26 @@ def plan_tree(source: System, target: System, options: Options) -> Plan:
 
 
 def _refuse_overlap(source: System, target: System) -> None:
-    (system, ours), (other, theirs) = map(_ground, (source, target))
-    if system != other:
+    if not _one_place(source, target):
         return
+    ours, theirs = map(_real_path, (source, target))
     if ours == theirs:
         raise InvalidError("source and target are the same place", where=target.url())
     if ours.startswith(theirs) or theirs.startswith(ours):
         raise InvalidError("source and target lie within each other", where=f"{source.url()} and {target.url()}")
 
 
-def _ground(system: System) -> tuple[str, str]:
-    """Where a place is. Links may lead to a directory of this machine by other paths."""
-    path = system.location.path
-    return system.location.system, (os.path.realpath(path) if system.kind == "file" else path).rstrip("/") + "/"
+def _one_place(source: System, target: System) -> bool:
+    """Whether the same paths are the same files. One host or account may be known by several names."""
+    if source.location.system == target.location.system:
+        return True
+    copier = target.ask(ServerCopy) if source.kind == target.kind else None
+    return copier is not None and copier.can_copy_from(source)
+
+
+def _real_path(system: System) -> str:
+    linked = system.ask(Linked)
+    return (linked.real_path() if linked else system.location.path).rstrip("/") + "/"
 
 
 def _selected(source: System, options: Options) -> Callable[[str], bool] | None:

@@ -34,7 +34,18 @@ from rh.errors import (
     NotFoundError,
     UnsupportedError,
 )
-from rh.systems.abilities import Bulk, Digesting, Following, Item, Multipart, Paging, Running, ServerCopy, Sweeping
+from rh.systems.abilities import (
+    Bulk,
+    Digesting,
+    Following,
+    Item,
+    Linked,
+    Multipart,
+    Paging,
+    Running,
+    ServerCopy,
+    Sweeping,
+)
 from rh.systems.local import LocalSystem, batch, copies, disk, draft, plain
 from rh.testing.systems import SystemSuite, by_key, in_child, noise, pieces
 from rh.types import ABSENT, Entry, Link, Location, Match
@@ -65,7 +76,7 @@ def system(root):
 
 class TestLocal(SystemSuite):
     keeps = frozenset({"links", "executable", "directories"})
-    abilities = frozenset({Bulk, ServerCopy, Digesting, Following, Multipart, Paging, Running, Sweeping})
+    abilities = frozenset({Bulk, ServerCopy, Digesting, Following, Linked, Multipart, Paging, Running, Sweeping})
     flat = False
 
     @pytest.fixture

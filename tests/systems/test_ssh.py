@@ -34,6 +34,7 @@ from rh.systems.abilities import (
     Fetching,
     Following,
     Item,
+    Linked,
     Multipart,
     Paging,
     Running,
@@ -57,7 +58,7 @@ class TestOpenSSH(OnAHost):
     """The system's client, and the far program."""
 
     abilities = frozenset(
-        {Bulk, Digesting, Direct, Fetching, Following, Multipart, Paging, Running, ServerCopy, Sweeping}
+        {Bulk, Digesting, Direct, Fetching, Following, Linked, Multipart, Paging, Running, ServerCopy, Sweeping}
     )
 
     @pytest.fixture
@@ -97,7 +98,7 @@ def sftp(bare: servers.SSHServer) -> Iterator[SSHSystem]:
 class TestSFTP(OnAHost):
     """No Python on the host: plain SFTP."""
 
-    abilities = frozenset({Bulk, Following, Paging, Running, Sweeping})
+    abilities = frozenset({Bulk, Following, Linked, Paging, Running, Sweeping})
     conditions = frozenset({"absent"})
 
     @pytest.fixture

@@ -28,13 +28,13 @@ from rh.errors import (
 )
 from rh.progress import Silent
 from rh.systems import locate, open_system
-from rh.systems.abilities import Item
+from rh.systems.abilities import Item, Linked
 from rh.systems.base import System
 from rh.systems.local import LocalSystem
 from rh.systems.memory import MemorySystem
 from rh.systems.wrap import unwrap
 from rh.transfer import Action, Options, verify
-from rh.types import Entry, Location, Outcome
+from rh.types import Entry, Link, Location, Outcome
 from tests.transfer import trees
 
 
@@ -217,6 +217,25 @@ def test_a_target_within_the_source_is_refused_by_whatever_path(tmp_path: Path) 
     with pytest.raises(InvalidError, match="same place"):
         transfer.copy_tree(here, locate(str(tmp_path / "link")), Options(delete=True))
     assert (tmp_path / "a" / "sub" / "only").read_text() == "here"
+
+
+def test_a_target_within_the_source_is_refused_by_whatever_name(ssh_a, tmp_path: Path) -> None:
+    """A host, and a place in it, may be known by several."""
+    top = f"/{tmp_path.name}"
+    for name in ("ssh-a", "same-host"):
+        rh.register_system(name, **ssh_a.settings())
+    source = locate(f"ssh-a:~{top}/a")
+    open_system(source).write("sub/only", b"here")
+    open_system(locate(f"ssh-a:~{top}")).write("link", Link("a"))
+    home = open_system(locate("ssh-a:~")).ask(Linked).real_path()
+    for target in (f"ssh-a:{home}{top}/a/sub", f"ssh-a:~{top}/link/sub", f"same-host:~{top}/a/sub"):
+        with pytest.raises(InvalidError, match="within"):
+            transfer.copy_tree(source, locate(target), Options(delete=True))
+    one, other = locate("memory://twice/a"), Location("memory-again", "twice/a/sub")
+    rh.register_system("memory-again", kind="memory")
+    open_system(one).write("sub/only", b"here")
+    with pytest.raises(InvalidError, match="within"):
+        transfer.copy_tree(one, other, Options(delete=True))
 
 
 @pytest.mark.parametrize(

@@ -385,7 +385,7 @@ def _later(module: str, name: str) -> Callable[..., Any]:
 
 
 REQUESTS = {work.__name__: work for work in (head, listing, read, read_many, write_many, write, delete)}
-for _name in ("digest", "copy", "begin", "part", "parts", "finish", "abort", "sweep", "run"):
+for _name in ("digest", "copy", "begin", "part", "parts", "finish", "abort", "sweep", "run", "real_path"):
     REQUESTS[_name] = _later("work", _name)
 for _name in ("fetch", "send"):
     REQUESTS[_name] = _later("net", _name)

@@ -373,6 +373,11 @@ def abort(_wire: Wire, root: bytes, key: bytes, temp: bytes) -> None:
         place.close()
 
 
+def real_path(_wire: Wire, root: bytes) -> Any:
+    """`Linked.real_path`."""
+    return os.path.realpath(Root(root).path)
+
+
 def sweep(_wire: Wire, root: bytes, older_than_s: float) -> Any:
     """`Sweeping.sweep`."""
     place = Root(root).open()

@@ -348,6 +348,9 @@ class LocalSystem(System):
         split(key, self.url)
         return parts.resume(self.root, self._name, key, token)
 
+    def real_path(self) -> str:
+        return os.path.realpath(self.location.path)
+
     def sweep(self, *, older_than_s: float = 0.0) -> int:
         return parts.sweep(self.root, older_than_s)
 

@@ -272,6 +272,10 @@ class SSHSystem(System):
         done: tuple[int, bytes, bytes] = self.road.run(argv, stdin, timeout_s)
         return done
 
+    def real_path(self) -> str:
+        """The root as the host resolves it: absolute, where it begins with `~`, too."""
+        return str(self.road.real_path().decode("utf-8", "surrogateescape"))
+
     def sweep(self, *, older_than_s: float = 0.0) -> int:
         """Remove unfinished files of ours below the root."""
         count: int = self.road.sweep(older_than_s)

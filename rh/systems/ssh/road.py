@@ -460,6 +460,9 @@ class FarRoad:
                     return wire.loads(payload), b"".join(out), b"".join(err)
                 (out if kind == wire.DATA else err).append(payload)
 
+    def real_path(self) -> bytes:
+        return bytes(self.call("real_path", "real_path"))
+
     def sweep(self, older_than_s: float) -> int:
         return int(self.call("sweep", "sweep", float(older_than_s)))
 

@@ -421,6 +421,20 @@ class SftpRoad:
                 outcome = Outcome(item.key, error=error)
             yield outcome
 
+    def real_path(self) -> bytes:
+        """The root without links; where it is not there yet, below what is."""
+        there, missing = self.root.rstrip(b"/") or b"/", b""
+        with self.session() as sftp:
+            observe.count(self.system, "real_path")
+            while True:
+                try:
+                    return sftp.realpath(there).rstrip(b"/") + missing
+                except StatusError as error:
+                    if error.code != 2 or b"/" not in there.strip(b"/"):
+                        raise
+                there, _, name = there.rpartition(b"/")
+                missing = b"/" + name + missing
+
     def sweep(self, older_than_s: float) -> int:
         with self.session() as sftp:
             observe.count(self.system, "sweep")

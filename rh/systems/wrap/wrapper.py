@@ -26,6 +26,7 @@ from rh.systems.abilities import (
     Fetching,
     Following,
     Item,
+    Linked,
     Multipart,
     Paging,
     Running,
@@ -316,6 +317,11 @@ class _Paging(_Through[Paging]):
         return self._wrapper.listing("list", listing, prefix, after)
 
 
+class _Linked(_Through[Linked]):
+    def real_path(self) -> str:
+        return self._wrapper.call("real_path", "", self._inner.real_path)
+
+
 class _Running(_Through[Running]):
     def run(
         self, argv: Sequence[str], *, stdin: bytes | None = None, timeout_s: float | None = None
@@ -406,6 +412,7 @@ _THROUGH: dict[Any, Callable[[Wrapper, Any], Any]] = {
     Digesting: _Digesting,
     Fetching: _Fetching,
     Following: _Following,
+    Linked: _Linked,
     Multipart: _Multipart,
     Paging: _Paging,
     Running: _Running,
