@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -169,6 +170,7 @@ def register_system(
                 f"{key!r} looks like a secret, and settings hold none",
                 hint="credentials stay where the platform keeps them",
             )
+    settings = {key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in settings.items()}
     if fsspec is not None:
         config.register(name, {"kind": "fsspec", "protocol": fsspec, "options": dict(options or {}), **settings})
     elif options:

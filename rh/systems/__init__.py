@@ -135,6 +135,9 @@ def check_settings(name: str, settings: Mapping[str, Any]) -> None:
     for key, value in settings.items():
         if key in _NUMBERS and not _is_number(value, _NUMBERS[key]):
             raise InvalidError(f"{key} is not a number: {value!r}", where=_origin(name, key) or f"systems.{name}.{key}")
+        if key == "root" and value is not None and not isinstance(value, str):
+            said = _origin(name, key) or f"systems.{name}.root"
+            raise InvalidError(f"root is text, not {type(value).__name__}", where=said)
         if takes is not None and key not in takes and key not in GENERAL and key not in _OURS:
             known = (*sorted(takes), *GENERAL)
             raise InvalidError(
@@ -182,8 +185,8 @@ def locate(path: str | os.PathLike[str] | None, system: str | None = None) -> Lo
     """Which place a path or URL means, given `system=` (a name or the scheme and authority of a URL).
 
     A URL says it all. `name:/abs` and `name:~/x` are paths on a named host. A path without scheme belongs to
-    `system`: here it is relative to the working directory of this moment, on a host to the login's home, on a bucket
-    to the configured root.
+    `system`: here it is relative to the working directory of this moment, on a host to the configured root or the
+    login's home, elsewhere to the configured root.
 
     Raises:
         InvalidError: the URL is malformed, contradicts `system`, or a root is needed and none is configured.
@@ -322,7 +325,9 @@ def _below(system: str, text: str) -> Location:
     settings = settings_of(system)
     kind, root = settings["kind"], settings.get("root")
     if kind == "file":
-        return Location("file", _clean(os.path.abspath(os.path.expanduser(text or "."))))
+        # Of this machine itself, `root` is but where `.to("here")` goes: paths are those of the shell.
+        base = str(root).removeprefix("file://") if root and system != "file" else "."
+        return Location("file", _clean(os.path.abspath(os.path.join(*map(os.path.expanduser, (base, text))))))
     if kind in BUCKETS:
         if not root:
             stem = system.upper().replace("-", "_").replace(".", "_")

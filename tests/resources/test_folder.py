@@ -592,6 +592,14 @@ def test_the_place_without_a_path(here, monkeypatch, tmp_path):
     assert named.to("memory").url == "memory://store/data/n"
 
 
+def test_the_root_of_a_registered_disk_is_where_its_paths_begin(tmp_path):
+    rh.register_system("nas", kind="file", root=tmp_path / "nas")
+    assert rh.folder(path="a", system="nas").path == str(tmp_path / "nas" / "a")
+    assert rh.folder(path="/abs", system="nas").path == "/abs"
+    with pytest.raises(errors.InvalidError, match="root is text, not int"):
+        rh.register_system("nas", kind="file", root=7)
+
+
 def test_no_root_configured_shows_the_line_to_add(here):
     here.put({"a": b"1"})
     with pytest.raises(errors.InvalidError, match="no root is configured") as caught:
