@@ -198,6 +198,7 @@ class Draft:
             InvalidError: a file object or bytes without `path=`, or a directory (`add_dir`).
             ExistsError: there is one, and it may not be replaced.
         """
+        _check_text(path or "")
         with self._changing() as edit:
             _add(edit, file, path, update=update, executable=executable)
 
@@ -222,7 +223,8 @@ class Draft:
 
         if isinstance(directory, Folder):
             recording.read(directory)
-        source = directory.handle() if isinstance(directory, Folder) else places.at(locate(os.fspath(directory)))
+        _check_text(path)
+        source = directory.handle() if isinstance(directory, Folder) else places.at(_local(directory))
         exclude = [glob_exclude] if isinstance(glob_exclude, str) else list(glob_exclude)
         to = path if not path or path.endswith("/") else f"{path}/"
         with self._changing() as edit:
@@ -238,12 +240,16 @@ class Draft:
             path: where it is to be; by default its name.
             update: whether files there may be replaced.
         """
+        _check_text(path or "")
+        if url is None:
+            raise InvalidError("which file?", hint="its path or URL")
         place = places.resolve(url, None)
         with self._changing() as edit:
             edit.add_reference(place, _needed(path, url) if path is not None else place.name, update=update)
 
     def remove(self, path: str) -> None:
         """Take away a file, or a directory with all in it (`old/`)."""
+        _check_text(path)
         with self._changing() as edit:
             edit.remove(path)
 
@@ -251,6 +257,7 @@ class Draft:
         """Give a file, or a directory (both end with `/`), another path. What is said of it goes along."""
         from rh.resources.carried import Went
 
+        _check_text(old, new)
         with self._changing() as edit:
             edit.move(old, new)
             series = self._series
@@ -274,6 +281,7 @@ class Draft:
         from rh.resources.versioned import Versioned
         from rh.versions.store import Store
 
+        _check_text(sub, to or "")
         found = load(name)
         if not isinstance(found, Versioned):
             raise InvalidError(f"{name} is a {found.kind}, which has no versions")
@@ -320,6 +328,19 @@ def _needed(path: str | None, what: object) -> str:
     return path
 
 
+def _check_text(*paths: str) -> None:
+    for path in paths:
+        if not isinstance(path, str):
+            raise InvalidError(f"a path in a version is text, not {type(path).__name__}")
+
+
+def _local(path: str | os.PathLike[str] | None) -> Location:
+    """A file or directory of this machine, or of where its URL says."""
+    if path is None:
+        raise InvalidError("which file or directory?", hint="its path")
+    return locate(path)
+
+
 def _data(file: Any) -> bytes | IO[bytes]:
     """Bytes, or what they can be read from."""
     if isinstance(file, bytes | bytearray | memoryview):
@@ -343,7 +364,7 @@ def upload(
     tags: Sequence[str] = (),
 ) -> Version:
     """`Folder.upload`."""
-    place: Location = locate(os.fspath(local))
+    place = _local(local)
     if place.system == "file" and not os.path.exists(place.path):
         raise NotFoundError("there is no such file or directory", where=place.path)
     with Draft(folder, message=message or f"upload {place.name}", aliases=aliases, tags=tags) as draft:

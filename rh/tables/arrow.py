@@ -252,7 +252,10 @@ def _column(name: str, values: Any) -> Any:
 def _array(name: str, values: Any) -> Any:
     """Python values as an array whose type all of them agree on, found out without changing any."""
     pa = need("pyarrow", extra="tables")
-    agree(name, values)
+    try:
+        agree(name, values)
+    except RecursionError:
+        raise InvalidError(f"column {name!r} is nested too deeply, or holds itself") from None
     try:
         return pa.array(values, _finer(values))
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:

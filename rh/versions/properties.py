@@ -115,12 +115,19 @@ def plain(value: Any) -> Any:
     """A value with the scalars of NumPy and its like, and those of types of one's own, as those of Python.
 
     Raises:
-        InvalidError: there is an array in it.
+        InvalidError: there is an array in it, or it holds itself.
     """
+    try:
+        return _plain(value)
+    except RecursionError:
+        raise InvalidError("the record is nested too deeply, or holds itself") from None
+
+
+def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {plain(key): plain(inner) for key, inner in value.items()}
+        return {_plain(key): _plain(inner) for key, inner in value.items()}
     if type(value) is list:
-        return [plain(inner) for inner in value]
+        return [_plain(inner) for inner in value]
     if isinstance(value, bool):
         return value
     for kind, exact in _SCALARS:

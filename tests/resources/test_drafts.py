@@ -159,6 +159,17 @@ def test_what_is_refused(near):
         rh.folder("cats:v1").draft("d")
     with pytest.raises(errors.ExistsError):
         near.draft("spring").add(b"y", path="a.txt", update=False)
+    for call in (
+        lambda draft: draft.add(b"z", path=7),
+        lambda draft: draft.add_dir(None),
+        lambda draft: draft.add_dir(7),
+        lambda draft: draft.add_reference(None),
+        lambda draft: draft.copy_from("cats", 7),
+        lambda draft: draft.move("x", 7),
+        lambda draft: draft.remove(None),
+    ):
+        with pytest.raises(errors.InvalidError, match=r"is text|which file"):
+            call(near.draft("spring"))
     assert [change.path for change in near.draft("spring").changes()] == ["x"]
 
 

@@ -49,6 +49,13 @@ def dogs(here):
 # What is recorded.
 
 
+def test_parameters_that_hold_themselves_are_refused():
+    params = {}
+    params["params"] = params
+    with pytest.raises(errors.InvalidError, match="holds itself"):
+        rh.run("train", params=params)
+
+
 def test_scalars_of_numpy_are_parameters(here):
     with rh.run("train", params={"rate": numpy.float64(0.1), "layers": [numpy.int64(3)]}) as r:
         pass

@@ -44,6 +44,13 @@ class TestArrow(AdapterSuite):
         return [(pl.Series("x", [1]), "Series"), (pa.table([[1], [2]], ["x", "x"]), "two columns are called 'x'")]
 
 
+def endless():
+    """A list that holds itself."""
+    found: list[object] = []
+    found.append(found)
+    return found
+
+
 class TestPandas(AdapterSuite):
     name = "pandas"
     kind = "DataFrame"
@@ -155,6 +162,7 @@ class TestDict(AdapterSuite):
             ({"x": [1, True]}, "'x' does not agree"),
             ({"x": [naive, aware]}, "'x' does not agree"),
             ({"x": [naive.date(), naive]}, "'x' does not agree: row 0 has date"),
+            ({"x": [endless()]}, "'x' is nested too deeply, or holds itself"),
             ({"x": [[{"y": 1}], [{"y": "a"}]]}, r"'x'\['y'\] does not agree: row 0 has int .1., row 1 has str"),
             ({"x": [object()]}, "'x', row 0: object"),
             ({"x": [2**64]}, "'x', row 0: int"),
