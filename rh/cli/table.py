@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from decimal import Decimal
 from json import loads
+from math import isfinite
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
@@ -415,7 +416,7 @@ def _emit(rows: Iterable[Any]) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON has it: bytes in base64, times as ISO 8601, decimals with a fraction as text."""
+    """A value as JSON has it: bytes in base64, times as ISO 8601, decimals with a fraction as text, NaN as null."""
     import msgspec
 
     return _whole(msgspec.to_builtins(value, builtin_types=(Decimal,), enc_hook=str, str_keys=True))
@@ -424,8 +425,8 @@ def _plain(value: Any) -> Any:
 def _whole(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _whole(inner) for key, inner in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_whole(inner) for inner in value]
     if isinstance(value, Decimal):
         return int(value) if value.is_finite() and value.as_tuple().exponent == 0 else str(value)
-    return value
+    return None if isinstance(value, float) and not isfinite(value) else value

@@ -51,6 +51,15 @@ def test_stream_is_one_document_per_row(rh, rows, program):
     assert pyarrow.ipc.open_stream(arrow.stdout).read_all().to_pydict()["size"] == [1, 22, 333]
 
 
+def test_what_json_has_no_number_for_is_null(rh, tmp_path):
+    table = library.table(
+        pa.table({"x": [1.5, float("nan"), float("inf")], "l": [[float("nan")]] * 3}), path=tmp_path / "t"
+    ).write()
+    assert "NaN" not in rh("table", "profile", table.url, "--json").out
+    assert rh("table", "stream", table.url).lines[1] == {"x": None, "l": [None]}
+    assert [row["x"] for row in rh("table", "head", table.url, "--json").lines] == [1.5, None, None]
+
+
 def test_sql_and_profile(rh, rows, tmp_path):
     assert rh("table", "sql", "rows", "select sum(size) as s from t", "--json").json == {"s": 360}
     assert rh("table", "sql", "rows", "select size from t order by 1 desc", "--limit", "1").out.split() == [
