@@ -54,10 +54,13 @@ class SlowCopies(AzureVersions):
 
     progress: ClassVar[list[str]] = []
     left: ClassVar = iter(())
+    outcome: ClassVar[dict[str, str]] = {}
     ended: ClassVar[dict[str, str]] = {}
     aborted = 0
 
     def _through(self, handler, body=b""):
+        if "comp=copy" in handler.path and self.outcome:
+            return _Answer(409, {"x-ms-error-code": "NoPendingCopyOperation"}, b"")
         if "comp=copy" in handler.path:
             self.aborted += 1
             self.left = iter(())
@@ -65,7 +68,7 @@ class SlowCopies(AzureVersions):
             return _Answer(204, {}, b"")
         answer = super()._through(handler, body)
         if handler.headers.get("x-ms-copy-source"):
-            self.left, self.ended = iter(self.progress), {}
+            self.left, self.ended = iter(self.progress), self.outcome
             answer.headers.update({"x-ms-copy-id": "1", "x-ms-copy-status": "pending"})
         elif handler.command == "HEAD" and (now := next(self.left, None)) is not None:
             answer.headers.update({"x-ms-copy-status": "pending", "x-ms-copy-progress": now})
@@ -354,6 +357,9 @@ class TestPlaces:
             outcome = next(system.copy_many(system, [(entry, "stopped")], watch=no_more))
             assert "enough" in str(outcome.error)
             assert server.aborted == 2
+            server.progress, server.outcome = ["1/8"], {"x-ms-copy-id": "1", "x-ms-copy-status": "failed"}
+            outcome = next(system.copy_many(system, [(entry, "failed")]))
+            assert "gave the copy up: failed" in str(outcome.error)
             assert [one.key for one in system.list()] == ["copy", "f"], "of what was given up, nothing is left"
 
     def test_two_accounts_side_by_side(self, azure_server):

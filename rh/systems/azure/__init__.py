@@ -220,15 +220,12 @@ class AzureSystem(BulkStore):
             raise ConflictError("it has changed since it was listed", where=origin.url(entry.key)) from error
         except NotFoundError as error:
             raise NotFoundError(error.message, where=origin.url(entry.key), hint=error.hint) from error
-        status = answer.headers.get("x-ms-copy-status")
-        if status == "pending":
+        if answer.headers.get("x-ms-copy-status") == "pending":
             try:
-                status = self._copied(key, watch)
+                self._copied(key, watch)
             except BaseException:
                 self._abort_copy(key, answer.headers.get("x-ms-copy-id", ""))
                 raise
-        if status not in (None, "success"):
-            raise UnavailableError(f"the service gave the copy up: {status}", where=self.url(key))
         made = self.head(key)
         if made.size != entry.size or contradict(entry.check, made.check):
             raise IntegrityError(
@@ -239,15 +236,17 @@ class AzureSystem(BulkStore):
             )
         return made
 
-    def _copied(self, key: str, watch: Callable[[int], None]) -> str | None:
-        """What became of a copy that the service makes in its own time: it may take hours, as long as it goes on."""
+    def _copied(self, key: str, watch: Callable[[int], None]) -> None:
+        """Wait for a copy that the service makes in its own time: it may take hours, as long as it goes on."""
         pause, there, patience_s = 0.05, 0, self.container.place.timeout_s
         deadline = time.monotonic() + patience_s
         while True:
             told = self.container.ask("head", "HEAD", key).headers
             status = told.get("x-ms-copy-status")
+            if status in (None, "success"):
+                return
             if status != "pending":
-                return status
+                raise UnavailableError(f"the service gave the copy up: {status}", where=self.url(key))
             done = told.get("x-ms-copy-progress", "").partition("/")[0]
             if done.isdigit() and int(done) > there:
                 there, deadline = int(done), time.monotonic() + patience_s
@@ -262,8 +261,9 @@ class AzureSystem(BulkStore):
         query = [("comp", "copy"), ("copyid", copy_id)]
         with suppress(RhError):  # the copy may have come to its end
             self.container.ask("copy", "PUT", key, query=query, headers={"x-ms-copy-action": "abort"})
+        with suppress(RhError):
             left = self.container.ask("head", "HEAD", key).headers
-            if (left.get("x-ms-copy-id"), left.get("x-ms-copy-status")) == (copy_id, "aborted"):
+            if left.get("x-ms-copy-id") == copy_id and left.get("x-ms-copy-status") in ("aborted", "failed"):
                 self._remove(key, {"if-match": left["etag"]})
 
     # Versioned
