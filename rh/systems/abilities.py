@@ -266,8 +266,8 @@ class Following(Protocol):
         """`System.list`, with what a link points to in its place: a file, or the members of a directory, under the
         link's key.
 
-        The order is that of the keys shown. A link to nothing is `NotFoundError`, one that leads to a directory it lies
-        in `InvalidError`; both name the link.
+        The order is that of the keys shown. A link that leads to nothing, or to a directory it lies in, is shown as
+        the link that it is.
         """
 
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import quote, unquote
 
-from rh.errors import InvalidError
+from rh.errors import InvalidError, NotFoundError
 from rh.systems.abilities import Following
 from rh.systems.base import System
 from rh.tables.base import FORMATS, DataFile, FileFormat, Snapshot
@@ -41,9 +41,19 @@ EXTENSIONS: Mapping[str, str] = {
 
 
 def listed(system: System) -> Iterator[Entry]:
-    """Every file, those that links point to among them: they are read through the links and removed as links."""
+    """Every file, those that links point to among them: they are read through the links and removed as links.
+
+    Raises:
+        NotFoundError: a link leads to nothing.
+    """
     following = system.ask(Following)
-    return system.list() if following is None else following.list_following()
+    if following is None:
+        yield from system.list()
+        return
+    for entry in following.list_following():
+        if entry.kind == "link":
+            raise NotFoundError(f"a link that leads to nothing: {entry.target}", where=system.url(entry.key))
+        yield entry
 
 
 def lake(key: str) -> str | None:

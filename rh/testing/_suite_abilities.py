@@ -210,18 +210,25 @@ class AbilitiesSuite(Suite):
         plain = {entry.key: entry.kind for entry in system.list()}
         assert (plain["l"], plain["m"], plain["real/up"]) == ("link", "link", "link")
 
-    @pytest.mark.parametrize(("target", "error"), [("nowhere", NotFoundError), ("..", InvalidError)])
-    def test_following_into_nothing_or_for_ever(self, system: System, target: str, error: type[RhError]) -> None:
-        """A link to nothing, or back to where it lies, is an error that names the link; never a shorter listing."""
+    def test_what_cannot_be_followed(self, system: System) -> None:
+        """A link to nothing, to itself, or back to where it lies is shown as a link, in its place in the order."""
         following: Following | None = self.given(system, Following)
         if following is None:
             return
-        self.put(system, {"dir/file": b"1"})
-        self.link(system, {"dir/bad": target})
-        with pytest.raises(error) as caught:
-            list(following.list_following())
-        assert "dir/bad" in str(caught.value)
-        assert len(list(system.list())) == 2
+        self.put(system, {"dir/file": b"1", "dir/sub/file": b"2"})
+        bad = {"none": "nowhere", "self": "self", "sub/up": "..", "sub/up.x": "../../dir/sub", "top": ".."}
+        self.link(system, {f"dir/{name}": target for name, target in bad.items()})
+        found = {entry.key: entry for entry in following.list_following()}
+        assert shown(found.values()) == [
+            ("dir/file", "file"),
+            ("dir/none", "link"),
+            ("dir/self", "link"),
+            ("dir/sub/file", "file"),
+            ("dir/sub/up", "link"),
+            ("dir/sub/up.x", "link"),
+            ("dir/top", "link"),
+        ]
+        assert found["dir/none"].target == "nowhere"
 
     def test_real_paths(self, system: System) -> None:
         """What links lead to has one path, whether it is there or not."""

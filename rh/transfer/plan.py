@@ -28,7 +28,19 @@ from rh.transfer.compare import Action, Comparer, Same, Step, aligned
 from rh.transfer.options import Options
 from rh.transfer.receipt import human
 from rh.transfer.route import Route, Way, is_here, route
-from rh.transfer.survey import Ahead, Known, Page, Survey, check_file_way, check_prefix, check_way, is_data, only_data
+from rh.transfer.survey import (
+    Ahead,
+    Known,
+    Page,
+    Survey,
+    by_policy,
+    check_file_way,
+    check_prefix,
+    check_way,
+    is_data,
+    only_data,
+    refused_link,
+)
 from rh.types import Entry
 
 __all__ = ["Action", "Plan", "Same", "Step", "existing", "plan_file", "plan_tree"]
@@ -327,8 +339,8 @@ def _fill(plan: Plan, *, believe_target: bool) -> None:
     with closing(_fetched(ours, ahead=far)) as there:
         selected = _selected(source, options)
         doomed = _doomed(selected, options)
-        with closing(_fetched(Survey(source, links=options.links), ahead=far)) as here:
-            meant = only_data(_meant(here, selected), source)
+        with closing(_fetched(Survey(source, follow=options.links == "follow"), ahead=far)) as here:
+            meant = only_data(by_policy(_meant(here, selected), source, options.links), source)
             if options.names != "refuse":
                 meant = _renamed(meant, names.encode if options.names == "encode" else names.decode)
             for new, old in aligned(meant, _existing(there, target)):
@@ -451,6 +463,8 @@ def _followed(source: System, entry: Entry) -> Entry:
         found = next((other for other in following.list_following(entry.key) if other.key == entry.key), None)
         if found is None:
             raise InvalidError("this is a directory, not a file", where=source.url(entry.key))
+        if found.kind == "link":
+            raise refused_link(found, source)
         return found
     return entry
 

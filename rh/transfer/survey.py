@@ -22,6 +22,7 @@ from rh.errors import (
     InvalidError,
     NameClashError,
     NotFoundError,
+    RhError,
     UnsupportedError,
 )
 from rh.systems import open_system
@@ -30,7 +31,19 @@ from rh.systems.base import System
 from rh.transfer.options import Links
 from rh.types import Entry, Location
 
-__all__ = ["Ahead", "Known", "Page", "Survey", "check_file_way", "check_prefix", "check_way", "is_data", "only_data"]
+__all__ = [
+    "Ahead",
+    "Known",
+    "Page",
+    "Survey",
+    "by_policy",
+    "check_file_way",
+    "check_prefix",
+    "check_way",
+    "is_data",
+    "only_data",
+    "refused_link",
+]
 
 _DISKS = frozenset({"file", "ssh"})
 """Kinds whose listing itself tells an empty root from a missing one."""
@@ -110,7 +123,7 @@ class Survey:
 
     Args:
         system: the tree's root.
-        links: what to do with symbolic links (`None` leaves them as they are).
+        follow: whether to look through symbolic links, where the place can; else they are links.
         must_exist: whether nothing at all is an error, on places that cannot tell an empty root from a missing one.
         believe: whether to read the manifest; without, the tree is one that other tools wrote.
 
@@ -120,15 +133,13 @@ class Survey:
         footer: after the iteration, the manifest's last line, if it has been read.
     """
 
-    def __init__(
-        self, system: System, *, links: Links | None = None, must_exist: bool = True, believe: bool = True
-    ) -> None:
+    def __init__(self, system: System, *, follow: bool = False, must_exist: bool = True, believe: bool = True) -> None:
         self.system = system
         self.exact = False
         self.found = 0
         self.footer: manifest.Footer | None = None
         self.manifest_read = False
-        self._links = links
+        self._follow = follow
         self._must_exist = must_exist
         self._believe = believe
         self._stale = False
@@ -148,7 +159,7 @@ class Survey:
         self.manifest_read = rows is not None
         described = Cursor(rows if rows is not None else ())
         cached = Cursor(cache.pages())
-        for entries in self._listed():
+        for entries in _pages(system, follow=self._follow):
             page = _unknown(entries)
             self._check_order(page.keys)
             self.found += len(entries)
@@ -164,26 +175,6 @@ class Survey:
             cache.replace(self._read, Described(self._reader.etag, self.footer))
         if self._must_exist and not self.found and not self.manifest_read and system.kind not in _DISKS:
             raise NotFoundError("there is nothing under this prefix", where=system.url())
-
-    # What is listed
-
-    def _listed(self) -> Iterator[Sequence[Entry]]:
-        links = self._links
-        for entries in _pages(self.system, follow=links == "follow"):
-            if links is not None and any(entry.kind == "link" for entry in entries):
-                entries = [entry for entry in entries if entry.kind != "link" or self._keep(entry)]  # noqa: PLW2901
-            if entries:
-                yield entries
-
-    def _keep(self, link: Entry) -> bool:
-        where = self.system.url(link.key)
-        if self._links == "error":
-            raise InvalidError(
-                "the source has a symbolic link", where=where, hint='links="follow", links="keep" or links="skip"'
-            )
-        if self._links == "follow":
-            raise UnsupportedError("links cannot be followed here", where=where, hint='links="keep" or links="skip"')
-        return self._links == "keep"
 
     def _check_order(self, keys: list[str]) -> None:
         raw: list[Any] = keys if "".join(keys).isascii() else list(map(key_bytes, keys))
@@ -325,6 +316,38 @@ def only_data(pages: Iterator[Page], system: System) -> Iterator[Page]:
                     where = system.url(entry.key)
                     raise UnsupportedError("a pipe, socket or device is no data", where=where, hint="exclude it")
         yield page
+
+
+def by_policy(pages: Iterator[Page], system: System, links: Links) -> Iterator[Page]:
+    """The pages of a survey as a policy of links wants them: with links (`keep`), or without.
+
+    Raises:
+        InvalidError: there is a link (`error`).
+        NotFoundError: one cannot be followed (`follow`), since it leads to nothing, or to a directory that it lies in.
+        UnsupportedError: the place cannot look through them.
+    """
+    for page in pages:
+        if links == "keep" or "link" not in map(_kind, page.entries):
+            yield page
+            continue
+        for entry in page.entries if links != "skip" else ():
+            if entry.kind == "link":
+                raise refused_link(entry, system, links)
+        yield page.where([entry.kind != "link" for entry in page.entries])
+
+
+def refused_link(link: Entry, system: System, links: Links = "follow") -> RhError:
+    """Why a policy refuses a link."""
+    where, hint = system.url(link.key), 'exclude it, or links="keep" or links="skip"'
+    if links == "error":
+        return InvalidError(
+            "the source has a symbolic link", where=where, hint='links="follow", links="keep" or links="skip"'
+        )
+    if system.ask(Following) is None:
+        return UnsupportedError("links cannot be followed here", where=where, hint=hint)
+    return NotFoundError(
+        f"a link that leads to nothing, or to a directory it lies in: {link.target}", where=where, hint=hint
+    )
 
 
 def check_way(location: Location) -> None:

@@ -25,7 +25,7 @@ from rh.systems import open_system
 from rh.systems.abilities import Bulk, Digesting, Upload
 from rh.systems.base import System
 from rh.transfer.mover import Shared, as_rh, crew
-from rh.transfer.survey import Page, Survey
+from rh.transfer.survey import Page, Survey, by_policy
 from rh.types import ANY, Entry, Match, Outcome
 
 __all__ = ["Verification", "digest_entries", "digest_file", "digest_tree", "finish", "verify_tree"]
@@ -247,7 +247,7 @@ def digest_tree(system: System, *, progress: Progress | None = None) -> str:
         """What has to be read, while the listing goes on."""
         nonlocal files
         size = 0
-        for page in Survey(system, links="follow").pages():
+        for page in by_policy(Survey(system, follow=True).pages(), system, "follow"):
             some = [
                 (number, entry)
                 for number, (entry, digest) in enumerate(zip(page.entries, page.digests, strict=True))

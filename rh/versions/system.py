@@ -330,8 +330,9 @@ class TreeSystem(System):
     ) -> Iterator[Sequence[Entry]]:
         """The entries below a directory at a real path, which is shown at `top`, in order, some at a time."""
         some: list[Entry] = []
+        above = (*above, path)
         members = (
-            self._members(path, node, top) if view.follow else ((child.name, path, child) for child in node.children)
+            self._members(path, node, above) if view.follow else ((child.name, path, child) for child in node.children)
         )
         all_meant = view.all_below(top)
         for name, real, child in members:
@@ -352,18 +353,19 @@ class TreeSystem(System):
                     if all_meant or view.means(key):
                         some.append(Entry(key, 0, "dir"))
                 elif all_meant or view.reaches(key):
-                    if view.follow and (real in above or real == path):
-                        raise InvalidError("a link leads to a directory that it lies in", where=self.url(key[:-1]))
                     yield some
                     some = []
                     below = self.store.below(child) if child.where[1] else self._linked[digest]
-                    yield from self._walk(real, below, key, view, (*above, path))
+                    yield from self._walk(real, below, key, view, above)
         yield some
 
     def _members(
-        self, path: tuple[bytes, ...], node: Node, top: str
+        self, path: tuple[bytes, ...], node: Node, above: tuple[tuple[bytes, ...], ...]
     ) -> Iterable[tuple[bytes, tuple[bytes, ...], Child]]:
-        """What is in a directory as it is shown: name, real path and child, with links looked through, in order."""
+        """What is in a directory as it is shown: name, real path and child, in order.
+
+        Links are looked through, but for those that lead to nothing, or to one of the directories `above`.
+        """
         members = []
         moved = False
         for child in node.children:
@@ -373,11 +375,9 @@ class TreeSystem(System):
                 continue
             where = "/".join(part.decode("utf-8", "surrogateescape") for part in (*path, name))
             found = self._resolve(where, through=True)
-            if found is None:
-                raise NotFoundError(
-                    "a link leads to nothing in this version", where=self.url(top + os.fsdecode(name)),
-                    hint='links="keep" or links="skip"',
-                )  # fmt: skip
+            if found is None or found[0] in above:
+                members.append((name, path, child))
+                continue
             real, there = found
             if isinstance(there, Node):
                 moved = True

@@ -133,18 +133,10 @@ def test_links_are_followed_inside_the_repository(repository):
     assert system.read("all/deep/x.bin").read() == FILES["data/deep/x.bin"]
     assert [e.key for e in system.at("all").list()] == below
     assert [e.key for e in system.list_following("data.", depth=1)] == ["data.link/", "data.z"]
-    for target, error in {
-        "..": NotFoundError,
-        "../../etc": NotFoundError,
-        "/etc": NotFoundError,
-        "gone": NotFoundError,
-        "self": NotFoundError,
-        ".": InvalidError,
-    }.items():
+    for target in ("..", "../../etc", "/etc", "gone", "self", "."):
         server.commit(name, {}, branch="links", links={"self": target}, message=target)
         system = git(url_of(repository, "@links"))
-        with pytest.raises(error, match="link"):
-            list(system.list_following())
+        assert [e.target for e in system.list_following() if e.kind == "link"] == [target], "it is not followed"
         assert system.head("self").target == target
 
 

@@ -192,7 +192,7 @@ def test_no_link_leads_out(host: servers.SSHServer, far: str) -> None:
 
 @ROADS
 def test_following(host: servers.SSHServer, far: str) -> None:
-    """What links point to appears in their place, in key order; broken links and circles are named."""
+    """What links point to appears in their place, in key order."""
     with opened(host, far=far) as system:
         for key in ("a/1", "a.b", "z/deep/2", "m"):
             system.write(key, key.encode())
@@ -204,16 +204,6 @@ def test_following(host: servers.SSHServer, far: str) -> None:
         assert {entry.key: data for entry, data in system.read_many(found)}["l/deep/2"] == b"z/deep/2"
         assert [entry.key for entry in system.list_following(depth=1)] == ["a.b", "a/", "a0", "l/", "m", "z/"]
         assert [entry.kind for entry in system.list()].count("link") == 2
-        system.write("z/broken", Link("nowhere"))
-        with pytest.raises(NotFoundError, match="z/broken"):
-            list(system.list_following("z/"))
-        system.delete(["z/broken"])
-        system.write("z/round", Link("../z"))
-        with pytest.raises(InvalidError, match="z/round"):
-            list(system.list_following("z/"))
-        system.write("t/self", Link("self"))
-        with pytest.raises((InvalidError, NotFoundError), match=r"this link.*t/self"):  # SFTP tells both alike
-            list(system.list_following("t/"))
 
 
 def test_permission_denied_and_full(host: servers.SSHServer) -> None:

@@ -167,13 +167,31 @@ def test_links(tmp_path: Path) -> None:
     with pytest.raises(InvalidError, match="link"):
         transfer.copy_tree(source, locate(str(tmp_path / "error")), Options(links="error"))
     (tmp_path / "a" / "broken").symlink_to("nowhere")
-    with pytest.raises(NotFoundError, match="broken"):
-        transfer.copy_tree(source, locate(str(tmp_path / "never")))
+    for copy, what in ((transfer.copy_tree, source), (transfer.copy_file, source / "broken")):
+        with pytest.raises(NotFoundError, match="broken"):
+            copy(what, locate(str(tmp_path / "never")))
     (tmp_path / "a" / "broken").unlink()
     (tmp_path / "a" / "d" / "loop").symlink_to("..")
-    with pytest.raises(InvalidError, match="loop"):
+    with pytest.raises(NotFoundError, match="loop"):
         transfer.copy_tree(source, locate(str(tmp_path / "never")))
     assert not (tmp_path / "never").exists()
+
+
+def test_links_that_are_left_out_need_not_lead_anywhere(tmp_path: Path) -> None:
+    source = make(tmp_path / "a", a_txt="1", d__x_txt="2")
+    for name, target in (("broken", "nowhere"), ("d/loop", ".."), ("round", "round")):
+        (tmp_path / "a" / name).symlink_to(target)
+    for number, chosen in enumerate(
+        (
+            Options(exclude=["broken", "d/loop", "round"]),
+            Options(include=["*.txt"]),
+            Options(keys=frozenset({"a.txt", "d/x.txt"})),
+            Options(links="error", include=["*.txt"]),
+        )
+    ):
+        target = locate(str(tmp_path / f"b{number}"))
+        transfer.copy_tree(source, target, chosen)
+        assert keys(target) == ["a.txt", "d/x.txt"]
 
 
 def test_bad_places_are_refused_before_anything_changes(tmp_path: Path) -> None:
@@ -721,7 +739,7 @@ def test_what_an_interrupted_run_began_goes_when_another_road_is_taken(tmp_path:
 def test_a_link_to_itself_is_named(tmp_path: Path) -> None:
     source = make(tmp_path / "a", sub__f="1")
     (tmp_path / "a" / "sub" / "self").symlink_to("self")
-    with pytest.raises(InvalidError, match=r"leads back to itself.*a/sub/self") as caught:
+    with pytest.raises(NotFoundError, match=r"leads to nothing.*a/sub/self") as caught:
         transfer.copy_tree(source, locate(str(tmp_path / "b")))
     assert "links=" in (caught.value.hint or "")
     assert not (tmp_path / "b").exists()

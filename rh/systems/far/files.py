@@ -266,11 +266,12 @@ class Root:
             return
         base = head + slash
         try:
-            tokens = [token for token in self.tokens(fd, base, through=through) if token.startswith(start)]
+            above = [os.fstat(fd)] if through else None
+            tokens = [token for token in self.tokens(fd, base, above) if token.startswith(start)]
         except BaseException:
             os.close(fd)
             raise
-        yield from self._walk(fd, tokens, base, after, depth, (), through=through)
+        yield from self._walk(fd, tokens, base, after, depth, above)
 
     def _walk(
         self,
@@ -279,18 +280,14 @@ class Root:
         base: bytes,
         after: bytes,
         depth: int,
-        above: tuple[tuple[int, int], ...],
-        *,
-        through: bool,
+        above: list[os.stat_result] | None,
     ) -> Iterator[tuple[bytes, os.stat_result, bytes]]:
-        """The entries under these names in a directory, which is closed at the end."""
+        """The entries under these names in a directory, which is closed at the end.
+
+        `above` are it and those that the walk came through, where links are looked through.
+        """
         look, link = os.stat, stat.S_ISLNK
         try:
-            if through:
-                this = os.fstat(fd)
-                if (this.st_dev, this.st_ino) in above:
-                    raise Failure("invalid", "this link leads to a directory it lies in", base.rstrip(b"/"))
-                above += ((this.st_dev, this.st_ino),)
             for token in tokens:
                 key = base + token
                 folder = token[-1] == 47
@@ -299,27 +296,27 @@ class Root:
                 try:
                     if not folder:
                         found = look(token, dir_fd=fd, follow_symlinks=False)
-                        if link(found.st_mode):
-                            if not through:
-                                yield key, found, os.readlink(token, dir_fd=fd)
-                                continue
-                            found = self._behind(fd, token, key)
-                        yield key, found, b""
+                        behind = _behind(fd, token) if above and link(found.st_mode) else None
+                        if behind is None and link(found.st_mode):
+                            yield key, found, os.readlink(token, dir_fd=fd)
+                        else:
+                            yield key, behind or found, b""
                         continue
-                    inner = os.open(token[:-1], _DIRECTORY if through else _NO_LINK, dir_fd=fd)
+                    inner = os.open(token[:-1], _NO_LINK if above is None else _DIRECTORY, dir_fd=fd)
                 except FileNotFoundError:
                     continue  # it went away since the directory was read
                 except OSError as error:
                     raise _told(error, key) from None
                 try:
-                    below = [] if depth == 1 else self.tokens(inner, key, through=through)
                     found = os.fstat(inner)
+                    here = None if above is None else [*above, found]
+                    below = [] if depth == 1 else self.tokens(inner, key, here)
                 except BaseException:
                     os.close(inner)
                     raise
                 if below:
                     deeper = depth - 1 if depth else 0
-                    yield from self._walk(inner, below, key, after, deeper, above, through=through)
+                    yield from self._walk(inner, below, key, after, deeper, here)
                 else:
                     os.close(inner)
                     if key > after:
@@ -327,34 +324,37 @@ class Root:
         finally:
             os.close(fd)
 
-    def _behind(self, fd: int, name: bytes, key: bytes) -> os.stat_result:
-        try:
-            return os.stat(name, dir_fd=fd)
-        except FileNotFoundError:
-            raise Failure("not_found", "this link points to nothing", key) from None
-        except OSError as error:
-            if error.errno == errno.ELOOP:
-                raise Failure("invalid", "this link leads back to itself", key) from None
-            raise
-
-    def tokens(self, fd: int, base: bytes, *, through: bool = False) -> list[bytes]:
+    def tokens(self, fd: int, base: bytes, above: list[os.stat_result] | None = None) -> list[bytes]:
         """The names in a directory that are not ours, directories with a slash at their end, in key order."""
         try:
             with os.scandir(fd) as found:
-                names = [(os.fsencode(one.name), _is_dir(one, through=through)) for one in found]
+                names = [(os.fsencode(one.name), _is_dir(one, above)) for one in found]
         except OSError as error:
             raise _told(error, base) from None
         return sorted(name + b"/" if folder else name for name, folder in names if not name.startswith(HIDDEN))
 
 
-def _is_dir(one: os.DirEntry[str], *, through: bool) -> bool:
-    """Whether it is a directory. A link that leads nowhere is none, also one that leads round in a circle."""
+def _is_dir(one: os.DirEntry[str], above: list[os.stat_result] | None) -> bool:
+    """Whether it is a directory. A link that leads nowhere is none, nor one that leads back to where it lies."""
     try:
-        return one.is_dir(follow_symlinks=through)
+        if above is None or not one.is_symlink():
+            return one.is_dir(follow_symlinks=False)
+        return one.is_dir() and not any(os.path.samestat(one.stat(), other) for other in above)
     except OSError as error:
-        if error.errno != errno.ELOOP:
+        if error.errno not in (errno.ELOOP, errno.ENOENT):
             raise
         return False
+
+
+def _behind(fd: int, name: bytes) -> os.stat_result | None:
+    """What a link leads to; `None` where that is nothing, or a directory that it lies in."""
+    try:
+        found = os.stat(name, dir_fd=fd)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENOENT):
+            raise
+        return None
+    return None if stat.S_ISDIR(found.st_mode) else found
 
 
 class Pending:

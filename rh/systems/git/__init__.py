@@ -168,7 +168,8 @@ class GitSystem(System):
         return found
 
     def _walk(self, at: str, tree: Member, top: str, view: _View, above: tuple[str, ...]) -> Iterator[Entry]:
-        for name, path, member in self._members(at, tree, top, follow=view.follow):
+        above = (*above, at)
+        for name, path, member in self._members(at, tree, top, above if view.follow else ()):
             key = top + name
             if name.startswith(HIDDEN) or not (key.startswith(view.prefix) or view.prefix.startswith(key)):
                 continue
@@ -183,21 +184,21 @@ class GitSystem(System):
                 if _order(key) > _order(view.after):
                     yield Entry(key, 0, "dir")
             elif _order(key) > _order(view.after) or view.after.startswith(key):
-                if path in (*above, at):
-                    raise InvalidError("a link leads to a directory that it lies in", where=self.url(key))
-                yield from self._walk(path, member, key, view, (*above, at))
+                yield from self._walk(path, member, key, view, above)
 
-    def _members(self, at: str, tree: Member, top: str, *, follow: bool) -> Sequence[tuple[str, str, Member]]:
-        """Name as shown (directories with `/`), real path and member of everything in a directory, in key order."""
+    def _members(self, at: str, tree: Member, top: str, above: tuple[str, ...]) -> Sequence[tuple[str, str, Member]]:
+        """Name as shown (directories with `/`), real path and member of everything in a directory, in key order.
+
+        Links are looked through where `above` names the directories that the walk came through, unless they lead to one
+        of those, or to nothing.
+        """
         shown, moved = [], False
         for member in self._repository.tree(tree.sha):
             if "/" in member.name or member.name in ("", ".", ".."):
                 raise NameClashError(f"the repository holds the impossible name {member.name!r}", where=self.url(top))
             path = f"{at}/{member.name}" if at else member.name
-            if follow and member.mode == _LINK:
-                found = self._resolve(path, through=True)
-                if found is None:
-                    raise NotFoundError("a link leads to nothing in this repository", where=self.url(top + member.name))
+            found = self._resolve(path, through=True) if above and member.mode == _LINK else None
+            if found is not None and found[0] not in above:
                 path, there = found
                 member = Member(member.name, there.mode, there.sha)  # noqa: PLW2901 - shown under the link's name
                 moved = moved or there.is_tree

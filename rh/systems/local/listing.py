@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
-from rh.errors import InvalidError, NotFoundError
+from rh.errors import NotFoundError
 from rh.systems.base import HIDDEN
 from rh.systems.local.ahead import Ahead
 from rh.systems.local.disk import Root, failure, split
@@ -59,7 +59,6 @@ def _runs(
     root: Root, base: str, top: Folder, after: bytes, depth: int | None, ahead: Ahead, *, follow: bool
 ) -> Iterator[Run | Entry]:
     """What there is, in key order: files by the run, and directories that appear."""
-    above = _identities(root, base) if follow else []
     stack = [_Level(base, top)]
     ahead.enter(_below(base, top, depth, 1, after=after))
     while stack:
@@ -94,26 +93,17 @@ def _runs(
             below = None if after or odd else ahead.take(key)
             if below is None:
                 below = _names(root, key, follow=follow, through=odd)
-            if below is not None and follow:
-                try:
-                    above.append(_identity(root, key, above))
-                except NotFoundError:
-                    below = None  # deleted since it was read
             if below is not None and below.names:
                 stack.append(_Level(key, below))
                 ahead.enter(_below(key, below, depth, len(stack), after=after))
                 break
             if below is not None and not after:
                 yield Entry(key, 0, "dir")
-            if below is not None and follow:
-                above.pop()
         else:
             if run:
                 yield level.run(run)
             stack.pop()
             ahead.leave()
-            if above:
-                above.pop()
 
 
 class _Level:
@@ -171,11 +161,12 @@ def _names(root: Root, base: str, *, follow: bool, through: bool, root_must_exis
             if one.is_file(follow_symlinks=False):
                 continue
             name = one.name
-            if _is_dir(one, follow=follow):
+            link = follow and one.is_symlink()
+            if _is_dir(one, follow=follow) and not (link and _leads_up(root, base, one)):
                 name += "/"
                 inner = True
             names.append(name)
-            if follow and one.is_symlink():
+            if link:
                 linked.add(name)
     except (FileNotFoundError, NotADirectoryError) as error:
         if not root_must_exist:
@@ -200,24 +191,15 @@ def _is_dir(one: os.DirEntry[str], *, follow: bool) -> bool:
         return False
 
 
-def _identity(root: Root, key: str, above: list[tuple[int, int]]) -> tuple[int, int]:
+def _leads_up(root: Root, base: str, link: os.DirEntry[str]) -> bool:
+    """Whether a link leads to a directory that it lies in, by the way that the listing came."""
+    path = root.path or "/"
     try:
-        at = os.stat(root.at(key))
-    except OSError as error:
-        raise failure(error, root.where(key)) from error
-    if (at.st_dev, at.st_ino) in above:
-        raise InvalidError(
-            "a link that leads back to a directory above it, so following it never ends",
-            where=root.where(key.rstrip("/")),
-            hint="exclude it, or keep links as links",
-        )
-    return at.st_dev, at.st_ino
-
-
-def _identities(root: Root, base: str) -> list[tuple[int, int]]:
-    """Identities of the root and every directory down to `base`."""
-    found: list[tuple[int, int]] = []
-    steps = base.split("/")
-    for n in range(len(steps)):
-        found.append(_identity(root, "/".join(steps[:n]), found))
-    return found
+        found = link.stat()
+        for step in ("", *base.split("/")):
+            path = f"{path}/{step}" if step else path
+            if os.path.samestat(os.stat(path), found):
+                return True
+    except OSError:
+        return False  # something has gone since, as whoever goes there will find
+    return False

@@ -12,7 +12,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rh.errors import InvalidError, NotFoundError
 from rh.systems.local.disk import THROUGH, Root, entry_of, etag_of, failure, real_path
 from rh.systems.local.helpers import Helpers
 from rh.types import Entry
@@ -187,8 +186,10 @@ def _looked_at(root: Root, run: Run, *, follow: bool) -> list[Entry]:
         for name in names:
             try:
                 at = look(name, dir_fd=descriptor, follow_symlinks=follow)
+                if stat.S_ISDIR(at.st_mode):  # a link to a directory that it lies in is not followed
+                    at = look(name, dir_fd=descriptor, follow_symlinks=False)
             except OSError as error:
-                _vanished(root, prefix + name, error, follow=follow)
+                found += _not_followed(root, prefix + name, error, follow=follow)
                 continue
             mode = at.st_mode
             if mode & _TYPE == _FILE:
@@ -207,12 +208,14 @@ def _looked_at(root: Root, run: Run, *, follow: bool) -> list[Entry]:
     return found
 
 
-def _vanished(root: Root, key: str, error: OSError, *, follow: bool) -> None:
-    """Pass over what was deleted since its directory was read; raise what is anything else."""
-    hint = 'exclude it, or links="keep" or links="skip"'
-    if follow and error.errno == errno.ELOOP:
-        raise InvalidError("a link that leads back to itself", where=root.where(key), hint=hint) from error
-    if not isinstance(error, FileNotFoundError):
+def _not_followed(root: Root, key: str, error: OSError, *, follow: bool) -> list[Entry]:
+    """A link that leads to nothing, or round in a circle, as the link that it is; nothing of what was deleted since."""
+    gone = isinstance(error, FileNotFoundError)
+    if not gone and not (follow and error.errno == errno.ELOOP):
         raise failure(error, root.where(key)) from error
-    if follow and os.path.islink(root.at(key)):
-        raise NotFoundError("a link that leads to nothing", where=root.where(key), hint=hint) from error
+    with suppress(FileNotFoundError):
+        path = root.at(key)
+        at = os.lstat(path)
+        if follow and stat.S_ISLNK(at.st_mode):
+            return [entry_of(key, at, os.readlink(path))]
+    return []

@@ -202,7 +202,7 @@ class SftpRoad:
                 raise NameClashError("this is a file, not a directory", where=self.url())
             head, slash, start = prefix.encode("utf-8", "surrogateescape").rpartition(b"/")
             after_ = after.encode("utf-8", "surrogateescape")
-            yield from self._walk(sftp, head + slash, start, after_, depth or 0, (), follow=follow)
+            yield from self._walk(sftp, head + slash, start, after_, depth or 0, follow=follow)
 
     def list_pages(
         self, prefix: str, after: str, depth: int | None, *, follow: bool = False
@@ -218,18 +218,10 @@ class SftpRoad:
         start: bytes,
         after: bytes,
         depth: int,
-        above: tuple[bytes, ...],
         *,
         follow: bool,
     ) -> Iterator[Entry]:
         path = self.root.rstrip(b"/") + b"/" + base
-        if follow:
-            here = sftp.realpath(path.rstrip(b"/") or b"/")
-            if here in above:
-                raise InvalidError(
-                    "this link leads to a directory it lies in", where=self.url(_text(base.rstrip(b"/")))
-                )
-            above = (*above, here)
         for token, found in self._tokens(sftp, path, base, follow=follow):
             key = base + token
             folder = token.endswith(b"/")
@@ -242,7 +234,7 @@ class SftpRoad:
                 if key > after:
                     yield _entry(_text(key), found)
             else:
-                yield from self._walk(sftp, key, b"", after, depth - 1 if depth else 0, above, follow=follow)
+                yield from self._walk(sftp, key, b"", after, depth - 1 if depth else 0, follow=follow)
 
     def _tokens(self, sftp: SFTP, path: bytes, base: bytes, *, follow: bool) -> Sequence[tuple[bytes, Attributes]]:
         try:
@@ -257,18 +249,29 @@ class SftpRoad:
                 continue
             seen = attributes
             if follow and stat.S_ISLNK(seen.mode or 0):
-                try:
-                    seen = sftp.stat(path + name)
-                except StatusError as error:
-                    where = self.url(_text(base + name))
-                    if error.code == 2:
-                        raise NotFoundError("this link points to nothing", where=where) from None
-                    raise InvalidError("this link leads back to itself", where=where) from None
+                seen = self._behind(sftp, base, name) or seen
             if stat.S_ISDIR(seen.mode or 0):
                 found.append((name + b"/", seen))
             else:
                 found.append((name, seen))
         found.sort(key=lambda pair: pair[0])
+        return found
+
+    def _behind(self, sftp: SFTP, base: bytes, name: bytes) -> Attributes | None:
+        """What a link leads to; `None` where that is nothing, or a directory that it lies in."""
+        top = self.root.rstrip(b"/")
+        path = top + b"/" + base + name
+        try:
+            found = sftp.stat(path)
+        except StatusError as error:
+            if error.code in (2, 4):  # nothing is there, or the link leads round in a circle
+                return None
+            raise error.typed(self.url(_text(base + name))) from None
+        if stat.S_ISDIR(found.mode or 0):
+            steps = base.split(b"/")[:-1]
+            above = [b"/".join((top, *steps[:n])) or b"/" for n in range(len(steps) + 1)]
+            if sftp.realpath(path) in map(sftp.realpath, above):
+                return None
         return found
 
     def head(self, key: str) -> Entry:
