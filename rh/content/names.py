@@ -12,15 +12,14 @@ from collections.abc import Iterable, Sequence
 
 from rh.content.tree import key_bytes
 from rh.errors import InvalidError, NameClashError
+from rh.systems.objects.names import UNKEPT
 
 __all__ = ["PATHS", "Checker", "Nesting", "decode", "encode"]
 
 PATHS = frozenset({"file", "ssh"})
 """Kinds of systems that keep files in directories."""
 _LIMITS = {"s3": 1024, "gs": 1024, "azure": 1024}
-_ONE_LINE = frozenset({"gs"})
-"""Kinds of stores that have no line breaks in names."""
-_ENCODED = re.compile("[%\0\r\n\udc80-\udcff]+")
+_ENCODED = re.compile(r"[%\x00-\x1f\\\ufffe\uffff\udc80-\udcff]+")
 
 
 class Nesting:
@@ -61,7 +60,7 @@ class Checker:
 
     def __init__(self, kind: str, *, folds: bool = False) -> None:
         self._paths = kind in PATHS
-        self._lines = kind in _ONE_LINE
+        self._unkept = UNKEPT.get(kind)
         self._limit = _LIMITS.get(kind)
         self._nesting = Nesting()
         self._folded: dict[str, str] | None = {} if folds else None
@@ -113,9 +112,9 @@ class Checker:
                     f"{key!r} is not valid Unicode; an object store cannot hold it",
                     hint="exclude it, or encode names (names='encode')",
                 ) from error
-        if self._lines and ("\n" in key or "\r" in key):
+        if self._unkept is not None and self._unkept.search(key.removesuffix("/")):
             raise NameClashError(
-                f"{key!r} has a line break, and this store holds no such names",
+                f"{key!r} is a name that this store does not keep as it is",
                 hint="exclude it, or encode names (names='encode')",
             )
         if len(key) > 255 and len(key_bytes(key)) > self._limit:

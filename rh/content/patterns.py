@@ -8,38 +8,40 @@ the source counts.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from rh.errors import InvalidError
+from rh.systems.far.skip import Skip
 
-__all__ = ["IGNORE_FILE", "selector"]
+if TYPE_CHECKING:
+    from pathspec import GitIgnoreSpec
+
+__all__ = ["IGNORE_FILE", "Selector", "selector"]
 
 IGNORE_FILE = ".rhignore"
 
 
-def selector(
-    include: Sequence[str] = (), exclude: Sequence[str] = (), ignore: Sequence[str] = ()
-) -> Callable[[str], bool] | None:
-    """A function that tells whether a key is meant; `None` when all are.
+class Selector(NamedTuple):
+    """Which keys are meant.
 
-    A key is meant if it matches `include` (or there is none) and neither `exclude` nor `ignore`.
+    Attributes:
+        means: tells it of a key.
+        skip: tells of a directory whether nothing below it can be meant; `None` where that is not known.
     """
+
+    means: Callable[[str], bool]
+    skip: Skip | None = None
+
+
+def selector(include: Sequence[str] = (), exclude: Sequence[str] = (), ignore: Sequence[str] = ()) -> Selector | None:
+    """Keys that match `include` (or there is none) and neither `exclude` nor `ignore`; `None` when those are all."""
     if isinstance(include, str) or isinstance(exclude, str):
         raise InvalidError("include= and exclude= take a list of patterns", hint="include=['*.txt']")
     if not (include or exclude or ignore):
         return None
-    import pathspec
+    wanted, unwanted, ignored = _compiled(include), _compiled(exclude), _compiled(ignore)
 
-    def compile_(lines: Sequence[str]) -> pathspec.GitIgnoreSpec | None:
-        if not lines:
-            return None
-        try:
-            return pathspec.GitIgnoreSpec.from_lines(map(_on_one_line, lines))
-        except ValueError as error:
-            raise InvalidError(f"not a pattern: {error}", hint="the patterns are those of .gitignore") from error
-
-    wanted, unwanted, ignored = compile_(include), compile_(exclude), compile_(ignore)
-
-    def meant(key: str) -> bool:
+    def means(key: str) -> bool:
         key = _on_one_line(key)
         if wanted is not None and not wanted.match_file(key):
             return False
@@ -47,7 +49,26 @@ def selector(
             return False
         return not (ignored is not None and ignored.match_file(key))
 
-    return meant
+    return Selector(means, Skip([*_final(unwanted), *_final(ignored)]))
+
+
+def _compiled(lines: Sequence[str]) -> GitIgnoreSpec | None:
+    if not lines:
+        return None
+    import pathspec
+
+    try:
+        return pathspec.GitIgnoreSpec.from_lines(map(_on_one_line, lines))
+    except ValueError as error:
+        raise InvalidError(f"not a pattern: {error}", hint="the patterns are those of .gitignore") from error
+
+
+def _final(spec: GitIgnoreSpec | None) -> Sequence[str]:
+    """The regular expressions of patterns none of which takes back what another one matches."""
+    patterns = () if spec is None else spec.patterns
+    if any(pattern.include is False for pattern in patterns):
+        return ()
+    return [pattern.regex.pattern for pattern in patterns if pattern.include and pattern.regex]
 
 
 def _on_one_line(text: str) -> str:

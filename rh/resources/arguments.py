@@ -16,7 +16,13 @@ from rh.types import Location
 if TYPE_CHECKING:
     from rh.transfer import Options
 
-__all__ = ["load_only", "place_for", "split_options"]
+__all__ = ["check_flag", "load_only", "place_for", "split_options"]
+
+
+def check_flag(name: str, value: object) -> None:
+    """Refuse what is no truth value: `"no"` would be taken for true."""
+    if not isinstance(value, bool):
+        raise InvalidError(f"{name}={value!r} is neither True nor False")
 
 
 def load_only(name: str | None, kind: str, *, dryrun: bool) -> Resource:

@@ -14,7 +14,7 @@ from rh.registry.lineage import recording
 from rh.registry.names import Name
 from rh.resources import places, places_saved
 from rh.resources.annotated import Queried
-from rh.resources.arguments import load_only, place_for, split_options
+from rh.resources.arguments import check_flag, load_only, place_for, split_options
 from rh.resources.folder_versions import FolderVersions
 from rh.resources.nearest import telling_nearest
 from rh.resources.places import Place
@@ -336,6 +336,7 @@ class Folder(Queried, FolderVersions):
         """
         from rh.resources.putting import put
 
+        check_flag("overwrite", overwrite)
         self.check_live()
         put(self, contents, overwrite=overwrite)
         recording.wrote(self)
@@ -369,6 +370,7 @@ class Folder(Queried, FolderVersions):
         """
         from rh.resources.removing import remove
 
+        check_flag("recursive", recursive)
         self.check_live()
         recording.wrote(self)
         if isinstance(contents, str):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from rh.systems.base import Bytes, System
+from rh.systems.far.skip import Skip
 from rh.types import ANY, Condition, Entry, Link, Outcome, SignedRequest, Span
 
 __all__ = [
@@ -275,10 +276,13 @@ class Following(Protocol):
 class Paging(Protocol):
     """Whole trees are listed in pages, which costs less than entry by entry."""
 
-    def list_pages(self, prefix: str = "", *, after: str = "", follow: bool = False) -> Iterator[Sequence[Entry]]:
+    def list_pages(
+        self, prefix: str = "", *, after: str = "", follow: bool = False, skip: Skip | None = None
+    ) -> Iterator[Sequence[Entry]]:
         """`System.list` without a depth, in pages of at least one entry and at most some thousands.
 
-        `follow` is asked only of places that are `Following`: then it is `list_following`.
+        `follow` is asked only of places that are `Following`: then it is `list_following`. Nobody wants what is in the
+        directories of which `skip` is true: a place that reads each of them by itself does not.
         """
 
 

@@ -37,6 +37,7 @@ from rh.systems.abilities import (
     Versioned,
 )
 from rh.systems.base import System
+from rh.systems.far.skip import Skip
 from rh.testing._suite import (
     Suite,
     by_key,
@@ -75,6 +76,19 @@ class AbilitiesSuite(Suite):
                 prefix,
                 after,
             )
+
+    def test_pages_of_what_is_wanted(self, system: System) -> None:
+        """Directories that are skipped take nothing else with them; a place on disk does not show what is in them."""
+        paging: Paging | None = self.given(system, Paging)
+        if paging is None:
+            return
+        keys = ["a/skip/x/y", "a/skip.txt", "a/skipped/x", "b/x", "skip/a/x", "skip/x", "z"]
+        self.put(system, {key: key.encode() for key in keys})
+        for follow in (False, Following in self.abilities):
+            pages = paging.list_pages(follow=follow, skip=Skip([r"(?:.+/)?skip/"]))
+            found = [entry.key for page in pages for entry in page]
+            assert [key for key in found if "skip/" not in key] == [key for key in keys if "skip/" not in key]
+            assert Following not in self.abilities or not any("skip/" in key for key in found)
 
     def test_bulk_write(self, system: System) -> None:
         """Many small writes: one outcome each, one bad item hurts no other."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from threading import Event
 from typing import Any, Literal, TypedDict, get_args
@@ -23,7 +23,7 @@ class Keywords(TypedDict, total=False):
 
     include: Sequence[str]
     exclude: Sequence[str]
-    keys: frozenset[str] | None
+    keys: Collection[str] | None
     ignore_file: bool
     links: Links
     on_existing: OnExisting
@@ -44,7 +44,8 @@ class Options:
     Attributes:
         include: patterns (those of `.gitignore`) of the keys that are meant; none means all.
         exclude: patterns of keys that are not.
-        keys: the very keys that are meant, instead of patterns.
+        keys: the very keys that are meant, instead of patterns. The source has to have them all; with `delete` it need
+            not.
         ignore_file: whether `.rhignore` at the root of the source is obeyed.
         links: `"follow"` copies what a link points to; `"keep"` the link itself, where the target has links; `"skip"`
             leaves links out; `"error"` refuses a source that has any.
@@ -61,7 +62,7 @@ class Options:
 
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
-    keys: frozenset[str] | None = None
+    keys: Collection[str] | None = None
     ignore_file: bool = True
     links: Links = "follow"
     on_existing: OnExisting = "update"
@@ -81,13 +82,19 @@ class Options:
             value = getattr(self, name)
             if value not in allowed:
                 raise InvalidError(f"{name}={value!r} is not one of {', '.join(map(repr, allowed))}")
+        for name in ("ignore_file", "delete", "dry_run", "manifest"):
+            if not isinstance(getattr(self, name), bool):
+                raise InvalidError(f"{name}={getattr(self, name)!r} is neither True nor False")
         if self.workers is not None and not (isinstance(self.workers, int) and 1 <= self.workers <= 1024):
             raise InvalidError(f"workers={self.workers!r} is not a number from 1 to 1024")
-        if self.bandwidth is not None and not self.bandwidth > 0:
+        if self.bandwidth is not None and not (isinstance(self.bandwidth, int | float) and self.bandwidth > 0):
             raise InvalidError(f"bandwidth={self.bandwidth!r} is not a number of bytes per second above 0")
-        for name in ("include", "exclude"):
-            if isinstance(getattr(self, name), str):
-                raise InvalidError(f"{name}= takes a list of patterns", hint=f"{name}=[{getattr(self, name)!r}]")
+        for name in ("include", "exclude", "keys"):
+            value = getattr(self, name)
+            if value is not None and not _are_texts(value):
+                what = "keys" if name == "keys" else "patterns"
+                hint = f"{name}=[{value!r}]" if isinstance(value, str) else None
+                raise InvalidError(f"{name}= takes a list of {what}, which are text", hint=hint)
 
     @classmethod
     def names_of(cls) -> frozenset[str]:
@@ -103,6 +110,12 @@ class Options:
                 near = did_you_mean(name, known)
                 raise InvalidError(f"no such option: {name}{near}", hint=f"options: {', '.join(known)}")
         return cls(**options)
+
+
+def _are_texts(values: object) -> bool:
+    if isinstance(values, str) or not isinstance(values, Collection):
+        return False
+    return all(isinstance(one, str) for one in values)
 
 
 def check_watchers(progress: object, cancel: object) -> None:

@@ -14,7 +14,7 @@ from itertools import chain, groupby, islice, pairwise
 from operator import attrgetter
 from typing import Any, cast
 
-from rh.content import names, patterns
+from rh.content import names
 from rh.content.cache import DigestCache
 from rh.content.manifest import DamagedManifestError
 from rh.content.tree import Row, key_bytes
@@ -33,6 +33,7 @@ from rh.transfer.survey import (
     Known,
     Page,
     Survey,
+    asked,
     by_policy,
     check_file_way,
     check_prefix,
@@ -40,6 +41,7 @@ from rh.transfer.survey import (
     is_data,
     only_data,
     refused_link,
+    selected,
 )
 from rh.types import Entry
 
@@ -324,12 +326,6 @@ def _real_path(system: System) -> str:
     return (linked.real_path() if linked else system.location.path).rstrip("/") + "/"
 
 
-def _selected(source: System, options: Options) -> Callable[[str], bool] | None:
-    if options.keys is not None:
-        return options.keys.__contains__
-    return patterns.selector(options.include, options.exclude, _ignore_lines(source) if options.ignore_file else ())
-
-
 def _fill(plan: Plan, *, believe_target: bool) -> None:
     source, target, options = plan.source, plan.target, plan.options
     comparer = Comparer(target, options)
@@ -337,10 +333,13 @@ def _fill(plan: Plan, *, believe_target: bool) -> None:
     far = not (is_here(source) and is_here(target))
     # Closed at once, not when the last traceback of an error is gone: helpers and threads wait on them.
     with closing(_fetched(ours, ahead=far)) as there:
-        selected = _selected(source, options)
-        doomed = _doomed(selected, options)
-        with closing(_fetched(Survey(source, follow=options.links == "follow"), ahead=far)) as here:
-            meant = only_data(by_policy(_meant(here, selected), source, options.links), source)
+        means, skip = selected(source, options) or (None, None)
+        doomed = _doomed(means, options)
+        survey = Survey(source, follow=options.links == "follow", skip=skip)
+        with closing(_fetched(survey, ahead=far)) as here:
+            meant = only_data(by_policy(_meant(here, means), source, options.links), source)
+            if options.keys is not None and not options.delete:
+                meant = asked(meant, source, options.keys)
             if options.names != "refuse":
                 meant = _renamed(meant, names.encode if options.names == "encode" else names.decode)
             for new, old in aligned(meant, _existing(there, target)):
@@ -370,12 +369,12 @@ def _fetched(survey: Survey, *, ahead: bool) -> Generator[Page, None, None] | Ah
     return Ahead(pages) if ahead else pages
 
 
-def _meant(pages: Iterator[Page], selected: Callable[[str], bool] | None) -> Iterator[Page]:
+def _meant(pages: Iterator[Page], means: Callable[[str], bool] | None) -> Iterator[Page]:
     for page in pages:
-        if selected is None:
+        if means is None:
             yield page
             continue
-        chosen = page.where(list(map(selected, page.keys)))
+        chosen = page.where(list(map(means, page.keys)))
         if chosen.keys:
             yield chosen
 
@@ -392,16 +391,16 @@ def _renamed(pages: Iterator[Page], renamed: Callable[[str], str]) -> Iterator[P
         yield Page._make([column[at] for at in order] for column in columns)
 
 
-def _doomed(selected: Callable[[str], bool] | None, options: Options) -> Callable[[str], bool]:
+def _doomed(means: Callable[[str], bool] | None, options: Options) -> Callable[[str], bool]:
     """Which keys of the target are to go if the source has them not: those that are meant, by their names there."""
     if not options.delete:
         return lambda _: False
-    if selected is None:
+    if means is None:
         return lambda _: True
     if options.names == "refuse":
-        return selected
+        return means
     at_source = names.decode if options.names == "encode" else names.encode
-    return lambda key: selected(at_source(key))
+    return lambda key: means(at_source(key))
 
 
 def _existing(pages: Iterator[Page], target: System) -> Iterator[Page]:
@@ -416,14 +415,6 @@ def _existing(pages: Iterator[Page], target: System) -> Iterator[Page]:
         if target.kind in BUCKETS:
             raise  # a prefix always exists; this is the bucket
         check_way(target.location)
-
-
-def _ignore_lines(source: System) -> list[str]:
-    try:
-        with source.read(patterns.IGNORE_FILE) as body:
-            return body.read().decode("utf-8", "replace").splitlines()
-    except (NotFoundError, UnsupportedError):
-        return []
 
 
 def plan_file(

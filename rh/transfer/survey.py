@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Collection, Generator, Iterator, Sequence
+from contextlib import closing, suppress
 from functools import partial
 from itertools import compress, islice
 from operator import itemgetter, lt
 from typing import Any, NamedTuple, NoReturn
 
-from rh.content import manifest
+from rh.content import manifest, patterns
 from rh.content.cache import Described, DigestCache
+from rh.content.patterns import Selector
 from rh.content.rows import PAGE, Cursor, Rows, position
 from rh.content.tree import Row, key_bytes
 from rh.errors import (
@@ -28,7 +29,8 @@ from rh.errors import (
 from rh.systems import open_system
 from rh.systems.abilities import Following, Paging
 from rh.systems.base import System
-from rh.transfer.options import Links
+from rh.systems.far.skip import Skip
+from rh.transfer.options import Links, Options
 from rh.types import Entry, Location
 
 __all__ = [
@@ -36,6 +38,7 @@ __all__ = [
     "Known",
     "Page",
     "Survey",
+    "asked",
     "by_policy",
     "check_file_way",
     "check_prefix",
@@ -43,6 +46,7 @@ __all__ = [
     "is_data",
     "only_data",
     "refused_link",
+    "selected",
 ]
 
 _DISKS = frozenset({"file", "ssh"})
@@ -124,6 +128,7 @@ class Survey:
     Args:
         system: the tree's root.
         follow: whether to look through symbolic links, where the place can; else they are links.
+        skip: directories of whose content nothing is wanted.
         must_exist: whether nothing at all is an error, on places that cannot tell an empty root from a missing one.
         believe: whether to read the manifest; without, the tree is one that other tools wrote.
 
@@ -133,13 +138,22 @@ class Survey:
         footer: after the iteration, the manifest's last line, if it has been read.
     """
 
-    def __init__(self, system: System, *, follow: bool = False, must_exist: bool = True, believe: bool = True) -> None:
+    def __init__(
+        self,
+        system: System,
+        *,
+        follow: bool = False,
+        skip: Skip | None = None,
+        must_exist: bool = True,
+        believe: bool = True,
+    ) -> None:
         self.system = system
         self.exact = False
         self.found = 0
         self.footer: manifest.Footer | None = None
         self.manifest_read = False
         self._follow = follow
+        self._skip = skip
         self._must_exist = must_exist
         self._believe = believe
         self._stale = False
@@ -159,7 +173,7 @@ class Survey:
         self.manifest_read = rows is not None
         described = Cursor(rows if rows is not None else ())
         cached = Cursor(cache.pages())
-        for entries in _pages(system, follow=self._follow):
+        for entries in _pages(system, self._skip, follow=self._follow):
             page = _unknown(entries)
             self._check_order(page.keys)
             self.found += len(entries)
@@ -286,12 +300,12 @@ def _adopt(page: Page, rows: Rows, *, bits: bool) -> int:
     return found
 
 
-def _pages(system: System, *, follow: bool) -> Iterator[Sequence[Entry]]:
+def _pages(system: System, skip: Skip | None, *, follow: bool) -> Iterator[Sequence[Entry]]:
     """A listing in pages, as the place gives them or else put together here."""
     following = system.ask(Following) if follow else None
     paging = system.ask(Paging)
     if paging is not None:
-        yield from paging.list_pages(follow=following is not None)
+        yield from paging.list_pages(follow=following is not None, skip=skip)
         return
     entries = system.list() if following is None else following.list_following()
     while page := list(islice(entries, PAGE)):
@@ -316,6 +330,32 @@ def only_data(pages: Iterator[Page], system: System) -> Iterator[Page]:
                     where = system.url(entry.key)
                     raise UnsupportedError("a pipe, socket or device is no data", where=where, hint="exclude it")
         yield page
+
+
+def selected(source: System, options: Options) -> Selector | None:
+    """Which keys are meant; `None` for all."""
+    if options.keys is not None:
+        return Selector(frozenset(options.keys).__contains__)
+    ignored: list[str] = []
+    if options.ignore_file:
+        with suppress(NotFoundError, UnsupportedError), source.read(patterns.IGNORE_FILE) as body:
+            ignored = body.read().decode("utf-8", "replace").splitlines()
+    return patterns.selector(options.include, options.exclude, ignored)
+
+
+def asked(pages: Iterator[Page], source: System, keys: Collection[str]) -> Iterator[Page]:
+    """The pages, which must have all these keys.
+
+    Raises:
+        NotFoundError: some are not there.
+    """
+    left = set(keys)
+    for page in pages:
+        left.difference_update(page.keys)
+        yield page
+    if left:
+        shown = ", ".join(sorted(left)[:5]) + (", …" if len(left) > 5 else "")
+        raise NotFoundError(f"{len(left):,} of the files are not there: {shown}", where=source.url())
 
 
 def by_policy(pages: Iterator[Page], system: System, links: Links) -> Iterator[Page]:

@@ -9,12 +9,13 @@ until then is found the next time.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, nullcontext
 from itertools import islice
 
 from rh.content import patterns
 from rh.content.cache import DigestCache, settled
+from rh.content.patterns import Selector
 from rh.content.tree import Row, TreeHasher
 from rh.digest import Digest
 from rh.errors import InvalidError, NameClashError, NotFoundError, TransferError, UnsupportedError
@@ -23,7 +24,7 @@ from rh.progress import Progress, Silent
 from rh.systems import BUCKETS
 from rh.systems.base import HIDDEN, System
 from rh.transfer.options import Options
-from rh.transfer.survey import Page, is_data
+from rh.transfer.survey import Page, asked, is_data, selected
 from rh.types import Entry
 from rh.versions.lease import Lease
 from rh.versions.levels import UNSETTLED, Missing, Pages, Past, levels
@@ -31,13 +32,11 @@ from rh.versions.nodes import Child, Where
 from rh.versions.packs import LARGE, Writer
 from rh.versions.source import (
     Written,
-    asked,
     digested,
     followed,
     gone,
     is_path,
     references,
-    selected,
     surveyed,
     tell,
     with_extra,
@@ -91,7 +90,7 @@ def commit_tree(
     for key in more:
         if not is_path(key):
             raise NameClashError(f"a version cannot hold the key {key!r}", where=source.url())
-    meant = keys.__contains__ if keys is not None else selected(source, options)
+    meant = Selector(keys.__contains__) if keys is not None else selected(source, options)
     _refuse_store(source, store, meant)
     found = surveyed(source, meant)
     if written:
@@ -152,14 +151,14 @@ def adopt_tree(
     return commit.run(surveyed(source, meant), lease)
 
 
-def _refuse_store(source: System, store: Store, meant: Callable[[str], bool] | None) -> None:
+def _refuse_store(source: System, store: Store, meant: Selector | None) -> None:
     """A store cannot hold itself."""
     here, there = source.location, store.system.location
     top = here.path.rstrip("/") + "/"
     if here.system != there.system or not there.path.startswith(top):
         return
     below = there.path[len(top) :].rstrip("/")
-    if not f"/{below}".count(f"/{HIDDEN}") and (meant is None or meant(f"{below}/format.json")):
+    if not f"/{below}".count(f"/{HIDDEN}") and (meant is None or meant.means(f"{below}/format.json")):
         raise InvalidError(
             "the store of versions lies in what is to be committed",
             where=store.url,

@@ -17,6 +17,7 @@ from rh.errors import ConflictError, IntegrityError, InvalidError, NameClashErro
 from rh.systems import open_system
 from rh.systems.base import HIDDEN, System, check_not_ours
 from rh.transfer.options import Options
+from rh.transfer.survey import selected
 from rh.types import Entry, Location
 from rh.versions.changes import Change
 from rh.versions.incoming import Data, Incoming
@@ -26,7 +27,7 @@ from rh.versions.lease import Lease
 from rh.versions.levels import Past, link
 from rh.versions.nodes import Child, Node
 from rh.versions.overlay import Overlay
-from rh.versions.source import digested, is_path, references, selected, surveyed
+from rh.versions.source import digested, is_path, references, surveyed
 from rh.versions.store import Store, Tree
 
 __all__ = ["Edit", "kept"]

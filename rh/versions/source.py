@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import NamedTuple
 
 from rh import digest as digests
-from rh.content import patterns
+from rh.content.patterns import Selector
 from rh.content.rows import position
 from rh.content.tree import key_bytes
 from rh.digest import Digest
-from rh.errors import ConflictError, NameClashError, NotFoundError, UnsupportedError
+from rh.errors import ConflictError, NameClashError, NotFoundError
 from rh.systems.abilities import Following, Versioned
 from rh.systems.base import System
-from rh.transfer.options import Options
 from rh.transfer.survey import Page, Survey, only_data
 from rh.transfer.verify import digest_entries
 from rh.types import Entry
@@ -24,13 +23,11 @@ from rh.versions.store import Store
 
 __all__ = [
     "Written",
-    "asked",
     "digested",
     "followed",
     "gone",
     "is_path",
     "references",
-    "selected",
     "surveyed",
     "tell",
     "with_extra",
@@ -49,29 +46,16 @@ _SOME = 1_000
 _ODD = re.compile(r"[/\0]\.{0,2}[/\0]").search
 
 
-def selected(source: System, options: Options) -> Callable[[str], bool] | None:
-    """Which keys are meant; `None` for all."""
-    if options.keys is not None:
-        return options.keys.__contains__
-    ignored: list[str] = []
-    if options.ignore_file:
-        try:
-            with source.read(patterns.IGNORE_FILE) as body:
-                ignored = body.read().decode("utf-8", "replace").splitlines()
-        except (NotFoundError, UnsupportedError):
-            pass
-    return patterns.selector(options.include, options.exclude, ignored)
-
-
-def surveyed(source: System, meant: Callable[[str], bool] | None) -> Iterator[Page]:
+def surveyed(source: System, meant: Selector | None) -> Iterator[Page]:
     """What is below a root and meant, page by page, with what is known of it.
 
     Raises:
         NotFoundError: there is nothing. NameClashError: a key that no version can hold.
     """
-    pages: Iterator[Page] = Survey(source).pages()
-    if meant is not None:
-        pages = (page.where(list(map(meant, page.keys))) for page in pages)
+    means, skip = meant or (None, None)
+    pages: Iterator[Page] = Survey(source, skip=skip).pages()
+    if means is not None:
+        pages = (page.where(list(map(means, page.keys))) for page in pages)
     for page in only_data(pages, source):
         if page.keys:
             _check_names(source, page)
@@ -90,17 +74,6 @@ def _check_names(source: System, page: Page) -> None:
 def is_path(key: str) -> bool:
     """Whether a key is a way through directories: no component is empty, `.` or `..`, and none has a NUL in it."""
     return "\0" not in key and not {"", ".", ".."}.intersection(key.split("/"))
-
-
-def asked(pages: Iterator[Page], source: System, keys: frozenset[str]) -> Iterator[Page]:
-    """The pages, which must have all these keys."""
-    left = set(keys)
-    for page in pages:
-        left.difference_update(page.keys)
-        yield page
-    if left:
-        shown = ", ".join(sorted(left)[:5]) + (", …" if len(left) > 5 else "")
-        raise NotFoundError(f"{len(left):,} of the files are not there: {shown}", where=source.url())
 
 
 def digested(source: System, store: Store, entries: Iterable[Entry]) -> Iterator[tuple[Entry, Digest]]:

@@ -30,6 +30,7 @@ from rh.forks import Lock
 from rh.systems import open_system, settings_of
 from rh.systems.abilities import WORKERS, Item, Piece
 from rh.systems.base import HIDDEN, Body, Bytes, Settings, System
+from rh.systems.far.skip import Skip
 from rh.systems.memory import MemoryBody
 from rh.types import ABSENT, ANY, Condition, Entry, Location, Match, Outcome, Span
 from rh.versions.bulk import read_children
@@ -306,9 +307,11 @@ class TreeSystem(System):
         """The same, with what links point to (in the version) in their place."""
         return chain.from_iterable(self._pages(_View(prefix, after, depth, follow=True)))
 
-    def list_pages(self, prefix: str = "", *, after: str = "", follow: bool = False) -> Iterator[Sequence[Entry]]:
+    def list_pages(
+        self, prefix: str = "", *, after: str = "", follow: bool = False, skip: Skip | None = None
+    ) -> Iterator[Sequence[Entry]]:
         """`list`, or `list_following`, in pages."""
-        return self._pages(_View(prefix, after, None, follow=follow))
+        return self._pages(_View(prefix, after, None, follow=follow, skip=skip))
 
     # Listing
 
@@ -352,7 +355,7 @@ class TreeSystem(System):
                 if digest == EMPTY or (view.depth == 1 and key.startswith(view.prefix) and key != view.prefix):
                     if all_meant or view.means(key):
                         some.append(Entry(key, 0, "dir"))
-                elif all_meant or view.reaches(key):
+                elif (all_meant or view.reaches(key)) and not (view.skip and view.skip(key)):
                     yield some
                     some = []
                     below = self.store.below(child) if child.where[1] else self._linked[digest]
@@ -512,6 +515,7 @@ class _View(NamedTuple):
     after: str
     depth: int | None
     follow: bool
+    skip: Skip | None = None
 
     def means(self, key: str) -> bool:
         """Whether a key is one of those."""

@@ -44,11 +44,15 @@ def test_what_an_object_store_cannot_hold_is_refused() -> None:
     names.check_all(["é" * 512, "/lead", "a//b", ".."][:1], "s3")
 
 
-@pytest.mark.parametrize("key", ["new\nline", "re\rturn", "caf\udce9"])
-def test_encoding_helps_where_a_store_has_no_such_name(key: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "key"),
+    [("gs", "new\nline"), ("gs", "re\rturn"), ("gs", "caf\udce9")]
+    + [("azure", key) for key in ("back\\slash", "bell\x07", "\uffff", "./a", "a/..", "caf\udce9")],
+)
+def test_encoding_helps_where_a_store_has_no_such_name(kind: str, key: str) -> None:
     with pytest.raises(NameClashError, match="encode"):
-        names.check_all([key], "gs")
-    names.check_all([names.encode(key)], "gs")
+        names.check_all([key], kind)
+    names.check_all([names.encode(key)], kind)
     assert names.decode(names.encode(key)) == key
 
 
@@ -74,7 +78,37 @@ def test_any_key_can_be_encoded_and_decoded(key: str) -> None:
 )
 def test_patterns(include, exclude, ignore, meant, others) -> None:
     select = selector(include, exclude, ignore)
-    assert [key for key in meant + others if select(key)] == meant
+    assert [key for key in meant + others if select.means(key)] == meant
+
+
+_steps = st.sampled_from(["a", "b", "ab", "a.x", "*", "**", "?", "[!a]", "[!a]*", "a*", "*.x", "\n", "!a"])
+_patterns = st.builds(
+    lambda steps, first, last: first + "/".join(steps) + last,
+    st.lists(_steps, min_size=1, max_size=3),
+    st.sampled_from(["", "/"]),
+    st.sampled_from(["", "/"]),
+)
+
+
+@given(
+    st.lists(_patterns, min_size=1, max_size=3), st.lists(st.sampled_from(["a", "b", "ab", "a.x", "c\n"]), min_size=2)
+)
+def test_nothing_that_is_meant_lies_in_a_directory_that_is_skipped(exclude: list[str], steps: list[str]) -> None:
+    select = selector(exclude=exclude)
+    assert select is not None
+    assert select.skip is not None
+    if select.means("/".join(steps)):
+        assert not any(select.skip("/".join(steps[:n]) + "/") for n in range(1, len(steps)))
+
+
+@pytest.mark.parametrize(
+    ("exclude", "skipped"),
+    [("d", True), ("d/", True), ("/d/**", True), ("d/*", False), ("x", False), ("/d/x", False)],
+)
+def test_directories_that_are_left_out_are_skipped(exclude: str, skipped: bool) -> None:
+    for how in ({"exclude": [exclude]}, {"ignore": [exclude]}):
+        assert selector(**how).skip("d/") == skipped  # type: ignore[arg-type, union-attr]
+        assert not selector(**{key: [exclude, "!keep"] for key in how}).skip("d/")  # type: ignore[arg-type, union-attr]
 
 
 def test_no_pattern_means_all_and_a_string_is_refused() -> None:
@@ -98,4 +132,4 @@ def test_a_line_break_is_a_character_like_any_other(pattern: str, key: str, mean
     included, excluded = selector(include=[pattern]), selector(exclude=[pattern])
     assert included is not None
     assert excluded is not None
-    assert (included(key), excluded(key)) == (meant, not meant)
+    assert (included.means(key), excluded.means(key)) == (meant, not meant)

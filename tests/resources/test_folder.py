@@ -272,6 +272,9 @@ def test_put_refuses_before_the_first_byte(folder):
         folder.put({"a": b"new", "b": b"new", "c": b"new"})
     assert "overwrite=True" in caught.value.hint
     assert folder.ls(full_paths=False) == ["b"]
+    for call in (lambda: folder.put({"b": b"new"}, overwrite="no"), lambda: folder.rm("b", recursive="no")):
+        with pytest.raises(errors.InvalidError, match="neither True nor False"):
+            call()
     assert folder.get("b") == b"old"
     folder.put({"a": b"new", "b": b"new"}, overwrite=True)
     assert folder.get("b") == b"new"

@@ -46,6 +46,7 @@ from rh.systems.abilities import (
     ServerCopy,
     Sweeping,
 )
+from rh.systems.far.skip import Skip
 from rh.systems.local import LocalSystem, batch, copies, disk, draft, plain
 from rh.testing.systems import SystemSuite, by_key, in_child, noise, pieces
 from rh.types import ABSENT, Entry, Link, Location, Match
@@ -253,6 +254,10 @@ def test_what_may_not_be_looked_at_is_an_error():
             ):
                 with pytest.raises(AccessError):
                     attempt()
+            assert [entry.key for page in system.list_pages(skip=Skip(["shut/"])) for entry in page] == [
+                "open/a",
+                "shut-file",
+            ]
             ((_, error),) = system.read_many([Entry("shut/b", 1)])
             assert isinstance(error, AccessError)
             assert "nobody needs a right to it" in str(error)

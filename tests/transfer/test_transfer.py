@@ -258,11 +258,38 @@ def test_a_target_within_the_source_is_refused_by_whatever_name(ssh_a, tmp_path:
 
 @pytest.mark.parametrize(
     "bad",
-    [{"links": "x"}, {"on_existing": "maybe"}, {"workers": 0}, {"bandwidth": -1}, {"include": "*.txt"}, {"what": 1}],
+    [
+        {"links": "x"},
+        {"on_existing": "maybe"},
+        {"workers": 0},
+        {"bandwidth": -1},
+        {"bandwidth": "10M"},
+        {"include": "*.txt"},
+        {"include": [5]},
+        {"exclude": [Path("x")]},
+        {"keys": "labels.csv"},
+        {"keys": [b"a"]},
+        {"delete": "no"},
+        {"dry_run": 1},
+        {"manifest": "no"},
+        {"what": 1},
+    ],
 )
 def test_bad_options_are_named(bad) -> None:
     with pytest.raises(InvalidError, match=next(iter(bad))):
         Options.of(bad)
+
+
+def test_keys_that_are_asked_for_have_to_be_there(tmp_path: Path) -> None:
+    here, there = make(tmp_path / "a", a_txt="1", b_txt="2", c_txt="3"), tmp_path / "b"
+    for keys in (["a.txt", "lables.txt"], {"a.txt/"}):
+        with pytest.raises(NotFoundError, match=r"1 of the files are not there: (lables|a)\.txt"):
+            transfer.copy_tree(here, locate(str(there)), Options(keys=keys))
+        assert not there.exists()
+    transfer.copy_tree(here, locate(str(there)), Options(keys=["a.txt", "b.txt"]))
+    (tmp_path / "a" / "b.txt").unlink()
+    transfer.copy_tree(here, locate(str(there)), Options(keys=["b.txt", "c.txt"], delete=True))
+    assert sorted(path.name for path in there.glob("*.txt")) == ["a.txt", "c.txt"]
 
 
 @pytest.mark.parametrize("key", ["../escape", "/absolute", "a//b", "x/../../y"])

@@ -15,6 +15,7 @@ from rh.errors import NameClashError, RhError, UnavailableError
 from rh.systems.azure.wire import AzureIdentity, AzureWire, error_of
 from rh.systems.base import Settings
 from rh.systems.objects.failures import Failure
+from rh.systems.objects.names import UNKEPT
 from rh.systems.objects.root import Root, StorePlace
 from rh.systems.objects.shared import flag, shared
 from rh.systems.objects.wire import ca_bundle, fields, parse_xml, seconds
@@ -29,8 +30,6 @@ PARTS = "rh_parts_md5"
 """The metadata of a blob that came in blocks of one size: that size in bytes, and the MD5 of their MD5s."""
 _PARTS = re.compile(r"(\d{1,12})-([0-9a-f]{32})")
 _HIGH = re.compile("[\ue000-\U0010ffff]")
-
-_UNKEPT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff\\]|(?:^|/)\.{1,2}(?:/|$)")
 
 Identify = Callable[[Settings], AzureIdentity]
 
@@ -70,8 +69,7 @@ class Container(Root[AzurePlace]):
 
     def path(self, key: str) -> str:
         path = super().path(key)
-        if _UNKEPT.search(path):
-            # The service resolves dots as URLs do, turns backslashes round, and cannot list control characters.
+        if UNKEPT["azure"].search(path):
             raise NameClashError("Azure cannot keep this name as it is", where=self.url(key))
         return path
 

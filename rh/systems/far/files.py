@@ -32,6 +32,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from rh.systems.far.skip import Skip
     from rh.systems.far.wire import Buffer
 
 HIDDEN = b".rh-"
@@ -252,11 +253,11 @@ class Root:
             raise
 
     def walk(
-        self, prefix: bytes, after: bytes, depth: int, *, through: bool = False
+        self, prefix: bytes, after: bytes, depth: int, skip: Skip | None = None, *, through: bool = False
     ) -> Iterator[tuple[bytes, os.stat_result, bytes]]:
         """Key, stat and link target of every entry in key order; see `System.list`. `depth` 0 means no limit.
 
-        `through` shows what a link points to in its place.
+        `through` shows what a link points to in its place; `skip` tells which directories are left out.
         """
         self.open()
         head, slash, start = prefix.rpartition(b"/")
@@ -271,7 +272,7 @@ class Root:
         except BaseException:
             os.close(fd)
             raise
-        yield from self._walk(fd, tokens, base, after, depth, above)
+        yield from self._walk(fd, tokens, base, after, depth, skip, above)
 
     def _walk(
         self,
@@ -280,6 +281,7 @@ class Root:
         base: bytes,
         after: bytes,
         depth: int,
+        skip: Skip | None,
         above: list[os.stat_result] | None,
     ) -> Iterator[tuple[bytes, os.stat_result, bytes]]:
         """The entries under these names in a directory, which is closed at the end.
@@ -292,6 +294,8 @@ class Root:
                 key = base + token
                 folder = token[-1] == 47
                 if after and key <= after and not (folder and after.startswith(key)):
+                    continue
+                if folder and skip is not None and skip(key.decode("utf-8", "surrogateescape")):
                     continue
                 try:
                     if not folder:
@@ -316,7 +320,7 @@ class Root:
                     raise
                 if below:
                     deeper = depth - 1 if depth else 0
-                    yield from self._walk(inner, below, key, after, deeper, here)
+                    yield from self._walk(inner, below, key, after, deeper, skip, here)
                 else:
                     os.close(inner)
                     if key > after:

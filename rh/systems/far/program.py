@@ -21,6 +21,7 @@ import time
 
 from rh.systems.far.files import Root, Writer, digest_field, flags_of, plain_digest
 from rh.systems.far.flush import write_all
+from rh.systems.far.skip import Skip
 from rh.systems.far.wire import (
     BEGIN,
     BIG,
@@ -95,6 +96,7 @@ def listing(
     after: bytes,
     depth: int,
     follow: bool,  # noqa: FBT001 - fields of a request come by position
+    left_out: list[bytes],
     window: int,
 ) -> None:
     """`System.list` in frames of `pack_page`."""
@@ -102,7 +104,8 @@ def listing(
     wire.room = window
     page: list[tuple[bytes, tuple[int, int, int, int, int], bytes]] = []
     try:
-        for key, found, target in place.walk(prefix, after, depth, through=follow):
+        skip = Skip(pattern.decode("utf-8", "surrogateescape") for pattern in left_out) if left_out else None
+        for key, found, target in place.walk(prefix, after, depth, skip, through=follow):
             page.append((key, stat_fields(found), target))
             if len(page) >= PAGE_FILES:
                 wire.emit(ITEMS, pack_page(page))

@@ -41,6 +41,7 @@ from rh.errors import (
 from rh.observe import count
 from rh.systems.abilities import WORKERS, Item, Watch
 from rh.systems.base import Body, Bytes, Settings, System
+from rh.systems.far.skip import Skip
 from rh.systems.local import bulk, parts
 from rh.systems.local.disk import (
     Folders,
@@ -180,9 +181,11 @@ class LocalSystem(System):
         count(self._name, "list")
         return chain.from_iterable(walk(self.root, prefix, after, depth, follow=True))
 
-    def list_pages(self, prefix: str = "", *, after: str = "", follow: bool = False) -> Iterator[Sequence[Entry]]:
+    def list_pages(
+        self, prefix: str = "", *, after: str = "", follow: bool = False, skip: Skip | None = None
+    ) -> Iterator[Sequence[Entry]]:
         count(self._name, "list")
-        return walk(self.root, prefix, after, None, follow=follow)
+        return walk(self.root, prefix, after, None, follow=follow, skip=skip)
 
     def head(self, key: str) -> Entry:
         count(self._name, "head")

@@ -14,6 +14,7 @@ from itertools import islice
 
 from rh.errors import NotFoundError
 from rh.systems.base import HIDDEN
+from rh.systems.far.skip import Skip
 from rh.systems.local.ahead import Ahead
 from rh.systems.local.disk import Root, failure, split
 from rh.systems.local.helpers import Helpers
@@ -28,8 +29,13 @@ _AFTER = 500
 """Files that are worth starting a helper."""
 
 
-def walk(root: Root, prefix: str, after: str, depth: int | None, *, follow: bool = False) -> Iterator[list[Entry]]:
-    """Entries as `System.list` promises them, or `Following.list_following`, in pages. Typed errors."""
+def walk(
+    root: Root, prefix: str, after: str, depth: int | None, *, follow: bool = False, skip: Skip | None = None
+) -> Iterator[list[Entry]]:
+    """Entries as `System.list` promises them, or `Following.list_following`, in pages. Typed errors.
+
+    `skip` tells of a directory that nobody wants to know what is in it.
+    """
     base = prefix[: prefix.rfind("/") + 1]
     stem = prefix[len(base) :]
     if base:
@@ -45,7 +51,7 @@ def walk(root: Root, prefix: str, after: str, depth: int | None, *, follow: bool
         top = top._replace(names=[name for name in top.names if name.startswith(stem)])
     page: list[Entry] = []
     with Helpers[Job](root.timeout_s, after=_AFTER) as helpers:
-        runs = _runs(root, base, top, os.fsencode(after), depth, Ahead(root, helpers), follow=follow)
+        runs = _runs(root, base, top, os.fsencode(after), depth, Ahead(root, helpers), skip, follow=follow)
         for entries in look_at(root, runs, helpers, follow=follow):
             page += entries
             while len(page) >= PAGE:
@@ -56,11 +62,19 @@ def walk(root: Root, prefix: str, after: str, depth: int | None, *, follow: bool
 
 
 def _runs(
-    root: Root, base: str, top: Folder, after: bytes, depth: int | None, ahead: Ahead, *, follow: bool
+    root: Root,
+    base: str,
+    top: Folder,
+    after: bytes,
+    depth: int | None,
+    ahead: Ahead,
+    skip: Skip | None,
+    *,
+    follow: bool,
 ) -> Iterator[Run | Entry]:
     """What there is, in key order: files by the run, and directories that appear."""
     stack = [_Level(base, top)]
-    ahead.enter(_below(base, top, depth, 1, after=after))
+    ahead.enter(_below(base, top, depth, 1, skip, after=after))
     while stack:
         level = stack[-1]
         prefix, folder = level.prefix, level.folder
@@ -82,10 +96,12 @@ def _runs(
                     yield level.run(run)
                     run = []
                 continue
+            key = prefix + name
+            if skip is not None and skip(key):
+                continue
             if run:
                 yield level.run(run)
                 run = []
-            key = prefix + name
             if flat:
                 yield Entry(key, 0, "dir")
                 continue
@@ -95,7 +111,7 @@ def _runs(
                 below = _names(root, key, follow=follow, through=odd)
             if below is not None and below.names:
                 stack.append(_Level(key, below))
-                ahead.enter(_below(key, below, depth, len(stack), after=after))
+                ahead.enter(_below(key, below, depth, len(stack), skip, after=after))
                 break
             if below is not None and not after:
                 yield Entry(key, 0, "dir")
@@ -128,11 +144,14 @@ class _Level:
             yield self.run(names)
 
 
-def _below(prefix: str, folder: Folder, depth: int | None, level: int, *, after: bytes) -> Iterable[str]:
+def _below(
+    prefix: str, folder: Folder, depth: int | None, level: int, skip: Skip | None, *, after: bytes
+) -> Iterable[str]:
     """The plain directories in one that the listing is going into, and will go into as well."""
     if after or folder.through or not folder.inner or (depth is not None and level >= depth):
         return ()
-    return (prefix + name for name in folder.names if name[-1] == "/" and name not in folder.linked)
+    keys = (prefix + name for name in folder.names if name[-1] == "/" and name not in folder.linked)
+    return keys if skip is None else (key for key in keys if not skip(key))
 
 
 def _top(root: Root, base: str, *, follow: bool) -> Folder | None:

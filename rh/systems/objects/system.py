@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self, overload
 from rh.errors import InvalidError, NameClashError, RhError, UnsupportedError
 from rh.systems.abilities import WORKERS, Item, Watch
 from rh.systems.base import HIDDEN, Bytes, Settings, System
+from rh.systems.far.skip import Skip
 from rh.systems.objects.root import Root
 from rh.systems.objects.spread import spread
 from rh.systems.objects.wire import Answer, Asked
@@ -57,6 +58,7 @@ class StoreSystem(System):
         *,
         after: str = "",
         follow: bool = False,  # noqa: ARG002 - there are no links
+        skip: Skip | None = None,  # noqa: ARG002 - no directory is read by itself
     ) -> Iterator[Sequence[Entry]]:
         return self._listing(prefix, after, None)
 

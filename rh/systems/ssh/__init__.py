@@ -18,6 +18,7 @@ from rh.errors import InvalidError, NameClashError
 from rh.systems import abilities
 from rh.systems.abilities import WORKERS, Item, Upload
 from rh.systems.base import Body, Bytes, P, Settings, System
+from rh.systems.far.skip import Skip
 from rh.systems.ssh.fetching import Request
 from rh.systems.ssh.road import FarRoad
 from rh.systems.ssh.session import Pool, pool_of
@@ -113,9 +114,11 @@ class SSHSystem(System):
         found: Iterator[Entry] = self.road.list(prefix, after, depth)
         return found
 
-    def list_pages(self, prefix: str = "", *, after: str = "", follow: bool = False) -> Iterator[Sequence[Entry]]:
+    def list_pages(
+        self, prefix: str = "", *, after: str = "", follow: bool = False, skip: Skip | None = None
+    ) -> Iterator[Sequence[Entry]]:
         """`list`, many entries at a time."""
-        found: Iterator[Sequence[Entry]] = self.road.list_pages(prefix, after, None, follow=follow)
+        found: Iterator[Sequence[Entry]] = self.road.list_pages(prefix, after, None, follow=follow, skip=skip)
         return found
 
     def list_following(self, prefix: str = "", *, after: str = "", depth: int | None = None) -> Iterator[Entry]:

@@ -15,6 +15,7 @@ from rh.errors import IntegrityError, InvalidError, RhError
 from rh.systems.abilities import Item
 from rh.systems.base import Body, Bytes
 from rh.systems.far import wire
+from rh.systems.far.skip import Skip
 from rh.systems.ssh.fetching import Request, items_of, signed
 from rh.systems.ssh.session import Pool, Session, problem
 from rh.systems.ssh.streams import WINDOW, FarBody, FarUpload, entries_of, entry_of
@@ -55,11 +56,12 @@ class FarRoad:
             yield from page
 
     def list_pages(
-        self, prefix: str, after: str, depth: int | None, *, follow: bool = False
+        self, prefix: str, after: str, depth: int | None, *, follow: bool = False, skip: Skip | None = None
     ) -> Iterator[Sequence[Entry]]:
         with self.pool.session() as session:
             names = (prefix.encode("utf-8", "surrogateescape"), after.encode("utf-8", "surrogateescape"))
-            session.request("listing", self.root, *names, depth or 0, follow, WINDOW)
+            left_out = [pattern.encode("utf-8", "surrogateescape") for pattern in skip.patterns] if skip else []
+            session.request("listing", self.root, *names, depth or 0, follow, left_out, WINDOW)
             observe.count(self.system, "list")
             credit = 0
             try:

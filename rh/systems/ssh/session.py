@@ -56,6 +56,7 @@ _MODULES = {
     "rh.systems.far": None,
     "rh.systems.far.wire": ("rh.systems.far", "wire.py"),
     "rh.systems.far.flush": ("rh.systems.far", "flush.py"),
+    "rh.systems.far.skip": ("rh.systems.far", "skip.py"),
     "rh.systems.far.files": ("rh.systems.far", "files.py"),
     "rh.systems.far.work": ("rh.systems.far", "work.py"),
     "rh.systems.far.checks": ("rh.systems.far", "checks.py"),
@@ -94,7 +95,6 @@ _KINDS: dict[str, type[RhError]] = {
     "unsupported": UnsupportedError,
     "full": FullError,
 }
-_LINKS = 'exclude it, or links="keep" or links="skip"'
 _HINTS = {"full": "free some space there, or choose another place", "access": "check the owner and the mode over there"}
 
 
@@ -119,8 +119,7 @@ def problem(told: bytes | memoryview, where: Callable[[str], str], asked: str = 
         key = ""  # the root itself, by its path
     if kind == "not_found" and message == os.strerror(errno.ENOENT):
         message = "nothing is there"
-    hint = _LINKS if message.startswith("this link") else _HINTS.get(kind)
-    return _KINDS.get(kind, UnavailableError)(message, where=where(key), hint=hint)
+    return _KINDS.get(kind, UnavailableError)(message, where=where(key), hint=_HINTS.get(kind))
 
 
 class Session:

@@ -31,6 +31,7 @@ from rh.errors import (
 from rh.systems.abilities import Item
 from rh.systems.base import Body, Bytes
 from rh.systems.far.files import HIDDEN, TEMP
+from rh.systems.far.skip import Skip
 from rh.systems.ssh.session import Pool
 from rh.systems.ssh.sftp import CREATE, EXCLUSIVE, READ, SFTP, WRITE, Attributes, StatusError
 from rh.types import ABSENT, ANY, Condition, Entry, Link, Match, Outcome, Span
@@ -195,19 +196,21 @@ class SftpRoad:
                     raise
         return made
 
-    def list(self, prefix: str, after: str, depth: int | None, *, follow: bool = False) -> Iterator[Entry]:
+    def list(
+        self, prefix: str, after: str, depth: int | None, *, follow: bool = False, skip: Skip | None = None
+    ) -> Iterator[Entry]:
         with self.session() as sftp:
             observe.count(self.system, "list")
             if not stat.S_ISDIR(sftp.stat(self.root).mode or 0):
                 raise NameClashError("this is a file, not a directory", where=self.url())
             head, slash, start = prefix.encode("utf-8", "surrogateescape").rpartition(b"/")
             after_ = after.encode("utf-8", "surrogateescape")
-            yield from self._walk(sftp, head + slash, start, after_, depth or 0, follow=follow)
+            yield from self._walk(sftp, head + slash, start, after_, depth or 0, skip, follow=follow)
 
     def list_pages(
-        self, prefix: str, after: str, depth: int | None, *, follow: bool = False
+        self, prefix: str, after: str, depth: int | None, *, follow: bool = False, skip: Skip | None = None
     ) -> Iterator[Sequence[Entry]]:
-        entries = self.list(prefix, after, depth, follow=follow)
+        entries = self.list(prefix, after, depth, follow=follow, skip=skip)
         while page := tuple(islice(entries, _PAGE)):
             yield page
 
@@ -218,6 +221,7 @@ class SftpRoad:
         start: bytes,
         after: bytes,
         depth: int,
+        skip: Skip | None,
         *,
         follow: bool,
     ) -> Iterator[Entry]:
@@ -227,6 +231,8 @@ class SftpRoad:
             folder = token.endswith(b"/")
             if not token.startswith(start) or (key <= after and not (folder and after.startswith(key))):
                 continue
+            if folder and skip is not None and skip(_text(key)):
+                continue
             if not folder:
                 target = sftp.readlink(path + token) if stat.S_ISLNK(found.mode or 0) else b""
                 yield _entry(_text(key), found, target)
@@ -234,7 +240,7 @@ class SftpRoad:
                 if key > after:
                     yield _entry(_text(key), found)
             else:
-                yield from self._walk(sftp, key, b"", after, depth - 1 if depth else 0, follow=follow)
+                yield from self._walk(sftp, key, b"", after, depth - 1 if depth else 0, skip, follow=follow)
 
     def _tokens(self, sftp: SFTP, path: bytes, base: bytes, *, follow: bool) -> Sequence[tuple[bytes, Attributes]]:
         try:

@@ -39,6 +39,7 @@ from rh.systems.abilities import (
     Watch,
 )
 from rh.systems.base import Body, Bytes, System
+from rh.systems.far.skip import Skip
 from rh.types import ANY, Condition, Entry, Link, Outcome, SignedRequest, Span
 
 __all__ = ["Flow", "Listing", "Wrapper", "unwrap"]
@@ -311,9 +312,13 @@ class _Following(_Through[Following]):
 
 
 class _Paging(_Through[Paging]):
-    def list_pages(self, prefix: str = "", *, after: str = "", follow: bool = False) -> Iterator[Sequence[Entry]]:
-        inner = self._inner
-        listing = Listing(lambda prefix, after: inner.list_pages(prefix, after=after, follow=follow), _last_key)
+    def list_pages(
+        self, prefix: str = "", *, after: str = "", follow: bool = False, skip: Skip | None = None
+    ) -> Iterator[Sequence[Entry]]:
+        def pages(prefix: str, after: str) -> Iterator[Sequence[Entry]]:
+            return self._inner.list_pages(prefix, after=after, follow=follow, skip=skip)
+
+        listing = Listing(pages, _last_key)
         return self._wrapper.listing("list", listing, prefix, after)
 
 
