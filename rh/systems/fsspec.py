@@ -14,8 +14,8 @@ import os
 import posixpath
 import secrets
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -120,8 +120,7 @@ class FsspecSystem(System):
     def _info(self, key: str) -> Mapping[str, Any]:
         path = self._path(key)
         count(self.location.system, "head")
-        with _guard(self.url(key)):
-            fs = self._driver.fs()
+        with self._driver.turn(self.url(key)) as fs:
             fs.invalidate_cache(fs._parent(path))  # noqa: SLF001 - how fsspec itself names a directory
             info: Mapping[str, Any] = fs.info(path)
         if info["type"] != "file" or str(info["name"]).strip("/") != path.strip("/"):
@@ -149,10 +148,10 @@ class FsspecSystem(System):
         start, stop = span or (0, entry.size)
         path = self._path(key)
         count(self.location.system, "read")
-        with _guard(self.url(key)):
+        with self._driver.turn(self.url(key)) as fs:
             # Reading ahead would fetch more than was asked for; the pieces are large enough without.
-            file = self._driver.fs().open(path, "rb", **({} if span is None else {"cache_type": "none"}))
-        return _FsspecBody(self, entry, file, min(start, entry.size), min(stop, entry.size))
+            file = fs.open(path, "rb", **({} if span is None else {"cache_type": "none"}))
+        return _FsspecBody(self, self._driver, entry, file, min(start, entry.size), min(stop, entry.size))
 
     def list(self, prefix: str = "", *, after: str = "", depth: int | None = None) -> Iterator[Entry]:
         """Files, directory by directory, and empty directories."""
@@ -193,8 +192,7 @@ class FsspecSystem(System):
         path = self._path(top)
         count(self.location.system, "list")
         found: dict[str, Mapping[str, Any]] = {}
-        with _guard(self.url(top)):
-            fs = self._driver.fs()
+        with self._driver.turn(self.url(top)) as fs:
             fs.invalidate_cache(path)
             try:
                 infos = fs.ls(path, detail=True)
@@ -244,8 +242,9 @@ class FsspecSystem(System):
             return self._make_directory(key, path, data)
         count(self.location.system, "write")
         sent = _Pieces(data)
+        with self._driver.turn(where) as fs:
+            fs.makedirs(posixpath.dirname(path), exist_ok=True)
         with _guard(where, sent):
-            self._driver.fs().makedirs(posixpath.dirname(path), exist_ok=True)
             self._driver.publish(path, sent, size, where)
         count(self.location.system, "write", requests=0, sent=sent.total)
         entry = self.head(key)
@@ -257,8 +256,7 @@ class FsspecSystem(System):
 
     def _clash(self, key: str, path: str) -> None:
         """Refuse a file where a directory is, and anything below a file."""
-        with _guard(self.url(key)):
-            fs = self._driver.fs()
+        with self._driver.turn(self.url(key)) as fs:
             fs.invalidate_cache()
             if not key.endswith("/") and fs.isdir(path):
                 raise NameClashError("a directory of that name is there", where=self.url(key))
@@ -274,8 +272,7 @@ class FsspecSystem(System):
         if any(_Pieces(data)):
             raise InvalidError("a directory holds no bytes", where=self.url(key))
         count(self.location.system, "write")
-        with _guard(self.url(key)):
-            fs = self._driver.fs()
+        with self._driver.turn(self.url(key)) as fs:
             if fs.isfile(path):
                 raise NameClashError("a file of that name is there", where=self.url(key))
             fs.makedirs(path, exist_ok=True)
@@ -288,8 +285,7 @@ class FsspecSystem(System):
                 raise InvalidError("an empty key names nothing", where=self.url())
             path = self._path(key)
             count(self.location.system, "delete")
-            with _guard(self.url(key)), suppress(FileNotFoundError, NotADirectoryError):
-                fs = self._driver.fs()
+            with self._driver.turn(self.url(key)) as fs, suppress(FileNotFoundError, NotADirectoryError):
                 fs.invalidate_cache()
                 kind = fs.info(path)["type"]
                 if key.endswith("/"):
@@ -345,19 +341,32 @@ class _Driver:
 
         self.writable = settings.get("writable", not issubclass(self._class, AbstractArchiveFileSystem))
         self.has_directories = self._class.root_marker == "/"
-        self._lock = Lock()
+        self.turns = Lock()
         self._made: tuple[int, Any] | None = None
 
     def fs(self) -> Any:
         """The file system object of this process."""
-        with self._lock:
+        with self.turns:
             if self._made is None or self._made[0] != os.getpid():
                 with _guard(self._where):
                     self._made = os.getpid(), self._class(**self._options, skip_instance_cache=True)
             return self._made[1]
 
+    @contextmanager
+    def turn(self, where: str) -> Iterator[Any]:
+        """A block that has the file system to itself, and in which its exceptions become ours.
+
+        fsspec makes one object for each thread, except of those whose work is done by its event loop. Ours is one for
+        all, since an archive would be read anew by each; their calls, and those of the files they opened, take turns.
+        """
+        with _guard(where):
+            fs = self.fs()
+            shared = fs.async_impl and getattr(fs, "fs", None) is None  # what wraps another is as that one is
+            with nullcontext() if shared else self.turns:
+                yield fs
+
     def close(self) -> None:
-        with self._lock:
+        with self.turns:
             made, self._made = self._made, None
         if made is not None and made[0] == os.getpid() and callable(getattr(made[1], "close", None)):
             with _guard(self._where):
@@ -389,26 +398,37 @@ class _Driver:
         """
         from fsspec.spec import AbstractFileSystem
 
-        fs = self.fs()
-        if type(fs).mv is not AbstractFileSystem.mv:
+        if self._class.mv is not AbstractFileSystem.mv:
             part = f"{posixpath.dirname(path).rstrip('/')}/{HIDDEN}{secrets.token_hex(8)}"
             try:
-                with fs.open(part, "wb") as file:
-                    pieces.pour(file, size, where)
-                fs.mv(part, path)
+                with self.turn(where) as fs:
+                    file = fs.open(part, "wb")
+
+                def write(piece: Bytes) -> None:
+                    with self.turn(where):
+                        file.write(piece)
+
+                try:
+                    pieces.pour(write, size, where)
+                finally:
+                    with self.turn(where):
+                        file.close()
+                with self.turn(where) as fs:
+                    fs.mv(part, path)
             except BaseException:
-                with suppress(Exception):
+                with suppress(Exception), self.turn(where) as fs:
                     fs.rm_file(part)
                 raise
             return
         with tempfile.NamedTemporaryFile(prefix=HIDDEN) as spool:
-            pieces.pour(spool, size, where)
+            pieces.pour(spool.write, size, where)
             spool.flush()
-            if pieces.total <= _WHOLE or self.protocol == "memory":
-                spool.seek(0)
-                fs.pipe_file(path, spool.read())
-            else:
-                fs.put_file(spool.name, path)
+            with self.turn(where) as fs:
+                if pieces.total <= _WHOLE or self.protocol == "memory":
+                    spool.seek(0)
+                    fs.pipe_file(path, spool.read())
+                else:
+                    fs.put_file(spool.name, path)
 
 
 class _Pieces:
@@ -432,10 +452,10 @@ class _Pieces:
                 self.total += len(piece)
                 yield piece
 
-    def pour(self, file: Any, size: int | None, where: str) -> None:
-        """Write everything to an open file."""
+    def pour(self, write: Callable[[Bytes], object], size: int | None, where: str) -> None:
+        """Give everything to what writes it."""
         for piece in self:
-            file.write(piece)
+            write(piece)
         if size is not None and self.total != size:
             raise IntegrityError(
                 "the stream has another length than told", where=where, expected=str(size), got=str(self.total)
@@ -530,9 +550,10 @@ def _modified(info: Mapping[str, Any]) -> float | None:
 class _FsspecBody(Body):
     """A range of an open file; compared with its entry again at the end, since fsspec does not pin a version."""
 
-    def __init__(self, system: FsspecSystem, entry: Entry, file: Any, start: int, stop: int) -> None:
+    def __init__(self, system: FsspecSystem, driver: _Driver, entry: Entry, file: Any, start: int, stop: int) -> None:
         self.entry = entry
         self._system = system
+        self._driver = driver
         # The memory file system hands out the stored object itself, with one position for everybody.
         self._file = io.BytesIO(file.getvalue()) if isinstance(file, io.BytesIO) else file
         self._start = start
@@ -542,10 +563,10 @@ class _FsspecBody(Body):
         where = self._system.url(self.entry.key)
         try:
             if self._start and self._left:
-                with _guard(where):
+                with self._driver.turn(where):
                     self._file.seek(self._start)
             while self._left:
-                with _guard(where):
+                with self._driver.turn(where):
                     piece = self._file.read(min(_PIECE, self._left))
                 if not piece:
                     self._settle(where)
@@ -567,5 +588,5 @@ class _FsspecBody(Body):
 
     def close(self) -> None:
         """Close the file."""
-        with suppress(Exception):
+        with suppress(Exception), self._driver.turns:
             self._file.close()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import secrets
+import tarfile
 import zipfile
 
 import pytest
@@ -89,6 +91,32 @@ class TestZip(SystemSuite):
             for name, data in held.items():
                 archive.writestr(name, data)
         system.close()
+
+
+class TestTar(TestZip):
+    """An archive whose files are all read from one file object, with one position."""
+
+    @pytest.fixture
+    def system(self, tmp_path):
+        self.archive = tmp_path / "a.tar"
+        with tarfile.open(self.archive, "w") as archive:
+            archive.addfile(directory("root"))
+        with opened("root", protocol="tar", options={"fo": str(self.archive)}) as system:
+            yield system
+
+    def put(self, system, tree):
+        with tarfile.open(self.archive, "a") as archive:
+            for key, data in tree.items():
+                member = tarfile.TarInfo(f"root/{key}")
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+        system.close()
+
+
+def directory(name: str) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.type = tarfile.DIRTYPE
+    return member
 
 
 def test_it_is_registered_by_name(tmp_path):
