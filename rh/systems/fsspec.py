@@ -13,7 +13,10 @@ import io
 import os
 import posixpath
 import secrets
+import tarfile
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime
@@ -208,6 +211,9 @@ class FsspecSystem(System):
                 if info["type"] == "file" and whole:
                     return None
                 continue
+            if name in (".", ".."):
+                hint = f'path="{self.url(top)}." is what lies below it' if name == "." else None
+                raise NameClashError(f"no key can say the name {info['name']!r}", where=self.url(top), hint=hint)
             if info["type"] not in ("file", "directory") and not (info.get("islink") and os.path.isfile(info["name"])):
                 raise UnsupportedError(
                     f"{name!r} is neither a file nor a directory that can be listed",
@@ -339,7 +345,8 @@ class _Driver:
             ) from error
         from fsspec.archive import AbstractArchiveFileSystem
 
-        self.writable = settings.get("writable", not issubclass(self._class, AbstractArchiveFileSystem))
+        self._is_archive = issubclass(self._class, AbstractArchiveFileSystem)
+        self.writable = settings.get("writable", not self._is_archive)
         self.has_directories = self._class.root_marker == "/"
         self.turns = Lock()
         self._made: tuple[int, Any] | None = None
@@ -349,7 +356,14 @@ class _Driver:
         with self.turns:
             if self._made is None or self._made[0] != os.getpid():
                 with _guard(self._where):
-                    self._made = os.getpid(), self._class(**self._options, skip_instance_cache=True)
+                    fs = self._class(**self._options, skip_instance_cache=True)
+                    if self._is_archive and not all(info["name"] for info in fs.ls("")):
+                        raise NameClashError(
+                            "no key can say the absolute names in this archive",
+                            where=self._where,
+                            hint="extract it with tar or unzip",
+                        )
+                    self._made = os.getpid(), fs
             return self._made[1]
 
     @contextmanager
@@ -493,6 +507,8 @@ def error_of(error: Exception, where: str) -> RhError:
         return DeadlineError("no answer within the time allowed", where=where)
     if isinstance(error, NotImplementedError | ImportError | io.UnsupportedOperation):
         return UnsupportedError(f"the file system cannot do that: {text}", where=where)
+    if isinstance(error, tarfile.TarError | zipfile.BadZipFile | zlib.error | EOFError):
+        return IntegrityError(f"it is damaged, or not of this format: {text}", where=where)
     if isinstance(error, ValueError | TypeError):
         return InvalidError(f"the file system refuses: {text}", where=where)
     return UnavailableError(f"the file system failed: {type(error).__name__}: {text}", where=where)

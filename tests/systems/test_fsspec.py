@@ -13,6 +13,7 @@ import pytest
 from rh import config
 from rh.errors import (
     ConflictError,
+    IntegrityError,
     InvalidError,
     NameClashError,
     NotFoundError,
@@ -111,6 +112,31 @@ class TestTar(TestZip):
                 member.size = len(data)
                 archive.addfile(member, io.BytesIO(data))
         system.close()
+
+
+def test_names_in_an_archive_that_no_key_can_say_are_refused(tmp_path):
+    """fsspec shows absolute ones (`tar -P`) as empty directories; those of `tar -C directory .` have a way in."""
+    for name in ("/abs/f", "../f", "./f"):
+        with tarfile.open(tmp_path / "a.tar", "w") as archive:
+            archive.addfile(tarfile.TarInfo("plain"))
+            archive.addfile(tarfile.TarInfo(name))
+        with opened("", protocol="tar", options={"fo": str(tmp_path / "a.tar")}) as system:
+            with pytest.raises(NameClashError, match="no key can say") as refused:
+                list(system.list())
+            if name == "/abs/f":
+                with pytest.raises(NameClashError, match="absolute"):
+                    list(system.at("abs").list())
+            assert ('path="my_fs://."' in str(refused.value)) == (name == "./f")
+    with opened(".", protocol="tar", options={"fo": str(tmp_path / "a.tar")}) as system:
+        assert [entry.key for entry in system.list()] == ["f"]
+
+
+@pytest.mark.parametrize("protocol", ["zip", "tar"])
+def test_a_damaged_archive_is_an_integrity_error(tmp_path, protocol):
+    (tmp_path / "a").write_bytes(b"neither one nor the other" * 1000)
+    with opened("", protocol=protocol, options={"fo": str(tmp_path / "a")}) as system:
+        with pytest.raises(IntegrityError, match="damaged, or not of this format"):
+            list(system.list())
 
 
 def directory(name: str) -> tarfile.TarInfo:
