@@ -628,6 +628,14 @@ def test_pages_of_other_servers(server):
     assert members(other, url) == ["a b.txt", "sub/"], "a link that is no URL is none to a file here"
 
 
+def test_absolute_links_may_be_quoted_otherwise():
+    """aiohttp writes whole paths, and leaves parentheses as they are: the directory looked empty."""
+    page = (
+        "<title>Index of /d (1)/é</title><a href='/d%20(1)/%C3%A9/a(b).txt'>a</a><a href='/d%20(1)/c.txt'>b</a></html>"
+    )
+    assert members(page, "http://h/d%20%281%29/é/") == ["a(b).txt"]
+
+
 class TestConformance(SystemSuite):
     """The promises of the contract, as far as something that is only read keeps them."""
 

@@ -62,6 +62,7 @@ def members(html: str, url: str, *, framed: bool = False) -> list[str] | None:
     if not title or not fits or not (framed or page.whole):
         return None
     base = urlsplit(url)
+    *above, _ = base.path.split("/")
     names: set[str] = set()
     for link in page.links:
         if "?" in link or "#" in link:
@@ -70,9 +71,10 @@ def members(html: str, url: str, *, framed: bool = False) -> list[str] | None:
             target = urlsplit(urljoin(url, link))
         except ValueError:
             continue  # no URL, so nothing below this one
-        if (target.scheme, target.netloc) != (base.scheme, base.netloc) or not target.path.startswith(base.path):
+        *steps, rest = target.path.split("/", len(above))
+        # Decoded, since a server may quote fewer or more characters of its path than we do.
+        if (target.scheme, target.netloc) != (base.scheme, base.netloc) or _decoded(steps) != _decoded(above):
             continue
-        rest = target.path[len(base.path) :]
         name = unquote(rest, errors="surrogateescape")
         if not rest or "/" in rest.removesuffix("/"):
             continue
@@ -80,3 +82,7 @@ def members(html: str, url: str, *, framed: bool = False) -> list[str] | None:
             return None  # a name that no key can say
         names.add(name)
     return sorted(names, key=lambda name: name.encode("utf-8", "surrogateescape"))
+
+
+def _decoded(steps: list[str]) -> list[str]:
+    return [unquote(step, errors="surrogateescape") for step in steps]
