@@ -241,6 +241,8 @@ class Told(http.server.BaseHTTPRequestHandler):
             self.answer(405, b"")
         elif self.path.startswith("/signed"):
             self.answer(403, b"")
+        elif self.path.startswith("/none"):
+            self.answer(200, b"")
         elif self.path.startswith("/chunked"):
             self.send_response(200)
             self.send_header("Connection", "close")
@@ -384,6 +386,14 @@ def test_unknown_sizes_are_found_out_and_a_cut_stream_is_noticed(told):
     assert system.read("chunked", (9_990, 20_000)).read() == DATA[9_990:]
     with pytest.raises((IntegrityError, UnavailableError)):
         system.read("chunked/cut").read()
+
+
+def test_a_head_that_says_nothing_is_there_is_not_believed(told):
+    """Of a file that is made while it is sent, some servers tell a HEAD that it has 0 bytes."""
+    system = site(told[0])
+    assert system.head("none") == system.read("none").entry
+    assert system.head("none").size == len(DATA)
+    assert system.head("brief/f000").size == 0
 
 
 def test_head_where_only_get_is_allowed(told):

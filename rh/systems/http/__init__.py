@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HTTPSystem"]
 
+_FIRST_BYTE = {"Range": "bytes=0-0"}
 _PAGE = 64 * 1024 * 1024
 _DEPTH = 64
 _ASKERS = 16
@@ -93,13 +94,16 @@ class HTTPSystem(System):
         with self._ask("HEAD", url, "head") as answer:
             if answer.status in (405, 501) or (answer.status == 403 and self._query):
                 # Not allowed, or signed for GET only: the first byte tells as much.
-                return self._first_byte(url, key)
+                return self._by_get(url, key, _FIRST_BYTE)
             self._accept(answer, url, key)
             entry = entry_of(key, answer)
-        return entry or self._first_byte(url, key)
+        if entry is None:
+            return self._by_get(url, key, _FIRST_BYTE)
+        # Servers that make a file as they send it may have none to measure for HEAD, and say 0.
+        return entry if entry.size else self._by_get(url, key, {})
 
-    def _first_byte(self, url: str, key: str) -> Entry:
-        with self._ask("GET", url, "head", {"Range": "bytes=0-0"}) as answer:
+    def _by_get(self, url: str, key: str, headers: Mapping[str, str]) -> Entry:
+        with self._ask("GET", url, "head", headers) as answer:
             if answer.status == 416 and (total := total_of(answer)) is not None:
                 return entry_of(key, answer, total) or Entry(key, total)
             self._accept(answer, url, key)
