@@ -6,6 +6,7 @@ import hashlib
 import http.server
 import json
 import os
+import shutil
 import subprocess
 import threading
 import time
@@ -314,6 +315,25 @@ def test_a_damaged_cache_is_noticed(repository):
     pack.write_bytes(data)
     with pytest.raises(IntegrityError):
         git(url_of(repository)).read("data/deep/x.bin").read()
+
+
+def test_a_cache_that_was_removed_is_made_again(repository):
+    """And what a handle stays on with it, although the branch has moved."""
+    system = git(url_of(repository))
+    entries = list(system.list())
+    system.close()
+    server, name, _ = repository
+    server.commit(name, {"later": b""})
+    shutil.rmtree(config.home() / "cache" / "git")
+    assert list(system.list()) == entries
+
+
+def test_a_cache_that_was_left_half_made_is_made_anew(repository):
+    list(git(url_of(repository)).list())
+    (cache,) = [path for path in (config.home() / "cache" / "git").iterdir() if path.is_dir()]
+    shutil.rmtree(cache)
+    (cache / "branches").mkdir(parents=True)  # as a process leaves it that is killed there
+    assert git(url_of(repository)).read("README.md").read() == FILES["README.md"]
 
 
 def test_two_processes_share_one_cache(repository, python):

@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import traceback
 import weakref
@@ -179,12 +180,11 @@ class Repository:
             repo = self._repo = (
                 dulwich.Repo(urlsplit(self.url).path) if self._scheme == "file" else self._cache(dulwich)
             )
-            if self._commit is None:
-                if self._scheme == "file":
-                    self._commit = self._peel(self._local_ref())
-                else:
-                    with self._locked():
-                        self._commit = self._peel(self._fetch())
+            if self._scheme == "file":
+                self._commit = self._commit or self._peel(self._local_ref())
+            elif self._commit is None or self._commit.encode() not in repo.object_store:
+                with self._locked():
+                    self._commit = self._peel(self._fetch())
             if repo.object_format.name != "sha1":
                 raise UnsupportedError("a repository with SHA-256 names cannot be read yet", where=self.url)
             commit = repo[self._commit.encode()]
@@ -202,7 +202,9 @@ class Repository:
         self._cached = str(config.home() / "cache" / "git" / name)
         with self._locked():
             if not os.path.exists(os.path.join(self._cached, "HEAD")):
-                os.makedirs(self._cached, exist_ok=True)
+                with suppress(FileNotFoundError):
+                    shutil.rmtree(self._cached)  # of a process that was killed while it made one
+                os.makedirs(self._cached)
                 return dulwich.Repo.init_bare(self._cached)
             return dulwich.Repo(self._cached)
 
@@ -258,8 +260,12 @@ class Repository:
         raise InvalidError(f"{self.ref!r} is no commit", where=self.url)
 
     def _fetch(self) -> bytes:
-        """Bring the ref's commit into the cache; its id. One round trip where it is here already."""
-        exact = self.ref.encode() if _SHA.fullmatch(self.ref) else None
+        """Bring the ref's commit into the cache; its id. One round trip where it is here already.
+
+        A cache that was removed is filled again with the commit that this handle stays on.
+        """
+        wanted = self._commit or self.ref
+        exact = wanted.encode() if _SHA.fullmatch(wanted) else None
         if exact is not None and exact in self._repo.object_store:
             return exact
         chosen: list[bytes] = []
