@@ -18,6 +18,7 @@ from rh import config, observe
 from rh.errors import (
     AccessError,
     ConflictError,
+    FullError,
     IntegrityError,
     InvalidError,
     NameClashError,
@@ -509,6 +510,26 @@ def test_a_large_file_that_shrinks_while_it_is_read_is_an_error(repository):
         os.truncate(path, 50_000)
         with pytest.raises(IntegrityError, match="50000 bytes early"):
             body.read()
+
+
+def test_no_room_for_a_large_file(repository):
+    server, name, _ = repository
+    data = os.urandom(2_000_000)
+    server.commit(name, {"m.bin": pointer(data)})
+    with lfs_server(server, {hashlib.sha256(data).hexdigest(): data}) as url:
+        system = git(f"git+{url}/{name}.git")
+        system.head("m.bin")
+        (cache,) = [path for path in (config.home() / "cache" / "git").iterdir() if path.is_dir()]
+        disk = cache / "lfs"
+        disk.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], check=True)
+        try:
+            with pytest.raises(FullError, match="no space"):
+                system.read("m.bin")
+            assert [path for path in disk.rglob("*") if path.is_file()] == []
+        finally:
+            subprocess.run(["umount", disk], check=True)
+        assert system.read("m.bin").read() == data
 
 
 def test_a_text_about_pointers_is_a_text(repository):

@@ -12,6 +12,7 @@ import ssl
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from rh.errors import (
     AccessError,
     ConflictError,
     DeadlineError,
+    FullError,
     IntegrityError,
     InvalidError,
     MissingExtraError,
@@ -293,8 +295,7 @@ class Told(http.server.BaseHTTPRequestHandler):
             self.send_header("Transfer-Encoding", "chunked")
             self.send_header("Connection", "close")
             self.end_headers()
-            for at in range(0, len(DATA), 4000):
-                piece = DATA[at : at + 4000]
+            for piece in [LONG] * 12 if rest == "large" else (DATA[at : at + 4000] for at in range(0, len(DATA), 4000)):
                 self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
             if rest != "cut":
                 self.wfile.write(b"0\r\n\r\n")
@@ -386,6 +387,20 @@ def test_unknown_sizes_are_found_out_and_a_cut_stream_is_noticed(told):
     assert system.read("chunked", (9_990, 20_000)).read() == DATA[9_990:]
     with pytest.raises((IntegrityError, UnavailableError)):
         system.read("chunked/cut").read()
+
+
+def test_no_room_for_a_file_of_unknown_size(told, tmp_path, monkeypatch):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], check=True)
+    try:
+        monkeypatch.setattr(tempfile, "tempdir", str(disk))
+        with pytest.raises(FullError, match="no room") as full:
+            site(told[0]).read("chunked/large")
+        assert "TMPDIR" in (full.value.hint or "")
+        assert os.listdir(disk) == []
+    finally:
+        subprocess.run(["umount", disk], check=True)
 
 
 def test_a_head_that_says_nothing_is_there_is_not_believed(told):

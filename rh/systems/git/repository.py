@@ -133,12 +133,15 @@ class Repository:
         with self._lock:
             self._ready()
             path = lfs.path_of(self._repo.commondir(), pointer)
-        whole = lfs.holds(path, pointer)
-        if whole:
-            return path
-        if self._scheme not in ("http", "https"):
-            raise lfs.unsupported(self.url) if whole is None else lfs.damaged(self.url, pointer)
-        lfs.download(self._web, self.url, pointer, path, login=self._login, system=self._system)
+        try:
+            whole = lfs.holds(path, pointer)
+            if whole:
+                return path
+            if self._scheme not in ("http", "https"):
+                raise lfs.unsupported(self.url) if whole is None else lfs.damaged(self.url, pointer)
+            lfs.download(self._web, self.url, pointer, path, login=self._login, system=self._system)
+        except OSError as error:
+            raise error_of(error, self.url) from error
         return path
 
     def _raw(self, sha: str, kind: int) -> bytes:

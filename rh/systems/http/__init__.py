@@ -14,6 +14,7 @@ from urllib.parse import quote, urlsplit
 
 from rh.errors import (
     ConflictError,
+    FullError,
     IntegrityError,
     InvalidError,
     NameClashError,
@@ -169,7 +170,10 @@ class HTTPSystem(System):
         try:
             for piece in stream(answer, url):
                 count(self.location.system, "read", requests=0, received=len(piece))
-                spool.write(piece)
+                try:
+                    spool.write(piece)
+                except OSError as error:
+                    raise FullError("no room for a temporary file", where=url, hint="set TMPDIR") from error
             entry = entry_of(key, answer, spool.tell()) or Entry(key, spool.tell())
             self._matching(entry, when, url)
             start, stop = span or (0, entry.size)
