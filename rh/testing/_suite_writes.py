@@ -43,6 +43,29 @@ class WritesSuite(Suite):
         assert len(set(etags)) == len(etags) or None in etags
         return None
 
+    def test_an_etag_tells_contents_of_one_size_apart(self, system: System) -> None:
+        """What is replaced by as many bytes, at once, has another etag, or none (3)."""
+        if not self.writable:
+            return self.refuses_to_write(system)
+        etags = [system.write("f", data).etag for data in (b"one", b"two")]
+        assert etags[0] != etags[1] or None in etags
+        return None
+
+    @pytest.mark.parametrize("size", [10, 3 * 1024 * 1024])
+    def test_a_body_is_what_its_entry_says(self, system: System, size: int) -> None:
+        """What is replaced after a read has begun is read as it was, or not at all (1)."""
+        if not self.writable:
+            return self.refuses_to_write(system)
+        system.write("f", b"0" * size)
+        with system.read("f") as body:
+            system.write("f", b"1" * (size - 1))
+            try:
+                data = body.read()
+            except ConflictError:
+                return None
+        assert (len(data), set(data)) == (body.entry.size, {ord("0")})
+        return None
+
     def test_readers_see_whole_files(self, system: System) -> None:
         """A reader polling during overwrites sees the old bytes or the new ones, never a mix (1)."""
         if not self.writable:

@@ -105,6 +105,12 @@ class TestSFTP(OnAHost):
     def system(self, sftp: SSHSystem) -> SSHSystem:
         return fresh(sftp)
 
+    def test_an_etag_tells_contents_of_one_size_apart(self, system: SSHSystem) -> None:
+        """By their times, which SFTP tells in whole seconds (`docs/limits.md`)."""
+        etag = system.write("f", b"one").etag
+        os.utime(os.path.join(system.real_path(), "f"), (1, 1))
+        assert system.head("f").etag != etag
+
 
 # What the host makes of it
 
