@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from rh.errors import InvalidError, MissingExtraError
+from rh.errors import InvalidError, MissingExtraError, UnsupportedError
 from rh.forks import imports
 
 if TYPE_CHECKING:
@@ -98,10 +98,23 @@ def names(group: str) -> list[str]:
 
 
 def load(group: str, name: str) -> Any:
-    """The object an entry point names, or `InvalidError` with the names there are."""
+    """The object an entry point names.
+
+    Raises:
+        InvalidError: there is none of that name; with the names there are.
+        UnsupportedError: it is there, and importing it fails.
+    """
     point = _points(group).get(name)
     if point is None:
         raise InvalidError(
             f"no {group} plug-in is called {name!r}", hint=f"installed: {', '.join(names(group)) or 'none'}"
         )
-    return point.load()
+    try:
+        with imports:
+            return point.load()
+    except Exception as error:
+        raise UnsupportedError(
+            f"the plug-in {name!r} cannot be loaded: {type(error).__name__}: {error}",
+            where=point.value,
+            hint=f"update or remove the package {point.dist.name}" if point.dist else None,
+        ) from error

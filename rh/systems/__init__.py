@@ -169,6 +169,8 @@ def _class_of(kind: str) -> type[System]:
         found = getattr(plugins.need(module), name)
     else:
         found = plugins.load("rh.systems", kind)
+        if not (isinstance(found, type) and issubclass(found, System)):
+            raise UnsupportedError(f"what the plug-in {kind!r} names is no subclass of System", where=repr(found))
     cls: type[System] = found
     return cls
 

@@ -68,3 +68,33 @@ except InvalidError as error:
     print(error)
 """
     assert "there is no kind of system called 'sqlite'" in python(code)
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("import nowhere_at_all", "cannot be loaded: ModuleNotFoundError: No module named 'nowhere_at_all'"),
+        ("def (:", "cannot be loaded: SyntaxError"),
+        ("", "cannot be loaded: AttributeError"),
+        ("Thing = 5", "no subclass of System"),
+        ("class Thing: pass", "no subclass of System"),
+    ],
+)
+def test_a_broken_one_is_a_typed_error_of_who_uses_it(tmp_path, code, told):
+    about = tmp_path / "broken-1.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1\n")
+    (about / "entry_points.txt").write_text("[rh.systems]\nbroken = broken_module:Thing\n")
+    (tmp_path / "broken_module.py").write_text(code + "\n")
+    use = """
+import rh
+from rh.errors import UnsupportedError
+rh.register_system("here2", kind="file")
+try:
+    rh.register_system("x", kind="broken")
+    rh.folder(system="x", path="a").ls()
+except UnsupportedError as error:
+    print(error)
+"""
+    done = with_plugin(tmp_path, "-c", use)
+    assert told in done.stdout, done.stdout + done.stderr
