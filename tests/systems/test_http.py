@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from contextlib import contextmanager
+from urllib.parse import unquote
 
 import pytest
 
@@ -276,6 +277,10 @@ class Told(http.server.BaseHTTPRequestHandler):
         elif kind in ("md5", "badmd5"):
             good = base64.b64encode(hashlib.md5(DATA).digest()).decode()
             self.answer(200, DATA if kind == "md5" else b"X" + DATA[1:], Content_MD5=good)
+        elif kind == "odd":
+            name, _, value = unquote(rest).partition("=")
+            self.answer(200, DATA, **{name: value})
+            self.close_connection = True
         elif kind in ("repr", "badrepr"):
             good = base64.b64encode(hashlib.sha256(DATA).digest()).decode()
             self.answer(200, DATA if kind == "repr" else DATA[:-1] + b"X", Repr_Digest=f"sha-256=:{good}:")
@@ -358,6 +363,13 @@ def test_stated_digests_are_checked(told, kind):
     assert system.head(kind).check == f"{name}:{hashlib.new(name, DATA).hexdigest()}"
     with pytest.raises(IntegrityError, match="not the ones"):
         system.read("bad" + kind).read()
+
+
+@pytest.mark.parametrize("header", ["Repr_Digest=sha-256=:é:", "Content_MD5=é", "Content_Length=" + "9" * 5000])
+def test_headers_that_make_no_sense_say_nothing(told, header):
+    system = site(f"{told[0]}/odd")
+    assert system.read(header).read() == DATA
+    assert system.head(header).check is None
 
 
 @pytest.mark.parametrize("kind", ["torn", "stalled"])
@@ -649,6 +661,7 @@ def test_pages_of_other_servers(server):
     assert members(PAGES[server].replace("</html>", ""), url) is None, "a page that was cut is no listing"
     assert members(PAGES[server], "http://h/other/") is None
     assert members(PAGES[server].replace("a%20b.txt", "a%2Fb.txt"), url) is None
+    assert members(PAGES[server].replace("<a href", "<![odd[<a href", 1), url) is None
     other = PAGES[server].replace("<a href", '<a href="http://[bad/">x</a><a href', 1)
     assert members(other, url) == ["a b.txt", "sub/"], "a link that is no URL is none to a file here"
 

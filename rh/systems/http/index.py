@@ -46,8 +46,11 @@ def members(html: str, url: str, *, framed: bool = False) -> list[str] | None:
     length) must show its end.
     """
     page = _Page()
-    page.feed(html)
-    page.close()
+    try:
+        page.feed(html)
+        page.close()
+    except AssertionError:  # Python's parser, where a declaration is none
+        return None
     path = unquote(urlsplit(url).path)
     title = page.title.strip()
     for start in _TITLES:

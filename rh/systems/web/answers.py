@@ -6,7 +6,6 @@ Sources: RFC 9110 (ranges, validators), RFC 9530 and RFC 3230 (digests), RFC 186
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
@@ -25,7 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["RANGE", "AnswerBody", "EmptyBody", "SpooledBody", "entry_of", "stream", "total_of"]
 
 PIECE = 256 * 1024
-RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)", re.ASCII)
+_SIZE = re.compile(r"\d{1,18}", re.ASCII)
+RANGE = re.compile(r"bytes (?:(\d{1,18})-(\d{1,18})|\*)/(\d{1,18}|\*)", re.ASCII)
 
 
 def stream(answer: BaseHTTPResponse, where: str) -> Iterator[bytes]:
@@ -47,7 +47,7 @@ def entry_of(key: str, answer: BaseHTTPResponse, size: int | None = None) -> Ent
     headers = answer.headers
     if size is None:
         length = headers.get("Content-Length", "")
-        if not (length.isascii() and length.isdigit()):
+        if not _SIZE.fullmatch(length):
             return None
         size = int(length)
     modified = _date(headers.get("Last-Modified"))
@@ -82,13 +82,13 @@ def _digests(headers: Mapping[str, str]) -> dict[str, bytes]:
             if algorithm and value:
                 try:
                     found.setdefault(algorithm, base64.b64decode(value.strip().strip(":"), validate=True))
-                except binascii.Error:
+                except ValueError:
                     continue
     md5 = headers.get("Content-MD5")
     if md5 and "Content-Range" not in headers:
         try:
             found.setdefault("md5", base64.b64decode(md5, validate=True))
-        except binascii.Error:
+        except ValueError:
             pass
     return {
         name: value
