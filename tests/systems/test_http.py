@@ -38,6 +38,7 @@ from rh.errors import (
 from rh.systems import locate, open_system, settings_of
 from rh.systems.http import HTTPSystem
 from rh.systems.http.index import members
+from rh.systems.wrap import Counting, Faulty, Limited, Retrying
 from rh.testing.systems import SystemSuite
 from rh.types import ANY, Location, Match
 
@@ -382,6 +383,13 @@ def test_a_stated_digest_holds_for_a_read_that_broke(told, kind):
     config.register("torn", {"kind": "http", "endpoint_url": url, "timeout_s": 0.5, "retry_s": 10})
     assert open_system(locate("torn:/")).read(kind).read() == LONG
     assert [headers.get("Range") for _, _, headers in seen] == [None, None]
+
+
+@pytest.mark.parametrize("wrapper", [Counting, Faulty, functools.partial(Limited, bytes_per_s=1e12)])
+def test_a_stated_digest_holds_through_wrappers(told, wrapper):
+    system = Retrying(wrapper(site(told[0], timeout_s=0.5)), budget_s=10)
+    with pytest.raises(DeadlineError):
+        list(system.read("stalled"))
 
 
 def test_a_server_without_ranges_is_skipped_through(told):

@@ -44,6 +44,7 @@ class _SeenBody(Body):
 
     def __init__(self, body: Body, see: Callable[[Bytes], Bytes]) -> None:
         self.entry = body.entry
+        self.undivided = body.undivided
         self._body = body
         self._see = see
 
@@ -377,6 +378,7 @@ class Faulty(Wrapper):
 class _FaultyBody(Body):
     def __init__(self, body: Body, pieces: Iterator[Bytes]) -> None:
         self.entry = body.entry
+        self.undivided = body.undivided
         self._body = body
         self._pieces = pieces
 
