@@ -286,6 +286,13 @@ def test_a_local_repository_is_read_where_it_is(repository, tmp_path):
         git(f"git+file://{bare}@nope").list()
 
 
+@pytest.mark.parametrize("name", ["a b.git", "a#b.git", "a?b.git", "a%20b.git"])
+def test_a_local_repository_has_the_path_it_has(repository, tmp_path, name):
+    """As every `file://` URL here, it is not quoted: `#` and `?` are characters of it."""
+    shutil.copytree(repository[0].root / f"{repository[1]}.git", tmp_path / name)
+    assert git(f"git+file://{tmp_path / name}@v1").read("README.md").read() == FILES["README.md"]
+
+
 def test_submodules_are_no_silent_gap(repository, tmp_path):
     server, name, first = repository
     bare = server.root / f"{name}.git"

@@ -181,7 +181,7 @@ class Repository:
         repo = None
         try:
             repo = self._repo = (
-                dulwich.Repo(urlsplit(self.url).path) if self._scheme == "file" else self._cache(dulwich)
+                dulwich.Repo(self.url.removeprefix("file://")) if self._scheme == "file" else self._cache(dulwich)
             )
             if self._scheme == "file":
                 self._commit = self._commit or self._peel(self._local_ref())
