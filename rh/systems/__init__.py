@@ -56,6 +56,8 @@ _VERSION = re.compile(r"(?!rh://)(.+[^/:])@sha256:([0-9a-f]{64})(/.*)?", re.DOTA
 """What is in a version: the URL of its store, the tree's digest, and a path."""
 NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*):([/~].*)", re.DOTALL)
 """A path on a named host."""
+_HOST = re.compile(r"(?:[A-Za-z0-9._-]+@)?[A-Za-z][A-Za-z0-9._-]*")
+"""What `host:path` begins with elsewhere."""
 _AUTHORITY_KINDS = {
     "ssh": "ssh",
     "sftp": "ssh",
@@ -234,14 +236,20 @@ def _refuse_scp_style(text: str) -> None:
     """`s3:bucket/x` and `host:x` mean a system elsewhere; as a name here, data would go to the wrong place."""
     name, colon, rest = text.partition(":")
     name = config.ALIASES.get(name, name)
-    if colon and "/" not in name and name != "file" and name in config.system_names():
-        host = config.system(name)["kind"] in HOSTS
-        raise InvalidError(
-            f"{text!r} is neither a URL nor clearly a path",
-            where=text,
-            hint=(f"{name}:~/{rest} or {name}:/{rest}" if host else f"{name}://{rest}")
-            + f"; for a file here: ./{text}",
-        )
+    if not colon or "/" in name or name == "file":
+        return
+    known = name in config.system_names()
+    if not known and (not _HOST.fullmatch(name) or os.path.lexists(text)):
+        return
+    if not known:
+        meant = f"ssh://{name}/~/{rest} on a host; rh://{text} of what is saved"
+    elif config.system(name)["kind"] in HOSTS:
+        meant = f"{name}:~/{rest} or {name}:/{rest}"
+    else:
+        meant = f"{name}://{rest}"
+    raise InvalidError(
+        f"{text!r} is neither a URL nor clearly a path", where=text, hint=f"{meant}; for a file here: ./{text}"
+    )
 
 
 def _from_url(scheme: str, rest: str, url: str, system: str | None) -> Location:

@@ -603,6 +603,22 @@ def test_the_root_of_a_registered_disk_is_where_its_paths_begin(tmp_path):
         rh.register_system("nas", kind="file", root=7)
 
 
+def test_what_is_a_host_elsewhere_is_no_name_here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path, meant in (
+        ("gpubox:data", "ssh://gpubox/~/data"),
+        ("me@gpu:x", "ssh://me@gpu/~/x"),
+        ("s3:b/x", "s3://b/x"),
+    ):
+        with pytest.raises(errors.InvalidError, match="neither a URL nor clearly a path") as caught:
+            rh.folder(path=path)
+        assert meant in caught.value.hint
+        assert f"./{path}" in caught.value.hint
+    (tmp_path / "gpubox:data").mkdir()
+    for path in ("gpubox:data", "./new:data", "10:30", "a b:c"):
+        assert rh.folder(path=path).path == str(tmp_path / path.removeprefix("./"))
+
+
 def test_no_root_configured_shows_the_line_to_add(here):
     here.put({"a": b"1"})
     with pytest.raises(errors.InvalidError, match="no root is configured") as caught:
