@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import io
 import json
@@ -41,10 +42,7 @@ class _InterruptedError(RhError):
 def run(words: Sequence[str]) -> int:
     """Run one command line."""
     as_json = "--json" in (words[: words.index("--")] if "--" in words else words)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # Names are bytes; what no encoding can say goes out as it came in.
-            stream.reconfigure(errors="surrogateescape" if stream is sys.stdout else "backslashreplace")
+    _prepare_streams()
     with _interruptible(as_json=as_json) as stops, _warned():
         try:
             code = _command(list(words))
@@ -60,25 +58,45 @@ def run(words: Sequence[str]) -> int:
         except KeyboardInterrupt:
             return _interrupted(*stops, as_json=as_json)
         except BrokenPipeError:
-            # Whoever read us has gone; Python would complain once more when it flushes at exit.
-            with contextlib.suppress(OSError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            show.drop(sys.stdout)  # whoever read us has gone
             return codes.PIPE
         except OSError as error:
             return _failed(error, as_json=as_json)
     return code
 
 
+def _prepare_streams() -> None:
+    """Let the standard streams take, or refuse, whatever comes.
+
+    In place of one that was closed comes the null device, so that no file gets its number, and then what is told.
+    Input and output fail then, as they do in coreutils: nothing was read or told.
+    """
+    for name, flags, mode in (("stdin", os.O_WRONLY, "r"), ("stdout", os.O_RDONLY, "w"), ("stderr", os.O_WRONLY, "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, flags), mode, encoding="utf-8"))
+    codecs.register_error("rh", _unencodable)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="rh" if stream is sys.stdout else "backslashreplace")
+
+
+def _unencodable(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Names are bytes: what is no text goes out as it came in. What the encoding of the output has not is escaped."""
+    assert isinstance(error, UnicodeEncodeError)
+    error.end = error.start + 1
+    is_byte = "\udc80" <= error.object[error.start] <= "\udcff"
+    return codecs.lookup_error("surrogateescape" if is_byte else "backslashreplace")(error)
+
+
 def _failed(error: OSError, *, as_json: bool) -> int:
     """What the machine refused outside of any place: a file that the user named, or where our output goes."""
     from rh.systems.local.disk import failure
 
-    problem = failure(error, str(error.filename or "standard output"))
+    problem = failure(error, str(error.filename or "standard input or output"))
     try:
         sys.stdout.flush()
     except OSError:
-        with contextlib.suppress(OSError):  # Python would try again at exit, and complain
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        show.drop(sys.stdout)
     show.fail(problem, as_json=as_json)
     return codes.code_of(problem)
 
@@ -139,7 +157,8 @@ def _interrupted(*stopped: BaseException, as_json: bool) -> int:
 def _force(as_json: bool) -> None:
     """Something does not end. What it has stored is whole or hidden, and the next run goes on."""
     document = json.dumps(_InterruptedError("interrupted").as_dict())
-    os.write(2, f"{document}\n".encode() if as_json else b"rh: interrupted\n")
+    with contextlib.suppress(OSError):
+        os.write(2, f"{document}\n".encode() if as_json else b"rh: interrupted\n")
     os._exit(codes.INTERRUPTED)
 
 

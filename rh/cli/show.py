@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import sys
 import time
@@ -11,7 +13,7 @@ from typing import Any
 
 from rh.errors import RhError
 
-__all__ = ["NAMES", "emit", "fail", "human", "line", "table", "tell", "when"]
+__all__ = ["NAMES", "drop", "emit", "fail", "human", "line", "table", "tell", "when"]
 
 
 def human(size: float) -> str:
@@ -39,8 +41,17 @@ def line(text: str = "") -> None:
 
 
 def tell(text: str) -> None:
-    """One line for the person at the terminal, on standard error."""
-    sys.stderr.write(safe(text, sys.stderr) + "\n")
+    """One line for the person at the terminal, on standard error; if it is closed, the exit code says it still."""
+    try:
+        sys.stderr.write(safe(text, sys.stderr) + "\n")
+    except OSError:
+        drop(sys.stderr)
+
+
+def drop(stream: Any) -> None:
+    """Let go nowhere what a stream cannot be rid of: Python would try again at exit, and complain."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def emit(value: Any) -> None:
@@ -115,7 +126,7 @@ def fail(error: RhError, *, as_json: bool) -> None:
         document = error.as_dict() | {"hint": typed(error.hint)}
         if receipt is not None:
             document["receipt"] = receipt.as_dict()
-        sys.stderr.write(json.dumps(document, default=str) + "\n")
+        tell(json.dumps(document, default=str))
         return
     error.hint = typed(error.hint)
     tell(f"rh: {error}")

@@ -197,4 +197,53 @@ def test_a_full_disk_under_the_output_is_an_error_like_others(words, tmp_path):
     if "--json" in words:
         assert json.loads(told)["kind"] == "full"
     else:
-        assert "standard output" in told
+        assert "standard input or output" in told
+
+
+@pytest.mark.parametrize(
+    ("words", "closed", "code", "told"),
+    [
+        ("ls .", ">&-", 1, "standard input or output"),
+        ("--help", ">&-", 1, "standard input or output"),
+        ("cat f", ">&-", 1, "standard input or output"),
+        ("put x", "<&-", 1, "standard input or output"),
+        ("rm f", "<&-", codes.USAGE, "nobody to ask"),
+        ("cat f", "<&-", 0, ""),
+        ("ls .", "2>&-", 0, ""),
+        ("ls nope", "2>&-", codes.NOT_FOUND, ""),
+        ("ls nope --json", "2>/dev/full", codes.NOT_FOUND, ""),
+        ("ls nope", "2>/dev/full", codes.NOT_FOUND, ""),
+        ("ls .", ">&- 2>&- <&-", 1, ""),
+    ],
+)
+def test_streams_that_cannot_be_used(words, closed, code, told, tmp_path):
+    """The exit code tells in any case, and what could not be read is not stored as nothing."""
+    (tmp_path / "f").write_bytes(b"here\n")
+    argv = ["sh", "-c", f'exec "$0" {words} {closed}', PROGRAM]
+    done = subprocess.run(argv, capture_output=True, cwd=tmp_path, text=True, check=False)
+    assert done.returncode == code, done
+    assert "Traceback" not in done.stderr
+    assert told in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]
+
+
+def test_no_file_gets_the_number_of_a_closed_stream(tmp_path):
+    """Else what is told would be written into it."""
+    code = (
+        "import os, rh.cli.run as run\n"
+        "run._prepare_streams()\n"
+        f"assert os.open({str(tmp_path / 'f')!r}, os.O_CREAT | os.O_RDWR) > 2\n"
+    )
+    subprocess.run(["sh", "-c", 'exec "$0" -c "$1" <&- >&- 2>&-', sys.executable, code], check=True)
+
+
+def test_an_encoding_that_has_not_all_letters(tmp_path):
+    """What it has not is escaped, and names that are no text go out as they are."""
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "ü→").touch()
+    (tmp_path / os.fsdecode(b"d/\xff")).touch()
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run([PROGRAM, "ls", "d"], capture_output=True, cwd=tmp_path, env=environment, check=True)
+    assert done.stdout == b"\xfc\\u2192\n\xff\n"
+    done = subprocess.run([PROGRAM, "cp", "d", "e"], capture_output=True, cwd=tmp_path, env=environment, check=True)
+    assert b"moved 2 of 2 files" in done.stdout
