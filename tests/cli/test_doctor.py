@@ -91,6 +91,15 @@ def test_each_trouble_fails_and_says_how_to_mend(rh, s3_server, ssh_a, what, tmp
     assert "FAIL" in rh(*words, expect=1).out
 
 
+def test_settings_that_cannot_be_read_fail_for_a_system_that_is_named(rh):
+    """Nothing was looked at, which is no good news."""
+    config.home().mkdir(parents=True)
+    (config.home() / "config.toml").write_text("[systems.x\n")
+    [found] = rh("doctor", "x", "--json", expect=1).lines
+    assert (found["status"], found["fix"]) == ("fail", f"edit {config.home() / 'config.toml'}")
+    assert "valid TOML" in found["detail"]
+
+
 def test_a_connection_that_stands_proves_no_login(rh):
     """What another process left open is not what is looked at."""
     from rh.testing import servers

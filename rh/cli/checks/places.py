@@ -27,15 +27,19 @@ _AT_ONCE = 8
 
 def checks(names: Sequence[str] | None, *, timeout_s: float) -> Iterator[Iterator[Finding]]:
     """The checks of the named systems, or of all that somebody configured, in the order of their names."""
-    try:
-        chosen = list(names) if names is not None else config.system_names()
-        configured = {
-            v.key.split(".")[1] for v in config.show() if v.key.startswith("systems.") and v.origin != "default"
-        }
-    except RhError:
-        return  # the check of the settings has said so
+    if names is not None:
+        chosen = dict.fromkeys(names, True)
+    else:
+        chosen = {}
+        try:
+            for value in config.show():
+                if value.key.startswith("systems."):
+                    name = value.key.split(".")[1]
+                    chosen[name] = chosen.get(name, False) or value.origin != "default"
+        except RhError:
+            return  # the check of the settings has said so
     with ThreadPoolExecutor(_AT_ONCE, "rh-doctor") as pool:
-        waiting = [pool.submit(_all, name, name in configured or names is not None, timeout_s) for name in chosen]
+        waiting = [pool.submit(_all, name, wanted, timeout_s) for name, wanted in chosen.items()]
         for one in waiting:
             yield iter(one.result())
 
@@ -44,7 +48,7 @@ def _all(name: str, wanted: bool, timeout_s: float) -> list[Finding]:
     try:
         settings = config.system(name)
     except RhError as error:
-        return [Finding("fail", name, error.message, error.hint)]
+        return [Finding("fail", name, error.message, error.hint or f"edit {error.where}")]
     kind = settings["kind"]
     if kind in ("file", "memory"):
         return []
