@@ -108,8 +108,15 @@ class Value(NamedTuple):
 
 
 def home() -> Path:
-    """The directory of settings, registry, caches and journals: `$RH_HOME`, by default `~/.rh`."""
-    return Path(os.environ.get("RH_HOME") or Path.home() / ".rh")
+    """The directory of settings, registry, caches and journals: `$RH_HOME`, by default `~/.rh`.
+
+    Raises:
+        InvalidError: nobody says where it is: of a user without an account, as in some containers, only `$HOME` does.
+    """
+    try:
+        return Path(os.environ.get("RH_HOME") or "~/.rh").expanduser()
+    except RuntimeError as error:
+        raise InvalidError("this user has no home directory", where="RH_HOME", hint="set HOME or RH_HOME") from error
 
 
 def _load(path: Path) -> dict[str, Any]:

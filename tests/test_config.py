@@ -166,3 +166,22 @@ def test_what_is_shown_has_no_credentials(monkeypatch):
     assert "user=ada" in shown
     assert "AccountName=ada" in shown
     assert "*/*" in shown
+
+
+def test_the_home_of_a_user_without_an_account(monkeypatch):
+    """Such as a container may run as: what helps is told, also by `rh doctor`."""
+    import pwd
+
+    free = max(one.pw_uid for one in pwd.getpwall() if one.pw_uid < 60_000) + 1
+    monkeypatch.delenv("RH_HOME")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("os.getuid", lambda: free)
+    with pytest.raises(errors.InvalidError, match=r"no home directory.*RH_HOME"):
+        config.home()
+
+
+def test_a_home_below_the_users_own_that_no_shell_has_expanded(monkeypatch, tmp_path):
+    """As in a file of variables: not a directory called `~`, another one wherever `rh` runs."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RH_HOME", "~/mine")
+    assert config.home() == tmp_path / "mine"

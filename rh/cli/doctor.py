@@ -20,7 +20,9 @@ def doctor(
         list[str] | None,
         typer.Argument(metavar="SYSTEM", autocompletion=complete_system, help="Look at these systems only."),
     ] = None,
-    timeout: Annotated[float, typer.Option(metavar="SECONDS", min=0.001, help="How long to wait for each system.")] = 10.0,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.001, help="How long to wait for each system.")
+    ] = 10.0,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Also how to install each extra that nothing here needs.")
     ] = False,

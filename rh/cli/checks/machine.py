@@ -89,11 +89,11 @@ def _wanted_extras() -> dict[str, str]:
 
 
 def _settings() -> Iterator[Finding]:
-    file = config.home() / "config.toml"
     try:
+        file = config.home() / "config.toml"
         config.show()
     except RhError as error:
-        yield Finding("fail", "settings", error.message, error.hint or f"edit {error.where or file}")
+        yield Finding("fail", "settings", error.message, error.hint or f"edit {error.where}")
         return
     yield Finding("ok", "settings", str(file) if file.exists() else f"defaults ({file} is not there)")
     profile = os.environ.get("RH_PROFILE")
