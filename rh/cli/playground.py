@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
@@ -33,35 +34,20 @@ def playground(
     """
     from rh.testing.playground import SYSTEMS, Playground
 
-    def started(line: str) -> None:
-        show.tell(line) if json else _flushed(line)
+    def tell(line: str) -> None:
+        show.tell(line) if json else _flushed(show.line, line)
 
-    ground = Playground(tuple(only) if only else SYSTEMS, install=not no_install, tell=started)
-    if not json:
-        ground.run()
-        return
-    _as_json(ground)
-
-
-def _flushed(line: str) -> None:
-    import sys
-
-    show.line(line)
-    sys.stdout.flush()
-
-
-def _as_json(ground: object) -> None:
-    import sys
-
-    from rh.testing.playground import Playground
-
-    assert isinstance(ground, Playground)
-    try:
-        ground.start()
+    def ready() -> None:
         systems = {name: ground.settings(name) for name in ground.running}
         missing = {name: error.as_dict() for name, error in ground.missing.items()}
-        show.emit({"environment": ground.environment(), "systems": systems, "missing": missing})
-        sys.stdout.flush()
-        ground.wait()
-    finally:
-        ground.stop()
+        _flushed(show.emit, {"environment": ground.environment(), "systems": systems, "missing": missing})
+
+    ground = Playground(tuple(only) if only else SYSTEMS, install=not no_install, tell=tell)
+    ground.run(ready if json else None)
+
+
+def _flushed(write: Callable[[Any], None], what: object) -> None:
+    import sys
+
+    write(what)
+    sys.stdout.flush()

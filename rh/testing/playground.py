@@ -202,8 +202,11 @@ class Playground:
         root = str(self.settings(name)["root"])
         return root if "://" in root else f"{name}:{root}"
 
-    def run(self) -> None:
+    def run(self, ready: Callable[[], None] | None = None) -> None:
         """Start, tell what to type, and stay until Ctrl-C, SIGTERM or `stop` from another thread.
+
+        Args:
+            ready: called once everything runs, in place of telling what to type.
 
         Raises:
             UnavailableError: a server stopped by itself; so did the others then.
@@ -215,8 +218,11 @@ class Playground:
                 before[number] = signal.signal(number, self._asked_to_stop)
         try:
             self.start()
-            for line in self.instructions():
-                self._tell(line)
+            if ready is not None:
+                ready()
+            else:
+                for line in self.instructions():
+                    self._tell(line)
             self.wait()
         finally:
             self.stop()
