@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Annotated
 
 import typer
@@ -109,6 +110,8 @@ NamePrefix = Annotated[
 _SHOWN = 20
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]?)(i?b)?(?:/s)?", re.IGNORECASE)
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
+_LARGEST = (1 << 63) - 1
+_LONGEST_S = 1000 * 366 * 86400.0
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
@@ -121,7 +124,10 @@ def size_of(text: str | None, option: str) -> int | None:
         raise InvalidError(f"{option} {text!r} is not a size", hint=f"{option} 500K, 10M, 1.5GiB or 10MB")
     step = 1000 if (match.group(3) or "").lower() == "b" and match.group(2) else 1024
     power = " kmgtp".index(match.group(2).lower() or " ")
-    return int(float(match.group(1)) * step**power)
+    size = int(Decimal(match.group(1)) * step**power)  # a fraction of floating point is not exact beyond 2^53
+    if size > _LARGEST:
+        raise InvalidError(f"{option} {text!r} is more than any file has")
+    return size
 
 
 def span_of(text: str | None, option: str) -> float | None:
@@ -131,7 +137,10 @@ def span_of(text: str | None, option: str) -> float | None:
     match = _SPAN.fullmatch(text.strip())
     if match is None:
         raise InvalidError(f"{option} {text!r} is not a span of time", hint=f"{option} 90s, 15m, 2h, 3d or 1w")
-    return float(match.group(1)) * _SECONDS[match.group(2)]
+    seconds = float(match.group(1)) * _SECONDS[match.group(2)]
+    if seconds > _LONGEST_S:
+        raise InvalidError(f"{option} {text!r} is longer than a thousand years")
+    return seconds
 
 
 def ask(what: Sequence[str], question: str) -> None:

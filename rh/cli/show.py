@@ -24,8 +24,13 @@ def human(size: float) -> str:
 
 
 def when(seconds: float | None) -> str:
-    """A moment for people, in local time."""
-    return "-" if seconds is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+    """A moment for people, in local time; one that no calendar has in seconds, as `date` takes them."""
+    if seconds is None:
+        return "-"
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+    except (OverflowError, OSError, ValueError):
+        return f"@{seconds:.0f}"
 
 
 def safe(text: str, stream: Any) -> str:

@@ -9,6 +9,8 @@ import time
 
 import pytest
 
+from rh.cli import show
+from rh.cli.options import size_of
 from rh.errors import InvalidError, NotFoundError
 from rh.systems import locate, open_system
 from rh.systems.abilities import Multipart
@@ -259,3 +261,28 @@ def test_a_pattern_that_finds_nothing_tells_how_to_look_below(rh, tree):
     assert rh("find", "*.txt", "--json", expect=3).error["hint"] == (
         "a PATTERN comes after the PLACE: rh find . '**/*.txt'"
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["cp", "src", "dst", "--bandwidth", "9" * 400], "more than any file has"),
+        (["cat", "src/a.txt", "--offset", "8192P"], "more than any file has"),
+        (["find", "src", "--newer", "9" * 400 + "w"], "longer than a thousand years"),
+        (["sweep", "src", "--older-than", "999999w"], "longer than a thousand years"),
+    ],
+)
+def test_amounts_that_nothing_has(rh, tree, words, told):
+    assert told in rh(*words, expect=2).err
+
+
+def test_sizes_are_exact():
+    """Also those that no floating-point number is equal to."""
+    assert size_of(str((1 << 53) + 1), "--offset") == (1 << 53) + 1
+    assert size_of("1.5K", "--offset") == 1536
+
+
+def test_a_time_that_no_calendar_has():
+    """As a file system may tell, and an expiry that Python was given."""
+    assert show.when(1e17) == "@100000000000000000"
+    assert show.when(-1e300).startswith("@-")
