@@ -41,6 +41,25 @@ def test_a_misspelt_setting_in_a_file(file, text, key, near):
     assert caught.value.where == f"{path}: {key}"
 
 
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ('kind = "s3"\nendpoint_url = 9000', "endpoint_url"),
+        ('kind = "s3"\nregion = ["eu"]', "region"),
+        ('kind = "s3"\nprofile = 3', "profile"),
+        ('kind = "s3"\nstore = true', "store"),
+        ('kind = "ssh"\nhost = 5', "host"),
+        ('kind = "azure"\naccount = 5', "account"),
+        ('kind = "http"\nurl = 5', "url"),
+    ],
+)
+def test_a_setting_that_is_no_text(file, text, key):
+    path = file(f"[systems.lab]\n{text}")
+    with pytest.raises(errors.InvalidError, match=f"{key} is text, not ") as caught:
+        settings_of("lab")
+    assert caught.value.where == f"{path}: systems.lab.{key}"
+
+
 def test_a_profile_too(file, monkeypatch):
     file("")
     (config.home() / "profiles").mkdir()

@@ -44,6 +44,8 @@ _NUMBERS: Mapping[str, Callable[[Any], float]] = {
     "persist_s": int,
 }
 
+_TEXTS = frozenset({"root", "store", "url", "endpoint_url", "host", "region", "profile", "account"})
+
 _OURS = frozenset({"name", "cluster"})
 """What `rh` itself writes beside the settings."""
 
@@ -137,9 +139,9 @@ def check_settings(name: str, settings: Mapping[str, Any]) -> None:
     for key, value in settings.items():
         if key in _NUMBERS and not _is_number(value, _NUMBERS[key]):
             raise InvalidError(f"{key} is not a number: {value!r}", where=_origin(name, key) or f"systems.{name}.{key}")
-        if key == "root" and value is not None and not isinstance(value, str):
-            said = _origin(name, key) or f"systems.{name}.root"
-            raise InvalidError(f"root is text, not {type(value).__name__}", where=said)
+        if key in _TEXTS and value is not None and not isinstance(value, str):
+            said = _origin(name, key) or f"systems.{name}.{key}"
+            raise InvalidError(f"{key} is text, not {type(value).__name__}", where=said)
         if takes is not None and key not in takes and key not in GENERAL and key not in _OURS:
             known = (*sorted(takes), *GENERAL)
             raise InvalidError(
