@@ -14,6 +14,12 @@ __all__ = ["main"]
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the program with these arguments (by default the process's) and return its exit code."""
-    from rh.cli.run import run
+    words = sys.argv[1:] if words is None else list(words)
+    try:
+        from rh.cli.run import run
 
-    return run(sys.argv[1:] if words is None else list(words))
+        return run(words)
+    except KeyboardInterrupt:  # while the command was loaded, or had ended
+        from rh.cli.run import interrupted
+
+        return interrupted(as_json="--json" in words)

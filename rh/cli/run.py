@@ -11,8 +11,9 @@ import os
 import signal
 import sys
 import threading
+import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
@@ -21,7 +22,7 @@ from rh.cli import show
 from rh.errors import NotFoundError, RhError, TransferError
 from rh.observe import log
 
-__all__ = ["cancel", "run"]
+__all__ = ["cancel", "interrupted", "run"]
 
 GRACE_S = 1.7
 """How long an interrupted command may tidy up."""
@@ -48,15 +49,15 @@ def run(words: Sequence[str]) -> int:
             code = _command(list(words))
             sys.stdout.flush()
             if cancel.is_set():  # typer makes an exit code of it
-                return _interrupted(*stops, as_json=as_json)
+                return interrupted(*stops, as_json=as_json)
         except RhError as error:
             if cancel.is_set():
-                return _interrupted(error, as_json=as_json)
+                return interrupted(error, as_json=as_json)
             _hinted(error)
             show.fail(error, as_json=as_json)
             return codes.code_of(error)
         except KeyboardInterrupt:
-            return _interrupted(*stops, as_json=as_json)
+            return interrupted(*stops, as_json=as_json)
         except BrokenPipeError:
             show.drop(sys.stdout)  # whoever read us has gone
             return codes.PIPE
@@ -143,7 +144,7 @@ def _hinted(error: RhError) -> None:
             hinted(error)
 
 
-def _interrupted(*stopped: BaseException, as_json: bool) -> int:
+def interrupted(*stopped: BaseException, as_json: bool) -> int:
     """Say so, with what it came to, or the receipt, of a transfer that was stopped."""
     notes = [note for one in stopped for note in getattr(one, "__notes__", ())]
     error = _InterruptedError(": ".join(("interrupted", *notes[:1])))
@@ -209,11 +210,7 @@ def _interruptible(*, as_json: bool) -> Iterator[list[KeyboardInterrupt]]:
         return
 
     def stop(_number: int, _frame: FrameType | None) -> None:
-        if not cancel.is_set():
-            cancel.set()
-            watchdog = threading.Timer(GRACE_S, _force, [as_json])
-            watchdog.daemon = True
-            watchdog.start()
+        cancel.set()
         stops.append(KeyboardInterrupt())
         raise stops[-1]
 
@@ -222,8 +219,44 @@ def _interruptible(*, as_json: bool) -> Iterator[list[KeyboardInterrupt]]:
         yield stops
         return
     cancel.clear()
-    signal.signal(signal.SIGINT, stop)
+    with _forced(lambda: signal.getsignal(signal.SIGINT) is stop, as_json=as_json):
+        signal.signal(signal.SIGINT, stop)
+        try:
+            yield stops
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def _forced(ours: Callable[[], bool], *, as_json: bool) -> Iterator[None]:
+    """End by force what has not ended in time after a Ctrl-C that is `ours` to handle.
+
+    Python runs no handler while its main thread is in a system call that goes on, such as the look-up of a host's name
+    where no server answers. Signals are written to a descriptor at once (`signal.set_wakeup_fd`), which a thread reads.
+    """
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+
+    def watch() -> None:
+        while (number := os.read(read, 1)[0]) != _OVER:
+            if number == signal.SIGINT and ours():
+                time.sleep(GRACE_S)
+                _force(as_json)
+
+    watcher = threading.Thread(target=watch, name="rh-interrupt", daemon=True)
+    watcher.start()
+    before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
     try:
-        yield stops
+        yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        if not cancel.is_set():  # else it watches until the process is no more
+            signal.set_wakeup_fd(before)
+            os.write(write, bytes([_OVER]))
+            watcher.join()
+            os.close(read)
+            os.close(write)
+
+
+_OVER = 0
+"""No signal has this number."""
+os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))  # what a child is sent is not for its parent

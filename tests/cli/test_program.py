@@ -108,7 +108,10 @@ def interrupted(argv, tmp_path, ready):
         assert ready()
         begun = time.monotonic()
         process.send_signal(signal.SIGINT)
-        code = process.wait(20)
+        try:
+            code = process.wait(20)
+        finally:
+            process.kill()
         took = time.monotonic() - begun
         err = process.stderr.read()
     return code, err, took
@@ -153,6 +156,40 @@ def test_ctrl_c_while_reading_input(tmp_path, json_):
     assert (code, took < 2) == (130, True)
     assert err == "rh: interrupted\n" if not json_ else json.loads(err)["kind"] == "interrupted"
     assert not (tmp_path / "x").exists()
+
+
+def test_ctrl_c_while_the_system_is_asked_for_something(tmp_path):
+    """No handler of Python's is run before that returns, as where a host's name is looked up and nobody answers."""
+    code = """
+import ctypes
+from rh.cli.run import _interruptible
+libc, lock = ctypes.CDLL(None), ctypes.create_string_buffer(64)
+libc.pthread_mutex_lock(lock)
+with _interruptible(as_json=False):
+    open("ready", "w").close()
+    libc.pthread_mutex_lock(lock)
+"""
+    code, err, _ = interrupted([sys.executable, "-c", code], tmp_path, (tmp_path / "ready").exists)
+    assert (code, err) == (130, "rh: interrupted\n")
+
+
+def test_ctrl_c_while_the_program_is_loaded(python):
+    code = """
+import sys
+from rh.cli import main
+
+class Press:
+    def find_spec(self, name, *_):
+        if name == "rh.cli.show":
+            sys.meta_path.remove(self)
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Press())
+sys.stderr = sys.stdout
+print(main(["ls", "--json"]))
+"""
+    told, exit_code = python(code).splitlines()
+    assert (json.loads(told)["kind"], exit_code) == ("interrupted", "130")
 
 
 @pytest.mark.parametrize(
