@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -31,12 +32,13 @@ __all__ = [
 def whole_words() -> Iterator[None]:
     """Ask for completions of words that bash took apart at colons, and answer with what follows the last one.
 
-    That part is all that bash puts something in place of (`COMP_WORDBREAKS`). Its words come one to a line.
+    That part is all that bash puts something in place of (`COMP_WORDBREAKS`), and it puts it there as it is: what would
+    be two words, or a command, gets backslashes. Its words come one to a line.
     """
-    parts = os.environ.get("COMP_WORDS", "").split("\n")
-    if os.environ.get("_RH_COMPLETE") != "complete_bash" or ":" not in parts:
+    if os.environ.get("_RH_COMPLETE") != "complete_bash":
         yield
         return
+    parts = os.environ.get("COMP_WORDS", "").split("\n")
     words: list[str] = []
     current = 0
     for count, part in enumerate(parts):
@@ -44,15 +46,22 @@ def whole_words() -> Iterator[None]:
         words[-1:] = [words[-1] + part] if joined else [*words[-1:], part]
         if count == int(os.environ["COMP_CWORD"]):
             current = len(words) - 1
-    os.environ.update(COMP_WORDS="\n".join(words), COMP_CWORD=str(current))
-    before = words[current][: words[current].rfind(":") + 1]
+    before = ""
+    if ":" in parts:
+        os.environ.update(COMP_WORDS="\n".join(words), COMP_CWORD=str(current))
+        before = words[current][: words[current].rfind(":") + 1]
     found = io.StringIO()
     try:
         with contextlib.redirect_stdout(found):
             yield
     finally:
-        for value in _begun(before, found.getvalue().splitlines()):
+        special = _SPECIAL.get(words[current][:1], _SPECIAL[""])
+        for value in _begun(before, (re.sub(special, r"\\\g<0>", line) for line in found.getvalue().splitlines())):
             print(value.removeprefix(before))
+
+
+_SPECIAL = {"": r"[^\w@%+=:,./~-]", '"': r'["$`\\]', "'": "(?!)"}
+"""What a shell takes for more than a letter, by the quote that the word began with."""
 
 
 def complete_place(incomplete: str) -> Sequence[str]:

@@ -175,6 +175,24 @@ def test_bash_completes_words_that_it_takes_apart(rh, tree):
     assert dict(zip(expected, done.stdout.decode().splitlines(), strict=True)) == expected, done.stderr
 
 
+@pytest.mark.parametrize(
+    ("word", "completed"),
+    [
+        ("src/t", r"src/two\ words"),
+        ("src/$", r"src/\$\(touch\ it\)"),
+        ('"src/t', "src/two words"),
+        ('"src/$', r"src/\$(touch it)"),
+        ("'src/$", "src/$(touch it)"),
+        ("src/it", r"src/it\'s"),
+    ],
+)
+def test_what_bash_completes_is_one_word_and_no_command(tree, program, word, completed):
+    for name in ("two words", "$(touch it)", "it's"):
+        (tree / name).touch()
+    words = {**os.environ, "_RH_COMPLETE": "complete_bash", "COMP_WORDS": f"rh\nrm\n{word}", "COMP_CWORD": "2"}
+    assert program(env=words).stdout.decode() == f"{completed}\n"
+
+
 @pytest.mark.parametrize("text", ["", "rh://mine:v3", "nosuch://x", "s3://", "file://x", "ssh://ada:pw@h/x"])
 def test_bad_places_are_errors_with_a_place(rh, text):
     found = rh("ls", text, "--json", expect=None)
