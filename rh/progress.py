@@ -5,10 +5,11 @@ The bar appears when the work has taken two seconds and standard error is a term
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections import deque
-from typing import Any, Protocol
+from typing import IO, Any, Protocol, cast
 
 __all__ = ["Bar", "Progress", "Silent", "default"]
 
@@ -127,11 +128,30 @@ class Bar:
         except ModuleNotFoundError:
             self._delay = float("inf")
             return
-        console = self._console or Console(stderr=True)
+        console = self._console or Console(file=cast("IO[str]", _Leaving(sys.stderr)))
         self._live = Live(
             get_renderable=lambda: self.line(console.width), console=console, transient=True, refresh_per_second=8
         )
         self._live.start()
+
+
+class _Leaving:
+    """A terminal that may go away while the work goes on, as a lost login's does: that is no failure of the work."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 _BAR = 20
@@ -178,4 +198,7 @@ _ARROW = " → "
 
 def default() -> Progress:
     """A bar on a terminal, silence elsewhere."""
-    return Bar() if sys.stderr is not None and sys.stderr.isatty() else Silent()
+    try:
+        return Bar() if sys.stderr.isatty() else Silent()
+    except (AttributeError, ValueError):  # none, one of a program's own, or a closed one
+        return Silent()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import sys
 import time
 
 import pytest
@@ -93,3 +95,49 @@ def test_it_comes_and_goes():
     bar.finish()
     bar.finish()
     assert "a → b" in console.file.getvalue()
+
+
+class _Terminal(io.StringIO):
+    """A terminal that may go away, as that of a lost login does under a program that goes on (`nohup`)."""
+
+    gone = False
+
+    def isatty(self):
+        return True
+
+    def write(self, text):
+        if self.gone:
+            raise OSError(errno.EIO, "Input/output error")
+        return super().write(text)
+
+
+@pytest.mark.parametrize("leaves", ["before", "meanwhile"])
+def test_a_terminal_that_goes_away_stops_no_work(monkeypatch, leaves):
+    monkeypatch.setenv("TERM", "xterm")
+    terminal = _Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    bar = progress.Bar(delay_s=0)
+    bar.start("a → b")
+    bar.total(2, 10)
+    if leaves == "meanwhile":
+        bar.advance(1, 5)
+        assert terminal.getvalue()
+    terminal.gone = True
+    bar.advance(1, 5)
+    bar.finish()
+    assert sys.stderr is terminal
+
+
+class _Log:
+    """What programs put in place of standard error: it need not be all of a file."""
+
+    def write(self, text):
+        return len(text)
+
+
+def test_no_bar_where_nobody_knows_of_a_terminal(monkeypatch):
+    closed = io.StringIO()
+    closed.close()
+    for stream in (None, _Log(), closed):
+        monkeypatch.setattr("sys.stderr", stream)
+        assert isinstance(progress.default(), progress.Silent)
