@@ -171,6 +171,8 @@ def _check(tree: Mapping[str, Any], origin: str) -> None:
             )
         if key in _LISTED:
             _check_number(key, value, f"{origin}: {key}")
+        if key in ("user", "registry") and value is not None and not isinstance(value, str):
+            raise InvalidError(f"{key} is text, not {type(value).__name__}", where=f"{origin}: {key}")
         if (key == "systems") is not isinstance(value, Mapping):
             raise InvalidError(f"{key!r} is {'' if key == 'systems' else 'not '}a table", where=f"{origin}: {key}")
     for name, settings in tree.get("systems", {}).items():

@@ -60,6 +60,14 @@ def test_a_setting_that_is_no_text(file, text, key):
     assert caught.value.where == f"{path}: systems.lab.{key}"
 
 
+@pytest.mark.parametrize(("text", "key"), [('user = ["ada"]', "user"), ("registry = 5", "registry")])
+def test_a_general_setting_that_is_no_text(file, text, key):
+    path = file(text)
+    with pytest.raises(errors.InvalidError, match=f"{key} is text, not ") as caught:
+        config.get("workers")
+    assert caught.value.where == f"{path}: {key}"
+
+
 def test_a_profile_too(file, monkeypatch):
     file("")
     (config.home() / "profiles").mkdir()
