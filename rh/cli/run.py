@@ -44,7 +44,7 @@ def run(words: Sequence[str]) -> int:
     """Run one command line."""
     as_json = "--json" in (words[: words.index("--")] if "--" in words else words)
     _prepare_streams()
-    with _interruptible(as_json=as_json) as stops, _warned():
+    with show.warnings_told(as_json=as_json), _interruptible(as_json=as_json) as stops, _warned():
         try:
             code = _command(list(words))
             sys.stdout.flush()
@@ -172,7 +172,7 @@ def _warned() -> Iterator[None]:
     def tell(message: Warning | str, category: type[Warning], *_where: object, **_more: object) -> None:
         if category not in told:
             told.add(category)
-            show.tell(f"warning: {message}")
+            show.warn(str(message))
 
     with warnings.catch_warnings():
         warnings.showwarning = tell
@@ -195,7 +195,7 @@ class _Notes(logging.Handler):
         alone = all(other is self or isinstance(other, logging.NullHandler) for other in log.handlers)
         if alone and text not in self._told:
             self._told.add(text)
-            show.tell(f"warning: {text}")
+            show.warn(text)
 
 
 @contextlib.contextmanager

@@ -8,12 +8,12 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from rh.errors import RhError
 
-__all__ = ["NAMES", "drop", "emit", "fail", "human", "line", "table", "tell", "when"]
+__all__ = ["NAMES", "drop", "emit", "fail", "human", "line", "table", "tell", "warn", "warnings_told", "when"]
 
 
 def human(size: float) -> str:
@@ -51,6 +51,31 @@ def tell(text: str) -> None:
         sys.stderr.write(safe(text, sys.stderr) + "\n")
     except OSError:
         drop(sys.stderr)
+
+
+_kept: list[str] | None = None
+"""Warnings of a command that tells all in JSON, until it ends."""
+
+
+@contextlib.contextmanager
+def warnings_told(*, as_json: bool) -> Iterator[None]:
+    """Warnings are lines on standard error. In JSON they are kept for the document of an error, or the end."""
+    global _kept  # noqa: PLW0603 - one command line at a time
+    _kept = [] if as_json else None
+    try:
+        yield
+    finally:
+        left, _kept = _kept or (), None
+        for text in left:
+            tell(json.dumps({"warning": text}))
+
+
+def warn(text: str) -> None:
+    """Tell a warning, at once or with what comes of it."""
+    if _kept is None:
+        tell(f"warning: {text}")
+    else:
+        _kept.append(text)
 
 
 def drop(stream: Any) -> None:
@@ -131,6 +156,9 @@ def fail(error: RhError, *, as_json: bool) -> None:
         document = error.as_dict() | {"hint": typed(error.hint)}
         if receipt is not None:
             document["receipt"] = receipt.as_dict()
+        if _kept:
+            document["warnings"] = [*_kept]
+            _kept.clear()
         tell(json.dumps(document, default=str))
         return
     error.hint = typed(error.hint)

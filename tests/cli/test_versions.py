@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import pytest
 
 from rh import config
+from rh.cli import show
+from rh.errors import NotFoundError
 from rh.versions import cache
 
 
@@ -104,12 +107,23 @@ def test_a_version_that_only_this_machine_has_is_told_once(rh, tree, monkeypatch
     monkeypatch.setenv("RH_REGISTRY", f"file://{tmp_path}/registry")
     monkeypatch.setenv("RH_USER", "ada")
     rh("save", "/team/mine", "src")
-    told = rh("commit", "/team/mine", "--json").err.splitlines()
+    told = rh("commit", "/team/mine").err.splitlines()
     assert len(told) == 1, told
     assert told[0].startswith("warning: /team/mine:v1 is kept on this machine only, in file://")
     assert rh("commit", "/team/mine").err == ""
     rh("save", "mine", "src")
     assert rh("commit", "mine").err == ""
+
+
+def test_warnings_are_json_where_the_rest_is(rh, tree, monkeypatch, tmp_path, capfd):
+    monkeypatch.setenv("RH_REGISTRY", f"file://{tmp_path}/registry")
+    told = json.loads(rh("save", "/team/mine", "src", "--json").err)
+    assert told["warning"].startswith("a new registry was begun at file://")
+    with show.warnings_told(as_json=True):
+        show.warn("mind the gap")
+        show.fail(NotFoundError("nothing is there"), as_json=True)
+    told = json.loads(capfd.readouterr().err)
+    assert (told["kind"], told["warnings"]) == ("not_found", ["mind the gap"])
 
 
 def test_reading_a_version(rh, mine):
