@@ -59,7 +59,7 @@ def test_working_systems(rh, s3_server, ssh_a):
 
 
 @pytest.mark.parametrize(
-    "what", ["gone", "host gone", "bucket", "key", "host key", "no such system", "settings", "registry"]
+    "what", ["gone", "host gone", "bucket", "key", "host key", "no such system", "settings", "setting", "registry"]
 )
 def test_each_trouble_fails_and_says_how_to_mend(rh, s3_server, ssh_a, what, tmp_path, monkeypatch):
     s3, host = s3_server.settings(), ssh_a.settings()
@@ -78,6 +78,8 @@ def test_each_trouble_fails_and_says_how_to_mend(rh, s3_server, ssh_a, what, tmp
     elif what == "settings":
         config.home().mkdir(parents=True)
         (config.home() / "config.toml").write_text("[systems.x\n")
+    elif what == "setting":
+        configure(x={"kind": "ssh", "hots": "127.0.0.1"})
     elif what == "registry":
         config.home().mkdir(parents=True)
         (config.home() / "registry.db").write_text("this is no database, and longer than a header" * 10)
@@ -86,6 +88,7 @@ def test_each_trouble_fails_and_says_how_to_mend(rh, s3_server, ssh_a, what, tmp
     failed = [one for one in result.lines if one["status"] == "fail"]
     assert len(failed) == 1, failed
     assert failed[0]["detail"]
+    assert what != "setting" or "did you mean host?" in failed[0]["detail"]
     if what != "registry":
         assert failed[0]["fix"]
     assert "FAIL" in rh(*words, expect=1).out

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from rh import config
 from rh.cli.checks import Finding
 from rh.errors import NotFoundError, RhError
-from rh.systems import BUCKETS, HOSTS, locate, open_system
+from rh.systems import BUCKETS, HOSTS, locate, open_system, settings_of
 from rh.systems.abilities import Running
 from rh.types import Location
 
@@ -46,7 +46,7 @@ def checks(names: Sequence[str] | None, *, timeout_s: float) -> Iterator[Iterato
 
 def _all(name: str, wanted: bool, timeout_s: float) -> list[Finding]:
     try:
-        settings = config.system(name)
+        settings = settings_of(name)
     except RhError as error:
         return [Finding("fail", name, error.message, error.hint or f"edit {error.where}")]
     kind = settings["kind"]
