@@ -95,6 +95,8 @@ class Options:
                 what = "keys" if name == "keys" else "patterns"
                 hint = f"{name}=[{value!r}]" if isinstance(value, str) else None
                 raise InvalidError(f"{name}= takes a list of {what}, which are text", hint=hint)
+            if value and not all(value):
+                raise InvalidError(f"an empty text in {name}= means nothing", hint="leave it out")
 
     @classmethod
     def names_of(cls) -> frozenset[str]:

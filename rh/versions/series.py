@@ -60,7 +60,7 @@ class Version:
     parent: int | None = None
     message: str = ""
     tags: tuple[str, ...] = ()
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
     files: int = 0
     size: int = 0
     author: str = ""

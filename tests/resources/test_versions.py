@@ -49,6 +49,11 @@ def test_versions_of_this_machine_under_a_shared_name_are_told_of(here, tmp_path
     assert "/acme/cats:v1 is kept on this machine only" in caplog.text
 
 
+def test_versions_are_members_of_sets(cats):
+    first, again = cats.commit(metadata={"accuracy": [0.9]}), cats.versions()[0]
+    assert {first, again} == {again}
+
+
 def test_a_version_stays_what_it_was(cats, python):
     first = cats.commit("begin", aliases=["production"], tags=["x"], metadata={"k": 1})
     assert (first.label, first.message, first.tags, first.files) == ("v1", "begin", ("x",), 4)

@@ -266,6 +266,7 @@ def test_a_target_within_the_source_is_refused_by_whatever_name(ssh_a, tmp_path:
         {"bandwidth": "10M"},
         {"include": "*.txt"},
         {"include": [5]},
+        {"include": [""]},
         {"exclude": [Path("x")]},
         {"keys": "labels.csv"},
         {"keys": [b"a"]},
