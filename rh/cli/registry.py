@@ -108,12 +108,12 @@ def _serve(
 
 
 def _check_served(served: Registry, given: str | None) -> None:
-    """Refuse to serve another server, or what cannot be read; say so where nobody could get in.
+    """Refuse to serve another server, what cannot be read, and what nobody could get in to: its URL may be misspelt.
 
     One that does not answer is no reason not to start: after a power cut everything starts at once, and this server
     waits for its registry as it does when it loses it later. Until then its users are told so, and /ready.
     """
-    from rh.errors import DeadlineError, InvalidError, UnavailableError
+    from rh.errors import DeadlineError, InvalidError, NotFoundError, UnavailableError
     from rh.registry.accounts import accounts_of
 
     if served.url.startswith(("http://", "https://")):
@@ -129,7 +129,11 @@ def _check_served(served: Registry, given: str | None) -> None:
         return
     if not users:
         adding = f"rh registry user add NAME --admin --registry '{served.url}'"
-        show.tell(f"{served.url} has no users yet, so nobody gets in: {adding}")
+        raise NotFoundError(
+            "there is no registry, or it has no users, so nobody would get in",
+            where=served.url,
+            hint=f"check the URL; a new one is made with its first admin: {adding}",
+        )
 
 
 # The registry as a whole.

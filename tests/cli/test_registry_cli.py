@@ -216,9 +216,9 @@ def test_login_that_fails_changes_nothing(rh, server, monkeypatch):
 
 
 def test_a_port_that_is_taken(program, server, tmp_path):
-    done = program("registry", "serve", "--port", str(server.port), expect=7)
-    assert b"choose another --port" in done.stderr
-    assert b"needs its key" in program("registry", "serve", "--tls-cert", "x", expect=2).stderr
+    serve = ("registry", "serve", "--registry", server.behind)
+    assert b"choose another --port" in program(*serve, "--port", str(server.port), expect=7).stderr
+    assert b"needs its key" in program(*serve, "--tls-cert", "x", expect=2).stderr
 
 
 def test_a_login_says_what_wins_over_it(rh, server, monkeypatch, tmp_path):
@@ -287,12 +287,20 @@ def test_a_file_of_a_registry_that_is_none(rh, tmp_path):
         assert rh("registry", "import", file, "--json", expect=code).error["kind"] == kind
 
 
-def test_serving_says_that_nobody_gets_in(rh, program, server, login, tmp_path):
-    told = program(
-        "registry", "serve", "--registry", f"sqlite://{tmp_path}/typo.db", "--port", str(server.port), expect=7
-    ).stderr.decode()
-    assert "typo.db has no users yet" in told
-    assert "rh registry user add NAME --admin" in told
+@pytest.mark.parametrize("kind", ["sqlite", "file"])
+def test_what_nobody_would_get_in_to_is_not_served(rh, server, tmp_path, kind):
+    """A misspelt URL looks like a new registry."""
+    typo = f"{kind}://{tmp_path}/below/typo"
+    serve = ("registry", "serve", "--registry", typo, "--port", str(server.port))
+    error = rh(*serve, expect=3).err
+    assert f"has no users, so nobody would get in [{typo}]" in error
+    assert f"rh registry user add NAME --admin --registry '{typo}'" in error
+    assert list(tmp_path.iterdir()) == []
+    rh("registry", "user", "add", "ada", "--admin", "--registry", typo)
+    assert "choose another --port" in rh(*serve, expect=7).err  # it would start
+
+
+def test_a_server_is_not_served(rh, server, login):
     login("bob")
     for options in ((), ("--registry", server.url)):
         assert f"{server.url} is a server already" in rh("registry", "serve", *options, expect=2).err
