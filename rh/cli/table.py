@@ -149,10 +149,10 @@ def stream(
     with batches:
         some = _limited(batches, limit)
         if arrow:
-            import pyarrow.ipc
+            from rh.plugins import need
 
             sys.stdout.flush()
-            with pyarrow.ipc.new_stream(sys.stdout.buffer, batches.schema) as sink:
+            with need("pyarrow.ipc").new_stream(sys.stdout.buffer, batches.schema) as sink:
                 for batch in some:
                     sink.write_batch(batch)
         else:
@@ -340,12 +340,12 @@ def _schema(given: list[str] | None) -> dict[str, str] | None:
 
 
 def _first(table: Table, limit: int | None, columns: list[str] | None, where: list[str] | None) -> Any:
-    import pyarrow
+    from rh.plugins import need
 
     with table.stream(
         max(1, min(limit or 10_000, 10_000)), columns=columns, where=_where(where, table) if where else None
     ) as stream:
-        return pyarrow.Table.from_batches(list(_limited(stream, limit)), schema=stream.schema)
+        return need("pyarrow").Table.from_batches(list(_limited(stream, limit)), schema=stream.schema)
 
 
 def _limited(batches: Iterable[Any], limit: int | None) -> Iterable[Any]:
@@ -377,16 +377,15 @@ def _where(conditions: list[str], table: Table) -> list[tuple[str, str, Any]]:
 
 
 def _value(text: str, kind: Any, condition: str) -> Any:
-    import pyarrow
-    import pyarrow.compute as pc
-
     from rh.errors import InvalidError
+    from rh.plugins import need
 
+    pa, pc = need("pyarrow"), need("pyarrow.compute")
     if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
         text = text[1:-1]
     try:
-        return pc.cast(pyarrow.scalar(text), kind).as_py()
-    except (pyarrow.ArrowException, ValueError) as error:
+        return pc.cast(pa.scalar(text), kind).as_py()
+    except (pa.ArrowException, ValueError) as error:
         raise InvalidError(f"--where {condition!r}: {text!r} is no {kind}") from error
 
 

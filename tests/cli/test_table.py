@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,6 +12,7 @@ import pyarrow.ipc
 import pytest
 
 import rh as library
+from rh import plugins
 
 ROWS = {
     "name": ["a", "b", None, "d"],
@@ -49,6 +51,16 @@ def test_stream_is_one_document_per_row(rh, rows, program):
     assert len(rh("table", "stream", "rows", "--start", 3, "--limit", 5).lines) == 1
     arrow = program("table", "stream", "rows", "--arrow", "--limit", "3")
     assert pyarrow.ipc.open_stream(arrow.stdout).read_all().to_pydict()["size"] == [1, 22, 333]
+
+
+def test_without_the_library_the_fix_is_the_line_that_installs_it(rh, tmp_path, monkeypatch):
+    (tmp_path / "t.csv").write_text("size\n1\n7\n")
+    for module in [*plugins._loaded, "pyarrow"]:
+        if module.startswith("pyarrow"):
+            monkeypatch.setitem(sys.modules, module, None)
+            monkeypatch.delitem(plugins._loaded, module, raising=False)
+    for words in (["head"], ["head", "--json"], ["head", "--where", "size > 3"], ["stream"], ["stream", "--arrow"]):
+        assert "rh-data[arrow]" in rh("table", words[0], "t.csv", *words[1:], expect=1).err
 
 
 def test_what_json_has_no_number_for_is_null(rh, tmp_path):
