@@ -144,7 +144,7 @@ def add(
     from rh.errors import NotFoundError
 
     if "://" not in local and not os.path.exists(local):
-        raise NotFoundError("there is no such file or directory", where=local)
+        raise NotFoundError("there is no such file or directory", where=os.path.abspath(local))
     draft = _draft(context)
     if os.path.isdir(local):
         draft.add_dir(local, path or "", glob_exclude=exclude or (), update=update)

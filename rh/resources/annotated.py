@@ -266,8 +266,12 @@ def _check_files(folder: Folder, paths: Sequence[str], told: Mapping[str, str] |
     if missing:
         near = did_you_mean(missing[0], tuple(_some(folder)))
         others = f" (and {len(missing) - 1:,} more)" if len(missing) > 1 else ""
-        where = (told or {}).get(missing[0], folder.url)
-        raise NotFoundError(f"there is no file {missing[0]!r}{others} in {_where(folder)}{near}", where=where)
+        row = (told or {}).get(missing[0])
+        raise NotFoundError(
+            f"there is no file {missing[0]!r}{others} in {_where(folder)}{near}",
+            where=row or folder.url,
+            hint=row and "the column `file` has the paths of its files",
+        )
 
 
 def _missing(folder: Folder, paths: Sequence[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -10,10 +11,11 @@ from itertools import islice
 from rh.errors import NotFoundError, RhError
 from rh.observe import log
 from rh.resources import places, places_saved
-from rh.types import Location
 
 __all__ = ["hinted", "telling_nearest"]
 
+_PLACE = re.compile(r"[/~]|[\w.+~@/-]+:[/~]")
+"""How a path or URL begins. Other texts say where something is in words: a row of a file, a path in a draft."""
 _LOOKED_AT = 1000
 """Entries that are looked at: a page of a bucket."""
 _TOLD = 3
@@ -32,7 +34,8 @@ def telling_nearest() -> Iterator[None]:
 def hinted(error: RhError) -> None:
     """Let the error of a place that is not there tell what is beside it, unless it has a fix of its own.
 
-    The directory above is listed once, a page of it. If that fails, the error stays what it is.
+    The directory above is listed once, a page of it, or the nearest one above that has something in it. If that fails,
+    the error stays what it is.
     """
     if not isinstance(error, NotFoundError) or error.looked or error.hint or not error.where:
         return
@@ -44,18 +47,20 @@ def hinted(error: RhError) -> None:
 
 
 def _hint(where: str) -> str | None:
-    if not places_saved.is_saved(where):
-        place = places.resolve(where, None)
-        return _beside(place, places.url_of(place.parent))
-    saved = places_saved.find(where)
-    place = saved.location
-    # What is in a version is told by the version's name, and nowhere else.
-    means = None if place.system.startswith("tree://") else f"{where} means {places.url_of(place)}"
-    above = where.rstrip("/").rpartition("/")[0] if saved.below else places.url_of(place.parent)
-    return "; ".join(filter(None, (means, _beside(place, above)))) or None
+    if not _PLACE.match(where):
+        return None
+    means = None
+    if places_saved.is_saved(where):
+        place = places_saved.find(where).location
+        # What is in a version is told by the version's name, and nowhere else.
+        means = None if place.system.startswith("tree://") else f"{where} means {places.url_of(place)}"
+    return "; ".join(filter(None, (means, _beside(where)))) or None
 
 
-def _beside(place: Location, above: str) -> str | None:
+def _beside(where: str) -> str | None:
+    saved = places_saved.find(where) if places_saved.is_saved(where) else None
+    place = saved.location if saved else places.resolve(where, None)
+    above = where.rstrip("/").rpartition("/")[0] if saved and saved.below else places.url_of(place.parent)
     path = place.path.rstrip("/")
     if "/" not in path or path == "~":
         return None  # the root of a place, a bucket: nothing is beside it
@@ -70,7 +75,7 @@ def _beside(place: Location, above: str) -> str | None:
     if place.name in names:
         return None  # it is there, and something else is missing
     if not names:
-        return f"nothing is in {above} either"
+        return _beside(above) or f"nothing is in {above} either"
     near = _alike(place.name, list(names))
     if near:
         return f"did you mean {' or '.join(names[name] for name in near)}?"

@@ -82,6 +82,9 @@ def test_import_of_what_is_wrong(rh, mine, tmp_path):
         csv.write_text(text)
         where = rh("meta", "import", "mine", "labels.csv", "--json", expect=None).error["where"]
         assert where == f"labels.csv, {row}"
+    csv.write_text("file,label\nb.txt,cat\n")
+    hint = rh("meta", "import", "mine", csv, "--json", expect=3).error["hint"]
+    assert hint == "the column `file` has the paths of its files"
 
 
 def test_import_of_json_lines(rh, mine, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 import rh
 from rh.errors import NotFoundError, UnavailableError
 from rh.resources import places
+from rh.resources.nearest import hinted
 from rh.systems.memory import MemorySystem
 from rh.types import Location
 
@@ -40,11 +41,30 @@ def test_what_there_is_is_told_where_nothing_is_alike(folder):
         folder.get("weights.bin")
     assert caught.value.hint == f"{folder.url} has images/, labels.csv, run.sh"
     with pytest.raises(NotFoundError) as caught:
-        folder.get("a/b/c")
-    assert caught.value.hint == f"nothing is in {folder.url}/a/b either"
-    with pytest.raises(NotFoundError) as caught:
         folder.get("LABELS")
     assert caught.value.hint == "did you mean labels.csv?"
+
+
+def test_of_a_place_deep_in_what_is_not_there_either_it_is_told_what_is_above(folder):
+    (folder / "empty").mkdir()
+    for path, told in {
+        "imagse/cats/1.jpg": "did you mean images/?",
+        "a/b/c": f"{folder.url} has empty/, images/, labels.csv, …",
+        "empty/b": f"nothing is in {folder.url}/empty either",
+        "empty/b/c": f"nothing is in {folder.url}/empty either",
+    }.items():
+        with pytest.raises(NotFoundError) as caught:
+            folder.get(path)
+        assert caught.value.hint == told
+
+
+@pytest.mark.parametrize("where", ["'nope' in the draft 'draft' of ~/cats", "ab.csv, row 2: images"])
+def test_only_a_place_has_something_beside_it(where, tmp_path, monkeypatch):
+    (tmp_path / "nope").touch()
+    monkeypatch.chdir(tmp_path)
+    error = NotFoundError("there is no such path", where=where)
+    hinted(error)
+    assert error.hint is None
 
 
 def test_a_failure_of_the_look_hides_nothing(folder, monkeypatch):
@@ -53,8 +73,6 @@ def test_a_failure_of_the_look_hides_nothing(folder, monkeypatch):
 
     monkeypatch.setattr(places, "at", fails)
     error = NotFoundError("there is no such file", where=f"{folder.url}/run")
-    from rh.resources.nearest import hinted
-
     hinted(error)
     assert (error.hint, error.message) == (None, "there is no such file")
 
