@@ -207,7 +207,7 @@ def _layers() -> Iterator[tuple[str, Mapping[str, Any]]]:
         path = home() / "profiles" / f"{profile}.toml"
         if not path.exists():
             hint = "unset RH_PROFILE, or write that file"
-            if profile == "playground":  # there while it runs
+            if profile.startswith("playground"):  # there while it runs
                 hint = "start it in another terminal: rh playground; or unset RH_PROFILE"
             raise NotFoundError(f"there is no profile {profile!r}", where=str(path), hint=hint)
         yield str(path), dict(_flat(_load(path)))

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from rh.testing.playground import Playground
+
 pytestmark = pytest.mark.servers
 
 TUTORIALS = Path(__file__).resolve().parent.parent / "tutorials"
@@ -136,9 +138,17 @@ def scratch():
     shutil.rmtree(place, ignore_errors=True)
 
 
+@pytest.fixture
+def playground():
+    """One that runs, and is what `RH_PROFILE` names."""
+    with Playground(("s3",)) as playground:
+        yield playground
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PRINTED)
-def test_tutorial(name, scratch):
+def test_tutorial(name, scratch, playground):
+    """In a terminal that uses a playground, as ten minutes of reading lead to it."""
     done = subprocess.run(
         [sys.executable, "-W", "error", str(TUTORIALS / name)],
         cwd=scratch,
@@ -158,5 +168,4 @@ def test_tutorial(name, scratch):
         assert found, f"{pattern!r} is not in:\n{rest}\nof:\n{done.stdout}"
         rest = rest[found.end() :]
     assert list(scratch.iterdir()) == [], "the tutorial left something behind"
-    home = Path(os.environ["RH_HOME"])
-    assert not list((home / "profiles").glob("*.toml")), "the playground left its profile"
+    assert list(playground.profile.parent.glob("*.toml")) == [playground.profile], "a playground left its profile"

@@ -58,6 +58,7 @@ def shell(user, command, *, show=True):
 
 
 os.environ["RH_HOME"] = str(home("ada"))
+os.environ.pop("RH_PROFILE", None)  # of a playground, say: these settings are all there is
 home("bob")
 
 

@@ -28,9 +28,9 @@ def playground(
 ) -> None:
     """Run servers to try everything with, until Ctrl-C.
 
-    S3, GCS, Azure and two SSH hosts, on this machine. Meanwhile RH_PROFILE=playground makes system="s3", "gs",
-    "azure", "ssh-a" and "ssh-b" mean them. The buckets are in memory: they hold no more than is free, and all that is
-    there is gone in the end. If a server dies, all are stopped, with exit code 7.
+    S3, GCS, Azure and two SSH hosts, on this machine. Meanwhile RH_PROFILE=playground (of a second one, playground-2)
+    makes system="s3", "gs", "azure", "ssh-a" and "ssh-b" mean them. The buckets are in memory: they hold no more than
+    is free, and all that is there is gone in the end. If a server dies, all are stopped, with exit code 7.
     """
     from rh.testing.playground import SYSTEMS, Playground
 

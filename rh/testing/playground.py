@@ -1,4 +1,4 @@
-"""A world to try everything in: S3, GCS and Azure servers and two SSH hosts, under the profile `playground`.
+"""A world to try everything in: S3, GCS and Azure servers and two SSH hosts, under a profile of its own.
 
 ::
 
@@ -11,6 +11,7 @@ Nobody needs an account for it, nothing outside loopback is touched, and it goes
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -45,9 +46,7 @@ class Playground:
     Attributes:
         running: the servers by name of their system.
         missing: what could not be started, and why; the error's hint says how to mend it.
-
-    Raises:
-        InvalidError: a playground is running already for this `RH_HOME`.
+        name: of its profile: `playground`, or `playground-2` and so on where others run already.
     """
 
     def __init__(
@@ -61,6 +60,7 @@ class Playground:
         if unknown:
             raise InvalidError(f"the playground has no {unknown[0]!r}", hint=f"it has {', '.join(SYSTEMS)}")
         self.only = only
+        self.name = PROFILE
         self.running: dict[str, servers.Server] = {}
         self.missing: dict[str, RhError] = {}
         self._install = install
@@ -72,7 +72,7 @@ class Playground:
     @property
     def profile(self) -> Path:
         """The file that names the servers while they run."""
-        return config.home() / "profiles" / f"{PROFILE}.toml"
+        return config.home() / "profiles" / f"{self.name}.toml"
 
     def start(self) -> Self:
         """Start what can be started and write the profile."""
@@ -86,26 +86,20 @@ class Playground:
         return self
 
     def _claim(self) -> None:
-        """One playground per home: whoever holds the lock. The kernel lets go of it however its holder ends."""
+        """Take the first name that no other one holds the lock of. The kernel lets go of it however its holder ends."""
         import fcntl
 
         self.profile.parent.mkdir(parents=True, exist_ok=True)
-        lock = self.profile.with_suffix(".lock").open("a+", encoding="utf-8")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            owner = lock.read().strip() or "?"
-            lock.close()
-            raise InvalidError(
-                f"a playground is running already (process {owner})",
-                where=str(self.profile),
-                hint="export RH_PROFILE=playground and use it, or stop it with Ctrl-C, or set another RH_HOME",
-            ) from None
-        lock.truncate(0)
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
-        self._lock = lock
+        for number in itertools.count(1):
+            self.name = PROFILE if number == 1 else f"{PROFILE}-{number}"
+            lock = self.profile.with_suffix(".lock").open("a")
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.close()
+            else:
+                self._lock = lock
+                return
 
     def _start(self) -> None:
         with ThreadPoolExecutor(len(SYSTEMS)) as pool:
@@ -171,7 +165,7 @@ class Playground:
 
     def environment(self) -> dict[str, str]:
         """Variables under which `rh` uses the playground."""
-        return {"RH_PROFILE": PROFILE, "RH_HOME": str(config.home())}
+        return {"RH_PROFILE": self.name, "RH_HOME": str(config.home())}
 
     def instructions(self) -> list[str]:
         """What a person can do now, line by line."""
@@ -183,7 +177,7 @@ class Playground:
         if not self.running:
             return lines
         first = next(iter(self.running))
-        lines += ["", "In another terminal:", "  export RH_PROFILE=playground"]
+        lines += ["", "In another terminal:", f"  export RH_PROFILE={self.name}"]
         if os.environ.get("RH_HOME"):
             lines.append(f"  export RH_HOME={os.environ['RH_HOME']}")
         in_memory = [name for name in ("s3", "gs", "azure") if name in self.running]
@@ -250,7 +244,7 @@ class Playground:
     def __enter__(self) -> Self:
         self.start()
         self._profile_before = os.environ.get("RH_PROFILE")
-        os.environ["RH_PROFILE"] = PROFILE
+        os.environ["RH_PROFILE"] = self.name
         return self
 
     def __exit__(self, *_exc: object) -> None:

@@ -49,14 +49,19 @@ def test_hosts_trust_each_other() -> None:
             assert here.run(command) == (0, f"{there.home}\n".encode(), b"")
 
 
-def test_a_second_one_is_refused_and_the_first_stays() -> None:
-    with Playground(only=("s3",)) as first:
-        with pytest.raises(InvalidError, match=rf"running already \(process {os.getpid()}\)"):
-            Playground(only=("s3",)).start()
-        assert first.profile.exists()
-        assert first.running["s3"].running
+def test_a_second_one_has_a_profile_of_its_own() -> None:
+    """Whichever is in use, as where a program makes its own in a terminal that uses the one of `rh playground`."""
     with Playground(only=("s3",)):
-        pass
+        endpoint = config.system("s3")["endpoint_url"]
+        with Playground(only=("s3",)) as second:
+            assert (os.environ["RH_PROFILE"], second.environment()["RH_PROFILE"]) == ("playground-2", "playground-2")
+            assert "  export RH_PROFILE=playground-2" in second.instructions()
+            assert config.system("s3")["endpoint_url"] not in (endpoint, None)
+        assert not second.profile.exists()
+        assert os.environ["RH_PROFILE"] == "playground"
+        assert config.system("s3")["endpoint_url"] == endpoint
+    with Playground(only=("s3",)) as again:
+        assert again.name == "playground"
 
 
 def test_what_cannot_be_started_is_told_with_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
