@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -184,8 +184,8 @@ class Cluster(Resource):
             >>> rh.here.run([["echo", "a b"], "echo 'c d'"])
             [Done(status=0, stdout='a b\n', stderr=''), Done(status=0, stdout='c d\n', stderr='')]
         """
-        if isinstance(commands, str):
-            raise InvalidError("run takes a list of commands", hint=f"run([{commands!r}])")
+        if isinstance(commands, str) or not isinstance(commands, Iterable):
+            raise InvalidError("run takes a list of commands", hint='run(["ls -l", …])')
         lines = [_words(command) for command in commands]
         running = self._running()
         done = []
@@ -229,7 +229,7 @@ def _check(settings: Mapping[str, Any]) -> None:
 
 def _words(command: str | Sequence[str]) -> list[str]:
     if not isinstance(command, str):
-        words = list(command)
+        words = list(command) if isinstance(command, Iterable) else []
         if not words or not all(isinstance(word, str) for word in words):
             raise InvalidError("a command is a list of words", hint='["ls", "-l"]')
         return words

@@ -59,7 +59,7 @@ def test_what_needs_a_shell_is_not_passed_on_as_words(command, tmp_path, monkeyp
     assert '"sh", "-c"' in caught.value.hint
 
 
-@pytest.mark.parametrize("commands", ["ls", [""], [[]], [[1]], ["echo 'open"]])
+@pytest.mark.parametrize("commands", ["ls", [""], [[]], [[1]], ["echo 'open"], [5], [None], 5, None])
 def test_what_is_no_command(commands):
     with pytest.raises(errors.InvalidError):
         rh.here.run(commands)
