@@ -137,9 +137,14 @@ class Folder(Queried, FolderVersions):
     def _listed(self, entries: Iterable[Entry]) -> Iterator[Entry]:
         """Entries of the whole folder; if there are none, the folder must exist all the same."""
         empty = True
-        for entry in entries:
-            empty = False
-            yield entry
+        try:
+            for entry in entries:
+                empty = False
+                yield entry
+        except (NotFoundError, NameClashError) as error:
+            if (file := self._is_a_file()) is not None:
+                raise file from error
+            raise
         if empty and not self.exists_in_system():
             raise self.missing()
 
@@ -205,13 +210,18 @@ class Folder(Queried, FolderVersions):
 
     def missing(self) -> NotFoundError:
         """The error for a folder that is not there."""
+        return self._is_a_file() or NotFoundError("there is no such folder", where=self.url)
+
+    def _is_a_file(self) -> NotFoundError | None:
+        """The error for a folder that is a file."""
         parent, name = self.parent()
         try:
-            if parent is not None and parent.head(name).kind == "file":
-                return NotFoundError("this is a file, not a folder", where=self.url, hint=f"rh.blob(path={self.url!r})")
+            if parent is None or parent.head(name).kind != "file":
+                return None
         except RhError:
-            pass  # whatever it is, it is no folder
-        return NotFoundError("there is no such folder", where=self.url)
+            return None  # whatever it is, it is no folder
+        hint = f"rh.blob(path={self.url!r}); of the rows in it, rh.table(path={self.url!r})"
+        return NotFoundError("this is a file, not a folder", where=self.url, hint=hint)
 
     def parent(self) -> tuple[System | None, str]:
         """The system opened one level up, and this folder's name there; `None` for the root of a place."""

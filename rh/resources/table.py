@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from uuid import uuid4
 
-from rh.errors import ExistsError, InvalidError, NotFoundError
+from rh.errors import ExistsError, InvalidError, NameClashError, NotFoundError
 from rh.plugins import need
 from rh.registry.lineage import recording
 from rh.resources import places, places_saved
@@ -205,10 +205,8 @@ class Table(Rows):
         parts = self.format is not None
         try:
             snapshot = store.look(system, parts=parts, own=self.own, **self._read_as())
-        except NotFoundError:
-            if self.format is None or self.own:
-                raise
-            file = self._odd_file(location)
+        except (NotFoundError, NameClashError):
+            file = None if self.own else self._odd_file(location)
             if file is None:
                 raise
             return file
@@ -224,7 +222,10 @@ class Table(Rows):
         """The one file that the place is, whose name does not say that it is a table."""
         from rh.tables import store
 
-        beside = places.at(location.parent, self.host, self.pin)
+        try:
+            beside = places.at(location.parent, self.host, self.pin)
+        except InvalidError:
+            return None  # it is a bucket, or a login's home
         try:
             return beside, store.look(beside, location.name, **self._read_as())
         except NotFoundError:

@@ -136,6 +136,7 @@ def hive_text(value: str | None) -> str:
 
 def single(system: System, key: str, wanted: str | None, options: Mapping[str, Any] | None) -> Snapshot:
     """One file as a table, whatever lies beside it."""
+    entry = system.head(key)
     kind = format_of(key) or ("jsonl" if key.lower().endswith(".json") else None)
     if wanted is not None and (kind is None or plain(kind) != wanted):
         kind = wanted
@@ -143,6 +144,5 @@ def single(system: System, key: str, wanted: str | None, options: Mapping[str, A
         raise InvalidError(
             "the name does not tell the format", where=system.url(key), hint=f"format= one of {', '.join(FORMATS)}"
         )
-    entry = system.head(key)
     file = DataFile(key, entry.size, _none_at_all(system, kind, entry), entry.etag)
     return Snapshot(plain(kind), (file,), options=_options(kind, options))

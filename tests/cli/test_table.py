@@ -53,6 +53,13 @@ def test_stream_is_one_document_per_row(rh, rows, program):
     assert pyarrow.ipc.open_stream(arrow.stdout).read_all().to_pydict()["size"] == [1, 22, 333]
 
 
+def test_a_file_whose_name_does_not_tell_its_format(rh, tmp_path):
+    (tmp_path / "export.log").write_text("size\n7\n")
+    error = rh("table", "head", "export.log", "--json", expect=2).error
+    assert error["hint"] == "--format one of parquet, csv, jsonl, arrow"
+    assert rh("table", "head", "export.log", "--format", "csv", "--json").json == {"size": 7}
+
+
 def test_without_the_library_the_fix_is_the_line_that_installs_it(rh, tmp_path, monkeypatch):
     (tmp_path / "t.csv").write_text("size\n1\n7\n")
     for module in [*plugins._loaded, "pyarrow"]:

@@ -804,6 +804,15 @@ def test_what_is_no_file_is_told_plainly(folder):
         folder.get("deep/")
 
 
+def test_a_file_is_no_folder_and_it_is_told_what_it_is(folder):
+    folder.put({"t.csv": b"n\n1\n"})
+    file = folder / "t.csv"
+    for look in (file.ls, lambda: list(file.walk()), file.size):
+        with pytest.raises(errors.NotFoundError, match="this is a file, not a folder") as caught:
+            look()
+        assert caught.value.hint == f"rh.blob(path={file.url!r}); of the rows in it, rh.table(path={file.url!r})"
+
+
 def test_a_directory_in_it_is_listed(folder):
     folder.put({"a": b"", "sub/b": b"", "sub/c/d": b""})
     assert folder.ls("sub", full_paths=False) == ["b", "c/"] == folder.ls("sub/", full_paths=False)

@@ -192,9 +192,9 @@ def test_a_table_with_a_log_of_its_own_is_refused(place, log):
     assert rh.table(path=place.url, format="parquet").fetch().to_pydict() == {"n": [1]}
 
 
-@pytest.mark.parametrize("system", ["here", "s3"])
+@pytest.mark.parametrize("system", ["here", "s3", "ssh-a"])
 def test_a_file_whose_name_does_not_say_its_format(place, world, system):
-    folder = place if system == "here" else rh.folder(path=world["s3"] + "/odd")
+    folder = place if system == "here" else rh.folder(path=world[system] + "/odd")
     folder.put({"export.txt": b"n\n1\n2\n", "other.csv": b"m\n3\n"})
     table = rh.table(path=folder.url + "/export.txt", format="csv")
     assert table.num_rows == 2
@@ -202,8 +202,13 @@ def test_a_file_whose_name_does_not_say_its_format(place, world, system):
     for way in ways(table):
         assert way() == [1, 2]
     assert not table.verify().missing
-    with pytest.raises(errors.NotFoundError):
-        rh.table(path=folder.url + "/nothing.txt", format="csv").fetch()
+    with pytest.raises(errors.InvalidError, match="does not tell the format") as caught:
+        rh.table(path=folder.url + "/export.txt").fetch()
+    assert caught.value.hint == "format= one of parquet, csv, jsonl, arrow"
+    for form in (None, "csv"):
+        for missing in (folder.url + "/nothing.txt", "s3://no-such-bucket"):
+            with pytest.raises(errors.NotFoundError):
+                rh.table(path=missing, format=form).fetch()
     table.rm()
     assert folder.ls(full_paths=False) == ["other.csv"]
 
