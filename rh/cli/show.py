@@ -105,7 +105,6 @@ def table(rows: Iterable[Sequence[str]], *, right: Sequence[int] = ()) -> None:
 
 
 _WORDS = {
-    "--on_existing": "--on-existing",
     ".commit()": "rh commit",
     ".rebase()": "rh draft NAME rebase",
     ".add_dir(…)": "rh draft NAME add DIRECTORY",
@@ -122,9 +121,15 @@ _WORDS = {
 _PATH = r"(?:^|; )(?:if it is a path, |for a path )?write path=(?:'[^']*'|\"[^\"]*\"|…)"
 """An argument that no command has: what says that a word is a path, and no name."""
 _PAIR, _PAIRED = re.compile(r'"(\w+)": "(.+?)"'), r"\1=\2"
-_ARGUMENT = re.compile(r"^(on_existing|links|names|workers|bandwidth)=")
+_ARGUMENT = re.compile(r"^(on_existing|links|names|workers|bandwidth|as_of|created_after|limit)=")
 """The argument that a message begins with, where its value cannot be right."""
+_CHOICE = re.compile(r"""\b(on_existing|links|names|as_of|created_after)=((?:(?:, | or )?(?:'[\w-]+'|"[\w-]+"))+)""")
+"""The same in a fix, with the values it may have."""
 NAMES = "rh resources lists the names there are"
+
+
+def _option(argument: str) -> str:
+    return f"--{argument.replace('_', '-')} "
 
 
 def typed(hint: str | None) -> str | None:
@@ -132,7 +137,7 @@ def typed(hint: str | None) -> str | None:
     if hint is None:
         return None
     hint = re.sub(r"\b(overwrite|recursive|delete|update)=True\b", r"--\1", hint)
-    hint = re.sub(r"\b(on_existing|links|names)=(['\"])(\w+)\2", r"--\1 \3", hint)
+    hint = _CHOICE.sub(lambda found: _option(found[1]) + re.sub("['\"]", "", found[2]), hint)
     hint = re.sub(r"\bbase=(?:'(\w+)')?", lambda found: f"--base {found[1] or ''}".rstrip(), hint)
     hint = re.sub(r"(?<![(\w])(mode|format)=\"(\w+)\"", r"--\1 \2", hint)
     hint = re.sub(r"\bformat=(?=\s|$)", "--format", hint)
@@ -151,7 +156,7 @@ def typed(hint: str | None) -> str | None:
 def fail(error: RhError, *, as_json: bool) -> None:
     """An error on standard error: its message and its fix, or one JSON document with `kind`."""
     receipt = getattr(error, "receipt", None)
-    error.message = _ARGUMENT.sub(lambda found: f"--{found[1].replace('_', '-')} ", error.message)
+    error.message = _ARGUMENT.sub(lambda found: _option(found[1]), error.message)
     if as_json:
         document = error.as_dict() | {"hint": typed(error.hint)}
         if receipt is not None:

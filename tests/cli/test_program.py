@@ -219,7 +219,16 @@ def test_a_fix_is_told_as_it_is_typed(rh, tree):
     (tree / "l").unlink()
     rh("cp", "src", "dst")
     (tree / "a.txt").write_bytes(b"other")
-    assert "--on-existing update" in rh("cp", "src", "dst", "--on-existing", "error", expect=4).err
+    error = rh("cp", "src", "dst", "--on-existing", "error", "--json", expect=4).error
+    assert error["hint"] == "--on-existing update, skip or replace"
+    error = rh("find", "--as-of", "yesterday", "--json", expect=2).error
+    assert (error["message"], error["hint"]) == (
+        "--as-of 'yesterday' is no date",
+        "--as-of 2026-11-21, or with a time",
+    )
+    error = rh("find", "--created-after", "yesterday", "--json", expect=2).error
+    assert error["hint"] == "--created-after 2026-11-21, or with a time"
+    assert "--limit 0 is not" in rh("find", "--limit", "0", expect=2).err
     assert "fix: rh cp --help" in rh("cp", "a", "b", "--include", expect=2).err
 
 
