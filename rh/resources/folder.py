@@ -398,6 +398,7 @@ class Folder(Queried, FolderVersions):
 
         Raises:
             UnsupportedError: this place keeps nothing unfinished, or does not tell.
+            NotFoundError: there is no such directory; not in a bucket, where unfinished uploads are in none.
         """
         from rh.resources.removing import sweep
 

@@ -124,13 +124,16 @@ def sweep(folder: Folder, older_than_s: float) -> int:
     """`Folder.sweep`."""
     from rh.transfer.journal import Journal
 
-    sweeping = folder.handle().ask(Sweeping)
+    system = folder.handle()
+    sweeping = system.ask(Sweeping)
     if sweeping is None:
         if folder.version is not None:
             from rh.versions.system import immutable
 
             raise immutable(folder.url)
         raise UnsupportedError("this place cannot be swept", where=folder.url)
+    if system.keeps_directories and not folder.exists_in_system():  # in a bucket, parts of uploads are in no directory
+        raise folder.missing()
     count = sweeping.sweep(older_than_s=older_than_s)
     Journal.sweep()
     return count

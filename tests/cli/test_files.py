@@ -80,7 +80,10 @@ def test_sweep(rh, tree, world, tmp_path):
     assert rh("sweep", "src", "--older-than", "soon", "--json", expect=2).error["kind"] == "invalid"
 
 
-def test_what_cannot_be_swept(rh, http_server):
+def test_what_cannot_be_swept(rh, http_server, world):
+    for place in ("nothing", "nothing/below", f"{world['ssh-a']}/nothing"):
+        assert rh("sweep", place, "--json", expect=3).error["kind"] == "not_found"
+    assert rh("sweep", f"{world['s3']}/nothing", "--json").json["swept"] == 0
     assert rh("sweep", f"{http_server.url}/x/", "--json", expect=1).error["kind"] == "unsupported"
 
 
