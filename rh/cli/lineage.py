@@ -56,11 +56,11 @@ def lineage(
     from rh.resources.runs.tracing import lineage as trace
 
     name, other = saved_below_home(name) or name, other and (saved_below_home(other) or other)
-    wanted = "json" if json else format
-    if wanted not in FORMATS:
+    if format not in FORMATS:
         raise InvalidError(
-            f"there is no format {wanted!r}" + did_you_mean(wanted, FORMATS), hint=f"--format {'|'.join(FORMATS)}"
+            f"there is no format {format!r}" + did_you_mean(format, FORMATS), hint=f"--format {'|'.join(FORMATS)}"
         )
+    wanted = "json" if json else format
     try:
         graph = trace(name, other, up=up, down=down)
     except (NotFoundError, InvalidError) as error:

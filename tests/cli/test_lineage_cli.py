@@ -108,6 +108,7 @@ def test_lineage(rh, work, tmp_path):
     assert rh("lineage", "model", "-f", "dot").out.startswith("digraph")
     (event,) = rh("lineage", "model", "-f", "openlineage").lines
     assert event["eventType"] == "COMPLETE"
+    assert "no format 'dto'; did you mean dot?" in rh("lineage", "model", "-f", "dto", "--json", expect=2).err
     rh("lineage", "model", "-f", "svg", "-o", tmp_path / "graph.svg")
     assert ET.parse(tmp_path / "graph.svg").getroot().tag.endswith("svg")
     error = rh("lineage", "model", "-o", tmp_path / "graph.svg", "--json", expect=4).error
