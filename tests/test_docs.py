@@ -332,6 +332,8 @@ def test_exit_codes_page_agrees_with_the_code():
     rows = dict(re.findall(r"^\| (\d+) \| (.+?) \|", text, re.MULTILINE))
     assert rows == {str(code): meaning for code, meaning in CODES.items()}
     assert set(KINDS.values()) <= CODES.keys()
+    errors_of = dict(re.findall(r"^\| (\d+) \| .+? \| (.*?) \|$", text, re.MULTILINE))
+    assert [kind for kind, code in KINDS.items() if f"`{kind}`" not in errors_of[str(code)]] == []
 
 
 @pytest.mark.parametrize(("page", "kind"), [("s3", "s3"), ("gcs", "gs"), ("azure", "azure"), ("ssh", "ssh")])
