@@ -58,7 +58,10 @@ def system_name(system: str) -> str:
 
     Raises:
         NotFoundError: neither the settings nor the registry know it.
+        InvalidError: it is empty, or the name of something else.
     """
+    if not system:
+        raise InvalidError("the name of a system cannot be empty", hint='"s3", a URL or a cluster; a path is path=')
     if "://" in system:
         return system
     name = config.ALIASES.get(system, system)

@@ -898,6 +898,8 @@ def test_a_path_where_a_system_is_wanted_is_told_so(folder, path):
     with pytest.raises(errors.NotFoundError) as caught:
         folder.to(path)
     assert caught.value.hint == f"if it is a path, write path={path!r}"
+    with pytest.raises(errors.InvalidError, match="name of a system cannot be empty"):
+        folder.to("")
 
 
 def test_the_query_of_a_link_is_in_no_repr_and_no_error():
