@@ -414,6 +414,9 @@ def _counted(snapshot: Snapshot, one: ds.Fragment) -> int:
     return int(one.count_rows())
 
 
+_FILTER = 'where=[("column", ">", 3), …]'
+
+
 def expression(where: Where, schema: pa.Schema) -> Any:
     """A filter as a `pyarrow.compute.Expression` that fits the schema; `None` stays `None`.
 
@@ -426,13 +429,16 @@ def expression(where: Where, schema: pa.Schema) -> Any:
     found = where
     if not isinstance(where, pc.Expression):
         if not isinstance(where, (list, tuple)):
-            raise InvalidError(f"a filter is an expression or a list of (column, operator, value), not {where!r}")
+            raise InvalidError(
+                f"a filter is a pyarrow.compute.Expression or a list of (column, operator, value), not {where!r}",
+                hint=_FILTER,
+            )
         if len(where) == 3 and all(isinstance(part, str) for part in where[:2]):
             where = [tuple(where)]  # one condition without its list
         try:
             found = need("pyarrow.parquet").filters_to_expression(fitted(where, schema))
         except (ValueError, TypeError, LookupError, OverflowError, pa.ArrowException) as error:
-            raise InvalidError(f"not a filter: {error}", hint='[("column", ">", 3), …]') from error
+            raise InvalidError(f"not a filter: {error}", hint=_FILTER) from error
     try:
         ds.dataset(schema.empty_table()).head(1, filter=found)
     except (pa.ArrowException, TypeError) as error:

@@ -19,7 +19,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from rh import config, observe
+from rh import F, config, observe
 from rh.errors import AccessError, ConflictError, IntegrityError, InvalidError
 from rh.systems import locate, open_system
 from rh.systems.base import System
@@ -104,22 +104,26 @@ def test_every_format_has_a_schema_a_number_of_rows_and_rows(here, form: str) ->
         assert access.dataset(here, snapshot).to_table() == pa.concat_tables([table, table])
 
 
+EXAMPLE = 'where=[("column", ">", 3), …]'
+
+
 @pytest.mark.parametrize(
-    ("where", "said"),
+    ("where", "said", "fix"),
     [
-        ([("sise", ">", 3)], "'sise'"),
-        (pc.field("sise") > 3, "'sise'"),
-        ([("size", ">", "x")], "does not fit"),
-        ([("size", "~", 3)], "not a filter"),
-        ("size > 3", "an expression or a list"),
+        ([("sise", ">", 3)], "'sise'", "did you mean 'size'?"),
+        (pc.field("sise") > 3, "'sise'", "did you mean 'size'?"),
+        ([("size", ">", "x")], "does not fit", None),
+        ([("size", "~", 3)], "not a filter", EXAMPLE),
+        ("size > 3", "Expression or a list", EXAMPLE),
+        (F.size > 3, "Expression or a list", EXAMPLE),
     ],
 )
-def test_a_filter_that_cannot_be_right_says_why(where, said: str) -> None:
-    """An unknown column is named with the nearest one."""
+def test_a_filter_that_cannot_be_right_says_why(where, said: str, fix: str | None) -> None:
+    """An unknown column is named with the nearest one, and what is no filter gets an example of one."""
     schema = pa.schema([("size", pa.int64()), ("name", pa.string())])
     with pytest.raises(InvalidError, match=said) as caught:
         access.expression(where, schema)
-    assert "sise" not in said or "'size'" in (caught.value.hint or "")
+    assert caught.value.hint == fix
 
 
 def test_one_condition_needs_no_list() -> None:
