@@ -85,7 +85,7 @@ class Checker:
         held = self._nesting.above(key)
         if held is not None:
             raise NameClashError(
-                f"{held!r} is a file and {key!r} is below it; a disk cannot hold both",
+                f"{held!r} is a file or a link, and {key!r} is below it: a disk cannot hold both",
                 hint="delete=True, if one of them is only at the target; else exclude one of them",
             )
         if self._folded is not None:

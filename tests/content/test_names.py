@@ -22,7 +22,7 @@ def test_keys_that_are_no_paths_are_refused(key: str, kind: str) -> None:
 
 def test_a_file_and_something_below_it_clash_on_disks_only() -> None:
     keys = sorted(["a", "a-b", "a.b", "a/b", "a0"], key=key_bytes)
-    with pytest.raises(NameClashError, match="'a' is a file and 'a/b'"):
+    with pytest.raises(NameClashError, match="'a' is a file or a link, and 'a/b'"):
         names.check_all(keys, "file")
     names.check_all(keys, "s3")
     names.check_all(sorted(["a-b", "a.b/c", "a/b", "a0"], key=key_bytes), "file")
