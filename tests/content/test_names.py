@@ -81,7 +81,7 @@ def test_patterns(include, exclude, ignore, meant, others) -> None:
     assert [key for key in meant + others if select.means(key)] == meant
 
 
-_steps = st.sampled_from(["a", "b", "ab", "a.x", "*", "**", "?", "[!a]", "[!a]*", "a*", "*.x", "\n", "!a"])
+_steps = st.sampled_from(["a", "b", "ab", "a.x", "*", "**", "?", "[!a]", "[!a]*", "*[!a]", "a*", "*.x", "\n", "!a"])
 _patterns = st.builds(
     lambda steps, first, last: first + "/".join(steps) + last,
     st.lists(_steps, min_size=1, max_size=3),
@@ -103,7 +103,15 @@ def test_nothing_that_is_meant_lies_in_a_directory_that_is_skipped(exclude: list
 
 @pytest.mark.parametrize(
     ("exclude", "skipped"),
-    [("d", True), ("d/", True), ("/d/**", True), ("d/*", False), ("x", False), ("/d/x", False)],
+    [
+        ("d", True),
+        ("d/", True),
+        ("/d/**", True),
+        ("d/*", False),
+        ("x", False),
+        ("/d/x", False),
+        ("*[!d]", False),  # d/d is meant
+    ],
 )
 def test_directories_that_are_left_out_are_skipped(exclude: str, skipped: bool) -> None:
     for how in ({"exclude": [exclude]}, {"ignore": [exclude]}):

@@ -8,12 +8,17 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+_SLASH = "ps_d"
+"""pathspec's group of the slash behind what a pattern matches, or its end."""
+
 
 class Skip:
     """Tells of a directory whether patterns leave out all that is in it.
 
     Args:
-        patterns: regular expressions of keys, in which a line break is a NUL.
+        patterns: regular expressions of keys, in which a line break is a NUL. What they match they match with all that
+            may follow; but where they have the group `ps_d`, only if that took part, as a class such as `[^0-9]` may
+            have matched the slash of the directory, and nothing that is in it.
 
     """
 
@@ -24,5 +29,5 @@ class Skip:
     def __call__(self, folder: str) -> bool:
         """`folder` is a key that ends with `/`."""
         folder = folder.replace("\n", "\0")
-        # A pattern of things in the directory matches some of them, but not the directory itself.
-        return any(match(folder) and match(folder + "\1") for match in self._matches)
+        found = (match(folder) for match in self._matches)
+        return any(one.groupdict().get(_SLASH, True) for one in found if one)
