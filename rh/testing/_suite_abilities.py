@@ -225,12 +225,13 @@ class AbilitiesSuite(Suite):
         assert (plain["l"], plain["m"], plain["real/up"]) == ("link", "link", "link")
 
     def test_what_cannot_be_followed(self, system: System) -> None:
-        """A link to nothing, to itself, or back to where it lies is shown as a link, in its place in the order."""
+        """A link to nothing, to itself, below a file, or back to where it lies is shown as a link, in its place."""
         following: Following | None = self.given(system, Following)
         if following is None:
             return
         self.put(system, {"dir/file": b"1", "dir/sub/file": b"2"})
-        bad = {"none": "nowhere", "self": "self", "sub/up": "..", "sub/up.x": "../../dir/sub", "top": ".."}
+        bad = {"none": "nowhere", "self": "self", "sub/up": "..", "sub/up.x": "../../dir/sub", "through": "file/x"}
+        bad["top"] = ".."
         self.link(system, {f"dir/{name}": target for name, target in bad.items()})
         found = {entry.key: entry for entry in following.list_following()}
         assert shown(found.values()) == [
@@ -240,6 +241,7 @@ class AbilitiesSuite(Suite):
             ("dir/sub/file", "file"),
             ("dir/sub/up", "link"),
             ("dir/sub/up.x", "link"),
+            ("dir/through", "link"),
             ("dir/top", "link"),
         ]
         assert found["dir/none"].target == "nowhere"

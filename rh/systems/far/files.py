@@ -345,7 +345,7 @@ def _is_dir(one: os.DirEntry[str], above: list[os.stat_result] | None) -> bool:
             return one.is_dir(follow_symlinks=False)
         return one.is_dir() and not any(os.path.samestat(one.stat(), other) for other in above)
     except OSError as error:
-        if error.errno not in (errno.ELOOP, errno.ENOENT):
+        if error.errno not in (errno.ELOOP, errno.ENOENT, errno.ENOTDIR):
             raise
         return False
 
@@ -355,7 +355,7 @@ def _behind(fd: int, name: bytes) -> os.stat_result | None:
     try:
         found = os.stat(name, dir_fd=fd)
     except OSError as error:
-        if error.errno not in (errno.ELOOP, errno.ENOENT):
+        if error.errno not in (errno.ELOOP, errno.ENOENT, errno.ENOTDIR):
             raise
         return None
     return None if stat.S_ISDIR(found.st_mode) else found

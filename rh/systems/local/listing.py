@@ -201,11 +201,11 @@ def _names(root: Root, base: str, *, follow: bool, through: bool, root_must_exis
 
 
 def _is_dir(one: os.DirEntry[str], *, follow: bool) -> bool:
-    """Whether it is a directory. A link that leads nowhere is none, also one that leads round in a circle."""
+    """Whether it is a directory. A link that leads nowhere is none: below a file, or round in a circle."""
     try:
         return one.is_dir(follow_symlinks=follow)
     except OSError as error:
-        if error.errno != errno.ELOOP:
+        if error.errno not in (errno.ELOOP, errno.ENOTDIR):
             raise
         return False
 

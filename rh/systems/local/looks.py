@@ -210,8 +210,7 @@ def _looked_at(root: Root, run: Run, *, follow: bool) -> list[Entry]:
 
 def _not_followed(root: Root, key: str, error: OSError, *, follow: bool) -> list[Entry]:
     """A link that leads to nothing, or round in a circle, as the link that it is; nothing of what was deleted since."""
-    gone = isinstance(error, FileNotFoundError)
-    if not gone and not (follow and error.errno == errno.ELOOP):
+    if error.errno != errno.ENOENT and not (follow and error.errno in (errno.ELOOP, errno.ENOTDIR)):
         raise failure(error, root.where(key)) from error
     with suppress(FileNotFoundError):
         path = root.at(key)
