@@ -245,6 +245,7 @@ class AbilitiesSuite(Suite):
             ("dir/top", "link"),
         ]
         assert found["dir/none"].target == "nowhere"
+        assert shown(following.list_following("dir/sub/")) == shown(found.values())[3:6]
 
     def test_real_paths(self, system: System) -> None:
         """What links lead to has one path, whether it is there or not."""

@@ -267,7 +267,9 @@ class Root:
             return
         base = head + slash
         try:
-            above = [os.fstat(fd)] if through else None
+            steps = head.split(b"/") if head else []
+            way = (b"/".join(steps[:count]) for count in range(len(steps) + 1))
+            above = [os.fstat(self.directory(one)) for one in way] if through else None
             tokens = [token for token in self.tokens(fd, base, above) if token.startswith(start)]
         except BaseException:
             os.close(fd)
