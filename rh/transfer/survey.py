@@ -373,7 +373,9 @@ def by_policy(pages: Iterator[Page], system: System, links: Links) -> Iterator[P
         for entry in page.entries if links != "skip" else ():
             if entry.kind == "link":
                 raise refused_link(entry, system, links)
-        yield page.where([entry.kind != "link" for entry in page.entries])
+        others = page.where([entry.kind != "link" for entry in page.entries])
+        if others.keys:
+            yield others
 
 
 def refused_link(link: Entry, system: System, links: Links = "follow") -> RhError:

@@ -194,6 +194,16 @@ def test_links_that_are_left_out_need_not_lead_anywhere(tmp_path: Path) -> None:
         assert keys(target) == ["a.txt", "d/x.txt"]
 
 
+def test_nothing_but_links_that_are_left_out(tmp_path: Path) -> None:
+    target = make(tmp_path / "b", a_txt="1")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "link").symlink_to("nowhere")
+    transfer.copy_tree(locate(str(tmp_path / "a")), target, Options(links="skip"))
+    assert keys(target) == ["a.txt"]
+    transfer.copy_tree(locate(str(tmp_path / "a")), target, Options(links="skip", delete=True))
+    assert keys(target) == []
+
+
 def test_bad_places_are_refused_before_anything_changes(tmp_path: Path) -> None:
     here = make(tmp_path / "a", a_txt="1")
     with pytest.raises(NotFoundError):
