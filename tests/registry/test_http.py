@@ -529,8 +529,10 @@ def test_tls(certificate, monkeypatch, variable):
 
 def test_a_certificate_that_cannot_be_used(tmp_path):
     (tmp_path / "cert.pem").write_text("nonsense")
+    program = Path(sys.executable).with_name("rh")
+    subprocess.run([program, "registry", "user", "add", "ada", "--admin"], capture_output=True, timeout=30, check=True)
     done = subprocess.run(
-        [Path(sys.executable).with_name("rh"), "registry", "serve", "--tls-cert", "cert.pem", "--tls-key", "cert.pem"],
+        [program, "registry", "serve", "--tls-cert", "cert.pem", "--tls-key", "cert.pem"],
         cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False,
     )  # fmt: skip
     assert done.returncode == 2
