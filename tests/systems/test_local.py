@@ -190,6 +190,11 @@ def test_special_files_are_seen_and_never_data(system, root):
         ):
             assert isinstance(error, UnsupportedError)
             assert "exclude it" in str(error)
+        for entry in entries:
+            for data in (b"data", Link("x")):
+                with pytest.raises(NameClashError, match="a pipe, socket or device"):
+                    system.write(entry.key, data)
+        assert list(system.list()) == entries
         assert [entry.key for entry in system.list()] == ["pipe", "socket", "zero"]
 
 

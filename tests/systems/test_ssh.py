@@ -6,6 +6,7 @@ import hashlib
 import http.server
 import logging
 import os
+import stat
 import subprocess
 import threading
 import time
@@ -52,6 +53,17 @@ from tests.systems.hosts import ROADS, TRANSPORTS, fresh, opened
 class OnAHost(SystemSuite):
     keeps = frozenset({"links", "executable", "directories"})
     flat = False
+
+    def test_no_file_takes_the_place_of_a_device(self, system: SSHSystem) -> None:
+        """Who reads the pipe would wait for ever, and what others write to the device would fill a disk."""
+        system.write("x", b"")
+        path = os.path.join(os.fsdecode(system.real_path()), "pipe")
+        os.mkfifo(path)
+        for data in (b"data", Link("x")):
+            with pytest.raises(NameClashError, match="a pipe, socket or device"):
+                system.write("pipe", data)
+        assert stat.S_ISFIFO(os.lstat(path).st_mode)
+        assert [entry.key for entry in system.list()] == ["pipe", "x"]
 
 
 class TestOpenSSH(OnAHost):

@@ -60,6 +60,14 @@ def flags_of(found: os.stat_result) -> int:
     return EXEC if mode & 0o100 else NOEXEC
 
 
+def _is_special(fd: int, name: bytes) -> bool:
+    """Whether it is a pipe, socket or device, whose users would write to a file that took its place."""
+    try:
+        return not flags_of(os.stat(name, dir_fd=fd, follow_symlinks=False))
+    except FileNotFoundError:
+        return False
+
+
 def clash(key: bytes, why: str) -> Failure:
     """The error for a key that cannot be stored as asked."""
     return Failure("name_clash", why, key)
@@ -543,6 +551,8 @@ class Writer:
                 raise Failure("conflict", "it is gone", key) from None
             if etag(found).encode() != when:
                 raise Failure("conflict", "somebody else changed it", key)
+        elif _is_special(fd, name):
+            raise clash(key, "a pipe, socket or device stands where a file is to be")
         try:
             os.rename(temp, name, src_dir_fd=fd, dst_dir_fd=fd)
         except (IsADirectoryError, FileExistsError):

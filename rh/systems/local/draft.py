@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Self
 
-from rh.errors import ConflictError, DeadlineError, ExistsError, UnsupportedError
+from rh.errors import ConflictError, DeadlineError, ExistsError, NameClashError, UnsupportedError
 from rh.systems.local.disk import Root, etag_of, temp
 from rh.systems.local.plain import create, mode_for
 from rh.types import ABSENT, Condition, Match
@@ -100,7 +100,10 @@ def rename_folder(above: int, old: str, new: str) -> None:
 
 
 def publish(root: Root, folder: int, old: str, key: str, when: Condition) -> None:
-    """Give a finished temporary file its name. OSError, or the precondition's error; then nothing has changed."""
+    """Give a finished temporary file its name, that of no pipe, socket or device.
+
+    OSError, NameClashError or the precondition's error; then nothing has changed.
+    """
     where = root.where(key)
     with locked(folder, alone=isinstance(when, Match), timeout_s=root.timeout_s, where=where):
         try:
@@ -124,7 +127,22 @@ def _publish(folder: int, old: str, name: str, when: Condition, where: str) -> N
             raise ConflictError("it is gone", where=where) from None
         if etag_of(at) != when.etag:
             raise ConflictError("it has changed since", where=where)
+    elif _is_special(name, folder):
+        raise NameClashError(
+            "a pipe, socket or device stands where a file is to be",
+            where=where,
+            hint="choose another target, or remove it",
+        )
     return os.rename(old, name, src_dir_fd=folder, dst_dir_fd=folder)
+
+
+def _is_special(name: str, folder: int) -> bool:
+    """Whether it is a pipe, socket or device, whose users would write to a file that took its place."""
+    try:
+        mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
+    except FileNotFoundError:
+        return False
+    return stat.S_IFMT(mode) not in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK)
 
 
 class Draft:

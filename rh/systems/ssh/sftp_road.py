@@ -334,6 +334,12 @@ class SftpRoad:
                 raise ExistsError("something is there already", where=self.url(key))
             if stat.S_ISDIR(found.mode or 0):
                 raise NameClashError("there is a directory of that name", where=self.url(key))
+            if stat.S_IFMT(found.mode or 0) not in (0, stat.S_IFREG, stat.S_IFLNK):
+                raise NameClashError(
+                    "a pipe, socket or device stands where a file is to be",
+                    where=self.url(key),
+                    hint="choose another target, or remove it",
+                )
         temp = path.rpartition(b"/")[0] + b"/" + TEMP + secrets.token_hex(8).encode()
         published = False
         try:
