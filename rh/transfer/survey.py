@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from rh.content import manifest, patterns
 from rh.content.cache import Described, DigestCache
+from rh.content.names import PATHS
 from rh.content.patterns import Selector
 from rh.content.rows import PAGE, Cursor, Rows, position
 from rh.content.tree import Row, key_bytes
@@ -49,7 +50,7 @@ __all__ = [
     "selected",
 ]
 
-_DISKS = frozenset({"file", "ssh"})
+_TELLING = PATHS | {"tree"}
 """Kinds whose listing itself tells an empty root from a missing one."""
 
 _KEPT = 100
@@ -187,7 +188,7 @@ class Survey:
         self.exact = self.manifest_read and not self._stale
         if self.exact and self._read and self._reader is not None and self._reader.etag and self.footer is not None:
             cache.replace(self._read, Described(self._reader.etag, self.footer))
-        if self._must_exist and not self.found and not self.manifest_read and system.kind not in _DISKS:
+        if self._must_exist and not self.found and not self.manifest_read and system.kind not in _TELLING:
             raise NotFoundError("there is nothing under this prefix", where=system.url())
 
     def _check_order(self, keys: list[str]) -> None:
@@ -314,7 +315,7 @@ def _pages(system: System, skip: Skip | None, *, follow: bool) -> Iterator[Seque
 
 def is_data(system: System, entry: Entry) -> bool:
     """Whether an entry can be read: disks list a pipe, socket or device as a file that has no etag."""
-    return entry.etag is not None or entry.kind != "file" or system.kind not in _DISKS
+    return entry.etag is not None or entry.kind != "file" or system.kind not in PATHS
 
 
 def only_data(pages: Iterator[Page], system: System) -> Iterator[Page]:
@@ -400,7 +401,7 @@ def check_way(location: Location) -> None:
     """
     while location.name not in ("", "~"):
         above = open_system(location.parent)
-        if above.kind not in _DISKS or _is_there(above, location.name + "/"):
+        if above.kind not in PATHS or _is_there(above, location.name + "/"):
             return
         if _is_there(above, location.name):
             _refuse_file(above, location.name)
@@ -437,7 +438,7 @@ def check_file_way(system: System, key: str) -> None:
     Raises:
         NameClashError: what is in the way.
     """
-    if system.kind not in _DISKS:
+    if system.kind not in PATHS:
         return
     if _is_there(system, key + "/"):
         raise NameClashError(

@@ -54,6 +54,19 @@ def test_versions_are_members_of_sets(cats):
     assert {first, again} == {again}
 
 
+def test_a_copy_of_a_version_may_be_of_nothing(here, tmp_path):
+    """Since there is nothing in it, or nothing that is meant; a place that the version does not have is an error."""
+    cats = here.save("cats")
+    cats.commit()
+    cats.put({"big/x": b"x", "big/y/z": b"z"})
+    cats.commit()
+    version = rh.load("cats:v2")
+    assert version.to("file", path=tmp_path / "out", exclude=["big/"]).ls() == []
+    assert rh.load("cats:v1").to("file", path=tmp_path / "empty").ls() == []
+    with pytest.raises(errors.NotFoundError, match="no such directory"):
+        (version / "none").to("file", path=tmp_path / "none", exclude=["big/"])
+
+
 def test_a_version_stays_what_it_was(cats, python):
     first = cats.commit("begin", aliases=["production"], tags=["x"], metadata={"k": 1})
     assert (first.label, first.message, first.tags, first.files) == ("v1", "begin", ("x",), 4)
