@@ -31,6 +31,7 @@ import rh
 from rh import config, plugins
 from rh.cli.exit import KINDS, code_of
 from rh.resources import places
+from rh.resources.visible import INTERNAL
 from rh.systems import BUILT_IN
 from rh.testing import servers
 
@@ -363,6 +364,13 @@ def test_every_public_name_is_in_the_reference():
     text = "".join(page.read_text("utf-8") for page in (ROOT / "docs/reference").glob("*.md"))
     missing = [name for name in rh.__all__ if not re.search(rf"\b{name}\b", text) and name != "__version__"]
     assert not missing
+
+
+@pytest.mark.parametrize("kind", [rh.Folder, rh.Table, rh.Blob, rh.Cluster])
+def test_every_public_method_has_a_docstring_of_its_own(kind):
+    """Without one the reference leaves it out."""
+    shown = {name for name in dir(kind) if name[0] != "_"} - INTERNAL
+    assert not [name for name in shown if callable(getattr(kind, name)) and not getattr(kind, name).__doc__]
 
 
 def test_every_command_is_in_the_generated_reference():

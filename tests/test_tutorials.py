@@ -40,7 +40,7 @@ PRINTED = {
         r"1 of the files exist and differ: train/a.csv",
         r"; 1 deleted",
         r"of 40 files are there",
-        r"there is no manifest to compare them with",
+        r"nothing is recorded to compare with",
         r"moved \d+ of 40 files, .* unchanged",
         r"s3://data/big → ssh-a:.*/big \[PULL\]",
         r"ssh-a:.*/big → gs://data/big \[PUSH\]",

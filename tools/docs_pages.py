@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rh.resources.visible import INTERNAL
+
 ROOT = Path(__file__).resolve().parent.parent
 TUTORIALS = ROOT / "tutorials"
 COMMANDS = ROOT / "rh" / "cli" / "app.py"
@@ -116,11 +118,11 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, **_more: Any) -> str:
-    """Let links to what a page is made from lead to the page."""
+    """Let links to what a page is made from lead to the page, and show of resources what is their API."""
     here, made = (DOCS / page.file.src_uri).parent, sources()
 
     def led(link: re.Match[str]) -> str:
         target = made.get((here / link[0]).resolve())
         return link[0] if target is None else Path(os.path.relpath(DOCS / target, here)).as_posix()
 
-    return _LINK.sub(led, markdown)
+    return _LINK.sub(led, markdown).replace("filters: PUBLIC", f'filters: ["!^_", "!^({"|".join(sorted(INTERNAL))})$"]')

@@ -250,12 +250,12 @@ def compact(
     rh table compact s3://bucket/table
     """
     opened = _table(table, file_format, option, schema)
-    before = len(opened.files()[1].files)
+    before = len(opened.opened_files()[1].files)
     _written(opened.compact(target_mb), json=json, before=before)
 
 
 def _written(table: Table, *, json: bool, before: int | None = None) -> None:
-    rows, size, files = table.num_rows, table.size(), len(table.files()[1].files)
+    rows, size, files = table.num_rows, table.size(), len(table.opened_files()[1].files)
     if json:
         told = {} if before is None else {"files_before": before, "files": files}
         show.emit({"table": table.url, "rows": rows, "size": size, **told})

@@ -30,7 +30,7 @@ from rh.registry.documents import check_document
 from rh.registry.names import Name
 from rh.resources import places, records
 from rh.resources.annotated import Annotated
-from rh.resources.parts import visible
+from rh.resources.visible import visible
 from rh.types import ABSENT, ANY, Condition, Location, Match
 from rh.versions.properties import check_tags, note_types, plain, types_of_names
 
@@ -286,6 +286,7 @@ class Resource(Annotated):
         Raises:
             NotFoundError: it is not saved. ExistsError: the new name is taken.
         """
+        self._check_whole()
         old, new = self._saved_name(), names.parse(name)
         if new.pinned or new.is_built_in:
             raise InvalidError(f"{new} cannot be given to a resource")
@@ -315,7 +316,11 @@ class Resource(Annotated):
         Raises:
             NotFoundError: it is not saved.
         """
+        self._check_whole()
         records.forget(self._saved_name())
+
+    def _check_whole(self) -> None:
+        """Refuse to do to a whole name what was asked of one version."""
 
     def history(self) -> list[Change]:
         """Every change of the record, oldest first, through renames; also after it was deleted."""

@@ -88,7 +88,7 @@ class Blob(Versioned):
             return NotImplemented
         if self.value is not other.value:
             return False
-        mine, theirs = ((b.name, b.location, b.serializer or "bytes", dict(b.metadata)) for b in (self, other))
+        mine, theirs = ((b.name, b.location, b.serializer or "bytes", b.tags, dict(b.metadata)) for b in (self, other))
         return mine == theirs
 
     __hash__ = Versioned.__hash__

@@ -390,6 +390,8 @@ class Folder(Queried, FolderVersions):
     def sweep(self, *, older_than_s: float = 7 * 86_400.0) -> int:
         """Remove what crashed transfers left below the folder, unfinished uploads and hidden files; returns how many.
 
+        Where the folder is a table, what killed writers of it left goes as well, but not of tables further down.
+
         What is complete is never touched. An interrupted transfer goes on from what it left, and one under way needs
         it, so only what is older than a week is removed by default.
 

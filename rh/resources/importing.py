@@ -41,7 +41,7 @@ def import_properties(value: Resource, location: Location, source: str, *, direc
         NotFoundError: there is no such file; nothing was written.
     """
     folder = annotated.folder_of(value)
-    kind = _format(location.path, source) if not directory else plain(Table(location=location).files()[1].format)
+    kind = _format(location.path, source) if not directory else plain(Table(location=location).opened_files()[1].format)
     if kind == "jsonl" and not directory:
         said, told = annotated.of_rows(_lines(location, source))
     elif kind == "csv":
@@ -107,7 +107,7 @@ def _told_of(table: Table, source: str) -> Iterator[None]:
     try:
         yield
     except InvalidError as error:
-        if all(not file.size for file in table.files()[1].files):
+        if all(not file.size for file in table.opened_files()[1].files):
             raise _empty(source) from error
         error.where = source
         raise

@@ -122,6 +122,7 @@ def _batches(keys: Iterable[str]) -> Iterator[list[str]]:
 
 def sweep(folder: Folder, older_than_s: float) -> int:
     """`Folder.sweep`."""
+    from rh.tables import store
     from rh.transfer.journal import Journal
 
     system = folder.handle()
@@ -135,5 +136,8 @@ def sweep(folder: Folder, older_than_s: float) -> int:
     if system.keeps_directories and not folder.exists_in_system():  # in a bucket, parts of uploads are in no directory
         raise folder.missing()
     count = sweeping.sweep(older_than_s=older_than_s)
+    left = [entry.key for entry in store.debris(system, older_than_s=older_than_s)]
+    system.delete(left)
+    count += len(left)
     Journal.sweep()
     return count

@@ -79,7 +79,7 @@ def _made(resource: Versioned) -> Iterator[tuple[System, Entry]]:
         from rh.tables import index
         from rh.versions.spooled import Spooled
 
-        system, _ = resource.files()
+        system, _ = resource.opened_files()
         with Spooled([index.without_etags(system)]) as file:
             yield file, file.entry
 

@@ -74,7 +74,7 @@ class Rows(Versioned):
         """Whether this is what a database answers to a query, each time it is read."""
         return self.source is not None and self.location is None
 
-    def files(self) -> tuple[System, Snapshot]:
+    def opened_files(self) -> tuple[System, Snapshot]:
         """The files whose rows are the table now, and the system opened at their root."""
         raise NotImplementedError
 
@@ -89,7 +89,7 @@ class Rows(Versioned):
         if self.value is not NOTHING and "_in_memory" not in self.__dict__:
             given = self.handed_out()
             return adapters.owner_of(given).reader(given)
-        system, snapshot = self.files()
+        system, snapshot = self.opened_files()
         dataset = access.dataset(system, snapshot)
         access.check_files(system, snapshot, dataset)
 
@@ -139,7 +139,7 @@ class Rows(Versioned):
         if self.is_query:
             assert self.source is not None
             return self.source.schema()
-        return access.schema(*self.files())
+        return access.schema(*self.opened_files())
 
     @property
     def num_rows(self) -> int:
@@ -149,7 +149,7 @@ class Rows(Versioned):
         if self.is_query:
             assert self.source is not None
             return self.source.count()
-        return access.num_rows(*self.files())
+        return access.num_rows(*self.opened_files())
 
     def __len__(self) -> int:
         """Rows, as far as they are known without asking the place: when the table was written, saved or loaded.
@@ -166,7 +166,7 @@ class Rows(Versioned):
 
     def size(self) -> int:
         """Bytes of the table's files."""
-        return sum(file.size for file in self.files()[1].files)
+        return sum(file.size for file in self.opened_files()[1].files)
 
     def head(self, n: int = 5, *, columns: Sequence[str] | None = None) -> Any:
         """The first `n` rows, as the table's own type."""
@@ -394,7 +394,7 @@ def _names(columns: Sequence[str] | None) -> list[str] | None:
 def _opened(table: Rows) -> tuple[System, Snapshot]:
     """The files of a table whose rows are read now."""
     recording.read(table)
-    return table.files()
+    return table.opened_files()
 
 
 def _chosen(rows: pyarrow.Table, columns: list[str] | None, where: Any) -> pyarrow.Table:

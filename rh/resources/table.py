@@ -93,7 +93,7 @@ class Table(Rows):
         if self.value is not other.value:
             return False
         mine, theirs = (
-            (t.name, t.location, t.native, t.partition_cols, t.format, t.options, t.source, dict(t.metadata))
+            (t.name, t.location, t.native, t.partition_cols, t.format, t.options, t.source, t.tags, dict(t.metadata))
             for t in (self, other)
         )
         return mine == theirs and self.schema_given == other.schema_given
@@ -155,7 +155,7 @@ class Table(Rows):
 
         if not self.written:
             raise InvalidError("this table is not written yet", hint=UNWRITTEN)
-        system, snapshot = self.files()
+        system, snapshot = self.opened_files()
         if system.location != self.placed():
             return commit_file(system, self.placed().name, store, base=base, lease=lease)
         keys = frozenset(file.key for file in snapshot.files)
@@ -185,7 +185,7 @@ class Table(Rows):
         """Whether its place is named as one file is, not as a directory."""
         return self.location is not None and ONE_FILE.search(self.placed().path) is not None
 
-    def files(self) -> tuple[System, Snapshot]:
+    def opened_files(self) -> tuple[System, Snapshot]:
         """The files whose rows are the table now, and the system opened at their root."""
         from rh.tables import store
 
@@ -256,7 +256,7 @@ class Table(Rows):
         if self.location is None or self.value is not NOTHING:
             return False
         try:
-            self.files()
+            self.opened_files()
         except NotFoundError:
             return False
         except InvalidError:
@@ -402,7 +402,7 @@ class Table(Rows):
                 raise
             names = ("location", "value", "native", "partition_cols", "facts_known", "host", "format", "options", "own")
             return replace(self, **{name: getattr(written, name) for name in names})
-        self.files()
+        self.opened_files()
         return self
 
     def compact(self, target_mb: int = 128) -> Table:
@@ -434,7 +434,7 @@ class Table(Rows):
                 "this table is not written yet, so there is nothing to compact",
                 hint=UNWRITTEN,
             )
-        snapshot = compaction.compact(*self.files(), file_bytes=target_mb << 20)
+        snapshot = compaction.compact(*self.opened_files(), file_bytes=target_mb << 20)
         return replace(self, facts_known=Facts.of(snapshot), own=True, receipt=None)
 
     def rm(self) -> None:
@@ -449,11 +449,11 @@ class Table(Rows):
 
         self.check_live()
         recording.wrote(self)
-        store.remove(*self.files())
+        store.remove(*self.opened_files())
 
     def verify(self) -> Verification:
         """Read every byte again and compare it with what was written."""
-        if self.version is not None:
+        if self.version is not None or (self.location is not None and self.placed().system.startswith("tree://")):
             return self.check_version()
         from rh.resources import table_files
 

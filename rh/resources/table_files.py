@@ -45,7 +45,7 @@ def move(table: Table, system: Any, path: Any, options: Mapping[str, Any]) -> Ta
     if target == table.location:
         return table
     recording.read(table)
-    place, snapshot = table.files()
+    place, snapshot = table.opened_files()
     single = place.location != table.placed()
     if not single:
         _check_directory(table, target)
@@ -75,11 +75,11 @@ def restore(table: Table, which: str) -> Table:
     from rh import transfer
 
     version, target = table.at(which), table.placed()
-    place, snapshot = version.files()
+    place, snapshot = version.opened_files()
     single = table.is_file
     live: Snapshot | None = None
     try:
-        there, live = table.files()
+        there, live = table.opened_files()
         single = there.location != target
     except (NotFoundError, InvalidError):
         pass  # removed, or no table by now
@@ -137,7 +137,7 @@ def here(table: Table) -> Path:
     if not table.written:
         raise InvalidError("the rows of this table are in no files", hint=".save() or .snapshot() writes them")
     recording.read(table)
-    place, snapshot = table.files()
+    place, snapshot = table.opened_files()
     at = table.placed()
     if places.is_here(at):
         return Path(at.path)
@@ -203,7 +203,7 @@ def plan(table: Table, system: Any, path: Any, options: Mapping[str, Any]) -> Pl
             hint=UNWRITTEN,
         )
     target = _target(table, system, path)
-    place, snapshot = table.files()
+    place, snapshot = table.opened_files()
     chosen, _ = _options(options, (file.key for file in snapshot.files))
     if place.location != table.placed():
         return transfer.plan_file(table.placed(), _beside(target, table.placed().name), replace(chosen, keys=None))
@@ -216,7 +216,7 @@ def verify(table: Table) -> Verification:
     from rh import transfer
     from rh.errors import ConflictError, IntegrityError
 
-    place, snapshot = table.files()
+    place, snapshot = table.opened_files()
     if not snapshot.owned and place.location == table.placed():
         return transfer.verify_tree(table.placed())
     corrupt: list[str] = []

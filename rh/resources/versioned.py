@@ -460,16 +460,7 @@ class Versioned(Shared, Located):
 
     # The record.
 
-    def rename(self, name: str) -> Self:
-        self._check_whole()
-        return super().rename(name)
-
-    def delete_configs(self) -> None:
-        self._check_whole()
-        super().delete_configs()
-
     def _check_whole(self) -> None:
-        """Refuse to do to a whole name what was asked of one version."""
         if self.version is not None:
             raise InvalidError(
                 f"{self.name}:{self.version} names a version; the name is {self.name}", hint=f"rh.load({self.name!r})"

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
+from urllib.parse import unquote
 
 from rh.errors import (
     AccessError,
@@ -420,19 +421,23 @@ def disown(system: System, snapshot: Snapshot, mistaken: Iterable[str] = ()) -> 
 
 
 def debris(system: System, *, older_than_s: float = WEEK_S) -> list[Entry]:
-    """Files that writers left behind when they were killed: named as ours, in no index, and older than `older_than_s`.
+    """Files that writers of a table left behind when they were killed, and that are older than `older_than_s`.
 
-    A file whose age the place does not tell is not among them.
+    They are named as ours, where the table keeps its files, and not in its index. Where there is no index they may be
+    all that is left of a table, and a file whose age the place does not tell may be of a writer at work.
     """
     current = index.read(system)
-    known = set() if current is None else current.keys
+    if current is None:
+        return []
+    columns = list(current.snapshot.partition_cols)
     before = time.time() - older_than_s
     return [
         entry
         for entry in system.list()
         if entry.kind == "file"
+        and entry.key not in current.keys
         and PART.fullmatch(os.path.basename(entry.key))
-        and entry.key not in known
+        and [unquote(step.partition("=")[0]) for step in entry.key.split("/")[:-1]] == columns
         and entry.modified is not None
         and entry.modified < before
     ]

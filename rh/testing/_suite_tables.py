@@ -234,7 +234,7 @@ class TableSuite:
         rows = self.rows()
         rh.table(rows.slice(0, 400), path=place).write().write(rows.slice(400), mode="append")
         table = rh.table(path=place)
-        system, _ = table.files()
+        system, _ = table.opened_files()
         system.delete([next(key for key in _files(place) if key.endswith(".parquet"))])
         with pytest.raises((ConflictError, IntegrityError, NotFoundError)):
             table.fetch()
@@ -242,7 +242,7 @@ class TableSuite:
     def test_garbled_index(self, place: str) -> None:
         """An index that cannot be understood is told, and nothing is guessed from the files."""
         table = rh.table(self.rows(), path=place).write()
-        system, _ = table.files()
+        system, _ = table.opened_files()
         system.write(INDEX, b'{"format": 1, "files": [')
         with pytest.raises(IntegrityError):
             rh.table(path=place).fetch()

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import Any
+from typing import Any, Literal
 
 from rh import config
 from rh import digest as digests
@@ -32,6 +32,13 @@ __all__ = ["Verification", "digest_entries", "digest_file", "digest_tree", "fini
 
 _BATCH = 2_000
 
+_SOURCES = {
+    "manifest": "the manifest",
+    "record": "the saved record",
+    "table": "the index of the table",
+    "version": "the version",
+}
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Verification:
@@ -39,7 +46,8 @@ class Verification:
 
     Attributes:
         url: the tree.
-        against: `"manifest"`, or `"nothing"` where there is none to compare with.
+        against: what it was compared with: the tree's `"manifest"`, a saved blob's `"record"`, a table's index
+            (`"table"`), a `"version"`; `"nothing"` where nothing is recorded.
         above: the directory above whose manifest that is, where the tree has none of its own.
         files, size: what was read.
         corrupt: keys whose bytes are not what was written, although the store shows no change: bit rot.
@@ -53,7 +61,7 @@ class Verification:
     """
 
     url: str
-    against: str
+    against: Literal["manifest", "record", "table", "version", "nothing"]
     files: int
     size: int
     corrupt: tuple[str, ...] = ()
@@ -97,12 +105,12 @@ class Verification:
         return f"<pre>{escape(str(self))}</pre>"
 
     def __str__(self) -> str:
-        told = (
-            ("" if self.ok else "not ") + "all as the manifest" + (f" of {self.above}" if self.above else "") + " says"
-        )
-        lines = [f"{self.url}: {self.files:,} files read, {told}"]
         if self.against == "nothing":
-            lines = [f"{self.url}: {self.files:,} files read; there is no manifest to compare them with"]
+            told = "nothing is recorded to compare with"
+        else:
+            source = _SOURCES[self.against] + (f" of {self.above}" if self.above else "")
+            told = f"{'' if self.ok else 'not '}all as {source} says"
+        lines = [f"{self.url}: {self.files:,} files read, {told}"]
         for name in ("corrupt", "modified", "missing", "added", "replaced"):
             keys = getattr(self, name)
             if keys:

@@ -20,7 +20,7 @@ from rh.content.tree import Row, TreeHasher
 from rh.digest import Digest
 from rh.errors import InvalidError, NameClashError, NotFoundError, TransferError, UnsupportedError
 from rh.observe import log
-from rh.progress import Progress, Silent
+from rh.progress import Progress, default
 from rh.systems import BUCKETS
 from rh.systems.base import HIDDEN, System
 from rh.transfer.options import Options
@@ -75,7 +75,7 @@ def commit_tree(
         written: what is known of files that `rh` wrote, by key; a digest holds while the etag does.
         options: `include`, `exclude` and `ignore_file` are obeyed.
         lease: one that the caller holds until the tree has its reference; by default one for the time of the call.
-        progress: told of every file whose bytes are not known to be in the store.
+        progress: told of every file whose bytes are not known to be in the store; by default a bar on a terminal.
         cancel: stops it soon after it is set.
 
     Raises:
@@ -95,7 +95,7 @@ def commit_tree(
     found = surveyed(source, meant)
     if written:
         found = (with_written(page, written) for page in found)
-    commit = _Commit(source, store, base, more, progress or Silent(), cancel or threading.Event())
+    commit = _Commit(source, store, base, more, progress or default(), cancel or threading.Event())
     return commit.run(asked(found, source, keys) if keys is not None else found, lease)
 
 
@@ -125,7 +125,7 @@ def commit_file(
     page = Page([name], [entry], [row.digest if row else None], [row.chunks if row else b""], [bool(entry.executable)])
     if written is not None:
         page = with_written(page, {name: written})
-    commit = _Commit(source, store, base, {}, progress or Silent(), cancel or threading.Event())
+    commit = _Commit(source, store, base, {}, progress or default(), cancel or threading.Event())
     return commit.run(iter((page,)), lease)
 
 
@@ -147,7 +147,7 @@ def adopt_tree(
     """
     meant = selected(source, options)
     _refuse_store(source, store, meant)
-    commit = _Commit(source, store, None, {}, progress or Silent(), cancel or threading.Event(), refer=True)
+    commit = _Commit(source, store, None, {}, progress or default(), cancel or threading.Event(), refer=True)
     return commit.run(surveyed(source, meant), lease)
 
 

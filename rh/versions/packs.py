@@ -308,6 +308,7 @@ class Writer:
         for entry, digest in files:
             key = object_key(digest.text)
             if key in steps or digest.text in self._placed:
+                self.progress.advance(1, entry.size)
                 continue
             self._write_chunks(digest)
             steps[key] = Step(Action.COPY, key, entry, digest.text, digest.chunks, executable=False)

@@ -113,7 +113,10 @@ def test_a_resource(cats):
 def test_tables_blobs_and_clusters(here):
     for resource in (rh.blob(b"x", name="b").save(), rh.table({"x": [1]}, name="t").save(), rh.here.save("mine")):
         assert resource.annotate(tags=["x"], n=1).annotations() == {"tags": ["x"], "metadata": {"n": 1}}
-        assert rh.load(resource.name).tags == ("x",)
+        loaded = rh.load(resource.name)
+        assert loaded.tags == ("x",)
+        assert loaded != resource
+        assert type(loaded).from_config(loaded.config()) == loaded
         with pytest.raises(errors.InvalidError, match="has no files"):
             resource.annotate("a.png", label="cat")
 

@@ -42,7 +42,7 @@ def test_a_written_table_is_read_everywhere(table, folder):
     assert [batch.num_rows for batch in table.stream(3)] == [3, 1]
     assert pa.table(table).to_pydict() == ROWS
     assert table.exists_in_system()
-    assert table.size() == sum(file.size for file in table.files()[1].files)
+    assert table.size() == sum(file.size for file in table.opened_files()[1].files)
     assert rh.table(path=table.url) == rh.table(path=(folder / "rows").url)
     assert rh.table(path=table.url).to_arrow().to_pydict() == ROWS
 
@@ -95,7 +95,7 @@ def test_just_its_own_files_are_moved(world, here, system):
     smaller = table.write({"x": [9], "y": ["n"], "k": [3]}, mode="overwrite")
     assert smaller.to(system, path="moved").fetch() == {"x": [9], "y": ["n"], "k": [3]}
     assert [key for key in rh.folder(path=moved.url).glob("**") if key.endswith(".parquet")] == [
-        file.key for file in smaller.files()[1].files
+        file.key for file in smaller.opened_files()[1].files
     ]
 
 
@@ -296,7 +296,7 @@ def test_what_is_known_without_asking(here):
 
 def test_a_flipped_bit_is_found(here):
     table = rh.table({"x": list(range(50_000))}, path=here.path + "/t").write()
-    (file,) = table.files()[1].files
+    (file,) = table.opened_files()[1].files
     place = os.path.join(table.path, file.key)
     data = bytearray(Path(place).read_bytes())
     data[len(data) // 2] ^= 1
@@ -314,7 +314,7 @@ def test_a_flipped_bit_is_found(here):
 def test_a_damaged_table_is_whole_again_by_what_the_error_says(folder, harm, cure):
     table = rh.table(ROWS, name="harmed", path=(folder / "harmed").url).save()
     table.commit()
-    (file,) = table.files()[1].files
+    (file,) = table.opened_files()[1].files
     place = rh.folder(path=table.url)
     place.rm(contents=[file.key])
     if harm == "changed":
@@ -523,7 +523,7 @@ def test_a_damaged_footer_is_found_before_arrow_believes_it(here):
     """Arrow ends the process over some footers, so none that was not written here reaches it."""
     rows = pa.table({f"column {n}": pa.array(range(20_000), pa.float64()) for n in range(12)})
     table = rh.table(rows, path=here.path + "/t").write()
-    (file,) = table.files()[1].files
+    (file,) = table.opened_files()[1].files
     place = Path(table.path) / file.key
     whole = place.read_bytes()
     length = int(file.footer.partition(":")[0])

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import rh
-from rh import config, errors, observe
+from rh import config, errors, observe, progress
 from rh.versions.gc import collect
 from rh.versions.layout import tree_key
 from rh.versions.store import Store, place_of
@@ -65,6 +65,33 @@ def test_a_copy_of_a_version_may_be_of_nothing(here, tmp_path):
     assert rh.load("cats:v1").to("file", path=tmp_path / "empty").ls() == []
     with pytest.raises(errors.NotFoundError, match="no such directory"):
         (version / "none").to("file", path=tmp_path / "none", exclude=["big/"])
+
+
+@pytest.mark.parametrize("make", [rh.folder, rh.table, rh.blob])
+def test_a_part_of_a_version_is_compared_with_the_version(here, make):
+    here.put({"part/a.csv": b"n\n1\n"})
+    here.save("parts").commit()
+    path = "rh://parts:v1/part/a.csv" if make is rh.blob else "rh://parts:v1/part"
+    found = make(path=path).verify()
+    assert found
+    assert found.against == "version"
+    assert "1 files read, all as the version says" in str(found)
+
+
+def test_what_a_commit_is_doing_is_shown(here, monkeypatch):
+    totals, shown = [], []
+
+    class Told(progress.Silent):
+        def total(self, files, size):
+            totals.append((files, size))
+
+        def advance(self, files, size):
+            shown.append((files, size))
+
+    monkeypatch.setattr("rh.versions.commit.default", Told)
+    here.put({"a": b"one", "b": b"two" * 1000, "sub/same": b"one"})
+    here.save("cats").commit()
+    assert [sum(one) for one in zip(*shown, strict=True)] == list(totals[-1]) == [3, 3006]
 
 
 def test_a_version_stays_what_it_was(cats, python):

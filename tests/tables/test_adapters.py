@@ -456,7 +456,7 @@ def test_what_is_read_as_it_is_asked_for(world, tmp_path, system):
         path = f"{world[system]}/{kind}"
         rh.table(value, name=f"{system}-{kind}", path=path, partition_cols=["k"]).save()
         table = rh.table(name=f"{system}-{kind}")
-        assert len(table.files()[1].files) == 8
+        assert len(table.opened_files()[1].files) == 8
         with observe.counting() as counts:
             found = table.fetch()
         assert counts.requests[table.system, "read"] == 1  # the index

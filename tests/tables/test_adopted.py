@@ -561,4 +561,4 @@ def test_types_that_are_given(place):
     place.put({"year=2026/1.parquet": parquet(column([1], pa.int64()))})
     table = rh.table(path=place.url, options={"column_types": {"year": "string", "n": pa.float64()}})
     assert table.to_arrow().to_pydict() == {"n": [1.0], "year": ["2026"]}
-    assert fragments.given_types(table.files()[1]) == {"year": pa.string(), "n": pa.float64()}
+    assert fragments.given_types(table.opened_files()[1]) == {"year": pa.string(), "n": pa.float64()}

@@ -29,11 +29,11 @@ def test_the_rows_stay_and_the_old_files_go(world, tmp_path, system):
     before = table.to_arrow()
     small = table.compact()
     assert small.to_arrow() == before
-    assert len(small.files()[1].files) == 1
+    assert len(small.opened_files()[1].files) == 1
     assert len(place.ls()) == 2
     assert small.verify()
     assert small.num_rows == len(small) == 70
-    assert small.compact().files()[1].fingerprint == small.files()[1].fingerprint
+    assert small.compact().opened_files()[1].fingerprint == small.opened_files()[1].fingerprint
     more = small.write({"n": [70], "k": ["x"]}, mode="append")
     assert more.to_arrow()["n"].to_pylist() == list(range(71))
     assert more.to(path=str(tmp_path / "copy")).to_arrow() == more.to_arrow()
@@ -41,9 +41,9 @@ def test_the_rows_stay_and_the_old_files_go(world, tmp_path, system):
 
 def test_partitions_stay_apart_and_in_order(tmp_path):
     table = appended(tmp_path / "t", 5, partition_cols=["k"])
-    assert len(table.files()[1].files) == 15
+    assert len(table.opened_files()[1].files) == 15
     small = table.compact()
-    assert len(small.files()[1].files) == 3
+    assert len(small.opened_files()[1].files) == 3
     for kind in ("k0", "k1", "k2"):
         mine = [("k", "==", kind)]
         assert small.to_arrow(where=mine)["n"].to_pylist() == [n for n in range(50) if f"k{n % 10 % 3}" == kind]
@@ -91,7 +91,7 @@ def test_whoever_overwrites_meanwhile_wins(tmp_path, monkeypatch):
 def test_two_at_once(tmp_path):
     """The second finds that the files it rewrote are gone."""
     table = appended(tmp_path / "t", 4)
-    system, snapshot = table.files()
+    system, snapshot = table.opened_files()
     compaction.compact(system, snapshot)
     with pytest.raises(errors.ConflictError):
         compaction.compact(system, snapshot)
@@ -100,7 +100,7 @@ def test_two_at_once(tmp_path):
 
 def test_a_stream_of_the_old_files_ends_with_a_conflict(tmp_path):
     table = appended(tmp_path / "t", 3)
-    system, snapshot = table.files()
+    system, snapshot = table.opened_files()
     with Stream(system, snapshot, 4, prefetch=0) as stream:
         next(stream)
         table.compact()

@@ -145,7 +145,7 @@ def test_a_stream_goes_on_with_the_same_schema_only(table):
     again.load_state_dict(state)
     assert rows_of(again) == ROWS[1:]
     for other in ({**SCHEMA, "n": "float32"}, {"n": "float64"}, dict(reversed(SCHEMA.items())), None):
-        if other is None and table.files()[1].format != "csv":
+        if other is None and table.opened_files()[1].format != "csv":
             continue  # of the others, nothing else says what their columns are together
         with pytest.raises(errors.InvalidError, match="the state is of another table"):
             rh.table(path=table.url, schema=other).stream(1).load_state_dict(state)
@@ -279,7 +279,7 @@ def test_columns_of_directories(place, form):
         put(place, form, **{f"kind={kind}/part={number}/a": {"n": [int(number)], "part": ["7"]}})
     rows = [{"part": 1, "n": 1, "kind": "x"}, {"part": 2, "n": 2, "kind": None}]
     table = rh.table(path=place.url, schema={"part": "int8", "n": "int64", "kind": "string"})
-    assert table.files()[1].files[0].key.startswith("kind=__HIVE")
+    assert table.opened_files()[1].files[0].key.startswith("kind=__HIVE")
     for name, way in WAYS.items():
         found = way(table)
         assert sorted(found, key=lambda row: row["part"]) == rows, name

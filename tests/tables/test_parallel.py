@@ -242,7 +242,7 @@ def test_dask_partitions(tmp_path):
     frame = dd.from_pandas(packages().select(["package", "section"]).to_pandas(), npartitions=3)
     table = rh.table(frame, path=tmp_path / "t", partition_cols=["section"]).write()
     some = table.to_dask(where=[("section", "==", "python")])
-    assert some.npartitions == len([file for file in table.files()[1].files if file.values == ("python",)])
+    assert some.npartitions == len([file for file in table.opened_files()[1].files if file.values == ("python",)])
     expected = packages().to_pandas().query("section == 'python'").package
     assert sorted(some.compute().package) == sorted(expected)
 
@@ -260,7 +260,7 @@ def test_memory_of_another_process(workers):
 def test_shares_of_a_file(tmp_path):
     """Tasks that share a file have each of its row groups once, in their order, filtered alike."""
     rows = pa.table({"x": range(300_000)})
-    system, snapshot = rh.table(rows, path=tmp_path / "t").write().files()
+    system, snapshot = rh.table(rows, path=tmp_path / "t").write().opened_files()
     (file,) = snapshot.files
     source = Source.of(system.location, snapshot, ["x"], [("x", ">=", 150_000)])
     shares = [source.read(Part(file, number, 4))["x"].to_pylist() for number in range(4)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 
+import rh
 from rh import config, observe
 from rh.errors import ConflictError, ExistsError, IntegrityError, InvalidError, NotFoundError, UnsupportedError
 from rh.systems import locate, open_system
@@ -451,6 +453,15 @@ def test_debris(here, tmp_path) -> None:
     for path in (tmp_path / "table").rglob("*.parquet"):
         os.utime(path, (1, 1))
     assert {entry.key for entry in store.debris(here)} == {file.key for file in left}
-    writing.abandon(here, begin.write_id)
+    copied = tmp_path / "table" / "copy" / os.path.basename(left[0].key)
+    copied.parent.mkdir()
+    shutil.copy2(tmp_path / "table" / left[0].key, copied)
+    assert rh.folder(path=tmp_path / "table").sweep() == len(left)
+    kept = [file.key for file in store.look(here).files]
+    assert names(here) == sorted([*kept, "sibling.parquet", f"copy/{copied.name}"])
+    again = writing.write_part(here.location, ROWS.to_reader(), begin.write_id, 0, begin.partition_cols)
     assert store.debris(here) == []
-    assert names(here) == sorted([*(file.key for file in store.look(here).files), "sibling.parquet"])
+    assert {entry.key for entry in store.debris(here, older_than_s=-60)} == {file.key for file in again}
+    copied.unlink()
+    writing.abandon(here, begin.write_id)
+    assert names(here) == sorted([*kept, "sibling.parquet"])
