@@ -12,6 +12,8 @@ import pytest
 from packaging.requirements import Requirement
 
 import rh.systems
+from rh import plugins
+from rh.errors import MissingExtraError
 from rh.plugins import DISTRIBUTION
 
 pytestmark = [pytest.mark.slow]
@@ -76,13 +78,12 @@ def _normal(name: str) -> str:
 
 
 def _needed(path: Path) -> set[str]:
-    """What a module asks of `rh.plugins.need`, by itself or through a helper of that name."""
+    """What a module asks of `rh.plugins.need`."""
     calls = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)]
-    names = {"need", "_need"}
     return {
         str(call.args[0].value)
         for call in calls
-        if (getattr(call.func, "id", None) in names or getattr(call.func, "attr", None) in names)
+        if "need" in (getattr(call.func, "id", None), getattr(call.func, "attr", None))
         and call.args
         and isinstance(call.args[0], ast.Constant)
     }
@@ -104,3 +105,15 @@ def test_an_extra_brings_all_that_its_places_import(extra: str, python) -> None:
     modules = sorted(set().union(*map(_needed, files)) - _AT_WILL)
     assert modules
     python(_ALONE, json.dumps([hidden, packages, modules]))
+
+
+def test_the_install_line_names_an_extra_that_brings_the_module() -> None:
+    """Whatever part of the library asks for it."""
+    files = sorted(Path(rh.__file__).parent.rglob("*.py"))
+    owners = packages_distributions()
+    for module in sorted(set().union(*map(_needed, files)) - _AT_WILL):
+        with pytest.raises(MissingExtraError) as caught:
+            plugins.need(f"{module}.not_there")
+        extra = re.fullmatch(rf'pip install "{DISTRIBUTION}\[(\w+)\]"', caught.value.hint or "")
+        assert extra, module
+        assert _brought(extra[1]) & set(map(_normal, owners[module.partition(".")[0]])), module

@@ -91,7 +91,7 @@ def _from_npy(data: bytes) -> Any:
 
 def _arrow(value: Any) -> bytes:
     arrow = plugins.need("pyarrow", purpose="serializer 'arrow'")
-    ipc = plugins.need("pyarrow.ipc", extra="arrow")
+    ipc = plugins.need("pyarrow.ipc")
     if not isinstance(value, arrow.Table):
         raise InvalidError(f"serializer 'arrow' takes a pyarrow.Table, not {type(value).__name__}")
     value = value.unify_dictionaries()  # a file holds one for each column
@@ -103,7 +103,7 @@ def _arrow(value: Any) -> bytes:
 
 
 def _from_arrow(data: bytes) -> Any:
-    ipc = plugins.need("pyarrow.ipc", extra="arrow", purpose="serializer 'arrow'")
+    ipc = plugins.need("pyarrow.ipc", purpose="serializer 'arrow'")
     return ipc.open_file(data).read_all()
 
 
@@ -113,13 +113,13 @@ def _safetensors(value: Any) -> bytes:
         raise InvalidError("serializer 'safetensors' takes a dict of text to numpy arrays")
     if "__metadata__" in value:
         raise InvalidError("safetensors keeps the name '__metadata__' for itself", hint="another name")
-    save = plugins.need("safetensors.numpy", extra="safetensors", purpose="serializer 'safetensors'")
+    save = plugins.need("safetensors.numpy", purpose="serializer 'safetensors'")
     encoded: bytes = save.save({key: numpy.asarray(array, order="C") for key, array in value.items()})
     return encoded
 
 
 def _from_safetensors(data: bytes) -> Any:
-    return plugins.need("safetensors.numpy", extra="safetensors", purpose="serializer 'safetensors'").load(data)
+    return plugins.need("safetensors.numpy", purpose="serializer 'safetensors'").load(data)
 
 
 def _pickle(value: Any) -> bytes:

@@ -243,7 +243,7 @@ class Rows(Versioned):
         adapter = adapters.named(as_ or self.native or "arrow")
         if adapter.name == "reader":  # of the stream, which keeps alive what it reads from
             batches = self.stream(_READ, columns=columns, where=where)
-            return need("pyarrow", extra="tables").RecordBatchReader.from_batches(batches.schema, batches)
+            return need("pyarrow").RecordBatchReader.from_batches(batches.schema, batches)
         chosen = _names(columns)
         if self.is_query:
             return adapter.of_arrow(_chosen(self.to_reader().read_all(), chosen, where))

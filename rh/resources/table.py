@@ -479,7 +479,7 @@ class Table(Rows):
             yield "size", f"{known.size:,} bytes"
             schema = known.schema
         if schema is not None:
-            for column in need("pyarrow.ipc", extra="tables").read_schema(need("pyarrow").py_buffer(schema)):
+            for column in need("pyarrow.ipc").read_schema(need("pyarrow").py_buffer(schema)):
                 yield column.name, str(column.type)
         if self.receipt is not None:
             yield "receipt", str(self.receipt)

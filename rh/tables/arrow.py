@@ -49,7 +49,7 @@ class Arrow:
         Raises:
             InvalidError: it hands out Arrow data that is no table, such as one column.
         """
-        pa = need("pyarrow", extra="tables")
+        pa = need("pyarrow")
         if isinstance(value, pa.RecordBatchReader):
             return value
         if isinstance(value, pa.Table):
@@ -105,7 +105,7 @@ class Reader:
         from rh.tables.stream import Stream
 
         rows = Stream(open_system(location), snapshot, _READ, columns=columns, where=where)
-        return need("pyarrow", extra="tables").RecordBatchReader.from_batches(rows.schema, rows)
+        return need("pyarrow").RecordBatchReader.from_batches(rows.schema, rows)
 
     @staticmethod
     def of_arrow(table: Any) -> Any:
@@ -142,7 +142,7 @@ class Dataset:
     @staticmethod
     def of_arrow(table: Any) -> Any:
         """A `pyarrow.Table` as a dataset in memory."""
-        return need("pyarrow.dataset", extra="tables").dataset(table)
+        return need("pyarrow.dataset").dataset(table)
 
 
 class Columns:
@@ -162,7 +162,7 @@ class Columns:
         Raises:
             InvalidError: a name is not text, a value is no column, lengths differ, or a column mixes types.
         """
-        pa = need("pyarrow", extra="tables")
+        pa = need("pyarrow")
         if not value:
             raise InvalidError("a dict without columns is no table")
         arrays = {_name(name): _column(name, values) for name, values in value.items()}
@@ -202,7 +202,7 @@ class Rows:
         Raises:
             InvalidError: there is no row, one is not a dict, a name is not text, or values of one column do not agree.
         """
-        pa = need("pyarrow", extra="tables")
+        pa = need("pyarrow")
         names: dict[str, None] = {}
         for number, row in enumerate(value):
             if not isinstance(row, Mapping):
@@ -234,7 +234,7 @@ def _name(name: Any) -> str:
 
 def _column(name: str, values: Any) -> Any:
     """One column of a dict as an array."""
-    pa = need("pyarrow", extra="tables")
+    pa = need("pyarrow")
     if isinstance(values, pa.Array | pa.ChunkedArray):
         return values
     if isinstance(values, list | tuple):
@@ -251,7 +251,7 @@ def _column(name: str, values: Any) -> Any:
 
 def _array(name: str, values: Any) -> Any:
     """Python values as an array whose type all of them agree on, found out without changing any."""
-    pa = need("pyarrow", extra="tables")
+    pa = need("pyarrow")
     try:
         agree(name, values)
     except RecursionError:
@@ -270,7 +270,7 @@ def _array(name: str, values: Any) -> Any:
 
 def _finer(values: Any) -> Any:
     """A type that Arrow would not infer: nanoseconds (of pandas' Timestamp), numbers of 64 bits; else `None`."""
-    pa = need("pyarrow", extra="tables")
+    pa = need("pyarrow")
     kinds = {type(value) for value in values}
     if kinds <= {int, type(None)} and any(value is not None and value > _INT64 for value in values):
         return pa.uint64()
@@ -284,7 +284,7 @@ def _finer(values: Any) -> Any:
 
 def _first_bad(values: Any) -> int:
     """The first row with which the rows up to it can no longer be one array."""
-    pa = need("pyarrow", extra="tables")
+    pa = need("pyarrow")
     good, bad = 0, len(values)
     while bad - good > 1:
         middle = (good + bad) // 2

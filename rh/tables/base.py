@@ -106,7 +106,7 @@ class Snapshot:
 
         mark = hashlib.sha256(self.format.encode())
         if self.given:  # as text: another release of Arrow may serialize the same schema to other bytes
-            pa = need("pyarrow", extra="tables")
+            pa = need("pyarrow")
             for field in pa.ipc.read_schema(pa.py_buffer(self.schema)):
                 mark.update(repr((field.name, str(field.type), field.nullable)).encode())
         if self.options:

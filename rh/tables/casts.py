@@ -37,7 +37,7 @@ _NO_ZONE_DAY = 0
 @lru_cache(1024)
 def readable(form: str, kind: pa.DataType) -> bool:
     """Whether Arrow makes values of a type from text of a format; from Parquet and Arrow files it casts."""
-    pa = need("pyarrow", extra="tables")
+    pa = need("pyarrow")
     if form not in ("csv", "jsonl"):
         return True
     asked = parsed_as(form, kind)
@@ -56,7 +56,7 @@ def readable(form: str, kind: pa.DataType) -> bool:
 
 def parsed_as(form: str, kind: pa.DataType) -> pa.DataType:
     """What Arrow's readers of text are asked for where they do not make a type, or lose values: that is then cast."""
-    pa = need("pyarrow", extra="tables")
+    pa = need("pyarrow")
     types = pa.types
     if types.is_floating(kind):
         return pa.float64()
@@ -87,7 +87,7 @@ def shaped(where: str, column: pa.Array, field: pa.Field, *, given: bool) -> pa.
     Raises:
         InvalidError: a value cannot become the type without being changed, or is null where it may not be.
     """
-    pa = need("pyarrow", extra="tables")
+    pa = need("pyarrow")
     if given and (path := null_within(column, field)) is not None:
         raise InvalidError(
             f"column {path!r} has nulls in this file, and schema= says that it has none",
@@ -145,7 +145,7 @@ def way_out(name: str, have: pa.DataType, want: pa.DataType, *, given: bool) -> 
 
 def _likely(have: pa.DataType, want: pa.DataType) -> pa.DataType:
     """A type that may suit values of both, and is another than the one that did not."""
-    pa = need("pyarrow", extra="tables")
+    pa = need("pyarrow")
     if may_lose(have, want):
         return have
     if {have, want} == {pa.int64(), pa.uint64()}:  # of which no value is to be rounded

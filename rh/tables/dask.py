@@ -47,7 +47,7 @@ class Dask:
     def reader(value: Any) -> Any:
         """The rows as a reader, partition by partition, through this process."""
         shape = _Shape.of(value)
-        return need("pyarrow", extra="tables").RecordBatchReader.from_batches(shape.schema, _computed(value, shape))
+        return need("pyarrow").RecordBatchReader.from_batches(shape.schema, _computed(value, shape))
 
     @staticmethod
     def write(
@@ -85,7 +85,7 @@ class Dask:
         dd = need("dask.dataframe", purpose="a table as a Dask DataFrame")
         source = workers.Source.of(location, snapshot, columns, where, beside=frames.index_columns)
         meta = frames.frame(source.schema.empty_table(), objects=False)
-        meta = need("dask.dataframe.utils", extra="dask").clear_known_categories(meta)
+        meta = need("dask.dataframe.utils").clear_known_categories(meta)
         return dd.from_map(_Read(source), source.parts, meta=meta, label="rh-table")
 
     @staticmethod
@@ -104,7 +104,7 @@ class _Shape:
 
     @classmethod
     def of(cls, value: Any) -> Self:
-        pa = need("pyarrow", extra="tables")
+        pa = need("pyarrow")
         meta = value._meta  # noqa: SLF001 - Dask's documented name for the empty frame that has the types
         frames.check_names(meta.columns)
         index = meta.index.name is not None or meta.index.dtype.kind not in "iu"
@@ -128,7 +128,7 @@ class _Shape:
 
 def _found(value: Any) -> dict[str, Any]:
     """Column → Arrow type, as the first partitions that have values in them say."""
-    pa = need("pyarrow", extra="tables")
+    pa = need("pyarrow")
     found: dict[str, Any] = dict.fromkeys(value.columns, pa.null())
     for part in value.to_delayed():
         (kinds,) = _compute(need("dask").delayed(_types)(part))
@@ -142,7 +142,7 @@ def _found(value: Any) -> dict[str, Any]:
 
 def _compute(*tasks: Any) -> Sequence[Any]:
     """What the tasks return, from wherever Dask runs them. When it raises, none of them is running any more."""
-    dask, base, threaded = need("dask"), need("dask.base", extra="dask"), need("dask.threaded", extra="dask")
+    dask, base, threaded = need("dask"), need("dask.base"), need("dask.threaded")
     schedule = base.get_scheduler()
     client: Any = getattr(schedule, "__self__", None)
     try:
@@ -170,7 +170,7 @@ def _computed(value: Any, shape: _Shape) -> Iterator[Any]:
 
 def _types(frame: Any) -> dict[str, Any] | RhError:
     """On a worker: column → Arrow type of one partition."""
-    pa = need("pyarrow", extra="tables")
+    pa = need("pyarrow")
     found = {}
     for name in frame.columns:
         try:

@@ -192,12 +192,12 @@ def _postgresql(address: Address) -> Any:
     }
     login = f"{quote(address.user, safe='')}@" if address.user else ""
     url = f"postgresql://{login}{host}{quote(address.path)}{_query(options)}"
-    return need("adbc_driver_postgresql.dbapi", extra="sql", purpose=address.scheme).connect(url, autocommit=True)
+    return need("adbc_driver_postgresql.dbapi", purpose=address.scheme).connect(url, autocommit=True)
 
 
 def _sqlite(address: Address) -> Any:
     url = f"file:{quote(address.file())}?mode=ro"
-    return need("adbc_driver_sqlite.dbapi", extra="sql", purpose="SQLite").connect(url, autocommit=True)
+    return need("adbc_driver_sqlite.dbapi", purpose="SQLite").connect(url, autocommit=True)
 
 
 _SNOWFLAKE = {
@@ -267,7 +267,7 @@ def _snowflake(address: Address) -> Any:
                 hint=f"settings: {', '.join(_SNOWFLAKE)}, authenticator, connection",
             )
         options[_SNOWFLAKE[name]] = str(value)
-    driver = need("adbc_driver_snowflake.dbapi", extra="snowflake", purpose="Snowflake")
+    driver = need("adbc_driver_snowflake.dbapi", purpose="Snowflake")
     return driver.connect(db_kwargs=options, autocommit=True)
 
 
@@ -312,7 +312,7 @@ def _bigquery(address: Address) -> Any:
         file = options["adbc.bigquery.sql.auth_credentials"] = os.path.expanduser(path)
         if not os.path.isfile(file):
             raise NotFoundError("there is no such file of credentials", where=file, hint="credentials_file= names it")
-    driver = need("adbc_driver_bigquery.dbapi", extra="bigquery", purpose="BigQuery")
+    driver = need("adbc_driver_bigquery.dbapi", purpose="BigQuery")
     return driver.connect(options, autocommit=True)
 
 

@@ -50,7 +50,7 @@ def table(frame: Any, schema: Any = None, *, index: bool | None = None) -> Any:
     Raises:
         InvalidError: the values of a column do not agree, or are not of its type; it is named.
     """
-    pa = need("pyarrow", extra="tables")
+    pa = need("pyarrow")
     try:
         made = pa.Table.from_pandas(frame, schema=schema, preserve_index=index)
     except (pa.ArrowException, TypeError, ValueError, OverflowError, NotImplementedError) as error:
@@ -68,7 +68,7 @@ def table(frame: Any, schema: Any = None, *, index: bool | None = None) -> Any:
 
 def _check(column: Any, name: str, kind: Any) -> None:
     """Raise `InvalidError` if a column, alone, cannot be an Arrow array, or not one of a type without other values."""
-    pa = need("pyarrow", extra="tables")
+    pa = need("pyarrow")
     try:
         found = pa.array(column, from_pandas=True)
         if kind is not None:
@@ -85,7 +85,7 @@ def _check(column: Any, name: str, kind: Any) -> None:
 
 def _check_kind(have: Any, want: Any) -> None:
     """Raise `ValueError` if one type is of moments and the other of times without a zone, or bytes would be text."""
-    types = need("pyarrow", extra="tables").types
+    types = need("pyarrow").types
     if types.is_timestamp(have) and types.is_timestamp(want):
         alike = (have.tz is None) == (want.tz is None)
     else:
@@ -96,7 +96,7 @@ def _check_kind(have: Any, want: Any) -> None:
 
 def _with_categories(made: Any) -> Any:
     """The table with its categories noted: of dictionaries, Parquet keeps those of text only, and what rows have."""
-    pa = need("pyarrow", extra="tables")
+    pa = need("pyarrow")
     kept = {}
     for name, column in zip(made.column_names, made.columns, strict=True):
         if pa.types.is_dictionary(column.type) and column.num_chunks and len(column.chunk(0).dictionary) <= _MOST:
@@ -106,14 +106,14 @@ def _with_categories(made: Any) -> Any:
         return made
     noted = pa.table(kept)
     sink = pa.BufferOutputStream()
-    with need("pyarrow.ipc", extra="tables").new_stream(sink, noted.schema) as writer:
+    with need("pyarrow.ipc").new_stream(sink, noted.schema) as writer:
         writer.write_table(noted)
     return made.replace_schema_metadata({**made.schema.metadata, _CATEGORIES: sink.getvalue().to_pybytes()})
 
 
 def _categorical(column: Any, values: Any, *, ordered: bool) -> Any:
     """An Arrow column as a `pandas.Categorical` of these categories, and of new ones that were appended later."""
-    pa, pc = need("pyarrow", extra="tables"), need("pyarrow.compute", extra="tables")
+    pa, pc = need("pyarrow"), need("pyarrow.compute")
     plain = column.cast(values.type)
     codes = pc.index_in(plain, values)
     new = plain.filter(pc.and_(pc.is_null(codes), pc.is_valid(plain))).unique()
@@ -174,7 +174,7 @@ def _without(table: Any, names: set[str], noted: dict[str, Any]) -> Any:
     """
     if not names:
         return table
-    pa = need("pyarrow", extra="tables")
+    pa = need("pyarrow")
     rest, blank = table, pa.nulls(table.num_rows, pa.float32())
     for name in names:
         rest = rest.set_column(rest.column_names.index(name), name, blank)
@@ -227,13 +227,13 @@ def _categories(schema: Any) -> dict[str, Any]:
     noted = (schema.metadata or {}).get(_CATEGORIES)
     if noted is None:
         return {}
-    table = need("pyarrow.ipc", extra="tables").open_stream(noted).read_all()
+    table = need("pyarrow.ipc").open_stream(noted).read_all()
     return {name: table[name][0].values for name in table.column_names}
 
 
 def rounds(column: Any) -> bool:
     """Whether whole numbers beside nulls, of which pandas and NumPy make fractions, would be others."""
-    pa, pc = need("pyarrow", extra="tables"), need("pyarrow.compute", extra="tables")
+    pa, pc = need("pyarrow"), need("pyarrow.compute")
     if not column.null_count or not pa.types.is_integer(column.type) or column.type.bit_width < 64:
         return False
     ends = pc.min_max(column)
@@ -242,7 +242,7 @@ def rounds(column: Any) -> bool:
 
 def _needs_objects(column: Any) -> bool:
     """Whether pandas would hold the values of an Arrow column as Python objects."""
-    pa = need("pyarrow", extra="tables")
+    pa = need("pyarrow")
     types, kind = pa.types, column.type
     if isinstance(kind, pa.BaseExtensionType):
         try:

@@ -55,7 +55,7 @@ def encoded(schema: Any) -> bytes:
     Raises:
         InvalidError: it is neither, has no column or one twice, or a type is none.
     """
-    pa = need("pyarrow", extra="tables")
+    pa = need("pyarrow")
     if isinstance(schema, Mapping):
         for name in schema:
             if not isinstance(name, str):
@@ -78,7 +78,7 @@ def decoded(schema: bytes) -> pa.Schema:
     Raises:
         InvalidError: it is something else.
     """
-    pa = need("pyarrow", extra="tables")
+    pa = need("pyarrow")
     try:
         return pa.ipc.read_schema(pa.py_buffer(schema))
     except pa.ArrowException as error:
@@ -130,7 +130,7 @@ def _named(name: str) -> pa.DataType:
     Raises:
         ValueError: there is none.
     """
-    pa = need("pyarrow", extra="tables")
+    pa = need("pyarrow")
     text = name.strip()
     if (match := _ZONED.fullmatch(text)) is not None:
         return pa.timestamp(match.group(1), _zone(match.group(2).strip()))
@@ -158,7 +158,7 @@ def _zone(name: str) -> str:
 
 
 def _kind(column: str, kind: Any, argument: str, hint: str) -> pa.DataType:
-    pa = need("pyarrow", extra="tables")
+    pa = need("pyarrow")
     if isinstance(kind, pa.DataType):
         return kind
     near = ""
@@ -182,7 +182,7 @@ def given_types(snapshot: Snapshot) -> dict[str, pa.DataType]:
     Raises:
         InvalidError: `column_types` is no dict of columns and types.
     """
-    pa = need("pyarrow", extra="tables")
+    pa = need("pyarrow")
     if snapshot.given:
         assert snapshot.schema is not None
         whole = decoded(snapshot.schema)

@@ -36,7 +36,7 @@ class HuggingFace:
         Raises:
             InvalidError: it is several datasets, one per split, or has no column.
         """
-        pa = need("pyarrow", extra="tables")
+        pa = need("pyarrow")
         if any(kind.__name__ in _MANY for kind in type(value).__mro__):
             raise InvalidError(
                 f"a {type(value).__name__} is several tables, one for each of {', '.join(map(repr, value))}",
@@ -76,7 +76,7 @@ class HuggingFace:
 def _tables(value: Any) -> Iterator[Any]:
     try:
         yield from value.with_format("arrow").iter(batch_size=_BATCH)
-    except need("pyarrow", extra="tables").ArrowException as error:
+    except need("pyarrow").ArrowException as error:
         raise InvalidError(
             f"the rows do not agree on the types of their columns: {error}", hint="data.cast(features) says which"
         ) from error

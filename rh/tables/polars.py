@@ -35,7 +35,7 @@ class Polars:
         Raises:
             InvalidError: Arrow does not have the type of a column, or the lazy frame cannot be computed.
         """
-        pl, pa = need("polars"), need("pyarrow", extra="tables")
+        pl, pa = need("polars"), need("pyarrow")
         lazy = isinstance(value, pl.LazyFrame)
         with _failing():
             columns = value.collect_schema() if lazy else value.schema
@@ -62,7 +62,7 @@ def _arrow(frame: Any) -> Any:
 
 def _field(name: str, dtype: Any) -> Any:
     """A column's field in Arrow."""
-    pl, pa = need("polars"), need("pyarrow", extra="tables")
+    pl, pa = need("polars"), need("pyarrow")
     if dtype == pl.Object:
         raise InvalidError(f"column {name!r} holds Python objects", hint="cast it to a type that polars has")
     try:

@@ -32,7 +32,7 @@ class Ray:
             InvalidError: the dataset has no column.
             RemoteError: a task of the dataset failed.
         """
-        pa = need("pyarrow", extra="tables")
+        pa = need("pyarrow")
         with _Failing():
             known = value.schema()
             schema = None if known is None else known.base_schema
@@ -47,7 +47,7 @@ class Ray:
     def reader(value: Any) -> Any:
         """The rows as a reader, block by block, through this process."""
         schema = Ray.schema(value)
-        return need("pyarrow", extra="tables").RecordBatchReader.from_batches(schema, _batches(value, schema))
+        return need("pyarrow").RecordBatchReader.from_batches(schema, _batches(value, schema))
 
     @staticmethod
     def write(
@@ -77,14 +77,14 @@ class Ray:
     @staticmethod
     def fetch(location: Location, snapshot: Snapshot, *, columns: list[str] | None = None, where: Any = None) -> Any:
         """The rows as a lazy Dataset that Ray's tasks read: one for each file, or for about 32 MiB of a large one."""
-        data = need("ray.data", extra="ray", purpose="a table as a Ray Dataset")
+        data = need("ray.data", purpose="a table as a Ray Dataset")
         source = workers.Source.of(location, snapshot, columns, where)
         return data.read_datasource(_source(source), override_num_blocks=len(source.parts))
 
     @staticmethod
     def of_arrow(table: Any) -> Any:
         """A `pyarrow.Table` as a Dataset."""
-        return need("ray.data", extra="ray", purpose="a table as a Ray Dataset").from_arrow(table)
+        return need("ray.data", purpose="a table as a Ray Dataset").from_arrow(table)
 
 
 class _Failing:
@@ -111,7 +111,7 @@ def _store(
     blocks: Any, reach: workers.Reach, write_id: str, number: int, partition_cols: tuple[str, ...], schema: Any
 ) -> list[DataFile] | RhError:
     """In a task: store its blocks as one part. An error is a result: all tasks have ended when files are removed."""
-    pa = need("pyarrow", extra="tables")
+    pa = need("pyarrow")
     try:
         tables = [block if isinstance(block, pa.Table) else frames.table(block, index=False) for block in blocks]
         tables = [reading.fitted(table, schema) for table in tables if table.num_rows]
@@ -125,7 +125,7 @@ def _store(
 
 
 def _sink(reach: workers.Reach, write_id: str, partition_cols: tuple[str, ...], schema: Any) -> Any:
-    class Sink(need("ray.data", extra="ray").Datasink):  # type: ignore[misc]
+    class Sink(need("ray.data").Datasink):  # type: ignore[misc]
         def __init__(self) -> None:
             self.results: list[list[DataFile] | RhError] = []
 
@@ -142,10 +142,10 @@ def _sink(reach: workers.Reach, write_id: str, partition_cols: tuple[str, ...], 
 
 
 def _source(source: workers.Source) -> Any:
-    block = need("ray.data.block", extra="ray")
-    datasource = need("ray.data.datasource", extra="ray")
+    block = need("ray.data.block")
+    datasource = need("ray.data.datasource")
 
-    class Table(need("ray.data.datasource", extra="ray").Datasource):  # type: ignore[misc]
+    class Table(need("ray.data.datasource").Datasource):  # type: ignore[misc]
         def estimate_inmemory_data_size(self) -> int | None:
             return None
 

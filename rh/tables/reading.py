@@ -77,7 +77,7 @@ def fitted(rows: Any, schema: Any) -> Any:
     Raises:
         InvalidError: a column is missing, or a value of it does not fit.
     """
-    pa = need("pyarrow", extra="tables")
+    pa = need("pyarrow")
     columns = []
     for name, kind in zip(schema.names, schema.types, strict=True):
         if name not in rows.column_names:

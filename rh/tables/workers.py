@@ -85,8 +85,8 @@ class Source:
     @property
     def schema(self) -> Any:
         """The `pyarrow.Schema` of what is wanted."""
-        pa = need("pyarrow", extra="tables")
-        schema = need("pyarrow.ipc", extra="tables").read_schema(pa.py_buffer(self.snapshot.schema))
+        pa = need("pyarrow")
+        schema = need("pyarrow.ipc").read_schema(pa.py_buffer(self.snapshot.schema))
         if self.columns is None:
             return schema
         return pa.schema([schema.field(name) for name in self.columns], schema.metadata)
@@ -121,7 +121,7 @@ class Source:
                     groups = fragment.num_row_groups
                     first, last = (groups * at // part.of for at in (part.number, part.number + 1))
                     fragment = fragment.subset(row_group_ids=list(range(first, last)))
-                files = need("pyarrow.dataset", extra="tables").FileSystemDataset(
+                files = need("pyarrow.dataset").FileSystemDataset(
                     [fragment], dataset.schema, dataset.format, dataset.filesystem
                 )
                 strict = self.columns is None

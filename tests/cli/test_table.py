@@ -67,7 +67,7 @@ def test_without_the_library_the_fix_is_the_line_that_installs_it(rh, tmp_path, 
             monkeypatch.setitem(sys.modules, module, None)
             monkeypatch.delitem(plugins._loaded, module, raising=False)
     for words in (["head"], ["head", "--json"], ["head", "--where", "size > 3"], ["stream"], ["stream", "--arrow"]):
-        assert "rh-data[arrow]" in rh("table", words[0], "t.csv", *words[1:], expect=1).err
+        assert "rh-data[tables]" in rh("table", words[0], "t.csv", *words[1:], expect=1).err
 
 
 def test_what_json_has_no_number_for_is_null(rh, tmp_path):

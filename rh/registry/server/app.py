@@ -118,8 +118,8 @@ class App:
         self._strangers = Buckets(self.limits.refused_rate, self.limits.refused_burst)
         self._threads: Any = None
         self._stranger_threads: Any = None
-        starlette = plugins.need("starlette.applications", extra="server", purpose="rh registry serve")
-        routing = plugins.need("starlette.routing", extra="server")
+        starlette = plugins.need("starlette.applications", purpose="rh registry serve")
+        routing = plugins.need("starlette.routing")
         routes = [
             routing.Route(endpoint.path, functools.partial(self._serve, endpoint), methods=[endpoint.method])
             for endpoint in ENDPOINTS
@@ -130,7 +130,7 @@ class App:
             routing.Route("/metrics", self._metrics),
             routing.Route("/openapi.json", self._openapi),
         ]
-        exceptions = plugins.need("starlette.exceptions", extra="server")
+        exceptions = plugins.need("starlette.exceptions")
         self._app = starlette.Starlette(routes=routes, exception_handlers={exceptions.HTTPException: self._no_route})
         self._app.router.redirect_slashes = False
 
@@ -218,7 +218,7 @@ class App:
         finally:
             state.keys = call.keys
         if isinstance(answer, Iterator):
-            streaming = plugins.need("starlette.responses", extra="server").StreamingResponse
+            streaming = plugins.need("starlette.responses").StreamingResponse
             streamed: Response = streaming(self._lines(answer, state), media_type="application/x-ndjson")
             return streamed
         return _response(answer if isinstance(answer, Raw) else encode(answer))
@@ -244,9 +244,9 @@ class App:
 
     async def _thread(self, work: Callable[[], Any], *, stranger: bool = False) -> Any:
         """What `work` returns. Callers without a token get few threads, so that they keep nobody from theirs."""
-        to_thread = plugins.need("anyio.to_thread", extra="server")
+        to_thread = plugins.need("anyio.to_thread")
         if self._threads is None:
-            limiter = plugins.need("anyio", extra="server").CapacityLimiter
+            limiter = plugins.need("anyio").CapacityLimiter
             self._threads, self._stranger_threads = limiter(self.limits.threads), limiter(self.limits.stranger_threads)
         if stranger and self._stranger_threads.statistics().tasks_waiting >= self.limits.strangers:
             self.metrics.refuse("busy")
@@ -414,7 +414,5 @@ def _is_of_the_registry(state: _State, error: RhError) -> bool:
 def _response(
     body: bytes, status: int = 200, headers: Mapping[str, str] | None = None, *, media: str = "application/json"
 ) -> Response:
-    made: Response = plugins.need("starlette.responses", extra="server").Response(
-        body, status, headers, media_type=media
-    )
+    made: Response = plugins.need("starlette.responses").Response(body, status, headers, media_type=media)
     return made

@@ -58,7 +58,7 @@ def serve(
         UnavailableError: nobody can listen there.
         InvalidError: the certificate or key cannot be used, or the audit log cannot be written.
     """
-    uvicorn = plugins.need("uvicorn", extra="server", purpose="rh registry serve")
+    uvicorn = plugins.need("uvicorn", purpose="rh registry serve")
     limits = limits or Limits()
     if (tls_cert is None) is not (tls_key is None):
         raise InvalidError("a certificate needs its key, and the key its certificate", hint="--tls-cert and --tls-key")

@@ -147,7 +147,7 @@ class PostgresRegistry(RelationalRegistry):
             nothing: the answer where there are no tables yet; else they are made.
             connect_s: how long to try where no connection comes about, if not until the deadline.
         """
-        psycopg = need("psycopg", extra="pg", purpose="a registry in PostgreSQL")
+        psycopg = need("psycopg", purpose="a registry in PostgreSQL")
         if self._timeout_s is None:
             self._timeout_s = float(config.get("timeout_s"))
         deadline, pause, connected = time.monotonic() + self._timeout_s, 0.01, False

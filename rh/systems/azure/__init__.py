@@ -325,7 +325,7 @@ class AzureSystem(BulkStore):
         held = place.delegation
         if held is not None and held[0] >= expiry:
             return held[1]
-        core = plugins.need("azure.core.exceptions", extra="azure")
+        core = plugins.need("azure.core.exceptions")
         lasting = max(expiry, datetime.now(UTC) + timedelta(hours=12))
         service = sdk.BlobServiceClient(
             place.wire.endpoint,
@@ -483,7 +483,7 @@ def _tokens(name: str) -> Callable[[], tuple[str, float]]:
     def current() -> tuple[str, float]:
         with lock:
             if held[1][1] - _TOKEN_MARGIN_S < time.time():
-                problems = plugins.need("azure.core.exceptions", extra="azure")
+                problems = plugins.need("azure.core.exceptions")
                 if held[0] is None:
                     held[0] = plugins.need("azure.identity", purpose=_KEYLESS).DefaultAzureCredential()
                 try:

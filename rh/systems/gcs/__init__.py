@@ -56,10 +56,6 @@ P = TypeVar("P")
 T = TypeVar("T")
 
 
-def _need(module: str) -> Any:
-    return plugins.need(module, extra="gcs")
-
-
 class _Identity:
     """Who we are: Google credentials, found when first needed, renewed before they expire. Never printed."""
 
@@ -92,9 +88,9 @@ class _Identity:
             found = self._from_file(os.path.expanduser(path))
         else:
             with self._request() as request:
-                found, self.project = _need("google.auth").default(scopes=[SCOPE], request=request)
+                found, self.project = plugins.need("google.auth").default(scopes=[SCOPE], request=request)
         if impersonate:
-            impersonated = _need("google.auth.impersonated_credentials")
+            impersonated = plugins.need("google.auth.impersonated_credentials")
             found = impersonated.Credentials(found, target_principal=impersonate, target_scopes=[SCOPE])
         return found
 
@@ -105,10 +101,10 @@ class _Identity:
         kind = document.get("type") if isinstance(document, dict) else None
         if kind == "service_account":
             self.project = document.get("project_id")
-            service_account = _need("google.oauth2.service_account")
+            service_account = plugins.need("google.oauth2.service_account")
             return service_account.Credentials.from_service_account_info(document, scopes=[SCOPE])
         if kind == "authorized_user":
-            login = _need("google.oauth2.credentials")
+            login = plugins.need("google.oauth2.credentials")
             return login.Credentials.from_authorized_user_info(document, scopes=[SCOPE])
         raise InvalidError(
             "credentials_file is neither a service account's key nor a login of gcloud",
@@ -119,8 +115,8 @@ class _Identity:
     @contextmanager
     def _request(self) -> Iterator[Callable[..., Any]]:
         """google-auth's way to send a request; it tries again by itself, so nothing below it does."""
-        transport = _need("google.auth.transport.urllib3")
-        with _need("urllib3").PoolManager(retries=False) as pool:
+        transport = plugins.need("google.auth.transport.urllib3")
+        with plugins.need("urllib3").PoolManager(retries=False) as pool:
             yield functools.partial(transport.Request(pool), timeout=self._timeout_s)
 
     def _refresh(self, credentials: Any) -> None:
@@ -129,7 +125,7 @@ class _Identity:
 
     def asked(self, work: Callable[[], T]) -> T:
         """Run what talks to Google's identity services, with errors of ours."""
-        errors = _need("google.auth.exceptions")
+        errors = plugins.need("google.auth.exceptions")
         try:
             return work()
         except errors.TransportError as error:
@@ -176,7 +172,7 @@ class _Identity:
         return token
 
     def _narrowed(self, bucket: str, prefix: str, *, write: bool) -> Any:
-        downscoped = _need("google.auth.downscoped")
+        downscoped = plugins.need("google.auth.downscoped")
         start = f"projects/_/buckets/{bucket}/objects/{prefix}".replace("\\", "\\\\").replace("'", "\\'")
         rule = downscoped.AccessBoundaryRule(
             available_resource=f"//storage.googleapis.com/projects/_/buckets/{bucket}",
@@ -242,7 +238,7 @@ def _crc32c(crc: int, data: bytes) -> int:
 
 @functools.cache
 def _google_crc32c() -> Callable[[int, bytes], int]:
-    extend: Callable[[int, bytes], int] = _need("google_crc32c").extend
+    extend: Callable[[int, bytes], int] = plugins.need("google_crc32c").extend
     return extend
 
 
@@ -449,7 +445,7 @@ class GCSSystem(StoreSystem):
         lasting(expires_s, what.where)
         identity = self._place.identity
         if identity is not None:
-            signing = _need("google.auth.credentials").Signing
+            signing = plugins.need("google.auth.credentials").Signing
             if isinstance(identity.credentials(), signing):
                 return self._signed_v4(what, method, headers, expires_s, identity)
             token = identity.narrow_token(self._bucket, self._root, write=method != "GET")
@@ -487,10 +483,10 @@ class GCSSystem(StoreSystem):
 
     def _client(self) -> Any:
         """Google's own client, for what is not bytes."""
-        storage = _need("google.cloud.storage")
+        storage = plugins.need("google.cloud.storage")
         identity = self._place.identity
         if identity is None:
-            credentials = _need("google.auth.credentials").AnonymousCredentials()
+            credentials = plugins.need("google.auth.credentials").AnonymousCredentials()
         else:
             credentials = identity.credentials()
         project = self.settings.get("project") or os.environ.get("GOOGLE_CLOUD_PROJECT")
@@ -507,7 +503,7 @@ class GCSSystem(StoreSystem):
             region: where its bytes lie, `"EU"` or `"europe-west4"`; Google's default without.
             storage_class: `"STANDARD"`, `"NEARLINE"`, …
         """
-        errors = _need("google.api_core.exceptions")
+        errors = plugins.need("google.api_core.exceptions")
         client = self._client()
         bucket = client.bucket(self._bucket)
         bucket.storage_class = storage_class or "STANDARD"

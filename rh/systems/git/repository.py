@@ -176,7 +176,7 @@ class Repository:
         if self._repo is not None and self._pid == os.getpid():
             return
         # A forked child shares the offsets of its parent's open packs: it opens its own.
-        dulwich = plugins.need("dulwich.repo", extra="git", purpose="Git repositories")
+        dulwich = plugins.need("dulwich.repo", purpose="Git repositories")
         self._pid = os.getpid()
         repo = None
         try:
@@ -314,7 +314,7 @@ class Repository:
         return sum(entry.stat().st_size for entry in os.scandir(folder)) if os.path.isdir(folder) else 0
 
     def _client(self, stack: ExitStack) -> Any:
-        client = plugins.need("dulwich.client", extra="git", purpose="Git repositories")
+        client = plugins.need("dulwich.client", purpose="Git repositories")
         parts = urlsplit(self.url)
         if parts.scheme in ("http", "https"):
             return client.HttpGitClient(f"{parts.scheme}://{parts.netloc}", pool_manager=_Pool(self._web, self))

@@ -60,10 +60,10 @@ def identity(settings: Settings) -> Found:
     plain = plain_keys(settings)
     if plain is not None:
         return plain
-    boto3 = plugins.need("boto3.session", extra="s3", purpose="S3")
-    core = plugins.need("botocore.session", extra="s3", purpose="S3")
-    problems = plugins.need("botocore.exceptions", extra="s3")
-    providers = plugins.need("botocore.configprovider", extra="s3")
+    boto3 = plugins.need("boto3.session", purpose="S3")
+    core = plugins.need("botocore.session", purpose="S3")
+    problems = plugins.need("botocore.exceptions")
+    providers = plugins.need("botocore.configprovider")
     name = str(settings.get("name") or "s3")
     profile, file = settings.get("profile"), settings.get("credentials_file")
     login = f"aws sso login{f' --profile {profile}' if profile else ''}"

@@ -145,7 +145,7 @@ class Web:
                 self._pid, self._managers = os.getpid(), {}
             manager = self._managers.get(proxy)
             if manager is None:
-                urllib3 = plugins.need("urllib3", extra="http", purpose="http and https")
+                urllib3 = plugins.need("urllib3", purpose="http and https")
                 logging.getLogger("urllib3.connectionpool").addFilter(_without_queries)
                 options: dict[str, Any] = {
                     "num_pools": 16,
