@@ -267,8 +267,8 @@ class Following(Protocol):
         """`System.list`, with what a link points to in its place: a file, or the members of a directory, under the
         link's key.
 
-        The order is that of the keys shown. A link that leads to nothing, or to a directory it lies in, is shown as
-        the link that it is.
+        The order is that of the keys shown. A link that cannot be followed is shown as the link that it is: one
+        that leads to nothing, to a directory it lies in, or to where nobody may look.
         """
 
 

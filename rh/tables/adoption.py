@@ -44,7 +44,7 @@ def listed(system: System) -> Iterator[Entry]:
     """Every file, those that links point to among them: they are read through the links and removed as links.
 
     Raises:
-        NotFoundError: a link leads to nothing.
+        NotFoundError: a link cannot be followed.
     """
     following = system.ask(Following)
     if following is None:
@@ -52,7 +52,7 @@ def listed(system: System) -> Iterator[Entry]:
         return
     for entry in following.list_following():
         if entry.kind == "link":
-            raise NotFoundError(f"a link that leads to nothing: {entry.target}", where=system.url(entry.key))
+            raise NotFoundError(f"a link that cannot be followed: {entry.target}", where=system.url(entry.key))
         yield entry
 
 

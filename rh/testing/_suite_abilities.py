@@ -225,17 +225,18 @@ class AbilitiesSuite(Suite):
         assert (plain["l"], plain["m"], plain["real/up"]) == ("link", "link", "link")
 
     def test_what_cannot_be_followed(self, system: System) -> None:
-        """A link to nothing, to itself, below a file, or back to where it lies is shown as a link, in its place."""
+        """A link to nothing, to no name, to itself, below a file or back to where it lies is a link, in its place."""
         following: Following | None = self.given(system, Following)
         if following is None:
             return
         self.put(system, {"dir/file": b"1", "dir/sub/file": b"2"})
         bad = {"none": "nowhere", "self": "self", "sub/up": "..", "sub/up.x": "../../dir/sub", "through": "file/x"}
-        bad["top"] = ".."
+        bad |= {"long": "x" * 256, "top": ".."}
         self.link(system, {f"dir/{name}": target for name, target in bad.items()})
         found = {entry.key: entry for entry in following.list_following()}
         assert shown(found.values()) == [
             ("dir/file", "file"),
+            ("dir/long", "link"),
             ("dir/none", "link"),
             ("dir/self", "link"),
             ("dir/sub/file", "file"),
@@ -245,7 +246,7 @@ class AbilitiesSuite(Suite):
             ("dir/top", "link"),
         ]
         assert found["dir/none"].target == "nowhere"
-        assert shown(following.list_following("dir/sub/")) == shown(found.values())[3:6]
+        assert shown(following.list_following("dir/sub/")) == shown(found.values())[4:7]
 
     def test_real_paths(self, system: System) -> None:
         """What links lead to has one path, whether it is there or not."""

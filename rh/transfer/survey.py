@@ -364,7 +364,7 @@ def by_policy(pages: Iterator[Page], system: System, links: Links) -> Iterator[P
 
     Raises:
         InvalidError: there is a link (`error`).
-        NotFoundError: one cannot be followed (`follow`), since it leads to nothing, or to a directory that it lies in.
+        NotFoundError: one cannot be followed (`follow`).
         UnsupportedError: the place cannot look through them.
     """
     for page in pages:
@@ -389,7 +389,9 @@ def refused_link(link: Entry, system: System, links: Links = "follow") -> RhErro
     if system.ask(Following) is None:
         return UnsupportedError("links cannot be followed here", where=where, hint=hint)
     return NotFoundError(
-        f"a link that leads to nothing, or to a directory it lies in: {link.target}", where=where, hint=hint
+        f"a link that leads to nothing, to a directory it lies in, or to where nobody may look: {link.target}",
+        where=where,
+        hint=hint,
     )
 
 

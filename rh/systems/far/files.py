@@ -349,24 +349,20 @@ class Root:
 
 
 def _is_dir(one: os.DirEntry[str], above: list[os.stat_result] | None) -> bool:
-    """Whether it is a directory. A link that leads nowhere is none, nor one that leads back to where it lies."""
+    """Whether it is a directory. A link that cannot be followed is none, nor one that leads back to where it lies."""
+    if above is None or not one.is_symlink():
+        return one.is_dir(follow_symlinks=False)
     try:
-        if above is None or not one.is_symlink():
-            return one.is_dir(follow_symlinks=False)
         return one.is_dir() and not any(os.path.samestat(one.stat(), other) for other in above)
-    except OSError as error:
-        if error.errno not in (errno.ELOOP, errno.ENOENT, errno.ENOTDIR):
-            raise
+    except OSError:
         return False
 
 
 def _behind(fd: int, name: bytes) -> os.stat_result | None:
-    """What a link leads to; `None` where that is nothing, or a directory that it lies in."""
+    """What a link leads to; `None` where it cannot be followed, or leads to a directory that it lies in."""
     try:
         found = os.stat(name, dir_fd=fd)
-    except OSError as error:
-        if error.errno not in (errno.ELOOP, errno.ENOENT, errno.ENOTDIR):
-            raise
+    except OSError:
         return None
     return None if stat.S_ISDIR(found.st_mode) else found
 

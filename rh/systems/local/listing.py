@@ -7,7 +7,6 @@ them on one by one costs as much as finding them.
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -201,11 +200,11 @@ def _names(root: Root, base: str, *, follow: bool, through: bool, root_must_exis
 
 
 def _is_dir(one: os.DirEntry[str], *, follow: bool) -> bool:
-    """Whether it is a directory. A link that leads nowhere is none: below a file, or round in a circle."""
+    """Whether it is a directory. A link that cannot be followed is none."""
     try:
         return one.is_dir(follow_symlinks=follow)
-    except OSError as error:
-        if error.errno not in (errno.ELOOP, errno.ENOTDIR):
+    except OSError:
+        if not one.is_symlink():
             raise
         return False
 

@@ -209,12 +209,12 @@ def _looked_at(root: Root, run: Run, *, follow: bool) -> list[Entry]:
 
 
 def _not_followed(root: Root, key: str, error: OSError, *, follow: bool) -> list[Entry]:
-    """A link that leads to nothing, or round in a circle, as the link that it is; nothing of what was deleted since."""
-    if error.errno != errno.ENOENT and not (follow and error.errno in (errno.ELOOP, errno.ENOTDIR)):
-        raise failure(error, root.where(key)) from error
+    """A link that cannot be followed, as the link that it is; nothing of what was deleted since."""
     with suppress(FileNotFoundError):
         path = root.at(key)
         at = os.lstat(path)
         if follow and stat.S_ISLNK(at.st_mode):
             return [entry_of(key, at, os.readlink(path))]
+        if error.errno != errno.ENOENT:
+            raise failure(error, root.where(key)) from error
     return []

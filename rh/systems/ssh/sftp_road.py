@@ -264,15 +264,13 @@ class SftpRoad:
         return found
 
     def _behind(self, sftp: SFTP, base: bytes, name: bytes) -> Attributes | None:
-        """What a link leads to; `None` where that is nothing, or a directory that it lies in."""
+        """What a link leads to; `None` where it cannot be followed, or leads to a directory that it lies in."""
         top = self.root.rstrip(b"/")
         path = top + b"/" + base + name
         try:
             found = sftp.stat(path)
-        except StatusError as error:
-            if error.code in (2, 4):  # nothing is there, or the link leads round in a circle
-                return None
-            raise error.typed(self.url(_text(base + name))) from None
+        except StatusError:
+            return None
         if stat.S_ISDIR(found.mode or 0):
             steps = base.split(b"/")[:-1]
             above = [b"/".join((top, *steps[:n])) or b"/" for n in range(len(steps) + 1)]
