@@ -55,13 +55,15 @@ def whole_words() -> Iterator[None]:
         with contextlib.redirect_stdout(found):
             yield
     finally:
-        special = _SPECIAL.get(words[current][:1], _SPECIAL[""])
-        for value in _begun(before, (re.sub(special, r"\\\g<0>", line) for line in found.getvalue().splitlines())):
+        for value in _begun(before, (_quoted(line, words[current][:1]) for line in found.getvalue().splitlines())):
             print(value.removeprefix(before))
 
 
-_SPECIAL = {"": r"[^\w@%+=:,./~-]", '"': r'["$`\\]', "'": "(?!)"}
-"""What a shell takes for more than a letter, by the quote that the word began with."""
+def _quoted(name: str, begun: str) -> str:
+    """A name as a shell takes it for one word, which began with a quote or another letter."""
+    if begun == "'":
+        return name.replace("'", r"'\''")
+    return re.sub(r'["$`\\]' if begun == '"' else r"[^\w@%+=:,./~-]", r"\\\g<0>", name)
 
 
 def complete_place(incomplete: str) -> Sequence[str]:

@@ -184,6 +184,7 @@ def test_bash_completes_words_that_it_takes_apart(rh, tree):
         ('"src/$', r"src/\$(touch it)"),
         ("'src/$", "src/$(touch it)"),
         ("src/it", r"src/it\'s"),
+        ("'src/it", r"src/it'\''s"),
     ],
 )
 def test_what_bash_completes_is_one_word_and_no_command(tree, program, word, completed):
