@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import queue
 import threading
 from collections.abc import Collection, Generator, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from functools import partial
 from itertools import compress, islice
 from operator import itemgetter, lt
@@ -337,11 +338,24 @@ def selected(source: System, options: Options) -> Selector | None:
     """Which keys are meant; `None` for all."""
     if options.keys is not None:
         return Selector(frozenset(options.keys).__contains__)
-    ignored: list[str] = []
-    if options.ignore_file:
-        with suppress(NotFoundError, UnsupportedError), source.read(patterns.IGNORE_FILE) as body:
-            ignored = body.read().decode("utf-8", "replace").splitlines()
-    return patterns.selector(options.include, options.exclude, ignored)
+    return patterns.selector(options.include, options.exclude, _ignored(source) if options.ignore_file else ())
+
+
+def _ignored(source: System) -> list[str]:
+    """The lines of the ignore file, if there is one: names as keys have them, also those that are no text.
+
+    Raises:
+        InvalidError: it is UTF-16 or no text, so that it would ignore nothing.
+    """
+    try:
+        with source.read(patterns.IGNORE_FILE) as body:
+            told = body.read()
+    except (NotFoundError, UnsupportedError):
+        return []
+    if b"\0" in told:
+        where = source.url(patterns.IGNORE_FILE)
+        raise InvalidError("the ignore file is no text in UTF-8", where=where, hint="save it as UTF-8")
+    return [line.decode("utf-8", "surrogateescape") for line in told.removeprefix(codecs.BOM_UTF8).splitlines()]
 
 
 def asked(pages: Iterator[Page], source: System, keys: Collection[str]) -> Iterator[Page]:

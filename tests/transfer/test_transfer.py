@@ -149,6 +149,26 @@ def test_patterns_and_the_ignore_file(tmp_path: Path) -> None:
     assert "no file matched" in str(none)
 
 
+@pytest.mark.parametrize("name", [b"plain", b"caf\xe9", "a\u2028b".encode(), b"a\x0cb"])
+@pytest.mark.parametrize("lines", [b"%s/\n", b"%s/\r\n*.key", b"\xef\xbb\xbf%s/\n"])
+def test_the_ignore_file_says_names_as_disks_have_them(tmp_path: Path, name: bytes, lines: bytes) -> None:
+    """Those that are no UTF-8, or hold what Python takes for the end of a line; behind the mark of Windows' editors."""
+    source = make(tmp_path / "a", a="1", b__f="2")
+    (tmp_path / "a" / os.fsdecode(name)).mkdir()
+    (tmp_path / "a" / os.fsdecode(name) / "secret").touch()
+    (tmp_path / "a" / ".rhignore").write_bytes(lines % name)
+    transfer.copy_tree(source, locate(str(tmp_path / "b")))
+    assert keys(locate(str(tmp_path / "b"))) == [".rhignore", "a", "b/f"]
+
+
+def test_an_ignore_file_that_would_ignore_nothing_is_refused(tmp_path: Path) -> None:
+    source = make(tmp_path / "a", secret="1")
+    (tmp_path / "a" / ".rhignore").write_text("secret\n", "utf-16")
+    with pytest.raises(InvalidError, match=r"UTF-8.*\.rhignore"):
+        transfer.copy_tree(source, locate(str(tmp_path / "b")))
+    assert not (tmp_path / "b").exists()
+
+
 def test_links(tmp_path: Path) -> None:
     source = make(tmp_path / "a", real_txt="1", d__x_txt="2")
     (tmp_path / "outside").mkdir()
