@@ -85,18 +85,24 @@ class Options:
         for name in ("ignore_file", "delete", "dry_run", "manifest"):
             if not isinstance(getattr(self, name), bool):
                 raise InvalidError(f"{name}={getattr(self, name)!r} is neither True nor False")
+        for name in ("workers", "bandwidth"):
+            if isinstance(getattr(self, name), bool):  # else `True` would be one of them, or a byte per second
+                raise InvalidError(f"{name}={getattr(self, name)!r} is not a number")
         if self.workers is not None and not (isinstance(self.workers, int) and 1 <= self.workers <= 1024):
             raise InvalidError(f"workers={self.workers!r} is not a number from 1 to 1024")
         if self.bandwidth is not None and not (isinstance(self.bandwidth, int | float) and self.bandwidth > 0):
             raise InvalidError(f"bandwidth={self.bandwidth!r} is not a number of bytes per second above 0")
         for name in ("include", "exclude", "keys"):
             value = getattr(self, name)
-            if value is not None and not _are_texts(value):
+            if value is None:
+                continue
+            if not _are_texts(value):
                 what = "keys" if name == "keys" else "patterns"
                 hint = f"{name}=[{value!r}]" if isinstance(value, str) else None
                 raise InvalidError(f"{name}= takes a list of {what}, which are text", hint=hint)
-            if value and not all(value):
+            if not all(value):
                 raise InvalidError(f"an empty text in {name}= means nothing", hint="leave it out")
+            object.__setattr__(self, name, tuple(value))  # a column of a frame, say, is neither true nor false
 
     @classmethod
     def names_of(cls) -> frozenset[str]:

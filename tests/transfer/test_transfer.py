@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 import rh
@@ -294,6 +295,8 @@ def test_a_target_within_the_source_is_refused_by_whatever_name(ssh_a, tmp_path:
         {"workers": 0},
         {"bandwidth": -1},
         {"bandwidth": "10M"},
+        {"bandwidth": True},
+        {"workers": True},
         {"include": "*.txt"},
         {"include": [5]},
         {"include": [""]},
@@ -309,6 +312,15 @@ def test_a_target_within_the_source_is_refused_by_whatever_name(ssh_a, tmp_path:
 def test_bad_options_are_named(bad) -> None:
     with pytest.raises(InvalidError, match=next(iter(bad))):
         Options.of(bad)
+
+
+def test_keys_and_patterns_may_be_a_column_of_a_frame(tmp_path: Path) -> None:
+    here, there = make(tmp_path / "a", a_txt="1", b_txt="2", c_txt="3"), locate(str(tmp_path / "b"))
+    for names in (["a.txt"], ["a.txt", "b.txt"]):
+        transfer.copy_tree(here, there, Options(keys=pd.Series(names)))
+    assert keys(there) == ["a.txt", "b.txt"]
+    transfer.copy_tree(here, there, Options(exclude=pd.Series(["a.*"])))
+    assert keys(there) == ["a.txt", "b.txt", "c.txt"]
 
 
 def test_keys_that_are_asked_for_have_to_be_there(tmp_path: Path) -> None:
