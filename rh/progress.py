@@ -136,18 +136,21 @@ class Bar:
 
 
 class _Leaving:
-    """A terminal that may go away while the work goes on, as a lost login's does: that is no failure of the work."""
+    """A terminal that may go away while the work goes on, as a lost login's does: that is no failure of the work.
+
+    A program may close it (`ValueError`), too.
+    """
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             self._stream.flush()
 
     def __getattr__(self, name: str) -> Any:

@@ -106,12 +106,12 @@ class _Terminal(io.StringIO):
         return True
 
     def write(self, text):
-        if self.gone:
+        if self.gone and not self.closed:
             raise OSError(errno.EIO, "Input/output error")
         return super().write(text)
 
 
-@pytest.mark.parametrize("leaves", ["before", "meanwhile"])
+@pytest.mark.parametrize("leaves", ["before", "meanwhile", "closed"])
 def test_a_terminal_that_goes_away_stops_no_work(monkeypatch, leaves):
     monkeypatch.setenv("TERM", "xterm")
     terminal = _Terminal()
@@ -119,10 +119,12 @@ def test_a_terminal_that_goes_away_stops_no_work(monkeypatch, leaves):
     bar = progress.Bar(delay_s=0)
     bar.start("a → b")
     bar.total(2, 10)
-    if leaves == "meanwhile":
+    if leaves != "before":
         bar.advance(1, 5)
         assert terminal.getvalue()
     terminal.gone = True
+    if leaves == "closed":
+        terminal.close()
     bar.advance(1, 5)
     bar.finish()
     assert sys.stderr is terminal
