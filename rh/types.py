@@ -140,6 +140,11 @@ class Location:
         head = self.path.rstrip("/").rpartition("/")[0]
         return Location(self.system, head or ("/" if self.path.startswith("/") else ""))
 
+    @property
+    def in_version(self) -> bool:
+        """Whether it is in a version, which a store of versions keeps."""
+        return self.system.startswith("tree://")
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for records and `--json`."""
         return {"system": self.system, "path": self.path}

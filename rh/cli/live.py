@@ -72,8 +72,9 @@ def restore(
     given |= {key: tuple(value) for key, value in (("include", include), ("exclude", exclude)) if value}
     given |= {"delete": False} if no_delete else {}
     given |= {"bandwidth": size_of(bandwidth, "--bandwidth")} if bandwidth is not None else {}
-    if given and not isinstance(resource, Folder):
-        words = ", ".join("--no-delete" if key == "delete" else f"--{key.replace('_', '-')}" for key in given)
+    of_folders = [key for key in given if key not in ("on_existing", "workers", "bandwidth")]
+    if of_folders and not isinstance(resource, Folder):
+        words = ", ".join("--no-delete" if key == "delete" else f"--{key.replace('_', '-')}" for key in of_folders)
         raise InvalidError(f"{resource.name} is a {resource.kind}, which is restored as a whole: {words} is of folders")
     if dry_run and isinstance(resource, Table):
         raise InvalidError(f"{resource.name} is a table, which is restored as a whole: --dry-run is of files")
@@ -83,15 +84,12 @@ def restore(
     version = resource.series_of().get(which)
     if not yes:
         _ask(resource, version.label, given)
-    done: Any
-    if isinstance(resource, Folder):
-        from rh.cli.run import cancel
-        from rh.progress import Silent
+    from rh.cli.run import cancel
+    from rh.progress import Silent
 
-        given |= {"progress": Silent()} if no_progress else {}
-        done = resource.restore(version.label, **given, cancel=cancel)
-    else:
-        done = resource.restore(version.label)
+    given |= {"progress": Silent()} if no_progress else {}
+    live: Any = resource
+    done = live.restore(version.label, **given, cancel=cancel)
     if json:
         show.emit({"name": resource.name, "version": version.label, **done.receipt.as_dict()})
     else:

@@ -231,7 +231,7 @@ def verify(place: PlaceArgument, no_progress: NoProgress = False, json: AsJson =
     version = at.version()
     if version is not None:
         found = version.check_version()
-    elif at.location.system.startswith("tree://"):
+    elif at.location.in_version:
         found = replace(at.folder(), pin=getattr(at.resource, "pin", None)).check_version()
     elif isinstance(at.whole, Blob | Table):
         found = at.whole.verify()

@@ -62,7 +62,7 @@ class Place:
         path = self.location.path.rstrip("/")
         if path in ("", "~"):
             return None
-        if "/" not in path and (self._in_a_bucket() or self.location.system.startswith("tree://")):
+        if "/" not in path and (self._in_a_bucket() or self.location.in_version):
             return None  # a path of one word is a thing in other places, and the bucket or the version here
         return places.at(self.location.parent), self.location.name
 
@@ -97,7 +97,7 @@ class Place:
         folder = self.folder()
         if folder.exists_in_system():
             return "tree"
-        in_a_version = self.tree and self.location.system.startswith("tree://")
+        in_a_version = self.tree and self.location.in_version
         if self._in_a_bucket() or self.above() is None or in_a_version:
             next(iter(self.system().list(depth=1)), None)  # raises if there is not even a bucket, or such a version
             if self.above() is None:

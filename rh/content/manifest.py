@@ -27,7 +27,7 @@ from rh.content.tree import Row, TreeHasher, key_bytes, key_text
 from rh.errors import AccessError, IntegrityError, NotFoundError, UnsupportedError
 from rh.systems.base import Body, Bytes, System
 
-__all__ = ["NAME", "DamagedManifestError", "Footer", "Reader", "digest_of", "encode", "read", "read_footer", "write"]
+__all__ = ["NAME", "DamagedManifestError", "Footer", "Reader", "digest_of", "encode", "read", "write"]
 
 NAME = ".rh-manifest"
 FORMAT = 1
@@ -330,13 +330,3 @@ def read(system: System) -> Reader | None:
             raise
 
     return opened(lambda: opened(None))
-
-
-def read_footer(system: System) -> Footer | None:
-    """What the manifest says the whole tree is, or `None` without one."""
-    reader = read(system)
-    if reader is None:
-        return None
-    for _ in reader:
-        pass
-    return reader.footer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rh.errors import InvalidError
 from rh.registry import names
@@ -16,6 +16,8 @@ from rh.types import Location
 if TYPE_CHECKING:
     from rh.transfer import Options
 
+R = TypeVar("R", bound=Resource)
+
 __all__ = ["check_flag", "load_only", "place_for", "split_options"]
 
 
@@ -25,13 +27,16 @@ def check_flag(name: str, value: object) -> None:
         raise InvalidError(f"{name}={value!r} is neither True nor False")
 
 
-def load_only(name: str | None, kind: str, *, dryrun: bool) -> Resource:
+def load_only(name: str | None, cls: type[R], *, dryrun: bool) -> R:
     """A saved resource of one kind, for factories that got a name and no place."""
+    kind = cls.kind
     if name is None:
         raise InvalidError(
             f"a {kind} needs a name or a place", hint=f'rh.{kind}(name="saved-name") or rh.{kind}(path=…)'
         )
-    return load(name, kinds=(kind,), dryrun=dryrun)
+    found = load(name, kinds=(kind,), dryrun=dryrun)
+    assert isinstance(found, cls)
+    return found
 
 
 def place_for(name: str | None, path: str | os.PathLike[str] | None, system: Place) -> Location | None:

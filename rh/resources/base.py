@@ -188,7 +188,7 @@ class Resource(Annotated):
         if whole.is_built_in:
             raise InvalidError(f"{whole} is built in and cannot be saved", hint='.save("another-name")')
         place: Location | None = getattr(value, "location", None)
-        if place is not None and place.system.startswith("tree://"):
+        if place is not None and place.in_version:
             raise ImmutableVersionError(
                 "what is in a version is not saved under a name of its own",
                 where=whole.path,

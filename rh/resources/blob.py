@@ -14,7 +14,6 @@ from rh import digest as digests
 from rh.content.tree import Row
 from rh.errors import IntegrityError, InvalidError, NotFoundError, UnsupportedError
 from rh.registry.lineage import recording
-from rh.registry.names import Name
 from rh.resources import codecs, places, places_saved
 from rh.resources.arguments import load_only, place_for, split_options
 from rh.resources.base import UNWRITTEN, Located
@@ -26,7 +25,7 @@ from rh.systems.base import System
 from rh.types import Entry, Location
 
 if TYPE_CHECKING:
-    from rh.transfer import Keywords, Plan, Receipt, Verification
+    from rh.transfer import Keywords, Plan, Receipt, Verification, WholeKeywords
     from rh.versions.diff import Diff
     from rh.versions.lease import Lease
     from rh.versions.store import Store, Tree
@@ -341,7 +340,7 @@ class Blob(Versioned):
         digest = digests.of_bytes(encoded).text
         location = self.location
         if location is None:
-            stem = digest.replace(":", "-") if self.name is None else Name(self.name).stem
+            stem = places.stem_of(self.name) or digest.replace(":", "-")
             location = places.default_place("file", stem)
         blob = replace(
             self,
@@ -407,21 +406,30 @@ class Blob(Versioned):
         chosen, _ = split_options(options)
         return transfer.plan_file(self.placed(), self._target(system, path), chosen, stored=self.stored)
 
+    def restore(self, which: str, **options: Unpack[WholeKeywords]) -> Blob:
+        """Make the live bytes what they were in a version. Versions stay.
+
+        Args:
+            which: `"v3"`, an alias, or a digest.
+            options: as for `to`, without patterns.
+
+        Raises:
+            NotFoundError: there is no such version; nothing is changed.
+            InvalidError: no version can be named like that.
+        """
+        self.check_live()
+        return replace(self, receipt=self.at(which).to(path=self.url, **options).receipt)
+
     def _target(self, system: Place, path: str | os.PathLike[str] | None) -> Location:
         self.check_reachable()
-        stem = None if self.name is None else Name(self.name).stem
+        stem = places.stem_of(self.name)
         into = system if path is None and isinstance(system, str) and places.is_place(system) else path
         if isinstance(into, str) and into.endswith("/") and into.strip("/"):
             folder = places.target(system, path, stem)
             last = self.location.name if self.location is not None else (stem or self.digest()).rpartition("/")[2]
             if folder is not None:
                 return folder / last.replace(":", "-")
-        target = places.target(system, path, stem)
-        if target is None:
-            target = places.target(system, path, self.digest().replace(":", "-"))
-        if target is None:
-            raise InvalidError("where to?", hint="give path=")
-        return target
+        return places.target(system, path, stem or (lambda: self.digest().replace(":", "-")))
 
     def ready(self) -> Self:
         """The blob with its bytes in their place."""
@@ -460,7 +468,7 @@ class Blob(Versioned):
     @telling_nearest()
     def verify(self) -> Verification:
         """Read every byte again and compare it with what was stored."""
-        if self.version is not None or self.placed().system.startswith("tree://"):
+        if self.version is not None or self.placed().in_version:
             return self.check_version()
         from rh import transfer
 
@@ -528,9 +536,7 @@ def blob(
     if saved is not None and data is None and name is None and isinstance(saved.resource, Blob):
         return _with(saved.resource, serializer, metadata)
     if saved is None and data is None and path is None and system is None:
-        found = load_only(name, "blob", dryrun=dryrun)
-        if not isinstance(found, Blob):
-            raise InvalidError(f"{name} is a {found.kind}")
+        found = load_only(name, Blob, dryrun=dryrun)
         return _with(found, serializer, metadata)
     if data is not None and serializer is None:
         serializer = codecs.pick(data)

@@ -63,8 +63,6 @@ def create_dataset(
     if not source.exists_in_system():
         raise NotFoundError(source.missing().message.replace("folder", "directory"), where=_called(source))
     target = places.target("here" if system is None and path is None else system, path, whole.stem)
-    if target is None:
-        raise InvalidError("where to?", hint="path=…")
     copy = Folder(name=whole.path, location=target, host=places.portable(target))
     if copy.exists_in_system() and copy.ls():
         raise ExistsError("something is there already", where=copy.url, hint="another path=, or .save() that as it is")

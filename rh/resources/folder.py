@@ -11,7 +11,6 @@ from typing import IO, TYPE_CHECKING, Any, ClassVar, Self, Unpack
 from rh import digest as digests
 from rh.errors import IntegrityError, InvalidError, NameClashError, NotFoundError, RhError, UnsupportedError
 from rh.registry.lineage import recording
-from rh.registry.names import Name
 from rh.resources import places, places_saved
 from rh.resources.annotated import Queried
 from rh.resources.arguments import check_flag, load_only, place_for, split_options
@@ -483,12 +482,7 @@ class Folder(Queried, FolderVersions):
 
     def _target(self, system: Place, path: str | os.PathLike[str] | None) -> Location:
         self.check_reachable()
-        target = places.target(system, path, None if self.name is None else Name(self.name).stem)
-        if target is None:
-            target = places.target(system, path, self.digest().replace(":", "-"))
-        if target is None:
-            raise InvalidError("where to?", hint="give path=")
-        return target
+        return places.target(system, path, places.stem_of(self.name) or (lambda: self.digest().replace(":", "-")))
 
     def from_cluster(self, cluster: Cluster) -> Folder:
         """The folder's path as a place on `cluster`.
@@ -519,7 +513,7 @@ class Folder(Queried, FolderVersions):
 
         The result is true if all is well, and lists what is corrupt, modified, missing or added otherwise.
         """
-        if self.location.system.startswith("tree://"):
+        if self.location.in_version:
             return self.check_version()
         from rh import transfer
 
@@ -592,9 +586,7 @@ def folder(
             return resource if metadata is None else replace(resource, metadata=metadata)
         return Folder(name=name, metadata=metadata or {}, **saved.fields())
     if path is None and system is None:
-        found = load_only(name, "folder", dryrun=dryrun)
-        if not isinstance(found, Folder):
-            raise InvalidError(f"{name} is a {found.kind}")
+        found = load_only(name, Folder, dryrun=dryrun)
         return found if metadata is None else replace(found, metadata=metadata)
     place = place_for(name, path, system)
     if place is None:

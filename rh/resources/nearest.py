@@ -53,7 +53,7 @@ def _hint(where: str) -> str | None:
     if places_saved.is_saved(where):
         place = places_saved.find(where).location
         # What is in a version is told by the version's name, and nowhere else.
-        means = None if place.system.startswith("tree://") else f"{where} means {places.url_of(place)}"
+        means = None if place.in_version else f"{where} means {places.url_of(place)}"
     return "; ".join(filter(None, (means, _beside(where)))) or None
 
 

@@ -6,8 +6,8 @@ import json
 import os
 import re
 from collections import OrderedDict
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 from urllib.parse import quote, unquote
 
 from rh import config
@@ -183,17 +183,23 @@ def default_place(system: str, stem: str) -> Location:
     return locate(stem, system)
 
 
-def target(system: Place, path: str | os.PathLike[str] | None, stem: str | None) -> Location | None:
+@overload
+def target(system: Place, path: str | os.PathLike[str] | None, stem: str | Callable[[], str]) -> Location: ...
+@overload
+def target(system: Place, path: str | os.PathLike[str] | None, stem: str | None) -> Location | None: ...
+def target(system: Place, path: str | os.PathLike[str] | None, stem: str | Callable[[], str] | None) -> Location | None:
     """Where `.to(system, path)` goes; `None` if it needs a default place and there is no stem to name it by."""
     from rh.resources.cluster import Cluster
 
     if system is None and path is None:
-        raise InvalidError("where to?", hint='.to("s3"), .to(path="s3://bucket/key") or .to("s3", path="key")')
+        raise InvalidError("no target is given", hint='.to("s3"), .to(path="s3://bucket/key") or .to("s3", path="key")')
     named = isinstance(system, Cluster) or (isinstance(system, str) and not is_place(system))
     if path is not None or not named:
         return resolve(path, system)
+    if stem is None:
+        return None
     name = system.system if isinstance(system, Cluster) else system_name(str(system))
-    return None if stem is None else default_place(name, stem)
+    return default_place(name, stem if isinstance(stem, str) else stem())
 
 
 def stem_of(name: str | None) -> str | None:
@@ -209,11 +215,11 @@ def is_here(location: Location) -> bool:
 def url_of(location: Location, pin: Pin | None = None) -> str:
     """A place as one text, which `path=` takes back; with a `pin`, what is in that version by the version's name."""
     system, path = location.system, location.path
-    if pin is not None and system.startswith("tree://"):
+    if pin is not None and location.in_version:
         return f"{SAVED}{pin.name}:v{pin.number}{path.lstrip('/').removeprefix(pin.digest.removeprefix('sha256:'))}"
     if system == "file":
         return "file://" + path
-    if system.startswith("tree://"):
+    if location.in_version:
         return f"{unquote(system.removeprefix('tree://'), errors='surrogateescape')}@sha256:{path}"
     if system.startswith(("http://", "https://")):
         site, mark, query = system.partition("?")
@@ -263,7 +269,7 @@ def at(location: Location, host: Mapping[str, Any] | None = None, pin: Pin | Non
     """
     settle(location, host)
     settings = settings_of(_system_of(location))
-    called = f"{SAVED}{pin.name}:v{pin.number}" if pin is not None and location.system.startswith("tree://") else ""
+    called = f"{SAVED}{pin.name}:v{pin.number}" if pin is not None and location.in_version else ""
     key = (location.system, location.path, json.dumps(settings, sort_keys=True, default=str) + called)
     with _lock:
         system = _handles.get(key)
@@ -296,7 +302,7 @@ def _store(location: Location) -> Location:
 
 def _system_of(location: Location) -> str:
     """The system whose settings a handle on a place goes by: for a version, the one its store is on."""
-    if location.system.startswith("tree://"):
+    if location.in_version:
         return locate(unquote(location.system.removeprefix("tree://"), errors="surrogateescape")).system
     return location.system
 
@@ -315,7 +321,7 @@ def close() -> None:
 
 def portable(location: Location) -> dict[str, Any] | None:
     """The settings of a host that was registered in this process; `None` where every process knows the system."""
-    if location.system.startswith("tree://"):  # a version: where its store is has to be known
+    if location.in_version:  # a version: where its store is has to be known
         location = _store(location)
     if "://" in location.system:
         return None
@@ -376,7 +382,7 @@ def settle(location: Location, host: Mapping[str, Any] | None) -> None:
         ExistsError: it is another machine here than `host` is.
     """
     system = location.system
-    if system.startswith("tree://"):  # a version: where its store is has to be known
+    if location.in_version:  # a version: where its store is has to be known
         settle(_store(location), host)
         return
     if "://" in system:

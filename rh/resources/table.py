@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack
 from uuid import uuid4
 
 from rh.errors import ExistsError, InvalidError, NameClashError, NotFoundError
@@ -27,15 +27,11 @@ from rh.types import Location
 
 if TYPE_CHECKING:
     from rh.tables.look import Diff
-    from rh.transfer import Plan, Receipt, Verification
+    from rh.transfer import Plan, Receipt, Verification, WholeKeywords
     from rh.versions.lease import Lease
     from rh.versions.store import Store, Tree
 
 __all__ = ["Facts", "Table"]
-
-BatchFormat = Literal["arrow", "pandas", "polars", "numpy", "torch", "dict"]
-_ROWS = 10_000
-"""Rows of a batch where the caller does not say."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
@@ -314,7 +310,9 @@ class Table(Rows):
         written = target.write(self.source.reader(), mode=mode)
         return replace(written, native=self.native, source=self.source, taken=began).save()
 
-    def to(self, system: Place = None, path: str | os.PathLike[str] | None = None, **options: Any) -> Table:
+    def to(
+        self, system: Place = None, path: str | os.PathLike[str] | None = None, **options: Unpack[WholeKeywords]
+    ) -> Table:
         """Copy the table's files, and nothing else, to another place, verified; rows not written yet are written there.
 
         Args:
@@ -329,18 +327,20 @@ class Table(Rows):
 
         return table_files.move(self, system, path, options)
 
-    def plan(self, system: Place = None, path: str | os.PathLike[str] | None = None, **options: Any) -> Plan:
+    def plan(
+        self, system: Place = None, path: str | os.PathLike[str] | None = None, **options: Unpack[WholeKeywords]
+    ) -> Plan:
         """What `.to()` with the same arguments would move."""
         from rh.resources import table_files
 
         return table_files.plan(self, system, path, options)
 
-    def restore(self, which: str) -> Table:
+    def restore(self, which: str, **options: Unpack[WholeKeywords]) -> Table:
         """As for folders; what lies beside the table's files stays, and is an `ExistsError` if it would become rows."""
         from rh.resources import table_files
 
         self.check_live()
-        return table_files.restore(self, which)
+        return table_files.restore(self, which, options)
 
     def local(self) -> Path:
         """The directory of the table's files on this machine, or the file that it is: its own, or copies in the cache.
@@ -453,7 +453,7 @@ class Table(Rows):
 
     def verify(self) -> Verification:
         """Read every byte again and compare it with what was written."""
-        if self.version is not None or (self.location is not None and self.placed().system.startswith("tree://")):
+        if self.version is not None or (self.location is not None and self.placed().in_version):
             return self.check_version()
         from rh.resources import table_files
 
@@ -565,9 +565,7 @@ def table(
     if saved is not None and whole and not saved.below and isinstance(saved.resource, Table):
         return saved.resource if metadata is None else replace(saved.resource, metadata=metadata)
     if saved is None and data is None and path is None and system is None:
-        found = load_only(name, "table", dryrun=dryrun)
-        if not isinstance(found, Table):
-            raise InvalidError(f"{name} is a {found.kind}")
+        found = load_only(name, Table, dryrun=dryrun)
         if schema is not None:
             found = replace(found, schema_given=kept["schema_given"])
         return found if metadata is None else replace(found, metadata=metadata)

@@ -70,7 +70,7 @@ def move(table: Table, system: Any, path: Any, options: Mapping[str, Any]) -> Ta
     return copy
 
 
-def restore(table: Table, which: str) -> Table:
+def restore(table: Table, which: str, options: Mapping[str, Any]) -> Table:
     """`Table.restore`."""
     from rh import transfer
 
@@ -84,15 +84,15 @@ def restore(table: Table, which: str) -> Table:
     except (NotFoundError, InvalidError):
         pass  # removed, or no table by now
     recording.read(version)
-    options, _ = _options({}, (file.key for file in snapshot.files))
+    chosen, watch = _options(options, (file.key for file in snapshot.files))
     if single:
         source = _one_file(version, place, snapshot, target)
-        receipt = transfer.copy_file(source, target, replace(options, keys=None))
+        receipt = transfer.copy_file(source, target, replace(chosen, keys=None), **watch)
     else:
         counts = _counts(version, snapshot)
         if not snapshot.owned:
             _check_others(places.at(target, table.host), snapshot, live, counts)
-        receipt = _copied(place, snapshot, target, live, options, {}, counts)
+        receipt = _copied(place, snapshot, target, live, chosen, watch, counts)
         object.__setattr__(table, "own", snapshot.owned)  # else this very value would take it for removed
         if not snapshot.owned:
             table = _disowned(table)
@@ -264,7 +264,7 @@ def _target(table: Table, system: Any, path: Any) -> Location:
     stem = places.stem_of(table.name) or (table.placed().name if table.location is not None else None)
     target = places.target(system, path, stem)
     if target is None:
-        raise InvalidError("where to?", hint="give path=, or the table a name")
+        raise InvalidError("no target is given", hint="give path=, or the table a name")
     return target
 
 

@@ -9,7 +9,6 @@ from uuid import uuid4
 
 from rh.errors import InvalidError, NotFoundError
 from rh.registry.lineage import recording
-from rh.registry.names import Name
 from rh.resources import places
 from rh.resources.arguments import load_only
 from rh.resources.blob import NOTHING
@@ -111,11 +110,11 @@ def recorded_as_own(table: Table, location: Location) -> Table | None:
     if table.name is None:
         return None
     try:
-        found = load_only(table.name, "table", dryrun=True)
+        found = load_only(table.name, Table, dryrun=True)
     except (NotFoundError, InvalidError):
         return None
-    return found if isinstance(found, Table) and found.own and found.location == location else None
+    return found if found.own and found.location == location else None
 
 
 def _stem(table: Table) -> str:
-    return f"table-{uuid4().hex}" if table.name is None else Name(table.name).stem
+    return places.stem_of(table.name) or f"table-{uuid4().hex}"

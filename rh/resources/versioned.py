@@ -328,7 +328,7 @@ class Versioned(Shared, Located):
 
         verify: Callable[[], Verification]
 
-        if self.version is None and self.placed().system.startswith("tree://"):
+        if self.version is None and self.placed().in_version:
             self.check_reachable()
             url = whole = places.url_of(self.placed(), self.pin)
             if self.pin is not None:
@@ -367,20 +367,6 @@ class Versioned(Shared, Located):
 
         check_which(which)
         return repair(self, self.version or which, source)
-
-    def restore(self, which: str) -> Self:
-        """Make what is live what it was in a version. Versions stay.
-
-        Args:
-            which: `"v3"`, an alias, or a digest.
-
-        Raises:
-            NotFoundError: there is no such version; nothing is changed.
-            InvalidError: no version can be named like that.
-        """
-        self.check_live()
-        restored = self.at(which).to(path=self.url)  # type: ignore[attr-defined]
-        return replace(self, receipt=restored.receipt)  # type: ignore[call-arg]
 
     def export(self, path: str | os.PathLike[str], which: str = "latest", *, overwrite: bool = False) -> int:
         """Write a version, with all its files, as one file that `import_` reads, and return its bytes.

@@ -14,7 +14,7 @@ from rh.systems import open_system
 from rh.systems.base import System
 from rh.transfer import plan as _plan
 from rh.transfer import verify as _verify
-from rh.transfer.options import Keywords, Options, check_watchers
+from rh.transfer.options import Keywords, Options, WholeKeywords, check_watchers
 from rh.transfer.plan import Action, Plan, Step
 from rh.transfer.receipt import Failure, Receipt
 from rh.transfer.route import Route
@@ -31,6 +31,7 @@ __all__ = [
     "Route",
     "Step",
     "Verification",
+    "WholeKeywords",
     "copy_file",
     "copy_tree",
     "digest_file",

@@ -11,14 +11,24 @@ from rh.config import did_you_mean
 from rh.errors import InvalidError
 from rh.progress import Progress
 
-__all__ = ["Keywords", "Links", "Names", "OnExisting", "Options", "check_watchers"]
+__all__ = ["Keywords", "Links", "Names", "OnExisting", "Options", "WholeKeywords", "check_watchers"]
 
 OnExisting = Literal["update", "skip", "error", "replace"]
 Links = Literal["follow", "keep", "skip", "error"]
 Names = Literal["refuse", "encode", "decode"]
 
 
-class Keywords(TypedDict, total=False):
+class WholeKeywords(TypedDict, total=False):
+    """What `.to()` and `.plan()` of a table take, all of whose files are moved. For editors and type checkers."""
+
+    on_existing: OnExisting
+    workers: int | None
+    bandwidth: float | None
+    progress: Progress | None
+    cancel: Event | None
+
+
+class Keywords(WholeKeywords, total=False):
     """What `.to()` and `.plan()` take: `Options` by keyword, and who watches. For editors and type checkers."""
 
     include: Sequence[str]
@@ -26,15 +36,10 @@ class Keywords(TypedDict, total=False):
     keys: Collection[str] | None
     ignore_file: bool
     links: Links
-    on_existing: OnExisting
     delete: bool
     dry_run: bool
     names: Names
-    workers: int | None
-    bandwidth: float | None
     manifest: bool
-    progress: Progress | None
-    cancel: Event | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

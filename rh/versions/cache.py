@@ -209,16 +209,15 @@ class Contents:
         except OSError as error:
             log.debug("%s: %s", path, error)
 
-    def shrink(self, limit: int | None = None) -> int:
+    def shrink(self) -> int:
         """Remove what was not used for longest until a tenth of the room is free. Returns the bytes removed.
 
         Copies that living processes asked for stay, and then more may be kept than the limit says.
         """
-        limit = self.limit if limit is None else limit
         found = sorted(ls(), key=lambda one: one.used)
         total = sum(one.size for one in found)
-        goal = limit - limit // 10
-        removed = _removed(found, total - goal)[1] if total > limit else 0
+        goal = self.limit - self.limit // 10
+        removed = _removed(found, total - goal)[1] if total > self.limit else 0
         with suppress(OSError), open(Path(_root(), "objects", "grown"), "wb") as file:
             file.truncate(min(total - removed, goal) // _GRAIN)  # where all is in use, each step would look again
         return removed

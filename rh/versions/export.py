@@ -50,7 +50,6 @@ _BLOCK = tarfile.BLOCKSIZE
 _MOST = 1 << 30
 """Bytes of a node at most."""
 _IN_MEMORY = 16 << 20
-_PIECE = 1 << 20
 _GROUP = 1_000
 
 

@@ -36,7 +36,7 @@ from rh.content.tree import key_text
 from rh.errors import IntegrityError, NameClashError
 from rh.versions.layout import REPAIR
 
-__all__ = ["EMPTY", "Child", "Node", "Where", "in_pack", "is_pack", "link_target", "link_where", "pieces_of"]
+__all__ = ["EMPTY", "Child", "Node", "Where", "is_pack", "link_target", "link_where", "pieces_of"]
 
 Where: TypeAlias = tuple[Any, ...]
 """Where a child is: one of the forms above."""
@@ -297,8 +297,3 @@ def link_target(child: Child) -> bytes:
         return b64decode(child.where[1], validate=True)
     except binascii.Error as error:
         raise ValueError(str(error)) from error
-
-
-def in_pack(where: Where) -> str | None:
-    """The data pack that a file is in, if it is in one."""
-    return str(where[1]) if where[0] == "p" else None

@@ -652,7 +652,7 @@ def test_to_takes_urls_paths_and_folders(here, tmp_path):
     assert here.to(rh.folder(path="memory://u/f")).url == "memory://u/f"
     assert here.to(rh.folder(path="memory://u/f"), "g").url == "memory://u/f/g"
     assert here.to(here.location) is here
-    with pytest.raises(errors.InvalidError, match="where to"):
+    with pytest.raises(errors.InvalidError, match="no target is given"):
         here.to()
     with pytest.raises(errors.NotFoundError, match="memroy"):
         here.to("memroy")

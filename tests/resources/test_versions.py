@@ -408,7 +408,7 @@ def test_a_version_of_one_file_is_read_whatever_the_live_one_is_called(folder, h
         assert pinned.local().read_bytes() == data
         assert rh.blob(path=pinned.url).read() == data
         assert pinned.to(path=(here / f"copies/{which}").url).read() == data
-        assert rh.load("moved").restore(which).read() == rh.blob(name="moved").read() == data
+        assert rh.load("moved").restore(which, on_existing="replace").read() == rh.blob(name="moved").read() == data
     assert rh.load("moved:v2").at("v1").read() == b"one"
     assert place.ls(full_paths=False) == ["a.bin", "z.bin"]
 
@@ -438,7 +438,7 @@ def test_a_version_of_a_table_is_read_whatever_it_is_by_now(here):
             if which != "v3" or "." in live:  # a directory of .json may be about something else
                 assert rh.table(name=f"rows:{which}").fetch("dict") == {"x": values}
         for which in restored:
-            assert table.restore(which).fetch("dict") == {"x": rows[which]}
+            assert table.restore(which, workers=2).fetch("dict") == {"x": rows[which]}
             assert table.fetch("dict") == rh.table(name="rows").fetch("dict") == {"x": rows[which]}
     table = rh.table(path=(here / "a.csv").url).save("rows", overwrite=True)
     for which, says in (("v3", "ends with .csv"), ("v4", "directory"), ("v5", "directory")):

@@ -259,7 +259,7 @@ def _is_fit(entry: dict[str, Any], run: RunRef) -> bool:
 def _pin(resource: Versioned) -> Pin | None:
     """The version that a handle, or a part of one, is on."""
     location = resource.location
-    if location is None or not location.system.startswith("tree://"):
+    if location is None or not location.in_version:
         return None
     return resource.pin
 
@@ -274,7 +274,7 @@ def _live(resource: Versioned) -> dict[str, Any] | None:
         return entry | {"url": plain_url(source.system), "query": _plain(source.query)[:10_000]}
     if getattr(resource, "value", NOTHING) is not NOTHING:
         return None
-    if resource.location.system.startswith("tree://"):
+    if resource.location.in_version:
         return None  # a version, and nobody knows whose
     part = getattr(resource, "tree", None)
     if resource.name is not None and _is_at(resource.name, resource.location):

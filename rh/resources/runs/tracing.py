@@ -87,7 +87,7 @@ def _of_resource(resource: Versioned) -> list[Node]:
     """A pinned handle is its version; a live one is its newest version, if it has any, and its live data."""
     pin = resource.pin
     location = resource.location
-    if pin is not None and location is not None and location.system.startswith("tree://"):
+    if pin is not None and location is not None and location.in_version:
         return [entry_node(version_entry(pin.name, pin.series, pin.number, pin.digest))]
     nodes: list[Node] = []
     if resource.name is not None:
