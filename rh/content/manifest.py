@@ -25,11 +25,11 @@ from typing import Any, NamedTuple
 from rh.content.rows import Rows
 from rh.content.tree import Row, TreeHasher, key_bytes, key_text
 from rh.errors import AccessError, IntegrityError, NotFoundError, UnsupportedError
-from rh.systems.base import Body, Bytes, System
+from rh.systems.base import DESCRIBING, Body, Bytes, System
 
 __all__ = ["NAME", "DamagedManifestError", "Footer", "Reader", "digest_of", "encode", "read", "write"]
 
-NAME = ".rh-manifest"
+NAME = DESCRIBING[0]
 FORMAT = 1
 _TEXT = 1 << 18
 """Text is unpacked in pieces of about this many bytes; what is smaller is seen whole before any of it is used."""

@@ -6,12 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from rh.content import manifest
 from rh.errors import InvalidError, NotFoundError, RhError, UnsupportedError
 from rh.observe import log
 from rh.resources import places
 from rh.systems.abilities import Sweeping
-from rh.systems.base import System
+from rh.systems.base import DESCRIBING, System
 
 if TYPE_CHECKING:
     from rh.resources.folder import Folder
@@ -96,7 +95,7 @@ def _remove_whole(folder: Folder, system: System) -> None:
 
 
 def _remove_tree(system: System, prefix: str) -> None:
-    """Remove what lies below `prefix`, our manifests there included, then the directories, the deepest first."""
+    """Remove what lies below `prefix` and what we wrote there to describe it, then the directories, deepest first."""
     directories = {prefix} if prefix else set()
     for keys in _batches(entry.key for entry in system.list(prefix)):
         for key in keys:
@@ -107,7 +106,7 @@ def _remove_tree(system: System, prefix: str) -> None:
             if key.endswith("/"):
                 directories.add(key)
         system.delete(keys)
-    for keys in _batches(directory + manifest.NAME for directory in {*directories, prefix}):
+    for keys in _batches(directory + name for directory in {*directories, prefix} for name in DESCRIBING):
         system.delete(keys)
     if system.keeps_directories:
         for keys in _batches(sorted(directories, key=lambda key: (-key.count("/"), key))):

@@ -35,6 +35,7 @@ from rh.errors import NameClashError
 from rh.types import ANY, Condition, Entry, Link, Location, Span
 
 __all__ = [
+    "DESCRIBING",
     "HIDDEN",
     "Body",
     "Bytes",
@@ -49,6 +50,9 @@ Settings: TypeAlias = Mapping[str, Any]
 
 HIDDEN = ".rh-"
 """Prefix of the last component of keys that are ours: manifests and unfinished files."""
+
+DESCRIBING = (".rh-manifest", ".rh-table.json")
+"""Names of ours that describe the directory they lie in (`rh.content.manifest`, `rh.tables.index`): they go with it."""
 
 
 def check_not_ours(key: str) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
 from rh.plugins import need
+from rh.systems.base import DESCRIBING
 from rh.types import Location
 
 __all__ = [
@@ -29,7 +30,7 @@ __all__ = [
     "Snapshot",
 ]
 
-INDEX = ".rh-table.json"
+INDEX = DESCRIBING[1]
 """Key of the index below the table's root."""
 
 FileFormat = Literal["parquet", "csv", "jsonl", "arrow"]

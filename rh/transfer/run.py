@@ -17,7 +17,7 @@ from rh.errors import ConflictError, IntegrityError, NotFoundError, RhError, Tra
 from rh.observe import log
 from rh.progress import Progress
 from rh.systems.abilities import Composed, Digesting, Multipart
-from rh.systems.base import System
+from rh.systems.base import DESCRIBING, System
 from rh.transfer import far, stream
 from rh.transfer.mover import Mover, as_rh
 from rh.transfer.plan import Action, Plan, Same, Step, existing
@@ -266,7 +266,7 @@ def _give_up(plan: Plan, mover: Mover, kept: dict[str, Step], error: Exception) 
 
 
 def _delete(plan: Plan, *, in_the_way: bool) -> int:
-    """Delete what is to go, and the directories that it leaves empty; how many keys.
+    """Delete what is to go, and the directories that it leaves empty, with what describes them; how many keys.
 
     First, before anything moves, what stands where something else is to be (a file for a directory, or a directory for
     a file); the others when all has arrived.
@@ -282,18 +282,21 @@ def _delete(plan: Plan, *, in_the_way: bool) -> int:
         plan.target.delete(batch)
         count += len(batch)
         folders.update(folder for key in batch for folder in _folders(key))
-    if plan.target.keeps_directories and folders:
-        folders -= {step.key for step in plan.steps() if step.action is not Action.DELETE and step.key.endswith("/")}
-        emptied = iter(sorted(folders, reverse=True))
-        while batch := list(islice(emptied, 1000)):
-            plan.target.delete(batch)  # those that hold something stay
+    for step in plan.steps() if folders else ():
+        if step.action is not Action.DELETE:
+            folders.difference_update(_folders(step.key))
+    emptied = sorted(folders, reverse=True)
+    ours = [folder + name for folder in emptied for name in DESCRIBING]
+    left = iter(ours + emptied if plan.target.keeps_directories else ours)
+    while batch := list(islice(left, 1000)):
+        plan.target.delete(batch)
     return count
 
 
 def _folders(key: str) -> Iterator[str]:
-    """The directories a key lies in."""
+    """The directories a key lies in; one is in itself."""
     at = key.find("/")
-    while 0 <= at < len(key) - 1:
+    while at >= 0:
         yield key[: at + 1]
         at = key.find("/", at + 1)
 

@@ -392,6 +392,30 @@ def test_rm_of_a_copy_leaves_no_manifest(folder, here):
         copy.handle().head(".rh-manifest")
 
 
+def test_what_describes_a_directory_goes_with_it(folder, here):
+    """A copy's manifest and a table's index: a mirror has just what it mirrors, and a repeat has nothing to do."""
+    here.put({"a": b"1", "kept/b": b"2"})
+    for name in ("gone/deep", "kept", "spared"):
+        (here / "kept").to(path=(folder / name).url)
+    folder.put({"spared/c.keep": b"3"})
+    rh.table({"n": [1]}, path=(folder / "table").url).write()
+    options = {"delete": True, "exclude": ["*.keep"]}
+    mirror = here.to(path=folder.url, **options)
+    assert (mirror.receipt.deleted, sorted(names(mirror))) == (3, ["a", "kept/b", "spared/c.keep"])
+    for path in ("gone/deep/.rh-manifest", "table/.rh-table.json"):
+        with pytest.raises(errors.NotFoundError):
+            mirror.handle().head(path)
+    assert mirror.handle().head("kept/.rh-manifest")
+    assert not [name for name in mirror.ls(full_paths=False) if name.startswith(("gone", "table"))]
+    assert here.to(path=folder.url, **options).receipt.deleted == 0
+    assert here.to(path=folder.url, delete=True).receipt.deleted == 1
+    assert mirror.verify()
+    assert mirror.digest() == here.digest()
+    rh.table({"n": [1]}, path=(folder / "table").url).write()
+    mirror.rm("table", recursive=True)
+    assert mirror.ls(full_paths=False) == ["a", "kept/"]
+
+
 def test_rm_refuses_before_it_removes(folder):
     folder.put(TREE)
     for names_ in (("a.txt", "typo"), ("a.txt", "typo/")):
