@@ -17,7 +17,7 @@ from typing import TypeAlias, TypeVar
 
 from rh import digest as digests
 from rh.digest import Digest
-from rh.errors import ConflictError, IntegrityError, NotFoundError, RhError, UnsupportedError
+from rh.errors import AccessError, ConflictError, IntegrityError, NotFoundError, RhError, UnsupportedError
 from rh.systems.abilities import Multipart, Upload
 from rh.systems.base import Body, Bytes
 from rh.transfer.journal import OpenUpload
@@ -168,20 +168,18 @@ class _Large:
 
     def _resumed(self, multipart: Multipart) -> Upload | None:
         """The upload of an earlier run, if the source is still what it was and the parts are there."""
-        journal, step = self.mover.journal, self.step
-        earlier = journal.uploads.get(step.key)
+        step = self.step
+        earlier = self.mover.journal.uploads.get(step.key)
         if earlier is None:
             return None
         try:
             upload = multipart.resume(step.key, earlier.token)
             if step.entry.etag is None or earlier.source_etag != step.entry.etag or earlier.size != step.entry.size:
                 upload.abort()
-                journal.drop(step.key)
                 return None
             there = upload.parts()
-        except (NotFoundError, UnsupportedError):
-            journal.drop(step.key)
-            return None
+        except (AccessError, NotFoundError, UnsupportedError):
+            return None  # gone, or not ours to look at; a new one takes its place, in the journal as well
         self.tags = {number: tag for number, tag in there.items() if number in earlier.parts}
         self.chunks = {number: earlier.parts[number] for number in self.tags}
         return upload
@@ -215,9 +213,7 @@ class _Large:
         if self.error is not None:
             damaged = isinstance(self.error, IntegrityError) and not step.chunks  # nobody knows which parts are right
             if damaged or isinstance(self.error, ConflictError):  # the source changed: its parts are of no more use
-                with suppress(RhError):  # what went wrong before is what has to be told
-                    self.upload.abort()
-                    mover.journal.drop(step.key)
+                self._give_up()
             mover.failed(step, as_rh(self.error, mover.source.url(step.entry.key)))
             return
         try:
@@ -227,8 +223,7 @@ class _Large:
                 if self.told is not None:
                     self.told.compare(mover.source.url(step.entry.key))
             except IntegrityError:
-                self.upload.abort()  # nobody knows which part is wrong: all are fetched again
-                mover.journal.drop(step.key)
+                self._give_up()  # nobody knows which part is wrong: all are fetched again
                 raise
             tags = [self.tags[number] for number in range(self.count)]
             entry = finish(self.upload, tags, mover.target, step.key, digest.text)
@@ -239,6 +234,12 @@ class _Large:
             return
         mover.done(step, entry, digest, counted=True)
         mover.journal.drop(step.key)
+
+    def _give_up(self) -> None:
+        """Let no later run go on from the parts, even where the upload cannot be aborted."""
+        self.mover.journal.drop(self.step.key)
+        with suppress(RhError):  # what went wrong before is what has to be told
+            self.upload.abort()
 
 
 class _Part:

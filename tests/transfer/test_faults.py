@@ -386,6 +386,64 @@ def test_uploads_that_cannot_be_aborted_hold_up_nothing(
     assert not [one.name for one in threading.enumerate() if one.name == "rh-confirm"]
 
 
+def test_parts_that_arrived_damaged_are_not_gone_on_from_where_they_cannot_be_aborted(
+    s3_server: servers.S3Server, moto_server: servers.MotoServer, tmp_path: Path
+) -> None:
+    """Promise 1: a role may write and not abort, and the next run must not publish what this one found to be wrong."""
+    data = random.Random(2).randbytes(40 << 20)
+    config.register("clean", s3_server.settings())
+    open_system(locate("unabortable", "clean")).write("big", data)
+    flip = Flip(direction="down", times=1, match=lambda request: request.path.endswith("big"))
+    denied = Status(code=403, match=lambda request: request.method == "DELETE" and "uploadId" in request.query)
+    with (
+        FaultProxy(s3_server.port, [flip], http=True) as damaging,
+        FaultProxy(moto_server.port, [denied], http=True) as refusing,
+    ):
+        config.register("from", s3_server.settings(via=damaging.port))
+        config.register("there", moto_server.settings(via=refusing.port))
+        for _ in range(2):
+            with suppress(TransferError):
+                transfer.copy_tree(locate("unabortable", "from"), locate("unabortable", "there"))
+            assert (damaging.counts.faults["Flip"], refusing.counts.faults["Status"]) == (1, 1)
+        with open_system(locate("unabortable", "there")).read("big") as body:
+            assert body.read() == data
+
+
+@pytest.mark.parametrize("store", STORES, indirect=True)
+@pytest.mark.parametrize("change", [False, True], ids=["same", "changed"])
+def test_an_upload_that_may_not_be_gone_on_with_is_begun_anew(store, tmp_path: Path, *, change: bool) -> None:
+    """Promise 6: a role that may write, and neither list parts nor abort uploads, is held up by no interrupted run."""
+    name = f"begun-anew-{change}".lower()
+    large = tmp_path / "a" / "large"
+    large.parent.mkdir()
+    large.write_bytes(random.Random(3).randbytes(100 << 20))
+
+    def parts(request) -> bool:
+        query = request.query
+        return "partNumber=" in query or "comp=block&" in query or ".rh-part-" in query
+
+    def denied(request) -> bool:
+        query = request.query
+        looks = request.method == "GET" and ("uploadId" in query or "comp=blocklist" in query or "rh-part" in query)
+        return looks or request.method == "DELETE" or request.path.startswith("/batch")
+
+    sent: list[str] = []
+    with FaultProxy(store.port, http=True) as proxy:
+        proxy.plan = [
+            Status(code=403, match=lambda one: one.method != "GET" and parts(one) and bool(sent.append("") or sent[2:]))
+        ]
+        config.register("there", store.settings(via=proxy.port))
+        with pytest.raises(TransferError):
+            transfer.copy_tree(locate(str(tmp_path / "a")), locate(name, "there"), transfer.Options(workers=1))
+        if change:
+            large.write_bytes(random.Random(4).randbytes(90 << 20))
+        proxy.plan = [Status(code=403, match=denied)]
+        transfer.copy_tree(locate(str(tmp_path / "a")), locate(name, "there"))
+        proxy.plan = []
+        with open_system(locate(name, "there")).read("large") as body:
+            assert body.read() == large.read_bytes()
+
+
 def test_an_interrupted_push_leaves_no_threads(
     s3_server: servers.S3Server, ssh_a: servers.SSHServer, tmp_path: Path
 ) -> None:
