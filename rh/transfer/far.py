@@ -22,7 +22,7 @@ from rh.observe import log
 from rh.systems.abilities import Composed, Direct, Fetching, Multipart, Paging, ServerCopy, Signing, Upload
 from rh.systems.base import System
 from rh.transfer.mover import Mover, as_rh
-from rh.transfer.pieces import Leave, links, objects, told
+from rh.transfer.pieces import LINK_S, Leave, links, objects, told
 from rh.transfer.plan import Step
 from rh.transfer.route import Way
 from rh.transfer.stream import arrived
@@ -169,15 +169,16 @@ def _send(mover: Mover, source: System, files: Iterable[tuple[Step, Entry]], *, 
             try:
                 if size <= _WHOLE or multipart is None:
                     pending[entry.key] = (step, None)
-                    yield entry, [((0, size), signer.sign_write(step.key, size))]
+                    yield entry, [((0, size), signer.sign_write(step.key, size, expires_s=LINK_S))]
                     continue
                 upload = multipart.begin(step.key, size, part_size=digests.chunk_size(size), executable=step.executable)
                 pending[entry.key] = (step, upload)
                 spans = [(at, min(at + upload.part_size, size)) for at in range(0, size, upload.part_size)]
-                yield (
-                    entry,
-                    [(span, signer.sign_part(upload, number, span[1] - span[0])) for number, span in enumerate(spans)],
-                )
+                parts = [
+                    (span, signer.sign_part(upload, number, span[1] - span[0], expires_s=LINK_S))
+                    for number, span in enumerate(spans)
+                ]
+                yield entry, parts
             except Exception as error:  # noqa: BLE001 - told per file
                 pending.pop(entry.key, None)
                 mover.failed(step, as_rh(error, mover.target.url(step.key)))

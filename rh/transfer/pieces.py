@@ -19,11 +19,13 @@ from rh.transfer.mover import Mover
 from rh.transfer.plan import Step
 from rh.types import Entry, Location, SignedRequest, Span
 
-__all__ = ["Leave", "links", "objects", "told"]
+__all__ = ["LINK_S", "Leave", "links", "objects", "told"]
 
 Leave: TypeAlias = Callable[[Step], None]
 """Takes a step that cannot go this way."""
 
+LINK_S = 12 * 3600
+"""A link lives so long, in seconds: thousands are made ahead, and wait for the bytes of those before them."""
 _WINDOW = 2_000
 """So many files are put in the order of their places before they are asked for."""
 _GOOD_FOR_S = 600.0
@@ -115,7 +117,7 @@ class _Links:
         signer = system.ask(Signing)
         if signer is None:
             raise UnsupportedError("this place signs no links", where=piece.system.url(piece.key))
-        request = signer.sign_read(piece.key)
+        request = signer.sign_read(piece.key, expires_s=LINK_S)
         if piece.start is not None:
             self._last = (place, piece.key, time.monotonic(), request)
         return request

@@ -9,6 +9,7 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import pytest
 
@@ -493,6 +494,26 @@ def test_rotten_bytes_of_a_host_replace_nothing(road: str, size: int, ssh_a: ser
             (outcome,) = sender.send_to(target, [(entry, "f")])
     assert isinstance(outcome.error, IntegrityError)
     assert (tmp_path / "to" / "f").read_bytes() == b"\1" * size
+
+
+def test_links_outlive_long_transfers(s3_server: servers.S3Server, ssh_a: servers.SSHServer, tmp_path: Path) -> None:
+    """Links to thousands of files, and to all parts of a large one, are made before the first bytes have moved."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "small").write_bytes(b"1")
+    (tmp_path / "a" / "large").touch()
+    os.truncate(tmp_path / "a" / "large", 65 << 20)
+    config.register("host", ssh_a.settings(root=str(tmp_path)))
+    with FaultProxy(s3_server.port, http=True) as proxy:
+        config.register("there", s3_server.settings(via=proxy.port))
+        assert transfer.copy_tree(locate("a", "host"), locate("links", "there")).route == "PUSH"
+        assert transfer.copy_tree(locate("links", "there"), locate("b", "host")).route == "PULL"
+        lives = [
+            (one.method, int(parse_qs(one.query)["X-Amz-Expires"][0]))
+            for one in proxy.requests
+            if "X-Amz-Expires" in one.query
+        ]
+    assert {method for method, _ in lives} == {"PUT", "GET"}
+    assert min(life for _, life in lives) >= 12 * 3600
 
 
 def test_failures_hold_no_bytes(s3_server: servers.S3Server, tmp_path: Path) -> None:

@@ -326,7 +326,7 @@ class AzureSystem(BulkStore):
         if held is not None and held[0] >= expiry:
             return held[1]
         core = plugins.need("azure.core.exceptions")
-        lasting = max(expiry, datetime.now(UTC) + timedelta(hours=12))
+        lasting = min(expiry + timedelta(hours=11), datetime.now(UTC) + timedelta(days=7))
         service = sdk.BlobServiceClient(
             place.wire.endpoint,
             credential=plugins.need("azure.identity").DefaultAzureCredential(),
