@@ -479,6 +479,22 @@ def test_sockets_of_killed_clients_go(host: servers.SSHServer, monkeypatch: pyte
         assert list(place.iterdir()) == [living]
 
 
+@pytest.mark.parametrize("name", ["long".ljust(59, "x"), "a blank", "100%d"])
+@pytest.mark.parametrize("where", ["XDG_RUNTIME_DIR", "TMPDIR"])
+def test_directories_that_hold_no_sockets(
+    host: servers.SSHServer, where: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenSSH cannot make sockets there, or takes their paths for others."""
+    settings = host.settings(timeout_s=17)
+    with tempfile.TemporaryDirectory(dir="/tmp") as place:
+        base = os.path.join(place, name)[:59]
+        os.mkdir(base)
+        monkeypatch.setenv("XDG_RUNTIME_DIR", "/proc/1")  # where nobody may make a directory, as in another user's
+        monkeypatch.setenv(where, base)
+        out, _ = elsewhere(settings).communicate()
+    assert out.endswith("end\n")
+
+
 def test_commands_end_where_a_client_holds_our_pipes(
     host: servers.SSHServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import secrets
 import select
 import shutil
@@ -35,6 +36,9 @@ PER_CONNECTION = 8
 """sshd allows 10 sessions per connection unless it is told otherwise."""
 _PATIENCE_S = 5.0
 """A connection that another process left has so long to answer, before it is taken for lost."""
+_FITTING = re.compile(r"[\w/.,:+@-]{1,47}", re.ASCII)
+"""Paths below which control sockets can be. A socket's path has 107 bytes at most: up to 43 are ours, 17 are added by
+OpenSSH while it makes one. It takes blanks, quotes, `%` and `$` for more than themselves."""
 FAST_CIPHER = "aes128-gcm@openssh.com"
 _PIPE_BYTES = 1 << 20
 _WATCH_S = 0.5
@@ -427,21 +431,28 @@ class OpenSSH(Transport):
 def _control_directory() -> str:
     """The user's own directory of control sockets. Masters remove theirs; those of killed ones are removed here."""
     base = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
-    path = os.path.join(base if len(base) < 60 else "/tmp", f"rh-ssh-{os.getuid()}")  # noqa: S108 - checked below
+    base = base if _FITTING.fullmatch(base) else "/tmp"  # noqa: S108 - checked below
+    path = os.path.join(base, f"rh-ssh-{os.getuid()}")
     try:
         os.mkdir(path, 0o700)
     except FileExistsError:
         pass  # ours from before, or a trap: see below
     except OSError:
-        return tempfile.mkdtemp(prefix="rh-")
+        return _fresh_directory()
     found = os.lstat(path)
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        return tempfile.mkdtemp(prefix="rh-")
+        return _fresh_directory()
     for name in os.listdir(path):
         if "." not in name and _is_dead(os.path.join(path, name)):  # with a dot: one that is being made
             with suppress(OSError):  # another process was faster
                 os.unlink(os.path.join(path, name))
     return path
+
+
+def _fresh_directory() -> str:
+    """A new directory of our own, where the usual one cannot be had."""
+    base = tempfile.gettempdir()
+    return tempfile.mkdtemp(prefix="rh-", dir=base if _FITTING.fullmatch(base) else "/tmp")  # noqa: S108 - new
 
 
 def _is_dead(path: str) -> bool:
