@@ -852,6 +852,14 @@ def test_by_way_of_a_proxy(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> No
         refusing.set()
         with pytest.raises(UnavailableError, match=r"the proxy 127\.0\.0\.1 answered 'HTTP/1\.1 403 Forbidden'"):
             list(system.list())
+        ipv6 = {**settings, "endpoint_url": f"https://[::1]:{port}"}
+        with pytest.raises(UnavailableError, match="the proxy"):
+            list(GCSSystem.open(Location("gs", "b/x"), ipv6).list())
+        assert asked[-1][0] == f"[::1]:{port}"
+        monkeypatch.setenv("no_proxy", f"localhost:{port}")
+        direct = GCSSystem.open(Location("gs", "b/x"), {**settings, "timeout_s": 6})
+        assert list(direct.list()) == [Entry("k", 3, etag="7")]
+        direct.close()
     with pytest.raises(UnavailableError, match=f"the proxy 127.0.0.1:{proxy} cannot be reached") as caught:
         list(system.list())
     assert "HTTPS_PROXY" in (caught.value.hint or "")

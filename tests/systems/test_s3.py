@@ -719,7 +719,12 @@ class TestErrors:
                 with pytest.raises(DeadlineError):
                     system.read("f", span).read()
 
-    def test_tls(self, keys, tmp_path):
+    def test_hosts_are_signed_as_they_are_sent(self, s3_server):
+        """An endpoint may be written with capitals."""
+        endpoint = s3_server.endpoint.replace("127.0.0.1", "LocalHost")
+        assert opened(s3_server, endpoint_url=endpoint).write("k", b"1").size == 1
+
+    def test_tls(self, keys, tmp_path, monkeypatch):
         """The server's certificate is checked; what `ca_bundle` names is trusted besides."""
         bundle, chain, key = certificates(tmp_path)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -731,7 +736,8 @@ class TestErrors:
             )
             endpoint = f"https://127.0.0.1:{server.server.server_port}"
             server.open(endpoint_url=endpoint, ca_bundle=str(bundle)).write("k", b"1")
-            server.open(endpoint_url=endpoint, ca_bundle=str(bundle)).write("k//odd", b"1")
+            monkeypatch.setenv("HOME", str(tmp_path))
+            server.open(endpoint_url=endpoint, ca_bundle=f"~/{bundle.name}").write("k//odd", b"1")
             assert len(server.seen) == 2
             for name in ("k", "k//odd"):
                 with pytest.raises(AccessError, match="certificate"):

@@ -50,10 +50,14 @@ class Endpoint(NamedTuple):
     base: str
 
     @property
+    def address(self) -> str:
+        """Host and port."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
     def authority(self) -> str:
         """Host, and port where it is not the scheme's own."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == (443 if self.scheme == "https" else 80) else f"{host}:{self.port}"
+        return self.address.removesuffix(":443" if self.scheme == "https" else ":80")
 
     @property
     def url(self) -> str:
@@ -196,7 +200,7 @@ class Pool:
         weakref.finalize(self, _drop, self._idle).atexit = False
         self._pid = os.getpid()
         self._tls: ssl.SSLContext | None = None
-        proxies = {} if proxy_bypass(endpoint.host) else getproxies()
+        proxies = {} if proxy_bypass(f"{endpoint.host}:{endpoint.port}") else getproxies()
         proxy = proxies.get(endpoint.scheme) or proxies.get("all")
         self._proxy = _Proxy.read(proxy) if proxy else None
         # To a proxy, a request without TLS names the whole URL.
@@ -318,7 +322,7 @@ class Pool:
 
     def _tunnel(self, proxy: _Proxy) -> socket.socket:
         sock = self._dial(proxy.host, proxy.port)
-        target = f"{self.endpoint.host}:{self.endpoint.port}"
+        target = self.endpoint.address
         try:
             sock.sendall(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{proxy.login}\r\n".encode("latin-1"))
             told = b""

@@ -131,7 +131,8 @@ class StoreWire(ABC):
             raise InvalidError(
                 "an endpoint holds no secret", where=parts.hostname, hint="use a profile, a file or the environment"
             )
-        self.scheme, self.netloc, self.base = parts.scheme, parts.netloc, parts.path.rstrip("/")
+        # In lower case, as the host is sent: signatures cover it.
+        self.scheme, self.netloc, self.base = parts.scheme, parts.netloc.lower(), parts.path.rstrip("/")
         self.endpoint = f"{self.scheme}://{self.netloc}{self.base}"
         self.system = system
         self.timeout_s = timeout_s
@@ -318,7 +319,7 @@ class Nothing(Body):
 def ca_bundle(settings: Mapping[str, Any]) -> str | None:
     """Where further certificates are, from the settings or the standard variables."""
     found = settings.get("ca_bundle") or os.environ.get("AWS_CA_BUNDLE") or os.environ.get("REQUESTS_CA_BUNDLE")
-    return str(found) if found else None
+    return os.path.expanduser(str(found)) if found else None
 
 
 def deadline_of(settings: Mapping[str, Any]) -> float:
