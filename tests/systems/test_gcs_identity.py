@@ -170,6 +170,22 @@ def test_a_token_that_ends_is_renewed(system: GCSSystem, identity_server: Identi
     assert len(identity_server.asked) == 4
 
 
+def test_credentials_that_were_renewed_are_read_anew(
+    gcs_server: GCSServer, proxy: FaultProxy, key_file: Path, identity_server: IdentityServer
+) -> None:
+    """Whoever is told to log in again does so, and goes on in the same process."""
+    system = opened(gcs_server, proxy, credentials_file=str(key_file))
+    identity_server.status = 400
+    with pytest.raises(UnauthenticatedError):
+        system.write("k", b"x")
+    good = key_file.read_text()
+    key_file.write_text(good.replace(EMAIL, f"new-{EMAIL}"))
+    identity_server.status = 200
+    assert system.write("k", b"x").size == 1
+    claims = json.loads(base64.urlsafe_b64decode(identity_server.asked[-1][1]["assertion"].split(".")[1] + "=="))
+    assert claims["iss"] == f"new-{EMAIL}"
+
+
 def test_user_project_is_named(gcs_server: GCSServer, proxy: FaultProxy, key_file: Path) -> None:
     """Who pays is said with every request, signed ones too."""
     system = opened(gcs_server, proxy, credentials_file=str(key_file), user_project="payer")

@@ -12,9 +12,13 @@ from typing import Any
 
 import pytest
 
-from rh.errors import RhError
+from rh.errors import RhError, UnauthenticatedError
+from rh.systems import locate, open_system
+from rh.systems.abilities import Bulk, Item
 from rh.systems.s3 import credentials as module
 from rh.systems.s3.credentials import identity, plain_keys
+from rh.testing import servers
+from rh.testing.servers.rclone import PROFILE
 
 KEYS = "aws_access_key_id = AKFILE\naws_secret_access_key = secret%of(file\n"
 FILES = {
@@ -159,3 +163,24 @@ def test_keys_in_the_environment_need_no_boto3(tmp_path: Path) -> None:
         "AWS_REGION": "eu-west-1",
     }
     subprocess.run([sys.executable, "-c", program], env=environment, check=True)
+
+
+@pytest.mark.parametrize("config", ["nothing", "nested"])
+def test_keys_that_were_renewed_are_read_anew(
+    s3_server: servers.S3Server, config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is told to renew them does so, and goes on in the same process; also where boto3 is asked."""
+    furnish(tmp_path, "nothing", config, monkeypatch)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server.endpoint)
+    system, right = open_system(locate("s3://data/renewed")), Path(s3_server.credentials_file).read_text()
+    bulk = system.ask(Bulk)
+    assert bulk is not None
+    for text in (None, FILES["default"]):
+        if text is not None:
+            (tmp_path / ".aws" / "credentials").write_text(text)
+        with pytest.raises(UnauthenticatedError):
+            system.write("k", b"1")
+        (outcome,) = bulk.write_many([Item("k", b"1")])
+        assert isinstance(outcome.error, UnauthenticatedError)
+    (tmp_path / ".aws" / "credentials").write_text(right.replace(PROFILE, "default"))
+    assert system.write("k", b"1").size == 1

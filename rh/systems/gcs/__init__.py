@@ -133,6 +133,7 @@ class _Identity:
         except errors.RefreshError as error:
             if getattr(error, "retryable", False):
                 raise UnavailableError(f"Google's identity service is failing: {_short(error)}") from None
+            self._credentials, self._narrow = None, {}  # whoever logs in again goes on in this process
             raise UnauthenticatedError(
                 f"Google refused our credentials: {_short(error)}", hint="run `gcloud auth application-default login`"
             ) from None

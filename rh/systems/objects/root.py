@@ -16,6 +16,7 @@ from rh.errors import (
     NameClashError,
     NotFoundError,
     RhError,
+    UnauthenticatedError,
     UnavailableError,
 )
 from rh.observe import count
@@ -118,15 +119,19 @@ class Root(ABC, Generic[P]):
     def ask(self, verb: str, method: str, key: str | None = None, *, at: str = "", **more: Any) -> Answer:
         """One request about the object under `key`, or without a key about the bucket; errors then name `at`."""
         named = at if key is None else key
-        return self.place.wire.request(
-            verb,
-            method,
-            self.name,
-            None if key is None else self.path(key),
-            where=self.url(named),
-            error=lambda failure: self.failed(failure, named),
-            **more,
-        )
+        try:
+            return self.place.wire.request(
+                verb,
+                method,
+                self.name,
+                None if key is None else self.path(key),
+                where=self.url(named),
+                error=lambda failure: self.failed(failure, named),
+                **more,
+            )
+        except UnauthenticatedError:
+            self._kept = None  # whoever renews the credentials goes on with this handle
+            raise
 
     def asked(self, verb: str, method: str, key: str, **more: Any) -> Asked:
         """One of many requests about objects, for `ask_many`."""
@@ -136,7 +141,10 @@ class Root(ABC, Generic[P]):
         self, requests: Iterator[tuple[T, Asked | RhError]], *, workers: int
     ) -> Iterator[tuple[T, Answer | RhError]]:
         """`StoreWire.request_many` on this bucket."""
-        return self.place.wire.request_many(self.name, requests, workers=workers)
+        for tag, answer in self.place.wire.request_many(self.name, requests, workers=workers):
+            if isinstance(answer, UnauthenticatedError):
+                self._kept = None
+            yield tag, answer
 
     def failed(self, failure: Failure, key: str) -> RhError:
         """The error for a failure at a key."""

@@ -6,7 +6,7 @@ import hashlib
 import os
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from rh.errors import InvalidError
@@ -25,20 +25,29 @@ _lock = Lock()
 os.register_at_fork(after_in_child=_places.clear)
 
 
-def shared(kind: type[Place], settings: Settings, variables: tuple[str, ...], make: Callable[[], Place]) -> Place:
-    """The one place of this process for these settings and the environment of this moment.
+def shared(
+    kind: type[Place],
+    settings: Settings,
+    variables: tuple[str, ...],
+    make: Callable[[], Place],
+    *,
+    files: Sequence[str] = (),
+) -> Place:
+    """The one place of this process for these settings, and the environment and the files of this moment.
 
     Args:
         kind: the class of the place.
         settings: of the system.
         variables: prefixes of the environment variables that matter to it.
         make: makes it, without I/O.
+        files: where credentials may be, which somebody may renew.
 
     """
     said = sorted((str(key), repr(value)) for key, value in settings.items())
     around = sorted((key, value) for key, value in os.environ.items() if key.startswith((*variables, "HOME")))
+    written = [_written(file) for file in files]
     # A digest, since the environment may hold secrets.
-    stamp = (kind, hashlib.sha256(repr((said, around)).encode("utf-8", "surrogateescape")).digest())
+    stamp = (kind, hashlib.sha256(repr((said, around, written)).encode("utf-8", "surrogateescape")).digest())
     found = _places.get(stamp)
     if found is None:
         made = make()
@@ -46,6 +55,15 @@ def shared(kind: type[Place], settings: Settings, variables: tuple[str, ...], ma
             found = _places.setdefault(stamp, made)
     place: Place = found
     return place
+
+
+def _written(file: str) -> tuple[int, ...] | None:
+    """What differs when a file is written anew."""
+    try:
+        found = os.stat(os.path.expanduser(file))
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def flag(value: Any) -> bool | None:

@@ -122,7 +122,9 @@ def _region_of(host: str) -> str:
 
 def place_of(settings: Settings, identity: Identity) -> Place:
     """The place these settings and the environment of this moment mean, one per process."""
-    return shared(Place, settings, ("AWS_",), lambda: Place(settings, identity))
+    file = settings.get("credentials_file") or os.environ.get("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials"
+    files = (str(file), os.environ.get("AWS_CONFIG_FILE") or "~/.aws/config")
+    return shared(Place, settings, ("AWS_",), lambda: Place(settings, identity), files=files)
 
 
 def unsupported(place: Place, where: str) -> RhError:
