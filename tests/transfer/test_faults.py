@@ -7,6 +7,7 @@ import os
 import random
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import parse_qs
@@ -494,6 +495,26 @@ def test_rotten_bytes_of_a_host_replace_nothing(road: str, size: int, ssh_a: ser
             (outcome,) = sender.send_to(target, [(entry, "f")])
     assert isinstance(outcome.error, IntegrityError)
     assert (tmp_path / "to" / "f").read_bytes() == b"\1" * size
+
+
+@pytest.mark.parametrize("store", STORES, indirect=True)
+def test_what_went_wrong_is_told_where_an_upload_cannot_be_aborted(store) -> None:
+    """Promise 28: not that the upload of what was interrupted may not be aborted."""
+
+    def stopped() -> Iterator[bytes]:
+        for _ in range(20):
+            yield bytes(1 << 20)
+        raise KeyboardInterrupt
+
+    denied = Status(code=403, match=lambda request: request.method == "DELETE")
+    with FaultProxy(store.port, [denied], http=True) as proxy:
+        config.register("there", store.settings(via=proxy.port))
+        system = open_system(locate("unabortable", "there"))
+        with pytest.raises(KeyboardInterrupt):
+            system.write("stopped", stopped(), size=100 << 20)
+        with pytest.raises(IntegrityError, match="not as long"):
+            system.write("short", (bytes(1 << 20) for _ in range(20)), size=100 << 20)
+        assert proxy.counts.faults["Status"] > 0
 
 
 def test_links_outlive_long_transfers(s3_server: servers.S3Server, ssh_a: servers.SSHServer, tmp_path: Path) -> None:

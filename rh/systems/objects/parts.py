@@ -9,7 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
 from typing import NamedTuple
 
-from rh.errors import IntegrityError, InvalidError
+from rh.errors import IntegrityError, InvalidError, RhError
+from rh.observe import log
 from rh.systems.base import Bytes
 from rh.types import ANY, Condition, Entry
 
@@ -92,6 +93,13 @@ class PartedUpload(ABC):
     def abort(self) -> None:
         """Forget the upload."""
 
+    def give_up(self) -> None:
+        """`abort`, where something else went wrong: that is what has to be told. `sweep` removes what stays."""
+        try:
+            self.abort()
+        except RhError as error:
+            log.debug("%s: an upload was not aborted: %s", self.where, error)
+
 
 def whole_or_in_parts(
     data: Bytes | Iterable[Bytes],
@@ -154,7 +162,7 @@ def whole_or_in_parts(
         upload.size = total
         return upload.finish(tags, when=when)
     except BaseException:
-        upload.abort()
+        upload.give_up()
         raise
 
 

@@ -218,8 +218,8 @@ def copy_in_parts(bucket: Bucket, key: str, origin: Bucket, entry: Entry, watch:
                 watch(min(len(tags) * part, entry.size))
         return upload.finish(tags)
     except ConflictError as error:
-        upload.abort()
+        upload.give_up()
         raise ConflictError("it has changed since it was listed", where=origin.url(entry.key)) from error
     except BaseException:
-        upload.abort()
+        upload.give_up()
         raise
