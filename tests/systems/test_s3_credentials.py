@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from rh.errors import RhError, UnauthenticatedError
+from rh.errors import AccessError, RhError, UnauthenticatedError
 from rh.systems import locate, open_system
 from rh.systems.abilities import Bulk, Item
 from rh.systems.s3 import credentials as module
@@ -182,5 +182,8 @@ def test_keys_that_were_renewed_are_read_anew(
             system.write("k", b"1")
         (outcome,) = bulk.write_many([Item("k", b"1")])
         assert isinstance(outcome.error, UnauthenticatedError)
+    with pytest.raises(AccessError, match="no reason") as caught:
+        system.head("k")  # whose answer has no body
+    assert "renew the credentials" in (caught.value.hint or "")
     (tmp_path / ".aws" / "credentials").write_text(right.replace(PROFILE, "default"))
     assert system.write("k", b"1").size == 1

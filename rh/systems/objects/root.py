@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 from rh.errors import (
+    AccessError,
     ConflictError,
     DeadlineError,
     ExistsError,
@@ -16,7 +17,6 @@ from rh.errors import (
     NameClashError,
     NotFoundError,
     RhError,
-    UnauthenticatedError,
     UnavailableError,
 )
 from rh.observe import count
@@ -129,7 +129,7 @@ class Root(ABC, Generic[P]):
                 error=lambda failure: self.failed(failure, named),
                 **more,
             )
-        except UnauthenticatedError:
+        except (AccessError, InvalidError):
             self._kept = None  # whoever renews the credentials goes on with this handle
             raise
 
@@ -142,7 +142,7 @@ class Root(ABC, Generic[P]):
     ) -> Iterator[tuple[T, Answer | RhError]]:
         """`StoreWire.request_many` on this bucket."""
         for tag, answer in self.place.wire.request_many(self.name, requests, workers=workers):
-            if isinstance(answer, UnauthenticatedError):
+            if isinstance(answer, AccessError):
                 self._kept = None
             yield tag, answer
 

@@ -87,9 +87,17 @@ def error_of(failure: Failure, *, where: str, bucket: str, system: str, profile:
         return AccessError("the object is archived", where=where, hint="restore it first")
     if failure.status == 412 or code == "PreconditionFailed":
         return ConflictError(f"a precondition failed: {detail}", where=where)
+    if failure.status in (400, 403) and not code:
+        # The answer to a HEAD has no body that would say why: expired credentials and another region are 400 on AWS.
+        kind = AccessError if failure.status == 403 else InvalidError
+        return kind(
+            f"the request was refused: the store gives no reason (status {failure.status})",
+            where=where,
+            hint="ask for the permission on this bucket and key, renew the credentials, or check profile and region",
+        )
     if failure.status == 403:
         return AccessError(
-            f"access denied: {detail or 'the store gives no reason'}",
+            f"access denied: {detail}",
             where=where,
             hint="ask for the permission on this bucket and key, or choose another profile",
         )
