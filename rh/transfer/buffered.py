@@ -17,7 +17,7 @@ from typing import TypeAlias, TypeVar
 
 from rh import digest as digests
 from rh.digest import Digest
-from rh.errors import AccessError, ConflictError, IntegrityError, NotFoundError, RhError, UnsupportedError
+from rh.errors import AccessError, ConflictError, IntegrityError, InvalidError, NotFoundError, RhError, UnsupportedError
 from rh.systems.abilities import Multipart, Upload
 from rh.systems.base import Body, Bytes
 from rh.transfer.journal import OpenUpload
@@ -178,7 +178,7 @@ class _Large:
                 upload.abort()
                 return None
             there = upload.parts()
-        except (AccessError, NotFoundError, UnsupportedError):
+        except (AccessError, InvalidError, NotFoundError, UnsupportedError):
             return None  # gone, or not ours to look at; a new one takes its place, in the journal as well
         self.tags = {number: tag for number, tag in there.items() if number in earlier.parts}
         self.chunks = {number: earlier.parts[number] for number in self.tags}

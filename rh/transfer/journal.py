@@ -105,26 +105,29 @@ class Journal:
         source, target = DigestCache(self._source), DigestCache(self._target)
         ours: list[Row] = []
         theirs: list[Row] = []
-        for kind, *record in self._records():
-            if kind == "done":
-                key, etag, target_key, target_etag, size, digest, chunks = record
-                if etag is not None:
-                    ours.append(Row(key, size, "file", digest, etag, None, chunks))
-                theirs.append(Row(target_key, size, "file", digest, target_etag, None, chunks))
-                self.uploads.pop(target_key, None)
-                if len(theirs) >= 10_000:
-                    source.remember(ours)
-                    target.remember(theirs)
-                    ours.clear()
-                    theirs.clear()
-            elif kind == "begin":
-                self.uploads[record[0]] = OpenUpload(*record)
-            elif kind == "part":
-                key, number, chunks = record
-                if key in self.uploads:
-                    self.uploads[key].parts[number] = chunks
-            elif kind == "drop":
-                self.uploads.pop(record[0], None)
+        try:
+            for kind, *record in self._records():
+                if kind == "done":
+                    key, etag, target_key, target_etag, size, digest, chunks = record
+                    if etag is not None:
+                        ours.append(Row(key, size, "file", digest, etag, None, chunks))
+                    theirs.append(Row(target_key, size, "file", digest, target_etag, None, chunks))
+                    self.uploads.pop(target_key, None)
+                    if len(theirs) >= 10_000:
+                        source.remember(ours)
+                        target.remember(theirs)
+                        ours.clear()
+                        theirs.clear()
+                elif kind == "begin":
+                    self.uploads[record[0]] = OpenUpload(*record)
+                elif kind == "part":
+                    key, number, chunks = record
+                    if key in self.uploads:
+                        self.uploads[key].parts[number] = chunks
+                elif kind == "drop":
+                    self.uploads.pop(record[0], None)
+        except (EOFError, IndexError, TypeError, ValueError) as error:
+            log.warning("the rest of the journal is of another version of rh, and not gone on from: %s", error)
         source.remember(ours)
         target.remember(theirs)
         os.ftruncate(self._fd, 0)

@@ -27,6 +27,7 @@ from rh.systems.s3.bucket import Bucket
 from rh.systems.wrap import unwrap
 from rh.testing import servers
 from rh.testing.faults import Bandwidth, Cut, Delay, DropAnswer, Duplicate, FaultProxy, Flip, Status, Swallow, Truncate
+from rh.transfer.journal import Journal, OpenUpload
 from rh.types import Location
 from tests.transfer import trees
 
@@ -515,6 +516,21 @@ def test_what_went_wrong_is_told_where_an_upload_cannot_be_aborted(store) -> Non
         with pytest.raises(IntegrityError, match="not as long"):
             system.write("short", (bytes(1 << 20) for _ in range(20)), size=100 << 20)
         assert proxy.counts.faults["Status"] > 0
+
+
+def test_a_journal_of_another_version_holds_up_nothing(s3_server: servers.S3Server, tmp_path: Path) -> None:
+    """It is a hint and nothing more: neither its records nor the tokens in it have to be ours."""
+    config.register("there", s3_server.settings())
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "large").write_bytes(bytes(20 << 20))
+    source, target = locate(str(tmp_path / "a")), locate("journal-of-another", "there")
+    journal = Journal(open_system(source), open_system(target))
+    journal.begin(OpenUpload("large", 20 << 20, None, "a token of another version", 16 << 20))
+    journal._write("begin", "large", 20 << 20)
+    journal.close(complete=False)
+    assert transfer.copy_tree(source, target).done == 1
+    assert transfer.verify_tree(target).ok
+    assert not journal.path.exists()
 
 
 def test_links_outlive_long_transfers(s3_server: servers.S3Server, ssh_a: servers.SSHServer, tmp_path: Path) -> None:
