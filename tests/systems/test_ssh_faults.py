@@ -479,6 +479,16 @@ def test_sockets_of_killed_clients_go(host: servers.SSHServer, monkeypatch: pyte
         assert list(place.iterdir()) == [living]
 
 
+def test_a_configuration_that_is_no_utf_8(host: servers.SSHServer, tmp_path: Path) -> None:
+    """It is bytes to OpenSSH."""
+    config = tmp_path / "config"
+    config.write_bytes(host.config_file.read_bytes() + b"\nHost *\n  SetEnv X=caf\xe9\n")
+    with SSHSystem.open(
+        Location("x", "~/latin"), {**host.settings(timeout_s=17), "config_file": str(config)}
+    ) as system:
+        assert system.write("x", b"1").size == 1
+
+
 @pytest.mark.parametrize("name", ["long".ljust(59, "x"), "a blank", "100%d"])
 @pytest.mark.parametrize("where", ["XDG_RUNTIME_DIR", "TMPDIR"])
 def test_directories_that_hold_no_sockets(

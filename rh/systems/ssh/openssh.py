@@ -399,7 +399,8 @@ class OpenSSH(Transport):
                 [self._program, *options, *self._plain(), "--", self.host.host],
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
-                text=True,
+                encoding="utf-8",
+                errors="surrogateescape",  # what is in a configuration need not be text
                 timeout=within_s or self.host.timeout_s,
                 check=False,
                 env={**os.environ, "LC_ALL": "C"},
