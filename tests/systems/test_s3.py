@@ -664,7 +664,7 @@ class TestErrors:
     @pytest.mark.parametrize(("status", "code", "error", "words"), ANSWERS, ids=[answer[1] for answer in ANSWERS])
     def test_refusals(self, keys, status, code, error, words):
         """Each refusal is its own error with place and fix, and costs exactly one request."""
-        xml = f"<Error><Code>{code}</Code><Message>said so</Message><Region>eu-west-3</Region></Error>".encode()
+        xml = f"<Error><Code>{code}</Code><Message>it isn&#39;t so</Message><Region>eu-west-3</Region></Error>".encode()
         with Scripted(lambda *_request: (status, {}, xml)) as server:
             system = server.open()
             attempts = [
@@ -678,6 +678,7 @@ class TestErrors:
                 with pytest.raises(error) as caught:
                     attempt()
                 assert words in str(caught.value)
+                assert "&#39;" not in str(caught.value)
                 assert caught.value.where
                 assert len(server.seen) == number
 

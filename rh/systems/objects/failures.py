@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from html import unescape
 from typing import NamedTuple
 
 from rh.errors import (
@@ -44,7 +45,7 @@ class Failure(NamedTuple):
 def failure_of(status: int, content: bytes, headers: Mapping[str, str]) -> Failure:
     """What an answer in XML says went wrong."""
     text = content[:8192].decode("utf-8", "replace")
-    found = {name: match.group(1) if (match := tag.search(text)) else "" for name, tag in _TAG.items()}
+    found = {name: unescape(match.group(1)) if (match := tag.search(text)) else "" for name, tag in _TAG.items()}
     region = found["Region"] or headers.get("x-amz-bucket-region") or ""
     code = found["Code"] or headers.get("x-ms-error-code") or ""
     return Failure(status, code, found["Message"], region)
