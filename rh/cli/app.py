@@ -89,6 +89,7 @@ for command in (
     listing.du,
     find.find,
     move.plan,
+    move.diff,
     move.verify,
     files.info,
     names.save,

@@ -7,12 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast, overload
 
+from rh.resources import places
 from rh.resources.versioned import Versioned
 
 if TYPE_CHECKING:
+    from rh.progress import Progress
     from rh.resources.draft import Draft
     from rh.resources.folder import Folder
     from rh.resources.named_draft import NamedDraft
+    from rh.transfer.options import Links
     from rh.versions.diff import Diff
     from rh.versions.drafts import OpenDraft
     from rh.versions.series import Version
@@ -123,3 +126,41 @@ class FolderVersions(Versioned):
         from rh.resources.comparing import diff_versions
 
         return diff_versions(self, old, new)
+
+    def compare(
+        self,
+        other: str | os.PathLike[str] | Folder,
+        *,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        ignore_file: bool = True,
+        links: Links = "follow",
+        progress: Progress | None = None,
+    ) -> Diff:
+        """What differs from this folder to another one, anywhere: true if anything does. Print it.
+
+        Files of one size whose digests are not known are read, where possible by the places themselves.
+
+        Args:
+            other: a path here, a URL, or a folder.
+            include: patterns of the files that are meant, as for `to`; also `exclude`, `ignore_file` and `links`.
+            exclude: see there.
+            ignore_file: see there.
+            links: see there.
+            progress: is told of the files that are read; by default a bar on a terminal.
+
+        Raises:
+            NotFoundError: one of them is not there. ConflictError: a file changed meanwhile.
+        """
+        from rh.resources.comparing import diff_places
+        from rh.resources.folder import Folder
+        from rh.transfer import Options
+
+        here = cast("Folder", self)
+        there = other if isinstance(other, Folder) else Folder(location=places.resolve(other, None))
+        for one in (here, there):
+            one.check_reachable()
+            if not one.exists_in_system():
+                raise one.missing()
+        options = Options(include=include, exclude=exclude, ignore_file=ignore_file, links=links)
+        return diff_places(here.location, there.location, options, progress)

@@ -32,6 +32,7 @@ __all__ = [
     "Step",
     "Verification",
     "WholeKeywords",
+    "compare_trees",
     "copy_file",
     "copy_tree",
     "digest_file",
@@ -48,6 +49,11 @@ _DEFAULT = Options()
 def plan_tree(source: Location, target: Location, options: Options = _DEFAULT) -> Plan:
     """What `copy_tree` would do; nothing is changed."""
     return _plan.plan_tree(open_system(source), open_system(target), options)
+
+
+def compare_trees(a: Location, b: Location, options: Options = _DEFAULT) -> Plan:
+    """How two trees differ, as a plan from one to the other that nobody carries out: `b` may be read-only."""
+    return _plan.compare_trees(open_system(a), open_system(b), options)
 
 
 def plan_file(source: Location, target: Location, options: Options = _DEFAULT, *, stored: Row | None = None) -> Plan:

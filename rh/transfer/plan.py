@@ -45,7 +45,7 @@ from rh.transfer.survey import (
 )
 from rh.types import Entry
 
-__all__ = ["Action", "Plan", "Same", "Step", "existing", "plan_file", "plan_tree"]
+__all__ = ["Action", "Plan", "Same", "Step", "compare_trees", "existing", "plan_file", "plan_tree"]
 
 _IN_MEMORY = 20_000
 _TOGETHER = 200
@@ -286,6 +286,20 @@ def plan_tree(source: System, target: System, options: Options) -> Plan:
     if not target.writable:
         raise unwritable(target)
     _refuse_overlap(source, target)
+    plan = compare_trees(source, target, options)
+    if plan.moves or plan.counts[Action.MAKE]:
+        plan.route, plan.way = route(source, target, limited=options.bandwidth is not None)
+    return plan
+
+
+def compare_trees(source: System, target: System, options: Options) -> Plan:
+    """A plan of how two trees differ, one that nobody carries out: the target need not be writable.
+
+    Raises:
+        NotFoundError: there is nothing at the source.
+        InvalidError: a pattern is wrong.
+        NameClashError: a key has no place at the target.
+    """
     began, believe = time.monotonic(), True
     while True:
         plan = Plan(source, target, options)
@@ -297,8 +311,6 @@ def plan_tree(source: System, target: System, options: Options) -> Plan:
                 raise
             log.warning("%s; the target is compared as if other tools had written it", error)
             believe = False
-    if plan.moves or plan.counts[Action.MAKE]:
-        plan.route, plan.way = route(source, target, limited=options.bandwidth is not None)
     plan.seconds = time.monotonic() - began
     return plan
 

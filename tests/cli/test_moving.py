@@ -14,6 +14,32 @@ import pytest
 import rh as library
 
 
+def test_diff(rh, tmp_path):
+    """Exits with 1 where anything differs, also of the same size and time; versions and files, too."""
+    for name in ("a", "b"):
+        (tmp_path / name / "sub").mkdir(parents=True)
+        (tmp_path / name / "sub" / "x").write_text("1")
+        os.utime(tmp_path / name / "sub" / "x", (1, 1))
+    assert rh("diff", "a", "b").out == "no differences\n"
+    assert rh("diff", "a", "b", "--json").out == ""
+    (tmp_path / "b" / "sub" / "x").write_text("2")
+    os.utime(tmp_path / "b" / "sub" / "x", (1, 1))
+    (tmp_path / "b" / "new.txt").write_text("3")
+    assert rh("diff", "a", "b", expect=1).out.splitlines()[1:] == [
+        "modified  sub/x (1 B → 1 B)",
+        "1 added (1 B), 1 modified (1 B)",
+    ]
+    told = rh("diff", "a", "b", "--exclude", "*.txt", "--json", expect=1).json
+    assert (told["change"], told["path"], told["digest"] != told["old_digest"]) == ("modified", "sub/x", True)
+    assert rh("diff", "a/sub/x", "b/sub/x", expect=1).out == "modified  x\n"
+    assert rh("diff", "a/sub/x", "a/sub/x").out == "no differences\n"
+    rh("save", "kept", "a")
+    rh("commit", "kept")
+    assert rh("diff", "a", "rh://kept:v1").out == "no differences\n"
+    assert "nothing is there" in rh("diff", "a", "none", expect=3).err
+    assert "the other a directory" in rh("diff", "a", "b/new.txt", expect=2).err
+
+
 @pytest.mark.parametrize("place", ["dst", "memory://cli/dst", "s3"])
 def test_a_tree_goes_and_comes_back(rh, tree, tmp_path, place, world):
     target = f"{world['s3']}/dst" if place == "s3" else place

@@ -416,6 +416,28 @@ def test_what_describes_a_directory_goes_with_it(folder, here):
     assert mirror.ls(full_paths=False) == ["a", "kept/"]
 
 
+def test_compare(folder, here):
+    """By content, whoever wrote the files; nothing is changed, and what was read is remembered."""
+    here.put({"same": b"1" * 100, "other": b"a", "longer": b"12", "only/here": b"", "left.tmp": b"x", "was.link": b"5"})
+    folder.put({"same": b"1" * 100, "other": b"b", "longer": b"1", "only/there": b"", "was.link": b"5"})
+    found = here.compare(folder, exclude=["*.tmp"])
+    assert found
+    assert [(change.what, change.path) for change in found] == [
+        ("modified", "longer"),
+        ("removed", "only/here"),
+        ("added", "only/there"),
+        ("modified", "other"),
+    ]
+    assert (found.a, found.b) == (here.url, folder.url)
+    assert not here.compare(folder.url, include=["same", "was.link"])
+    assert {change.path for change in here.compare(folder)} >= {"left.tmp"}
+    with pytest.raises(errors.NotFoundError):
+        here.compare(folder / "none")
+    copy = here.to(folder.system, elsewhere(folder), delete=True)
+    assert not here.compare(copy)
+    assert not copy.compare(here)
+
+
 def test_rm_refuses_before_it_removes(folder):
     folder.put(TREE)
     for names_ in (("a.txt", "typo"), ("a.txt", "typo/")):
