@@ -114,6 +114,9 @@ def sync(
     target: Target,
     given: Given,
     delete: Delete = False,
+    max_delete: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help="Change nothing if more than N files would be deleted.")
+    ] = None,
     dry_run: DryRun = False,
     no_progress: NoProgress = False,
     json: AsJson = False,
@@ -122,7 +125,7 @@ def sync(
 
     With --delete what SOURCE has not is removed from TARGET.
     """
-    given |= {"delete": delete, "dry_run": dry_run}
+    given |= {"delete": delete, "max_delete": max_delete, "dry_run": dry_run}
     _transfer(source, target, given, files=False, as_json=json, no_progress=no_progress)
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["here", "move", "plan", "restore", "verify"]
 
-_FIXED = ("include", "exclude", "keys", "ignore_file", "delete", "names", "links", "dry_run", "manifest")
+_FIXED = ("include", "exclude", "keys", "ignore_file", "delete", "max_delete", "names", "links", "dry_run", "manifest")
 """Options of a transfer that a table decides for itself."""
 
 

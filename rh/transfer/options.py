@@ -37,6 +37,7 @@ class Keywords(WholeKeywords, total=False):
     ignore_file: bool
     links: Links
     delete: bool
+    max_delete: int | None
     dry_run: bool
     names: Names
     manifest: bool
@@ -57,6 +58,7 @@ class Options:
         on_existing: `"update"` moves what differs, `"skip"` leaves what exists, `"error"` refuses to begin if
             anything that differs exists, `"replace"` moves everything again.
         delete: remove what the target has and the source has not. Keys that the patterns leave out are left alone.
+        max_delete: refuse to begin if more than so many would be removed, as where the source was emptied by mistake.
         dry_run: plan only; the receipt says what would be done.
         names: `"refuse"` keys the target cannot hold before anything is moved, `"encode"` them (`%XX`), or on the way
             back `"decode"` what was encoded.
@@ -72,6 +74,7 @@ class Options:
     links: Links = "follow"
     on_existing: OnExisting = "update"
     delete: bool = False
+    max_delete: int | None = None
     dry_run: bool = False
     names: Names = "refuse"
     workers: int | None = None
@@ -90,13 +93,15 @@ class Options:
         for name in ("ignore_file", "delete", "dry_run", "manifest"):
             if not isinstance(getattr(self, name), bool):
                 raise InvalidError(f"{name}={getattr(self, name)!r} is neither True nor False")
-        for name in ("workers", "bandwidth"):
+        for name in ("workers", "bandwidth", "max_delete"):
             if isinstance(getattr(self, name), bool):  # else `True` would be one of them, or a byte per second
                 raise InvalidError(f"{name}={getattr(self, name)!r} is not a number")
         if self.workers is not None and not (isinstance(self.workers, int) and 1 <= self.workers <= 1024):
             raise InvalidError(f"workers={self.workers!r} is not a number from 1 to 1024")
         if self.bandwidth is not None and not (isinstance(self.bandwidth, int | float) and self.bandwidth > 0):
             raise InvalidError(f"bandwidth={self.bandwidth!r} is not a number of bytes per second above 0")
+        if self.max_delete is not None and not (isinstance(self.max_delete, int) and self.max_delete >= 0):
+            raise InvalidError(f"max_delete={self.max_delete!r} is not a number of files")
         for name in ("include", "exclude", "keys"):
             value = getattr(self, name)
             if value is None:

@@ -13,7 +13,16 @@ from rh.content import manifest
 from rh.content.cache import Described, DigestCache, settled
 from rh.content.rows import PAGE, Rows
 from rh.content.tree import Row, without_implied
-from rh.errors import ConflictError, IntegrityError, NotFoundError, RhError, TransferError, UnsupportedError, printable
+from rh.errors import (
+    ConflictError,
+    IntegrityError,
+    InvalidError,
+    NotFoundError,
+    RhError,
+    TransferError,
+    UnsupportedError,
+    printable,
+)
 from rh.observe import log
 from rh.progress import Progress
 from rh.systems.abilities import Composed, Digesting, Multipart
@@ -38,12 +47,20 @@ def run(plan: Plan, *, progress: Progress, cancel: threading.Event | None = None
     """Carry out a plan.
 
     Raises:
+        InvalidError: more than `max_delete` files would be deleted; nothing is changed.
         TransferError: some files did not arrive; the receipt is in it, and the same call again goes on from there.
         KeyboardInterrupt: as ever; what was begun can be resumed.
     """
     began = time.monotonic() - plan.seconds
     if plan.options.dry_run:
         return _receipt(plan, began, dry_run=True)
+    most = plan.options.max_delete
+    if most is not None and plan.counts[Action.DELETE] > most:
+        raise InvalidError(
+            f"{plan.counts[Action.DELETE]:,} files would be deleted, and max_delete is {most:,}",
+            where=plan.target.url(),
+            hint="look whether the source is what it should be; a plan or dry run shows what would go",
+        )
     only = None if plan.file is None else (plan.source_key, plan.file)
     mover = Mover.new(plan.source, plan.target, plan.options, progress, cancel, only)
     complete = False

@@ -136,6 +136,20 @@ def test_delete_only_when_asked_and_never_what_patterns_leave_out(tmp_path: Path
     assert keys(target) == ["a.txt", "keep.log"]
 
 
+def test_no_more_is_deleted_than_is_allowed(tmp_path: Path) -> None:
+    """An emptied source, or a disk that is not mounted, empties no mirror."""
+    source, target = make(tmp_path / "a", a="1", b="2", c="3"), locate(str(tmp_path / "b"))
+    transfer.copy_tree(source, target)
+    for name in ("a", "b"):
+        (tmp_path / "a" / name).unlink()
+    (tmp_path / "a" / "d").write_text("4")
+    with pytest.raises(InvalidError, match="2 files would be deleted, and max_delete is 1"):
+        transfer.copy_tree(source, target, Options(delete=True, max_delete=1))
+    assert keys(target) == ["a", "b", "c"]
+    assert transfer.plan_tree(source, target, Options(delete=True, max_delete=1)).counts["delete"] == 2
+    assert transfer.copy_tree(source, target, Options(delete=True, max_delete=2)).deleted == 2
+
+
 def test_patterns_and_the_ignore_file(tmp_path: Path) -> None:
     source = make(tmp_path / "a", a_txt="1", b_py="2", d__c_txt="3", secret_key="4")
     (tmp_path / "a" / ".rhignore").write_text("*.key\n.rhignore\n")
@@ -304,6 +318,8 @@ def test_a_target_within_the_source_is_refused_by_whatever_name(ssh_a, tmp_path:
         {"keys": "labels.csv"},
         {"keys": [b"a"]},
         {"delete": "no"},
+        {"max_delete": -1},
+        {"max_delete": True},
         {"dry_run": 1},
         {"manifest": "no"},
         {"what": 1},
