@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["OfRegistry", "bare", "grant", "login", "logout", "registry_of", "revoke", "share", "token_app", "user_app"]
 
-user_app = typer.Typer(help="The users of a registry.", no_args_is_help=True, rich_markup_mode=None)
-token_app = typer.Typer(help="The tokens of users.", no_args_is_help=True, rich_markup_mode=None)
+user_app = typer.Typer(help="Manage the users of a registry.", no_args_is_help=True, rich_markup_mode=None)
+token_app = typer.Typer(help="Manage the access tokens of users.", no_args_is_help=True, rich_markup_mode=None)
 
 _ROLES = ("read", "write", "admin")
 _ACCESS = _ROLES[:2]
@@ -36,15 +36,13 @@ def _complete_user(incomplete: str) -> list[str]:
 
 OfRegistry = Annotated[
     str | None,
-    typer.Option("--registry", metavar="URL", help="Of this registry; by default of the one that is configured."),
+    typer.Option("--registry", metavar="URL", help="Registry to use; by default the configured one."),
 ]
 UserName = Annotated[str, typer.Argument(metavar="USER", autocompletion=_complete_user, show_default=False)]
 UserNames = Annotated[
     list[str] | None, typer.Argument(metavar="[USER]...", autocompletion=_complete_user, show_default=False)
 ]
-Lifetime = Annotated[
-    str | None, typer.Option("--expires", metavar="SPAN", help="The token ends after this time: 12h, 90d, 4w.")
-]
+Lifetime = Annotated[str | None, typer.Option("--expires", metavar="SPAN", help="Lifetime of the token: 12h, 90d, 4w.")]
 
 
 def grant(
@@ -69,10 +67,10 @@ def grant(
     registry: OfRegistry = None,
     json: AsJson = False,
 ) -> None:
-    """Give a user a role on a prefix of names, or list the roles there are.
+    """Grant a user a role on a prefix of names, or list roles.
 
-    Without USER and ROLE it lists the roles on PREFIX, below it and above it; without PREFIX, those on all names that
-    are yours to share. Who has the role admin on /org says who may do what there.
+    Without USER and ROLE, lists the roles on PREFIX, below it and above it; without PREFIX, those on all names that you
+    may share. The role admin on /org allows granting roles there.
     """
     from rh.config import did_you_mean
     from rh.errors import InvalidError
@@ -92,12 +90,15 @@ def grant(
 @user_app.command("add")
 def _add(
     user: UserName,
-    admin: Annotated[bool, typer.Option("--admin", help="May do everything, on every name.")] = False,
+    admin: Annotated[bool, typer.Option("--admin", help="Full access to every name.")] = False,
     expires: Lifetime = None,
     registry: OfRegistry = None,
     json: AsJson = False,
 ) -> None:
-    """Let somebody in, and print a token for them, which is not shown again."""
+    """Add a user, and print a token for them.
+
+    The token is not shown again.
+    """
     from rh.errors import ExistsError
 
     accounts = _accounts(registry)
@@ -114,13 +115,11 @@ def _add(
 @user_app.command("set")
 def _set(
     user: UserName,
-    admin: Annotated[
-        bool, typer.Option("--admin/--no-admin", help="May do everything, on every name.", show_default=False)
-    ],
+    admin: Annotated[bool, typer.Option("--admin/--no-admin", help="Full access to every name.", show_default=False)],
     registry: OfRegistry = None,
     json: AsJson = False,
 ) -> None:
-    """Make a user an admin, or no admin."""
+    """Make a user an admin, or revoke admin rights."""
     from rh.config import did_you_mean
     from rh.errors import NotFoundError
 
@@ -135,17 +134,17 @@ def _set(
 
 @user_app.command("rm")
 def _remove(user: UserName, registry: OfRegistry = None, json: AsJson = False) -> None:
-    """Let somebody in no more. What they saved stays."""
+    """Remove a user; what they saved stays."""
     _accounts(registry).remove_user(user)
     if json:
         show.emit({"removed": user})
     else:
-        show.line(f"{user} is let in no more; what they saved stays")
+        show.line(f"{user} is removed; what they saved stays")
 
 
 @user_app.command("ls")
 def _users(registry: OfRegistry = None, json: AsJson = False) -> None:
-    """List who may use the registry."""
+    """List the users of a registry."""
     found = _accounts(registry).users()
     for user in found:
         if json:
@@ -159,15 +158,21 @@ def _new_token(
     user: Annotated[
         str | None,
         typer.Argument(
-            metavar="[USER]", autocompletion=_complete_user, show_default=False, help="Whose; by default yours."
+            metavar="[USER]",
+            autocompletion=_complete_user,
+            show_default=False,
+            help="Owner of the token; by default you.",
         ),
     ] = None,
-    name: Annotated[str, typer.Option(metavar="TEXT", help="What it is for.")] = "",
+    name: Annotated[str, typer.Option(metavar="TEXT", help="What the token is for.")] = "",
     expires: Lifetime = None,
     registry: OfRegistry = None,
     json: AsJson = False,
 ) -> None:
-    """Make a token and print it. It is not shown again."""
+    """Create a token and print it.
+
+    It is not shown again.
+    """
     from rh.registry.accounts import new_credential
 
     accounts, ttl_s = _accounts(registry), span_of(expires, "--expires")
@@ -184,7 +189,7 @@ def _tokens(
     registry: OfRegistry = None,
     json: AsJson = False,
 ) -> None:
-    """List tokens by id: whose, what for, until when, last used."""
+    """List tokens, with user, purpose, expiry and last use."""
     found = _accounts(registry).credentials(user)
     rows = []
     for one in found:
@@ -198,11 +203,13 @@ def _tokens(
 
 @token_app.command("revoke")
 def _revoke_token(
-    identity: Annotated[str, typer.Argument(metavar="ID", show_default=False, help="As `rh registry token ls` tells.")],
+    identity: Annotated[
+        str, typer.Argument(metavar="ID", show_default=False, help="As shown by `rh registry token ls`.")
+    ],
     registry: OfRegistry = None,
     json: AsJson = False,
 ) -> None:
-    """Accept a token no more."""
+    """Revoke a token."""
     _accounts(registry).revoke_credential(identity)
     if json:
         show.emit({"revoked": identity})
@@ -217,10 +224,10 @@ def login(
     url: Annotated[str, typer.Argument(metavar="URL", show_default=False, help="https://registry.example.org")],
     json: AsJson = False,
 ) -> None:
-    """Use a registry server from now on.
+    """Log in to a registry server, and use it from now on.
 
-    The token is asked for, or read from standard input, or taken from RH_REGISTRY_TOKEN. It is kept in a private file
-    of its own; the settings get the URL and who you are there.
+    The token is prompted for, read from standard input, or taken from RH_REGISTRY_TOKEN. It is stored in a private file
+    of its own; the URL and your user name are written to the settings.
     """
     from rh.errors import InvalidError, UnauthenticatedError
     from rh.registry import open_registry
@@ -266,11 +273,14 @@ def _warn_of_variables(url: str, user: str) -> None:
 
 def logout(
     url: Annotated[
-        str | None, typer.Argument(metavar="[URL]", show_default=False, help="By default the one configured.")
+        str | None, typer.Argument(metavar="[URL]", show_default=False, help="By default the configured one.")
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """Forget the token of a registry server. To make it useless, `rh registry token revoke` it first."""
+    """Delete the stored token of a registry server.
+
+    The token itself stays valid. To invalidate it, run `rh registry token revoke` first.
+    """
     from rh.errors import InvalidError, NotFoundError
     from rh.registry import default, open_registry
     from rh.registry.http import logins
@@ -293,16 +303,17 @@ def share(
     name: SavedName,
     users: UserNames = None,
     access: Annotated[
-        str, typer.Option(metavar="read|write", autocompletion=one_of(*_ACCESS), help="What they may do.")
+        str, typer.Option(metavar="read|write", autocompletion=one_of(*_ACCESS), help="Access to grant.")
     ] = "read",
     public: Annotated[
-        bool | None, typer.Option("--public/--private", help="Whether everybody may read it.", show_default=False)
+        bool | None, typer.Option("--public/--private", help="Whether everybody can read it.", show_default=False)
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """Let others at a name on a registry server. Without USER, tell who may do what.
+    """Grant users access to a name.
 
-    Of roles that are given further up it tells the prefix. What is given on a prefix, `rh registry grant` lists.
+    The name must be on a registry server. Without USER, shows who has which access; roles inherited from a prefix are
+    shown with that prefix. `rh registry grant` lists the roles on a prefix.
     """
     from rh.config import did_you_mean
     from rh.errors import InvalidError
@@ -329,7 +340,7 @@ def revoke(
     users: Annotated[list[str], typer.Argument(metavar="USER...", autocompletion=_complete_user, show_default=False)],
     json: AsJson = False,
 ) -> None:
-    """Let users at a name no more."""
+    """Revoke users' access to a name."""
     from rh.resources import sharing
 
     _tell_share(sharing.revoke(bare(name), users), json=json)

@@ -34,17 +34,18 @@ HELP = """Move data between this machine, SSH hosts, S3, GCS, Azure, Git and the
 
 \b
 A place is one of
-  a path                here, relative to the working directory
+  a path                a local path, relative to the working directory
   s3://bucket/key       a URL: s3 gs az ssh file http(s) git+https github …
   name:/path            a path on a configured host or cluster (name:~/x is below its home)
   name://path           a place on any configured system
-  rh://name/path        what is saved under a name, and a path in it (rh://~/x, rh:///org/x)
-  rh://name:v3/path     the same in a version (rh://name:production, rh://name@sha256:…)
-A trailing slash says that a directory is meant.
+  rh://name/path        a saved name, and a path in it (rh://~/x, rh:///org/x)
+  rh://name:v3/path     a version of it (rh://name:production, rh://name@sha256:…)
+A trailing slash means a directory.
 """
 
 EPILOG = f"""\b
-With --json every command prints JSON (lists: one document per line), errors too, on standard error, with "kind".
+With --json, every command prints JSON (lists: one document per line), and errors as JSON on standard error, with
+"kind".
 
 \b
 Exit codes:

@@ -1,4 +1,4 @@
-"""`rh doctor`: what works here, what does not, and how to mend it."""
+"""`rh doctor`: what works here, what does not, and how to fix it."""
 
 from __future__ import annotations
 
@@ -18,19 +18,17 @@ _MARKS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
 def doctor(
     systems: Annotated[
         list[str] | None,
-        typer.Argument(metavar="SYSTEM", autocompletion=complete_system, help="Look at these systems only."),
+        typer.Argument(metavar="SYSTEM", autocompletion=complete_system, help="Check only these systems."),
     ] = None,
-    timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0.001, help="How long to wait for each system.")
-    ] = 10.0,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", min=0.001, help="Timeout for each system.")] = 10.0,
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Also how to install each extra that nothing here needs.")
+        bool, typer.Option("--verbose", "-v", help="Also show how to install extras that nothing here needs.")
     ] = False,
     json: AsJson = False,
 ) -> None:
-    """Check this machine and every system, and say how to mend.
+    """Check this machine and all systems, and suggest fixes.
 
-    Exits with 1 if something fails. Nothing is changed anywhere.
+    Exits with 1 if a check fails. Changes nothing.
     """
     from rh.cli.checks import machine, places
 
@@ -47,6 +45,6 @@ def doctor(
             show.line(f"{_MARKS[finding.status]}  {finding.what}: {finding.detail}")
             if finding.fix:
                 for number, text in enumerate(finding.fix.splitlines()):
-                    show.line(("      mend: " if not number else "            ") + text.strip())
+                    show.line(("      fix: " if not number else "           ") + text.strip())
     if failed:
         raise typer.Exit(1)

@@ -49,23 +49,24 @@ _OF_GROUP = ("--draft", "-d", "--base")
 
 app = typer.Typer(
     cls=_Group,
-    help="""Put the next version of NAME together piece by piece: rh draft NAME add FILE, then rh draft NAME commit.
+    help="""Build the next version of a name piece by piece.
 
-    What is added is kept until commit or discard, and others can add to the same draft from other machines. The live
-    files are neither read nor changed. Without a command, what was changed so far is listed.
+    rh draft NAME add FILE, then rh draft NAME commit. Changes are kept until commit or discard, and others can add to
+    the same draft from other machines. The live files are neither read nor changed. Without a command, lists the
+    changes so far.
     """,
     rich_markup_mode=None,
 )
 
-Local = Annotated[str, typer.Argument(metavar="LOCAL", help="A file or directory here.", show_default=False)]
+Local = Annotated[str, typer.Argument(metavar="LOCAL", help="A local file or directory.", show_default=False)]
 PathArgument = Annotated[
     str | None,
-    typer.Argument(metavar="[PATH]", help="Where to, in the version; DIRECTORY/ keeps the name.", show_default=False),
+    typer.Argument(metavar="[PATH]", help="Destination in the version; DIRECTORY/ keeps the name.", show_default=False),
 ]
-Update = Annotated[bool, typer.Option("--update", help="Replace files that are there already.")]
+Update = Annotated[bool, typer.Option("--update", help="Replace existing files.")]
 Exclude = Annotated[
     list[str] | None,
-    typer.Option(metavar="PATTERN", help="Leave out what matches, as in .gitignore; repeatable."),
+    typer.Option(metavar="PATTERN", help="Exclude what matches, as in .gitignore; repeatable."),
 ]
 
 
@@ -77,12 +78,13 @@ def upload(
     update: Update = False,
     alias: Aliases = None,
     tag: Tags = None,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say what is new in the version.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show what is new in the version.")] = False,
     json: AsJson = False,
 ) -> None:
-    """Add a file or directory to the newest version of a saved folder, as a new version.
+    """Add a file or directory to a name as a new version.
 
-    A file keeps its name unless PATH says otherwise; what is in a directory comes to PATH, by default the root.
+    The new version is the newest one with LOCAL added; NAME is a saved folder. A file keeps its name unless PATH says
+    otherwise; the contents of a directory go to PATH, by default the root.
     """
     folder = _folder(name)
     newest = newest_of(folder)
@@ -103,11 +105,11 @@ def top(
     draft: Annotated[
         str,
         typer.Option(
-            "--draft", "-d", metavar="DRAFT", help="Which one, if NAME has several.", autocompletion=complete_draft
+            "--draft", "-d", metavar="DRAFT", help="Draft to use, if NAME has several.", autocompletion=complete_draft
         ),
     ] = "draft",
     base: Annotated[
-        str, typer.Option(metavar="VERSION", help="What a new draft begins with; 'none' for nothing.")
+        str, typer.Option(metavar="VERSION", help="Version that a new draft starts from; 'none' for an empty draft.")
     ] = "latest",
     json: AsJson = False,
 ) -> None:
@@ -123,7 +125,7 @@ def _draft(context: typer.Context) -> NamedDraft:
 
 @app.command()
 def ls(context: typer.Context, json: AsJson = False) -> None:
-    """List what was changed so far, and by whom."""
+    """List the changes so far, and who made them."""
     for change in _draft(context).changes():
         if json:
             show.emit(change._asdict())
@@ -155,7 +157,7 @@ def add(
 
 @app.command()
 def rm(context: typer.Context, path: str, json: AsJson = False) -> None:
-    """Take away a file, or a directory with all in it (PATH/)."""
+    """Remove a file, or a directory with its contents (PATH/)."""
     draft = _draft(context)
     draft.remove(path)
     _changed(draft, f"{path} is taken away", json=json)
@@ -163,7 +165,10 @@ def rm(context: typer.Context, path: str, json: AsJson = False) -> None:
 
 @app.command()
 def mv(context: typer.Context, old: str, new: str, json: AsJson = False) -> None:
-    """Give a file, or a directory (both end with /), another path."""
+    """Move or rename a file or a directory.
+
+    Both paths of a directory end with /.
+    """
     draft = _draft(context)
     draft.move(old, new)
     _changed(draft, f"{old} → {new}", json=json)
@@ -171,7 +176,7 @@ def mv(context: typer.Context, old: str, new: str, json: AsJson = False) -> None
 
 @app.command()
 def commit(context: typer.Context, message: Message = "", json: AsJson = False) -> None:
-    """Make the version. The draft is over."""
+    """Commit the draft as a new version, and close it."""
     draft = _draft(context)
     newest = newest_of(draft.folder)
     tell_made(draft.folder, draft.commit(message or None), newest, message, json=json)
@@ -179,7 +184,10 @@ def commit(context: typer.Context, message: Message = "", json: AsJson = False) 
 
 @app.command()
 def rebase(context: typer.Context, json: AsJson = False) -> None:
-    """Let the draft begin with the version that is the newest by now, if the two change different paths."""
+    """Rebase the draft onto the newest version.
+
+    Works only if the draft and that version change different paths.
+    """
     draft = _draft(context)
     number = draft.rebase()
     _changed(draft, f"begins with v{number}", json=json)
@@ -187,7 +195,7 @@ def rebase(context: typer.Context, json: AsJson = False) -> None:
 
 @app.command()
 def discard(context: typer.Context, json: AsJson = False) -> None:
-    """Give the draft up, with all that everybody added."""
+    """Discard the draft, with everything anybody added to it."""
     draft = _draft(context)
     draft.discard()
     if json:

@@ -17,17 +17,17 @@ INTERRUPTED = 130
 PIPE = 141
 
 CODES = {
-    OK: "all went well",
-    FAILED: "it failed for another reason",
-    USAGE: "an argument, name, path or setting that cannot be right",
-    NOT_FOUND: "nothing is there",
-    EXISTS: "something is there already, or somebody else changed it",
-    ACCESS: "not allowed, or not logged in",
-    INTEGRITY: "bytes are not what they should be",
-    UNAVAILABLE: "the other side cannot be reached, or did not answer in time",
-    PARTIAL: "only a part of it arrived; the same command again goes on from there",
+    OK: "success",
+    FAILED: "failed for another reason",
+    USAGE: "invalid argument, name, path or setting",
+    NOT_FOUND: "not found",
+    EXISTS: "already exists, or was changed by somebody else",
+    ACCESS: "permission denied, or not logged in",
+    INTEGRITY: "integrity error: data is not what it should be",
+    UNAVAILABLE: "service or host unreachable, or timed out",
+    PARTIAL: "partial transfer; run the same command again to resume",
     INTERRUPTED: "interrupted (Ctrl-C)",
-    PIPE: "nobody reads the output any more",
+    PIPE: "broken pipe: the output was closed",
 }
 
 KINDS = {

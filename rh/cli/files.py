@@ -22,14 +22,14 @@ Places = Annotated[list[str], typer.Argument(metavar="PLACE", autocompletion=com
 
 def cat(
     place: Places,
-    offset: Annotated[str | None, typer.Option(metavar="BYTES", help="Begin at this byte.")] = None,
-    length: Annotated[str | None, typer.Option(metavar="BYTES", help="Stop after so many bytes.")] = None,
+    offset: Annotated[str | None, typer.Option(metavar="BYTES", help="Start at this byte.")] = None,
+    length: Annotated[str | None, typer.Option(metavar="BYTES", help="Maximum number of bytes.")] = None,
     json: AsJson = False,
 ) -> None:
-    """Write the bytes of files to standard output.
+    """Write files to standard output.
 
-    They are verified where their digest is known. With --json, one document per file: its text, or its bytes in
-    base64 where it is none.
+    Bytes are verified where their digest is known. With --json, prints one document per file: its text, or its bytes in
+    base64 if they are not text.
     """
     from rh.cli.place import place_of
     from rh.errors import InvalidError, NotFoundError
@@ -88,7 +88,7 @@ def _text(data: bytes) -> dict[str, str]:
 
 def put(
     place: PlaceArgument,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
     json: AsJson = False,
 ) -> None:
     """Store standard input as a file.
@@ -122,14 +122,14 @@ def put(
 def rm(
     place: Places,
     recursive: Annotated[
-        bool, typer.Option("--recursive", "-r", help="Directories too, with all that is in them.")
+        bool, typer.Option("--recursive", "-r", help="Remove directories and their contents.")
     ] = False,
     yes: Yes = False,
     json: AsJson = False,
 ) -> None:
     """Remove files, and directories with --recursive.
 
-    Asks first.
+    Asks for confirmation.
     """
     from rh.cli.place import place_of
     from rh.errors import InvalidError
@@ -162,14 +162,14 @@ def rm(
 def sweep(
     place: PlaceArgument,
     older_than: Annotated[
-        str, typer.Option(metavar="SPAN", help="Only what is at least so old: 12h, 3d, 1w; 0s is all.")
+        str, typer.Option(metavar="SPAN", help="Only leftovers at least this old: 12h, 3d, 1w; 0s for all.")
     ] = "1w",
     json: AsJson = False,
 ) -> None:
-    """Remove what crashed transfers left behind.
+    """Remove leftovers of crashed transfers.
 
-    Unfinished uploads and hidden files below PLACE. What is complete is never touched. An interrupted transfer goes on
-    from what it left, and one under way needs it.
+    These are unfinished uploads and hidden files below PLACE; complete data is never touched. An interrupted transfer
+    resumes from its leftovers, and a running one needs them.
     """
     from rh.cli.place import place_of
     from rh.errors import InvalidError
@@ -188,11 +188,11 @@ def sweep(
 def info(
     place: PlaceArgument,
     digest: Annotated[
-        bool, typer.Option("--digest", help="Compute the digest, too (reads the bytes where need be).")
+        bool, typer.Option("--digest", help="Also compute the digest (reads the bytes if needed).")
     ] = False,
     json: AsJson = False,
 ) -> None:
-    """Say all that is known of a place or a name."""
+    """Show everything known about a place or a name."""
     from rh import transfer
     from rh.cli.listing import document
     from rh.cli.place import place_of

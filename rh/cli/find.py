@@ -1,4 +1,4 @@
-"""`rh find`: what is saved, by what is said of it; or files at a place."""
+"""`rh find`: what is saved, by its tags and properties; or files at a place."""
 
 from __future__ import annotations
 
@@ -26,40 +26,50 @@ def find(
         str | None, typer.Argument(metavar="[PLACE]", autocompletion=complete_place, show_default=False)
     ] = None,
     pattern: Annotated[
-        str, typer.Argument(metavar="[PATTERN]", help="*, ? and [] stay in one name, ** goes through directories.")
+        str, typer.Argument(metavar="[PATTERN]", help="*, ? and [] match within one name, ** across directories.")
     ] = "**",
     where: Annotated[
-        str | None, typer.Option(metavar="CONDITION", help="On properties: 'accuracy > 0.9 and stage == \"train\"'.")
+        str | None,
+        typer.Option(metavar="CONDITION", help="Condition on properties: 'accuracy > 0.9 and stage == \"train\"'."),
     ] = None,
-    tag: Annotated[list[str] | None, typer.Option("--tag", metavar="WORD", help="With this tag; repeatable.")] = None,
-    sort: Annotated[
+    tag: Annotated[
+        list[str] | None, typer.Option("--tag", metavar="WORD", help="Only with this tag; repeatable.")
+    ] = None,
+    kind: Annotated[
         list[str] | None,
         typer.Option(
             "--kind",
             metavar="KIND",
             autocompletion=one_of("folder", "table", "blob", "cluster", "view"),
-            help="Saved: a folder, table, blob, cluster or view; repeatable.",
+            help="Only this kind: folder, table, blob, cluster or view; repeatable.",
         ),
     ] = None,
-    name: Annotated[str | None, typer.Option(metavar="PATTERN", help="Saved under such a name: '/org/*'.")] = None,
+    name: Annotated[str | None, typer.Option(metavar="PATTERN", help="Only names that match: '/org/*'.")] = None,
     prefix: Annotated[
         str,
         typer.Option(
-            metavar="PREFIX", autocompletion=complete_name, callback=prefix_meant, help="Saved below ~, @ or /org/team."
+            metavar="PREFIX",
+            autocompletion=complete_name,
+            callback=prefix_meant,
+            help="Only names below ~, @ or /org/team.",
         ),
     ] = "/",
-    produced_by: Annotated[str | None, typer.Option(metavar="RUN", help="Versions that this run made.")] = None,
-    created_after: Annotated[str | None, typer.Option(metavar="DATE", help="Saved later: 2026-11-21.")] = None,
-    as_of: Annotated[str | None, typer.Option(metavar="DATE", help="As it was recorded then.")] = None,
-    limit: Annotated[int | None, typer.Option(metavar="N", help="So many saved ones at most.")] = None,
-    kind: Annotated[
+    produced_by: Annotated[str | None, typer.Option(metavar="RUN", help="Only versions produced by this run.")] = None,
+    created_after: Annotated[
+        str | None, typer.Option(metavar="DATE", help="Only what was saved after this date: 2026-11-21.")
+    ] = None,
+    as_of: Annotated[
+        str | None, typer.Option(metavar="DATE", help="Search the registry as it was at this time.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(metavar="N", help="Maximum number of results.")] = None,
+    entry_type: Annotated[
         str | None,
         typer.Option(
             "--type",
             "-t",
             metavar="f|d|l",
             autocompletion=one_of("f", "d", "l"),
-            help="At PLACE: only f (files), d (directories), l (links).",
+            help="At PLACE: only f (files), d (directories) or l (links).",
         ),
     ] = None,
     larger: Annotated[str | None, typer.Option(metavar="SIZE", help="At PLACE: files of at least this size.")] = None,
@@ -68,14 +78,15 @@ def find(
     null: Annotated[bool, typer.Option("--null", "-0", help="End each name with NUL (for xargs -0).")] = False,
     json: AsJson = False,
 ) -> None:
-    """Find what is saved, and versions of it, by tags and properties; newest first.
+    """Find saved data and versions, or files at a place.
 
-    With PLACE, files there by name, size and age; names are below PLACE. With a saved PLACE (rh://NAME, rh://NAME:v3)
-    also by tags and properties.
+    Without PLACE, finds saved resources and their versions by tags and properties, newest first. With PLACE, finds
+    files there by name, size and age; names are relative to PLACE. With a saved PLACE (rh://NAME, rh://NAME:v3), also
+    by tags and properties.
     """
-    of_files = dict(zip(_OF_FILES, (kind, larger, smaller, newer, null or None), strict=True))
+    of_files = dict(zip(_OF_FILES, (entry_type, larger, smaller, newer, null or None), strict=True))
     of_saved = {
-        "--kind": sort, "--name": name, "--produced-by": produced_by, "--created-after": created_after,
+        "--kind": kind, "--name": name, "--produced-by": produced_by, "--created-after": created_after,
         "--as-of": as_of, "--limit": limit, "--prefix": None if prefix == "/" else prefix,
     }  # fmt: skip
     wrong = [option for option, value in (of_files if place is None else of_saved).items() if value is not None]
@@ -86,11 +97,11 @@ def find(
         )
     if place is None:
         _saved(
-            kind=sort, name=name, tags=tag or (), where=where, produced_by=produced_by, created_after=created_after,
+            kind=kind, name=name, tags=tag or (), where=where, produced_by=produced_by, created_after=created_after,
             as_of=as_of, prefix=prefix, limit=limit, json=json,
         )  # fmt: skip
     elif where is None and not tag:
-        _listed(place, pattern, kind, larger=larger, smaller=smaller, newer=newer, null=null, json=json)
+        _listed(place, pattern, entry_type, larger=larger, smaller=smaller, newer=newer, null=null, json=json)
     else:
         wrong = [option for option, value in of_files.items() if value is not None and option != "--null"]
         if wrong or pattern != "**":
@@ -136,7 +147,7 @@ def _files(place: str, where: str | None, tags: list[str], *, null: bool, json: 
 def _listed(
     place: str,
     pattern: str,
-    kind: str | None,
+    entry_type: str | None,
     *,
     larger: str | None,
     smaller: str | None,
@@ -150,8 +161,8 @@ def _listed(
     from rh.cli.place import place_of
 
     wanted = {None: None, "f": "file", "d": "dir", "l": "link"}
-    if kind not in wanted:
-        raise InvalidError(f"--type {kind!r} is not one of f, d, l")
+    if entry_type not in wanted:
+        raise InvalidError(f"--type {entry_type!r} is not one of f, d, l")
     least, most, span = size_of(larger, "--larger"), size_of(smaller, "--smaller"), span_of(newer, "--newer")
     since = None if span is None else time.time() - span
     at = place_of(place)
@@ -168,7 +179,7 @@ def _listed(
         none = False
         sized = least is not None or most is not None
         if (
-            (wanted[kind] is not None and entry.kind != wanted[kind])
+            (wanted[entry_type] is not None and entry.kind != wanted[entry_type])
             or (sized and entry.kind == "dir")
             or (least is not None and entry.size < least)
             or (most is not None and entry.size > most)

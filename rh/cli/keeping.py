@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 __all__ = ["cache_app", "gc"]
 
 cache_app = typer.Typer(
-    help="Look at what this machine keeps of what it has read elsewhere, below the setting cache_mb.",
+    help="""Inspect, verify and clear the local cache.
+
+    It keeps what this machine has read from elsewhere, up to the size set by cache_mb.
+    """,
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -29,24 +32,24 @@ def gc(
     ] = None,
     keep: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, help="Drop versions that are not of the newest N of a name."),
+        typer.Option(metavar="N", min=1, help="Keep only the newest N versions of each name."),
     ] = None,
-    older_than: Annotated[
-        str, typer.Option(metavar="SPAN", help="What was stored in this time stays in any case.")
-    ] = "1d",
+    older_than: Annotated[str, typer.Option(metavar="SPAN", help="Never delete data stored within this time.")] = "1d",
     repack: Annotated[
         float,
-        typer.Option(metavar="SHARE", help="Write packs anew of which more than this share is not needed; 1 for none."),
+        typer.Option(metavar="SHARE", help="Repack packs of which more than this share is unused; 1 for none."),
     ] = 0.5,
-    no_runs: Annotated[bool, typer.Option("--no-runs", help="Keep nothing for the sake of recorded runs.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Only say what would go.")] = False,
+    no_runs: Annotated[bool, typer.Option("--no-runs", help="Do not keep versions for recorded runs.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", "-n", help="Show what would be deleted, and delete nothing.")
+    ] = False,
     json: AsJson = False,
 ) -> None:
-    """Drop versions whose time is over, and take away the bytes that no version needs.
+    """Delete expired versions and data no version uses.
 
-    Of rh://NAME, or of all names whose versions are in the same store as those of PLACE (by default, of this machine).
-    The newest version of a name stays, and every one that an alias stands on or a recorded run needs. With --dry-run,
-    nothing is changed.
+    Applies to rh://NAME, or to all names whose versions are in the same store as those of PLACE (by default, of this
+    machine). The newest version of a name is always kept, and so is every version that an alias points to or a recorded
+    run needs. With --dry-run, nothing is changed.
     """
     from rh.cli.place import place_of
     from rh.cli.versions import versioned
@@ -86,9 +89,10 @@ def _is_name(text: str) -> bool:
 
 @cache_app.command()
 def ls(json: AsJson = False) -> None:
-    """List what is kept: bytes, last use, digest or what it is a copy of; the least used first.
+    """List cached data, least recently used first.
 
-    A copy that .local() made is marked with * while a process that asked for it lives.
+    Shows size, last use, and the digest or the place it is a copy of. A copy made by .local() is marked with * while a
+    process that asked for it is alive.
     """
     from rh.versions import cache
 
@@ -121,13 +125,13 @@ def _shown(one: Kept) -> str:
 def rm(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[DIGEST | PLACE]...", help="Only these, as ls shows them.", show_default=False),
+        typer.Argument(metavar="[DIGEST | PLACE]...", help="Only these entries, as shown by ls.", show_default=False),
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """Remove what is kept: it is fetched again when it is needed.
+    """Remove cached data; it is fetched again when needed.
 
-    Copies that .local() made stay while a process that asked for them lives.
+    Copies made by .local() stay while a process that asked for them is alive.
     """
     from rh.errors import NotFoundError
     from rh.versions import cache, copies
@@ -147,7 +151,10 @@ def rm(
 
 @cache_app.command()
 def verify(json: AsJson = False) -> None:
-    """Read all bytes that are kept, and remove what is damaged: it is fetched again when it is needed."""
+    """Read all cached data again, and remove what is damaged.
+
+    What is removed is fetched again when needed.
+    """
     from rh.versions import cache
 
     count, damaged = cache.verify()

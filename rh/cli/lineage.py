@@ -21,33 +21,34 @@ def lineage(
         str,
         typer.Argument(
             metavar="NAME[:VERSION]",
-            help="A saved name, the id of a run, or the URL of data without a version.",
+            help="A saved name, a run ID, or the URL of unversioned data.",
             autocompletion=complete_name,
             show_default=False,
         ),
     ],
     other: Annotated[
-        str | None, typer.Argument(metavar="[OTHER]", help="Only what lies between the two.", show_default=False)
+        str | None, typer.Argument(metavar="[OTHER]", help="Show only the path between the two.", show_default=False)
     ] = None,
     up: Annotated[
-        int | None, typer.Option(metavar="N", min=0, help="How many runs to go back; by default all.")
+        int | None, typer.Option(metavar="N", min=0, help="Follow at most N runs upstream; by default all.")
     ] = None,
     down: Annotated[
-        int | None, typer.Option(metavar="N", min=0, help="How many runs to go on; by default all.")
+        int | None, typer.Option(metavar="N", min=0, help="Follow at most N runs downstream; by default all.")
     ] = None,
     format: Annotated[  # noqa: A002 - the word of the field
         str,
         typer.Option("--format", "-f", metavar="FORMAT", help=", ".join(FORMATS), autocompletion=one_of(*FORMATS)),
     ] = "text",
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write it there.", show_default=False)
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to this file.", show_default=False)
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Same as --format json.")] = False,
 ) -> None:
-    """Show which runs made something and from what, and what was made from it.
+    """Show where data came from, and what was made from it.
 
-    svg is a drawing, openlineage one run event of that standard per line.
+    Shows the runs that made it, their inputs, and the runs that used it. The format svg is a drawing; openlineage
+    prints one OpenLineage run event per line.
     """
     import json as codec
 

@@ -26,15 +26,15 @@ def document(entry: Entry) -> dict[str, Any]:
 
 def ls(
     place: Here = ".",
-    long: Annotated[bool, typer.Option("--long", "-l", help="Size, time and kind of each.")] = False,
+    long: Annotated[bool, typer.Option("--long", "-l", help="Show size, time and kind of each entry.")] = False,
     recursive: Annotated[
-        bool, typer.Option("--recursive", "-r", help="Everything below, not only this level.")
+        bool, typer.Option("--recursive", "-r", help="List everything below, not only this level.")
     ] = False,
     json: AsJson = False,
 ) -> None:
-    """List a directory, or show a file. Directories end with a slash.
+    """List a directory, or show a file.
 
-    rh ls rh:// lists the names that are saved, as rh resources does.
+    Directories end with a slash. rh ls rh:// lists the saved names, as rh resources does.
     """
     from rh.cli.place import place_of
 
@@ -78,10 +78,10 @@ def _below(at: Any, *, recursive: bool) -> Iterator[Entry]:
 
 def du(
     place: Here = ".",
-    exact: Annotated[bool, typer.Option("--bytes", "-b", help="Sizes in bytes.")] = False,
+    exact: Annotated[bool, typer.Option("--bytes", "-b", help="Show sizes in bytes.")] = False,
     json: AsJson = False,
 ) -> None:
-    """Add up files and bytes, directory by directory."""
+    """Show the number and size of files for each directory."""
     from rh.cli.place import place_of
 
     at = place_of(place)

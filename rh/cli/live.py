@@ -32,13 +32,13 @@ def restore(
     name: VersionName,
     include: Include = None,
     exclude: Exclude = None,
-    no_delete: Annotated[bool, typer.Option("--no-delete", help="Leave what came since where it is.")] = False,
+    no_delete: Annotated[bool, typer.Option("--no-delete", help="Keep files that were added since.")] = False,
     links: Annotated[
         str | None,
         typer.Option(
             metavar="HOW",
             autocompletion=one_of("follow", "keep", "skip", "error"),
-            help="As for rh cp; by default keep, where links can be.",
+            help="As for rh cp; by default keep, where links are supported.",
         ),
     ] = None,
     on_existing: Annotated[
@@ -49,17 +49,19 @@ def restore(
         str | None,
         typer.Option(metavar="HOW", autocompletion=one_of("refuse", "encode", "decode"), help="As for rh cp."),
     ] = None,
-    workers: Annotated[int | None, typer.Option(metavar="N", help="Requests under way at once.")] = None,
-    bandwidth: Annotated[str | None, typer.Option(metavar="SIZE", help="Bytes per second at most, as 10M.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Say what would be done, and do nothing.")] = False,
+    workers: Annotated[int | None, typer.Option(metavar="N", help="Maximum number of concurrent requests.")] = None,
+    bandwidth: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Maximum bytes per second, such as 10M.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Show what would be done, and do nothing.")] = False,
     yes: Yes = False,
     no_progress: NoProgress = False,
     json: AsJson = False,
 ) -> None:
-    """Make the live files of a name what they were in a version; by default, in the newest.
+    """Restore the live files of a name from a version.
 
-    What came since is deleted: rh commit first keeps it. You are asked first, if anything is there. Versions stay, and
-    no new one is made.
+    By default, from the newest version. Changes since then are lost, and files added since are deleted: run rh commit
+    first to keep them. Asks for confirmation if files are there. Versions stay, and no new one is made.
     """
     from rh.errors import InvalidError
     from rh.resources.folder import Folder
@@ -143,7 +145,7 @@ def adopt(
         str | None,
         typer.Argument(
             metavar="[PLACE]",
-            help="The directory, if NAME is not saved.",
+            help="The directory, if NAME is not saved yet.",
             autocompletion=complete_place,
             show_default=False,
         ),
@@ -152,10 +154,11 @@ def adopt(
     alias: Aliases = None,
     json: AsJson = False,
 ) -> None:
-    """Make a version of a directory by reference: its files are read once, for their digests, and not copied.
+    """Make a version of a directory without copying its files.
 
-    The version can be read as long as the files stay what they are, or their bucket keeps what they were;
-    rh version verify tells when they did not.
+    The version refers to the files where they are; they are read once, for their digests. It can be read as long as the
+    files do not change, or their bucket keeps their earlier contents; rh version verify reports files that have
+    changed.
     """
     folder = _to_adopt(name.removeprefix("rh://"), place)
     newest = newest_of(folder)
@@ -206,19 +209,24 @@ def create_dataset(
     name: Annotated[str, typer.Argument(metavar="NAME", callback=name_meant, show_default=False)],
     directory: PlaceArgument,
     exclude: Exclude = None,
-    org: Annotated[str | None, typer.Option(metavar="ORG", help="Whose name it is: /ORG/NAME.")] = None,
-    private: Annotated[bool, typer.Option("--private", help="Only this machine shall know the name: ~/NAME.")] = False,
+    org: Annotated[str | None, typer.Option(metavar="ORG", help="Organization of the name: /ORG/NAME.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="Save the name for this machine only: ~/NAME.")] = False,
     system: Annotated[
         str | None,
-        typer.Option(metavar="SYSTEM", autocompletion=complete_system, help="Where the copy goes; by default here."),
+        typer.Option(
+            metavar="SYSTEM", autocompletion=complete_system, help="System to copy to; by default this machine."
+        ),
     ] = None,
     path: Annotated[
-        str | None, typer.Option(metavar="PATH", help="Where on that system; by default its root and NAME.")
+        str | None, typer.Option(metavar="PATH", help="Path on that system; by default NAME below its root.")
     ] = None,
     message: Message = "",
     json: AsJson = False,
 ) -> None:
-    """Copy a directory to a place of its own, save that under a new name, and make its first version."""
+    """Copy a directory into a new, versioned dataset.
+
+    Copies the directory to a place of its own, saves that under a new name, and makes its first version.
+    """
     import rh
     from rh.cli.place import place_of
     from rh.errors import RhError

@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="""Say something of what is saved: NAME is the resource itself, NAME:v3 a version, NAME PATH a file in it.
+    help="""Set tags and properties of resources, versions, files.
 
-    A property is a number, text, or true or false; its first use says which. Find by them with rh find.
+    NAME is the resource itself, NAME:v3 a version, NAME PATH a file in it. A property is a number, text, or true or
+    false; its first use sets its type. Search by them with rh find.
     """,
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -45,12 +46,14 @@ def set_some(
     name: VersionName,
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[PATH] PROPERTY=VALUE…", help="A value is JSON, or else text.", show_default=False),
+        typer.Argument(
+            metavar="[PATH] PROPERTY=VALUE…", help="A value is read as JSON, else as text.", show_default=False
+        ),
     ] = None,
     tag: Tags = None,
     json: AsJson = False,
 ) -> None:
-    """Set properties, and add tags.
+    """Set properties and add tags.
 
     rh meta set cats stage=train; rh meta set cats img/1.png label=cat score=0.9 --tag gold
     """
@@ -67,13 +70,13 @@ def set_some(
 def rm(
     name: VersionName,
     words: Annotated[
-        list[str] | None, typer.Argument(metavar="PROPERTY…", help="Names of properties.", show_default=False)
+        list[str] | None, typer.Argument(metavar="PROPERTY…", help="Names of properties to remove.", show_default=False)
     ] = None,
-    file: Annotated[str | None, typer.Option(metavar="PATH", help="Of this file in the folder.")] = None,
+    file: Annotated[str | None, typer.Option(metavar="PATH", help="A file in the folder.")] = None,
     tag: Tags = None,
     json: AsJson = False,
 ) -> None:
-    """Take properties and tags away."""
+    """Remove properties and tags."""
     from rh.errors import InvalidError
 
     if not words and not tag:
@@ -83,9 +86,10 @@ def rm(
 
 @app.command("import")
 def import_all(name: VersionName, place: PlaceArgument, json: AsJson = False) -> None:
-    """Set the properties of many files from a table at PLACE: CSV, JSON lines, Parquet or Arrow.
+    """Set properties of many files from a table.
 
-    Its column `file` has the paths, and `tags`, if it is there, lists of words. An empty cell says nothing.
+    The table at PLACE is CSV, JSON lines, Parquet or Arrow. Its column `file` has the paths, and the optional column
+    `tags` lists of words. Empty cells set nothing.
     """
     from rh.cli.place import place_of
     from rh.resources.importing import import_properties

@@ -22,16 +22,16 @@ __all__ = ["cp", "diff", "plan", "sync", "verify"]
 
 Source = Annotated[str, typer.Argument(metavar="SOURCE", autocompletion=complete_place, show_default=False)]
 Target = Annotated[str, typer.Argument(metavar="TARGET", autocompletion=complete_place, show_default=False)]
-DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="Say what would be done, and do nothing.")]
-Delete = Annotated[bool, typer.Option("--delete", help="Remove what TARGET has and SOURCE has not.")]
-IgnoreFile = Annotated[bool, typer.Option("--ignore-file/--no-ignore-file", help="Obey .rhignore in the source.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="Show what would be done, and do nothing.")]
+Delete = Annotated[bool, typer.Option("--delete", help="Delete files from TARGET that are not in SOURCE.")]
+IgnoreFile = Annotated[bool, typer.Option("--ignore-file/--no-ignore-file", help="Respect .rhignore in the source.")]
 HowLinks = Annotated[
     str,
     typer.Option(
         "--links",
         metavar="HOW",
         autocompletion=one_of("follow", "keep", "skip", "error"),
-        help="follow: copy what links point to; keep: the links; skip; error.",
+        help="follow: copy what links point to; keep: copy the links; skip; error.",
     ),
 ]
 Given = dict[str, Any]
@@ -47,7 +47,7 @@ def _options(
         typer.Option(
             metavar="HOW",
             autocompletion=one_of("update", "skip", "error", "replace"),
-            help="update: move what differs; skip what exists; error; replace everything.",
+            help="update: copy what differs; skip what exists; error; replace everything.",
         ),
     ] = "update",
     names: Annotated[
@@ -55,11 +55,13 @@ def _options(
         typer.Option(
             metavar="HOW",
             autocompletion=one_of("refuse", "encode", "decode"),
-            help="Keys the target cannot hold: refuse, encode (%XX), or decode.",
+            help="Names the target cannot store: refuse, encode (%XX), or decode.",
         ),
     ] = "refuse",
-    workers: Annotated[int | None, typer.Option(metavar="N", help="Requests under way at once.")] = None,
-    bandwidth: Annotated[str | None, typer.Option(metavar="SIZE", help="Bytes per second at most, as 10M.")] = None,
+    workers: Annotated[int | None, typer.Option(metavar="N", help="Maximum number of concurrent requests.")] = None,
+    bandwidth: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Maximum bytes per second, such as 10M.")
+    ] = None,
 ) -> Given:
     """The options of every transfer, as `rh.transfer.Options` has them."""
     return {
@@ -102,8 +104,8 @@ def cp(
 ) -> None:
     """Copy a file or a directory; nothing is deleted.
 
-    TARGET becomes the copy: what is in a directory SOURCE lies directly in TARGET afterwards, whether that existed or
-    not. A file is copied into TARGET if that ends with a slash or is a directory.
+    TARGET becomes the copy: the contents of a directory SOURCE go directly into TARGET, whether it existed or not. A
+    file is copied into TARGET if that ends with a slash or is a directory.
     """
     _transfer(source, target, given | {"dry_run": dry_run}, files=True, as_json=json, no_progress=no_progress)
 
@@ -123,7 +125,7 @@ def sync(
 ) -> None:
     """Bring a directory up to date with another.
 
-    With --delete what SOURCE has not is removed from TARGET.
+    With --delete, files that are not in SOURCE are deleted from TARGET.
     """
     given |= {"delete": delete, "max_delete": max_delete, "dry_run": dry_run}
     _transfer(source, target, given, files=False, as_json=json, no_progress=no_progress)
@@ -134,13 +136,13 @@ def plan(
     source: Source,
     target: Target,
     given: Given,
-    steps: Annotated[bool, typer.Option("--steps", help="Every step, one by one.")] = False,
+    steps: Annotated[bool, typer.Option("--steps", help="Show every step.")] = False,
     delete: Delete = False,
     json: AsJson = False,
 ) -> None:
-    """Say what a copy would move, and by which road.
+    """Show what a copy would transfer, and by which route.
 
-    Nothing is changed.
+    Changes nothing.
     """
     from rh.transfer import Options
 
@@ -261,9 +263,10 @@ def _transfer(source: str, target: str, given: Given, *, files: bool, as_json: b
 
 
 def verify(place: PlaceArgument, no_progress: NoProgress = False, json: AsJson = False) -> None:
-    """Read every byte again and compare it: with a manifest, a version, or what is known of a saved blob or a table.
+    """Read every byte again, and verify it.
 
-    Exits with 6 if something is not as it was, with 1 if nothing is known to compare with.
+    Compares it with a manifest, a version, or what is known of a saved blob or table. Exits with 6 if anything differs,
+    and with 1 if there is nothing to compare with.
     """
     from rh import transfer
     from rh.cli.place import place_of

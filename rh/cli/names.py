@@ -25,13 +25,13 @@ NewName = Annotated[str, typer.Argument(metavar="NEW", callback=name_meant, show
 def save(
     name: SavedName,
     place: PlaceArgument,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Make a name that is taken mean this place.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what a name in use refers to.")] = False,
     json: AsJson = False,
 ) -> None:
-    """Give a place a name.
+    """Save a place under a name.
 
-    Afterwards rh://NAME means it here, and rh.load("NAME") gives it in Python. A name that means another place is
-    refused without --overwrite.
+    Afterwards, rh://NAME refers to it in commands, and rh.load("NAME") returns it in Python. A name that refers to
+    another place is refused without --overwrite.
     """
     from rh.cli.place import place_of
 
@@ -66,7 +66,7 @@ def _check_free(name: str, resource: Resource) -> None:
 
 
 def history(name: SavedName, json: AsJson = False) -> None:
-    """List every change of a saved name, the oldest first."""
+    """List all changes of a saved name, oldest first."""
     from rh.registry import holding, names
     from rh.resources import base, records
 
@@ -94,12 +94,12 @@ def _what(change: Change) -> str:
 
 def resources(
     prefix: NamePrefix = None,
-    long: Annotated[bool, typer.Option("--long", "-l", help="Kind and place of each.")] = False,
+    long: Annotated[bool, typer.Option("--long", "-l", help="Show kind and place of each name.")] = False,
     json: AsJson = False,
 ) -> None:
     """List saved names.
 
-    Those below PREFIX (~, @, /org/team), by default all.
+    Lists the names below PREFIX (~, @, /org/team), by default all.
     """
     from rh.resources import records
 
@@ -116,9 +116,9 @@ def resources(
 
 
 def rename(old: SavedName, new: NewName, json: AsJson = False) -> None:
-    """Give what is saved another name.
+    """Rename saved data.
 
-    The data stays where it is; the history goes along.
+    The data stays where it is; the history moves to the new name.
     """
     from rh.registry import names
     from rh.resources import base
@@ -136,9 +136,9 @@ def rename(old: SavedName, new: NewName, json: AsJson = False) -> None:
 
 
 def forget(name: SavedName, json: AsJson = False) -> None:
-    """Forget a name.
+    """Forget a name; its data stays where it is.
 
-    The data stays where it is, and so does the history. Versions are kept, and come back when the name is saved again.
+    The history stays, too. Versions are kept, and come back when the name is saved again.
     """
     from rh.registry import names
     from rh.resources import records

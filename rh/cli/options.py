@@ -89,15 +89,15 @@ def _owns_names(prefix: str) -> bool:
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-NoProgress = Annotated[bool, typer.Option("--no-progress", help="Show no progress bar.")]
+NoProgress = Annotated[bool, typer.Option("--no-progress", help="Do not show a progress bar.")]
 Include = Annotated[
     list[str] | None,
-    typer.Option(metavar="PATTERN", help="Only keys that match this pattern (as in .gitignore); repeatable."),
+    typer.Option(metavar="PATTERN", help="Include only names that match this pattern (as in .gitignore); repeatable."),
 ]
 Exclude = Annotated[
-    list[str] | None, typer.Option(metavar="PATTERN", help="Not the keys that match this pattern; repeatable.")
+    list[str] | None, typer.Option(metavar="PATTERN", help="Exclude names that match this pattern; repeatable.")
 ]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 PlaceArgument = Annotated[str, typer.Argument(metavar="PLACE", autocompletion=complete_place, show_default=False)]
 SavedName = Annotated[
     str, typer.Argument(metavar="NAME", autocompletion=complete_name, callback=name_meant, show_default=False)

@@ -1,4 +1,4 @@
-"""`rh playground`: servers to try everything with, on this machine."""
+"""`rh playground`: local servers to try everything with."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ def playground(
             help="s3, gs, azure, ssh-a, ssh-b; by default all.",
         ),
     ] = None,
-    no_install: Annotated[bool, typer.Option("--no-install", help="Install nothing that is missing.")] = False,
+    no_install: Annotated[bool, typer.Option("--no-install", help="Do not install what is missing.")] = False,
     json: AsJson = False,
 ) -> None:
-    """Run servers to try everything with, until Ctrl-C.
+    """Run local S3, GCS, Azure and SSH servers to try rh.
 
-    S3, GCS, Azure and two SSH hosts, on this machine. Meanwhile RH_PROFILE=playground (of a second one, playground-2)
-    makes system="s3", "gs", "azure", "ssh-a" and "ssh-b" mean them. The buckets are in memory: they hold no more than
-    is free, and all that is there is gone in the end. If a server dies, all are stopped, with exit code 7.
+    Runs S3, GCS, Azure and two SSH hosts on this machine until Ctrl-C. Meanwhile, RH_PROFILE=playground (for a second
+    one, playground-2) makes system="s3", "gs", "azure", "ssh-a" and "ssh-b" refer to them. The buckets are in memory:
+    they are limited by free memory, and their contents are lost at the end. If a server dies, all are stopped, with
+    exit code 7.
     """
     from rh.testing.playground import SYSTEMS, Playground
 

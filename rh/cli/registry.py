@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["registry_app"]
 
 registry_app = typer.Typer(
-    help="Serve a registry to a team, and say who may use it.", no_args_is_help=True, rich_markup_mode=None
+    help="Serve, inspect and copy registries, and manage access.", no_args_is_help=True, rich_markup_mode=None
 )
 registry_app.add_typer(accounts.user_app, name="user")
 registry_app.add_typer(accounts.token_app, name="token")
@@ -28,14 +28,14 @@ registry_app.command("grant")(accounts.grant)
 _COUNTED = {"names": "resources", "versions": "versions", "runs": "runs"}
 
 
-FileName = Annotated[str, typer.Argument(metavar="FILE", show_default=False, help="JSON lines.")]
+FileName = Annotated[str, typer.Argument(metavar="FILE", show_default=False, help="A JSON lines file.")]
 Names = Annotated[
     list[str] | None,
     typer.Option(
         "--name",
         metavar="NAME[=NEW]",
         autocompletion=complete_name,
-        help="Only this name, with its versions, aliases and properties; NEW is what it is called there. Repeatable.",
+        help="Only this name, with its versions, aliases and properties, as NEW if given; repeatable.",
     ),
 ]
 Prefixes = Annotated[
@@ -44,34 +44,36 @@ Prefixes = Annotated[
         "--prefix",
         metavar="PREFIX[=NEW]",
         autocompletion=complete_name,
-        help="Only the names below this one. Repeatable.",
+        help="Only names below this prefix; repeatable.",
     ),
 ]
-Partial = Annotated[bool, typer.Option("--partial", help="Of a server, what you may read, if that is not all.")]
+Partial = Annotated[bool, typer.Option("--partial", help="From a server, take what you may read, if that is not all.")]
 
 
 @registry_app.command("serve")
 def _serve(
     registry: OfRegistry = None,
-    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Where to listen; 0 takes a free port.")] = 8080,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")] = 8080,
     tls_cert: Annotated[
-        str | None, typer.Option("--tls-cert", metavar="FILE", help="PEM file of the certificate and its chain.")
+        str | None, typer.Option("--tls-cert", metavar="FILE", help="PEM file with the certificate and its chain.")
     ] = None,
-    tls_key: Annotated[str | None, typer.Option("--tls-key", metavar="FILE", help="PEM file of its key.")] = None,
+    tls_key: Annotated[
+        str | None, typer.Option("--tls-key", metavar="FILE", help="PEM file with the private key.")
+    ] = None,
     public_url: Annotated[
-        str | None, typer.Option("--public-url", metavar="URL", help="Where clients reach it, if behind a proxy.")
+        str | None, typer.Option("--public-url", metavar="URL", help="URL that clients use, if behind a proxy.")
     ] = None,
     audit: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="Where changes and refusals are noted; by default standard output."),
+        typer.Option(metavar="FILE", help="Log of changes and refusals; by default standard output."),
     ] = None,
-    rate: Annotated[float, typer.Option(metavar="N", min=1, help="Requests a second of one token.")] = 1000.0,
-    body_mb: Annotated[int, typer.Option("--body-mb", metavar="MIB", min=1, help="Largest request.")] = 4,
+    rate: Annotated[float, typer.Option(metavar="N", min=1, help="Maximum requests per second of one token.")] = 1000.0,
+    body_mb: Annotated[int, typer.Option("--body-mb", metavar="MIB", min=1, help="Maximum size of a request.")] = 4,
 ) -> None:
     """Serve a registry over HTTP until Ctrl-C or SIGTERM.
 
-    Nobody gets in without a token: first make an admin with `rh registry user add NAME --admin` on the same registry.
+    Logging in needs a token: first create an admin with `rh registry user add NAME --admin` on the same registry.
     """
     import logging
 
@@ -141,7 +143,10 @@ def _check_served(served: Registry, given: str | None) -> None:
 
 @registry_app.command("show")
 def _show(registry: OfRegistry = None, json: AsJson = False) -> None:
-    """Tell which registry is in use, and how many names, versions and runs it has."""
+    """Show the registry in use, and how much it holds.
+
+    Counts names, versions and runs.
+    """
     from rh.registry.base import author
 
     used = registry_of(registry)
@@ -162,12 +167,15 @@ def _export(
     file: FileName,
     names: Names = None,
     prefixes: Prefixes = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
     partial: Partial = False,
     registry: OfRegistry = None,
     json: AsJson = False,
 ) -> None:
-    """Write all of a registry, or some names, its history included, to one file."""
+    """Export a registry, or some names, to one file.
+
+    The history is included.
+    """
     from rh.registry.archive import export
 
     source = registry_of(registry)
@@ -185,7 +193,10 @@ def _export(
 
 @registry_app.command("import")
 def _import(file: FileName, registry: OfRegistry = None, json: AsJson = False) -> None:
-    """Take over all of a file that `rh registry export` wrote. What is there already stays, so it can be repeated."""
+    """Import a file written by `rh registry export`.
+
+    Imports all of it. Existing entries stay, so it can be repeated.
+    """
     from rh.registry.archive import import_
 
     _moved("taken over", import_(registry_of(registry).direct, file), json=json)
@@ -194,18 +205,19 @@ def _import(file: FileName, registry: OfRegistry = None, json: AsJson = False) -
 @registry_app.command("migrate")
 def _migrate(
     source: Annotated[str, typer.Argument(metavar="FROM", show_default=False, help="sqlite:///…, postgresql://…, …")],
-    target: Annotated[str, typer.Argument(metavar="TO", show_default=False, help="Another one, of any kind.")],
+    target: Annotated[str, typer.Argument(metavar="TO", show_default=False, help="Another registry, of any kind.")],
     everything: Annotated[
-        bool, typer.Option("--all", help="Also names in ~/, which are of one machine, and a server's users and tokens.")
+        bool,
+        typer.Option("--all", help="Also names in ~/, which belong to one machine, and a server's users and tokens."),
     ] = False,
     names: Names = None,
     prefixes: Prefixes = None,
     partial: Partial = False,
     json: AsJson = False,
 ) -> None:
-    """Take over one registry, or some names, into another.
+    """Copy a registry, or some names, into another.
 
-    The first one stays; it can be repeated until nothing is new. Where both have changed a name, nothing is taken over.
+    The first one stays unchanged. Repeat it until nothing is new. Where both have changed a name, nothing is copied.
     """
     from rh.registry.archive import migrate
 

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="Look at runs: Python code in `with rh.run(…)` records what it reads and makes.",
+    help="""List, inspect and forget recorded runs.
+
+    Python code in `with rh.run(…)` records what it reads and makes.
+    """,
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -25,7 +28,7 @@ RunId = Annotated[
     str,
     typer.Argument(
         metavar="ID",
-        help="Its id, or the beginning that only it has; or a name, for the newest run of it.",
+        help="A run ID or a unique prefix of one, or a name for its newest run.",
         autocompletion=complete_run,
         show_default=False,
     ),
@@ -35,23 +38,25 @@ RunId = Annotated[
 @app.command()
 def ls(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="Only runs of this name.", autocompletion=complete_run_name)
+        str | None, typer.Argument(metavar="[NAME]", help="Only runs with this name.", autocompletion=complete_run_name)
     ] = None,
     status: Annotated[
         str | None,
         typer.Option(
             metavar="STATUS",
-            help="Only running, done, failed or cancelled ones.",
+            help="Only runs that are running, done, failed or cancelled.",
             autocompletion=one_of("running", "done", "failed", "cancelled"),
         ),
     ] = None,
     where: Annotated[
-        str | None, typer.Option(metavar="FILTER", help="Only those whose parameters fit: 'rate > 0.1'.")
+        str | None, typer.Option(metavar="FILTER", help="Only runs whose parameters match: 'rate > 0.1'.")
     ] = None,
-    limit: Annotated[int | None, typer.Option("--limit", "-n", metavar="N", min=1, help="Up to so many.")] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", "-n", metavar="N", min=1, help="Maximum number of runs.")
+    ] = None,
     json: AsJson = False,
 ) -> None:
-    """List runs, the newest first."""
+    """List runs, newest first."""
     from rh.resources.runs import runs
 
     found = runs(name, status=status, where=where, limit=limit)
@@ -70,7 +75,10 @@ def ls(
 
 @app.command("show")
 def show_one(run: RunId, json: AsJson = False) -> None:
-    """Show all that is known of a run: code, parameters, what it read and what it made."""
+    """Show everything known about a run.
+
+    Shows its code, its parameters, what it read and what it made.
+    """
     found = _run(run)
     if json:
         show.emit(found.as_dict())
@@ -101,7 +109,7 @@ def show_one(run: RunId, json: AsJson = False) -> None:
 
 @app.command()
 def changed(run: RunId, json: AsJson = False) -> None:
-    """Say which inputs of a run would be others by now."""
+    """Show which inputs of a run have changed since."""
     for one in _run(run).changed_inputs():
         if json:
             show.emit({"input": one.input._asdict(), "why": one.why, "now": one.now})
@@ -113,7 +121,7 @@ def changed(run: RunId, json: AsJson = False) -> None:
 def rm(run: RunId, json: AsJson = False) -> None:
     """Forget a run.
 
-    What it read and made stays, and rh gc no longer keeps it for the run's sake.
+    What it read and made stays, and rh gc no longer keeps it for this run.
     """
     found = _run(run)
     found.forget()

@@ -13,7 +13,7 @@ from rh.cli.options import AsJson
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="Show settings and where each comes from.",
+    help="Show settings, and where each comes from.",
     rich_markup_mode=None,
     no_args_is_help=True,
 )
@@ -24,7 +24,7 @@ def _show(
     prefix: Annotated[
         str,
         typer.Argument(
-            metavar="PREFIX", autocompletion=complete_setting, help="Only settings that begin so: systems.s3"
+            metavar="PREFIX", autocompletion=complete_setting, help="Only settings that start with this: systems.s3"
         ),
     ] = "",
     json: AsJson = False,
@@ -77,7 +77,10 @@ def _get(
 
 @app.command("path")
 def _path(json: AsJson = False) -> None:
-    """Print the paths of the settings files, the strongest last."""
+    """Print the paths of the settings files.
+
+    The last one has the highest precedence.
+    """
     import os
 
     from rh import config

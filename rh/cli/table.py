@@ -25,24 +25,24 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="""Look into tables: Parquet, CSV, JSON lines and Arrow files, tables that rh wrote, and databases.
+    help="""Inspect, query and write tables.
 
-    TABLE is a directory or a file (a path or a URL), rh://NAME for a saved table, rh://NAME:v1 (or NAME:v1) for one of
-    its versions, or the URL of a database (postgresql://user@host/db, sqlite:////path/file.db, duckdb:////path/file.db)
-    for `rh table sql`.
+    Reads Parquet, CSV, JSON lines and Arrow files, tables that rh wrote, and databases. TABLE is a directory or a file
+    (a path or a URL), rh://NAME for a saved table, rh://NAME:v1 (or NAME:v1) for one of its versions, or, for `rh table
+    sql`, the URL of a database (postgresql://user@host/db, sqlite:////path/file.db, duckdb:////path/file.db).
     """,
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 
 TableArgument = Annotated[str, typer.Argument(metavar="TABLE", autocompletion=complete_place, show_default=False)]
-Limit = Annotated[int | None, typer.Option("--limit", "-n", metavar="ROWS", min=0, help="At most so many rows.")]
+Limit = Annotated[int | None, typer.Option("--limit", "-n", metavar="ROWS", min=0, help="Maximum number of rows.")]
 Columns = Annotated[
     list[str] | None, typer.Option("--column", "-c", metavar="COLUMN", help="Only this column; repeatable.")
 ]
 Where = Annotated[
     list[str] | None,
-    typer.Option(metavar="CONDITION", help="Only rows for which this holds, such as 'size > 100'; repeatable."),
+    typer.Option(metavar="CONDITION", help="Only rows that match, such as 'size > 100'; repeatable."),
 ]
 
 Format = Annotated[
@@ -50,7 +50,7 @@ Format = Annotated[
     typer.Option(
         "--format",
         metavar="FORMAT",
-        help="Of files whose names do not say it: parquet, csv, …",
+        help="Format of files whose names do not show it: parquet, csv, …",
         autocompletion=one_of("parquet", "arrow", "csv", "jsonl"),
     ),
 ]
@@ -59,7 +59,7 @@ Options = Annotated[
     typer.Option(
         "--option",
         metavar="KEY=VALUE",
-        help="How to read them, such as 'delimiter=;' or 'column_types={\"zip\": \"string\"}'; repeatable.",
+        help="Option for reading the files, such as 'delimiter=;' or 'column_types={\"zip\": \"string\"}'; repeatable.",
     ),
 ]
 
@@ -68,7 +68,7 @@ Schema = Annotated[
     typer.Option(
         "--schema",
         metavar="COLUMN=TYPE,…",
-        help="Their columns and types, such as 'id=int64,at=timestamp[us]'; others are not read; repeatable.",
+        help="Columns to read and their types, such as 'id=int64,at=timestamp[us]'; repeatable.",
     ),
 ]
 
@@ -121,11 +121,11 @@ def stream(
     columns: Columns = None,
     where: Where = None,
     shuffle_seed: Annotated[
-        int | None, typer.Option(metavar="SEED", help="Mix the rows; equal seeds, equal order.")
+        int | None, typer.Option(metavar="SEED", help="Shuffle the rows; the same seed gives the same order.")
     ] = None,
-    rank: Annotated[int, typer.Option(min=0, help="Which of the shares.")] = 0,
-    world_size: Annotated[int, typer.Option(min=1, help="How many shares.")] = 1,
-    start: Annotated[int, typer.Option(min=0, metavar="ROW", help="Begin at this row.")] = 0,
+    rank: Annotated[int, typer.Option(min=0, help="Index of this reader, from 0.")] = 0,
+    world_size: Annotated[int, typer.Option(min=1, help="Number of readers that share the rows.")] = 1,
+    start: Annotated[int, typer.Option(min=0, metavar="ROW", help="Start at this row.")] = 0,
     arrow: Annotated[bool, typer.Option("--arrow", help="Write an Arrow IPC stream instead of JSON.")] = False,
     file_format: Format = None,
     option: Options = None,
@@ -170,7 +170,9 @@ def sql(
     schema: Schema = None,
     json: AsJson = False,
 ) -> None:
-    """Run a query over a table's files with DuckDB, or in a database.
+    """Run a query on the files of a table, or in a database.
+
+    Files are queried with DuckDB.
 
     rh table sql s3://bucket/logs 'select kind, count(*) from t group by kind'
     """
@@ -192,9 +194,10 @@ def profile(
     schema: Schema = None,
     json: AsJson = False,
 ) -> None:
-    """Say of each column what it holds: nulls, distinct values, least and greatest, the most frequent.
+    """Profile the columns of a table.
 
-    With --limit, of the first rows only: as many as memory holds.
+    Shows the nulls, distinct values, minimum, maximum and most frequent values of each. With --limit, of the first rows
+    only: as many as fit in memory.
     """
     import rh
 
@@ -213,12 +216,13 @@ def write(
     mode: Annotated[
         str,
         typer.Option(
-            help="If a table is there: error, append or overwrite.",
+            help="If the table exists: error, append or overwrite.",
             autocompletion=one_of("error", "append", "overwrite"),
         ),
     ] = "error",
     partition: Annotated[
-        list[str] | None, typer.Option(metavar="COLUMN", help="Lay files by the values of this column; repeatable.")
+        list[str] | None,
+        typer.Option(metavar="COLUMN", help="Partition files by the values of this column; repeatable."),
     ] = None,
     file_format: Format = None,
     option: Options = None,
@@ -239,13 +243,17 @@ def write(
 @app.command()
 def compact(
     table: TableArgument,
-    target_mb: Annotated[int, typer.Option("--target-mb", metavar="MIB", min=1, help="In a file, about.")] = 128,
+    target_mb: Annotated[
+        int, typer.Option("--target-mb", metavar="MIB", min=1, help="Approximate size of a file.")
+    ] = 128,
     file_format: Format = None,
     option: Options = None,
     schema: Schema = None,
     json: AsJson = False,
 ) -> None:
-    """Rewrite the small files of a table as few large ones: the same rows, all or nothing.
+    """Rewrite the small files of a table as few large ones.
+
+    The rows stay the same. All or nothing.
 
     rh table compact s3://bucket/table
     """

@@ -20,15 +20,19 @@ if TYPE_CHECKING:
 __all__ = ["alias_app", "commit", "newest_of", "tell_made", "version_app", "versioned"]
 
 version_app = typer.Typer(
-    help="""Look at versions of what is saved: NAME is the newest, NAME:v3, NAME:production or NAME@sha256:… another.
+    help="""List, compare, verify, export and forget versions.
 
-    Everywhere else rh://NAME:v3/path means what is in a version, to ls, cat, cp and all that only read.
+    NAME is the newest version of a saved name; NAME:v3, NAME:production or NAME@sha256:… is another one. In ls, cat,
+    cp and every other command that only reads, rh://NAME:v3/path is a path in a version.
     """,
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 alias_app = typer.Typer(
-    help="Move labels such as 'production' from version to version. 'latest' moves by itself.",
+    help="""Point labels such as 'production' at versions.
+
+    The alias 'latest' moves automatically.
+    """,
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -37,11 +41,11 @@ VersionName = Annotated[
     str,
     typer.Argument(metavar="NAME[:VERSION]", autocompletion=complete_name, callback=name_meant, show_default=False),
 ]
-Message = Annotated[str, typer.Option("--message", "-m", metavar="TEXT", help="What changed.")]
+Message = Annotated[str, typer.Option("--message", "-m", metavar="TEXT", help="Message that says what changed.")]
 Aliases = Annotated[
-    list[str] | None, typer.Option("--alias", "-a", help="Move this alias onto the version; repeatable.")
+    list[str] | None, typer.Option("--alias", "-a", help="Point this alias at the version; repeatable.")
 ]
-Tags = Annotated[list[str] | None, typer.Option("--tag", "-t", help="A word to find it by; repeatable.")]
+Tags = Annotated[list[str] | None, typer.Option("--tag", "-t", help="Tag to find the version by; repeatable.")]
 Alias = Annotated[str, typer.Argument(metavar="ALIAS", show_default=False)]
 
 
@@ -51,17 +55,17 @@ def commit(
     alias: Aliases = None,
     tag: Tags = None,
     ttl: Annotated[
-        str | None, typer.Option(metavar="SPAN", help="rh gc may drop it after this time, such as 30d.")
+        str | None, typer.Option(metavar="SPAN", help="rh gc may delete it after this time, such as 30d.")
     ] = None,
     parent: Annotated[
-        str | None, typer.Option(metavar="VERSION", help="Only if this is the newest version now.")
+        str | None, typer.Option(metavar="VERSION", help="Only if this is currently the newest version.")
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """Keep what lies under a saved name now as a version.
+    """Save the current data of a name as a new version.
 
-    Only what no version has yet is stored; if nothing changed, no version is made, and --alias and --tag are for the
-    newest one.
+    Only data that no version has yet is stored. If nothing changed, no version is made, and --alias and --tag apply to
+    the newest one.
     """
     from rh.resources import base
 
@@ -76,7 +80,7 @@ def commit(
 
 @version_app.command()
 def ls(name: SavedName, json: AsJson = False) -> None:
-    """List the versions of a name, the newest first."""
+    """List the versions of a name, newest first."""
     resource, _ = versioned(name, bare=True)
     found = resource.versions()[::-1]
     if json:
@@ -95,7 +99,7 @@ def ls(name: SavedName, json: AsJson = False) -> None:
 
 @version_app.command("show")
 def show_one(name: VersionName, json: AsJson = False) -> None:
-    """Show all that is known of a version."""
+    """Show everything known about a version."""
     resource, which = versioned(name)
     version = resource.series_of().get(which)
     document = _document(resource, version)
@@ -115,9 +119,9 @@ def show_one(name: VersionName, json: AsJson = False) -> None:
 
 @version_app.command()
 def diff(old: VersionName, new: VersionName, json: AsJson = False) -> None:
-    """Say what differs from one version to another: added, removed, modified, renamed. No file is read.
+    """Show the changes between two versions.
 
-    With --json, one document per change.
+    Lists what was added, removed, modified or renamed. No file is read. With --json, one document per change.
     """
     from rh.versions.diff import diff as compare
     from rh.versions.store import Store
@@ -136,9 +140,10 @@ def diff(old: VersionName, new: VersionName, json: AsJson = False) -> None:
 
 @version_app.command()
 def verify(name: VersionName, json: AsJson = False) -> None:
-    """Read every byte of a version again, where it is stored, and compare it with its digest.
+    """Read every byte of a version again, and verify it.
 
-    Exits with 6 if something is damaged, lost, or, where the version only refers to it, another one by now.
+    Compares stored bytes with their digests. Exits with 6 if something is damaged or lost or, where the version only
+    refers to a file, that has changed.
     """
     resource, which = versioned(name)
     _tell_verified(resource.at(which or "latest").check_version(), json=json)
@@ -148,13 +153,14 @@ def verify(name: VersionName, json: AsJson = False) -> None:
 def repair(
     name: VersionName,
     source: Annotated[
-        str | None, typer.Option("--from", metavar="PLACE", help="Take the bytes from here, not from the live files.")
+        str | None, typer.Option("--from", metavar="PLACE", help="Read the bytes from here, not from the live files.")
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """Write again what the store has lost or damaged of a version, from files that have the bytes.
+    """Repair lost or damaged data of a version.
 
-    Then verify it; exits with 6 if something is still damaged or lost.
+    Writes it to the store again from files that have the bytes, and verifies the version afterwards. Exits with 6 if
+    something is still damaged or lost.
     """
     from rh.cli.place import place_of
 
@@ -170,10 +176,13 @@ def repair(
 def export_one(
     name: VersionName,
     place: PlaceArgument,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
     json: AsJson = False,
 ) -> None:
-    """Write a version, with all its files, as one file at PLACE."""
+    """Export a version, with all its files, to one file.
+
+    PLACE is the file to write.
+    """
     from rh.cli.place import place_of
 
     resource, which = versioned(name)
@@ -195,9 +204,10 @@ def import_one(
     tag: Tags = None,
     json: AsJson = False,
 ) -> None:
-    """Make the version that `rh version export` wrote the newest one of a saved name.
+    """Import an exported version as the newest of a name.
 
-    The file is verified as a whole first. What lies under the name is not changed.
+    PLACE is a file written by `rh version export`; it is verified as a whole first. The live files of the name are not
+    changed.
     """
     from rh.cli.place import place_of
 
@@ -211,8 +221,8 @@ def import_one(
 def rm(name: VersionName, json: AsJson = False) -> None:
     """Forget a version.
 
-    Its number is not used again, and its bytes go with the next rh gc. The newest version and those that an alias
-    stands on stay.
+    Its number is not used again, and its bytes are deleted by the next rh gc. The newest version and versions that an
+    alias points to are kept.
     """
     from rh.errors import InvalidError
     from rh.versions.gc import drop
@@ -239,11 +249,11 @@ def set_one(
         typer.Argument(metavar="[VERSION]", help="v3, another alias or a digest.", autocompletion=complete_version),
     ] = "latest",
     expect: Annotated[
-        str | None, typer.Option(metavar="VERSION", help="Only if it stands there now ('none': nowhere).")
+        str | None, typer.Option(metavar="VERSION", help="Only if the alias points there now ('none': nowhere).")
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """Move an alias onto a version."""
+    """Point an alias at a version."""
     resource, _ = versioned(name, bare=True)
     wanted: Any = ... if expect is None else None if expect == "none" else expect
     _tell(resource, resource.alias(alias, version, expect=wanted), json=json)
@@ -251,7 +261,7 @@ def set_one(
 
 @alias_app.command("rm")
 def remove_one(name: SavedName, alias: Alias, json: AsJson = False) -> None:
-    """Take an alias away; the version stays."""
+    """Remove an alias; the version stays."""
     resource, _ = versioned(name, bare=True)
     resource.unalias(alias)
     if json:
@@ -262,7 +272,7 @@ def remove_one(name: SavedName, alias: Alias, json: AsJson = False) -> None:
 
 @alias_app.command("ls")
 def list_all(name: SavedName, json: AsJson = False) -> None:
-    """List the aliases of a name and the versions they stand on."""
+    """List the aliases of a name and their versions."""
     resource, _ = versioned(name, bare=True)
     found = resource.aliases()
     if json:
@@ -274,7 +284,7 @@ def list_all(name: SavedName, json: AsJson = False) -> None:
 
 @alias_app.command()
 def history(name: SavedName, alias: Alias, json: AsJson = False) -> None:
-    """List every move of an alias, the oldest first."""
+    """List all moves of an alias, oldest first."""
     resource, _ = versioned(name, bare=True)
     for move in resource.alias_history(alias):
         label = None if move.version is None else f"v{move.version}"

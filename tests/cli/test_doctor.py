@@ -61,7 +61,7 @@ def test_working_systems(rh, s3_server, ssh_a):
 @pytest.mark.parametrize(
     "what", ["gone", "host gone", "bucket", "key", "host key", "no such system", "settings", "setting", "registry"]
 )
-def test_each_trouble_fails_and_says_how_to_mend(rh, s3_server, ssh_a, what, tmp_path, monkeypatch):
+def test_each_trouble_fails_and_says_how_to_fix_it(rh, s3_server, ssh_a, what, tmp_path, monkeypatch):
     s3, host = s3_server.settings(), ssh_a.settings()
     if what == "gone":
         configure(x={**s3, "endpoint_url": "http://127.0.0.1:9"})

@@ -70,6 +70,25 @@ def test_every_kind_of_error_has_its_code():
     assert codes.code_of(errors.FullError("x")) == 1
 
 
+def test_every_summary_is_one_short_sentence():
+    """So no list of commands cuts one off, also where it is 80 columns wide."""
+    import typer
+
+    from rh.cli.app import app
+
+    def below(command, words):
+        if words:
+            first, *rest = (command.help or "").strip().split("\n")
+            assert 0 < len(first) <= 60, f"{' '.join(words)}: {first}"
+            assert first.find(".") == len(first) - 1, f"{' '.join(words)}: {first}"
+            assert not rest or not rest[0].strip(), f"{' '.join(words)}: {first} {rest[0]}"
+            assert not command.get_short_help_str(60).endswith("..."), " ".join(words)
+        for name, one in getattr(command, "commands", {}).items():
+            below(one, (*words, name))
+
+    below(typer.main.get_command(app), ())
+
+
 @pytest.mark.parametrize(
     "words", [["frob"], ["ls", "--frob"], ["cp", "only-one"], ["rm"], ["cp", "a", "b", "--workers", "x"]]
 )

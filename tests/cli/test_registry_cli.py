@@ -245,7 +245,7 @@ def test_tokens_and_users_say_what_was_done(rh, login):
     assert made["id"] == made["token"].split("_")[1]
     assert rh("registry", "token", "revoke", made["id"]).out == f"the token {made['id']} is revoked\n"
     rh("registry", "user", "add", "cy")
-    assert rh("registry", "user", "rm", "cy").out == "cy is let in no more; what they saved stays\n"
+    assert rh("registry", "user", "rm", "cy").out == "cy is removed; what they saved stays\n"
 
 
 def test_only_a_name_that_is_there_is_shared(rh, server, login, tmp_path):
