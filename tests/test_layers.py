@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import configparser
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,16 +22,16 @@ HOMES = {
     "azure": ("systems/azure/__init__.py", "testing/servers/azure_versions.py"),
     "boto3": ("systems/s3/credentials.py",),
     "botocore": ("systems/s3/credentials.py",),
-    "cloudpickle": ("compute/codecs.py",),
-    "dask": ("tables/dask.py", "compute/dask.py"),
+    "cloudpickle": (),
+    "dask": ("tables/dask.py",),
     "datasets": ("tables/huggingface.py",),
     "duckdb": ("tables/query.py",),
     "dulwich": ("systems/git/repository.py",),
-    "fsspec": ("systems/fsspec.py", "interop/fsspec.py"),
+    "fsspec": ("systems/fsspec.py",),
     "gcsfs": (),
     "google": ("systems/gcs/__init__.py",),
     "httpx": (),
-    "kubernetes": ("compute/kubernetes.py",),
+    "kubernetes": (),
     "numpy": ("resources/codecs.py", "tables/"),
     "pandas": ("tables/frames.py",),
     "paramiko": ("systems/ssh/by_paramiko.py",),
@@ -45,7 +47,7 @@ HOMES = {
         "testing/",
     ),
     "pyfastcdc": ("versions/pieces.py",),
-    "ray": ("tables/ray.py", "compute/ray.py"),
+    "ray": ("tables/ray.py",),
     "requests": (),
     "s3fs": (),
     "safetensors": ("resources/codecs.py",),
@@ -92,10 +94,26 @@ def test_layers(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_contributors_are_shown_the_layers() -> None:
+    """The tree in CONTRIBUTING.md is the contract in setup.cfg: each layer there is, from the top to the bottom."""
+    contract = configparser.ConfigParser()
+    contract.read(ROOT / "setup.cfg", "utf-8")
+    layers = contract["importlinter:contract:layers"]["layers"].strip().splitlines()
+    held = [[name.strip(" ()") for name in layer.split("|")] for layer in layers]
+    there = [[name for name in layer if any(PACKAGE.glob(f"{name}.py")) or (PACKAGE / name).is_dir()] for layer in held]
+
+    section = (ROOT / "CONTRIBUTING.md").read_text("utf-8").partition("## Where a line belongs")[2]
+    lines = section.split("```")[1].strip().splitlines()
+    shown = [re.match(r"\w+(?: · \w+)*", line).group().split(" · ") for line in lines]  # type: ignore[union-attr]
+    assert shown == [layer for layer in there if layer]
+
+
 @pytest.mark.parametrize("package", HOMES)
 def test_each_sdk_is_imported_in_its_own_file(package: str) -> None:
     found = {name for name, imported in everything().items() if package in imported}
     homes = HOMES[package]
+    missing = [home for home in homes if not (PACKAGE / home).exists()]
+    assert not missing, f"{package} has homes that do not exist: {missing}"
     assert {name for name in found if not name.startswith(tuple(home for home in homes if home[-1] == "/"))} <= {*homes}
 
 
