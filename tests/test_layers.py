@@ -117,6 +117,16 @@ def test_each_sdk_is_imported_in_its_own_file(package: str) -> None:
     assert {name for name in found if not name.startswith(tuple(home for home in homes if home[-1] == "/"))} <= {*homes}
 
 
+@pytest.mark.parametrize("package", ["versions", "resources", "systems/local"])
+def test_the_docstring_of_a_package_names_each_module(package: str) -> None:
+    folder = PACKAGE / package
+    docstring = ast.get_docstring(ast.parse((folder / "__init__.py").read_text("utf-8"))) or ""
+    shown = re.findall(r"^\* `(\w+)`: ", docstring, re.MULTILINE)
+    there = [path.stem for path in folder.glob("*.py") if path.stem != "__init__"]
+    there += [path.parent.name for path in folder.glob("*/__init__.py")]
+    assert sorted(shown) == sorted(there)
+
+
 def test_declared_dependencies_are_all_used() -> None:
     import tomllib
 

@@ -1,5 +1,25 @@
 """The disks of this machine.
 
+* `disk`: keys on a disk: which are possible, how to reach them below the root, how to publish a file.
+* `draft`: writing under a temporary name, published in one step.
+* `parts`: multipart uploads, and the removal of what crashes left behind.
+* `source`: small files of one root, read whole.
+
+Listing:
+
+* `listing`: a directory tree in the order of its keys.
+* `looks`: sizes and times of files, looked up in batches.
+* `ahead`: directories read before a listing comes to them.
+
+Many files at once:
+
+* `bulk`: read, write, copy and digest many files.
+* `pages`: many plain small files, gathered by directory.
+* `plain`: the plain case in few steps; what is not plain goes back to the caller.
+* `batch`: many small files written and published together.
+* `copies`: large files hashed and copied by several threads.
+* `helpers`: the helper processes that share this work.
+
 A write goes to a temporary file beside its target and is published by one rename: write → fsync → rename →
 fsync(directory). Reading checks that the file did not change meanwhile. Keys are paths below the root, as text
 (`os.fsdecode`); links are listed as links, and none is followed across the root.
