@@ -1,4 +1,4 @@
-"""The functions of `import rh`: make resources, load them by name, choose where short names are, name systems."""
+"""The functions of `import rh`: create, load and find resources, resolve short names, register systems."""
 
 from __future__ import annotations
 
@@ -48,10 +48,14 @@ __all__ = [
 
 
 def load(name: str, *, dryrun: bool = False) -> Resource:
-    """The resource of any kind that was saved under a name: `x`, `/org/x:v3`, or either as a URL, `rh:///org/x:v3`.
+    """Load a saved resource of any kind by its name: `x`, `/org/x:v3`, or either as a URL, `rh:///org/x:v3`.
+
+    Args:
+        name: the name, with or without a version.
+        dryrun: return the saved resource even if its system is not known here.
 
     Raises:
-        NotFoundError: nothing has that name; the nearest names are in the message.
+        NotFoundError: nothing is saved under that name; the message suggests similar names.
 
     Example:
         >>> import rh
@@ -63,7 +67,7 @@ def load(name: str, *, dryrun: bool = False) -> Resource:
 
 
 def exists(name: str) -> bool:
-    """Whether something is saved under a name. Says nothing about its data (`exists_in_system` does)."""
+    """Whether something is saved under a name. Does not check that its data exists (`exists_in_system` does)."""
     return base.exists(name)
 
 
@@ -79,24 +83,25 @@ def find(
     prefix: str | None = "/",
     limit: int | None = None,
 ) -> Found:
-    """Saved resources, and versions of them, of which all this holds; newest first.
+    """Find saved resources and versions that match all conditions, newest first.
 
-    Resources come as they are live, versions as handles on them. Versions are looked at where `tags`, `where`,
-    `produced_by` or `created_after` is given.
+    Resources are returned as live handles, versions as handles on that version. Versions are searched only if `tags`,
+    `where`, `produced_by` or `created_after` is given.
 
     Args:
         kind: `"folder"`, `"table"`, `"blob"`, `"cluster"`, `"view"`, or several.
-        name: a pattern of whole names: `"/org/*"`; a short one is meant in the current folder.
-        tags: all of them.
-        where: a condition on the metadata: `F.accuracy > 0.9`, the same as text, or `{"stage": "train"}`.
-        produced_by: a run, its id or its name.
-        created_after: an ISO date, a datetime, or seconds since the epoch.
-        as_of: the same: find what was recorded at that moment.
-        prefix: names in this folder of names only (`"~"`, `"@"`, `"/org/team"`); `None` is the current one.
-        limit: so many at most.
+        name: a pattern for full names, such as `"/org/*"`; a short one is relative to the current folder.
+        tags: tags that it must have, all of them.
+        where: a condition on metadata: `F.accuracy > 0.9`, the same as text, or `{"stage": "train"}`.
+        produced_by: the run that produced the version, or its ID or name.
+        created_after: only what was created after this time: an ISO date, a datetime, or seconds since the epoch.
+        as_of: search the registry as it was at this time, given in the same way.
+        prefix: only names below this prefix (`"~"`, `"@"`, `"/org/team"`); `None` is the current folder.
+        limit: maximum number of results.
 
     Raises:
-        InvalidError: `where` is no condition, or on a property that nothing has; the nearest are named.
+        InvalidError: `where` is not a valid condition, or names a property that nothing has; the message suggests
+            similar ones.
 
     Example:
         >>> import rh, tempfile
@@ -115,11 +120,11 @@ def find(
 
 
 def resources(prefix: str | None = None) -> list[str]:
-    """The whole names of what is saved in a folder of names, in order.
+    """Full names of the resources saved below a prefix, sorted.
 
     Args:
-        prefix: `"~"`, `"@"`, `"/org/team"`, a folder below the current one, or `"/"` for all; by default the current
-            folder.
+        prefix: `"~"`, `"@"`, `"/org/team"`, a prefix relative to the current folder, or `"/"` for all; by default the
+            current folder.
     """
     return records.list_names(prefix)
 
@@ -132,17 +137,17 @@ def register_system(
     options: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> None:
-    """Give a system a name for this process; `~/.rh/config.toml` does it for all.
+    """Register a system under a name, for this process. To do so for all processes, use `~/.rh/config.toml`.
 
     Args:
-        name: what `system=` and `name://…` shall mean.
-        kind: a kind of system (`"s3"`, `"ssh"`, …) or the name of a plug-in.
-        fsspec: a protocol of fsspec instead: any file system that has a package for it.
-        options: what fsspec's file system takes.
-        settings: of that kind: `root`, `endpoint_url`, `profile`, `host`, …
+        name: the name to use in `system=` and `name://…`.
+        kind: the kind of system (`"s3"`, `"ssh"`, …), or the name of a plug-in.
+        fsspec: an fsspec protocol, instead of `kind`; the package that implements it must be installed.
+        options: options of the fsspec file system.
+        settings: settings of that kind: `root`, `endpoint_url`, `profile`, `host`, …
 
     Raises:
-        InvalidError: neither kind nor protocol is given, that kind does not exist or takes no such setting, or a
+        InvalidError: `kind` and `fsspec` are both missing or both given, the kind or a setting does not exist, or a
             setting is a secret; credentials stay where each platform keeps them.
 
     Example:

@@ -244,7 +244,7 @@ _context: contextvars.ContextVar[str | None] = contextvars.ContextVar("rh_folder
 
 
 def current_folder() -> str:
-    """The folder that short names are in: `~` at first."""
+    """The folder that short names are relative to; initially `~`."""
     return _context.get() or _process["folder"]
 
 
@@ -272,10 +272,10 @@ class Switch:
 
 
 def set_folder(folder: str) -> Switch:
-    """Let short names be in `folder` (`~/project`, `@`, `/org/team`, or one below the current folder).
+    """Make short names relative to `folder`: `~/project`, `@`, `/org/team`, or one below the current folder.
 
-    Called in the main thread it holds for the process, that is for every thread that does not choose its own; in
-    another thread, or in a task of an event loop, for that one only. As a context manager it holds for the block::
+    Called in the main thread, it applies to the whole process, except for threads that set their own; called in another
+    thread, or in a task of an event loop, to that one only. As a context manager, it applies within the block::
 
         with rh.set_folder("/org/team"):
             rh.folder("train")          # /org/team/train
@@ -292,7 +292,7 @@ def set_folder(folder: str) -> Switch:
 
 
 def unset_folder() -> None:
-    """Let short names be in `~` again."""
+    """Make short names relative to `~` again."""
     set_folder(HOME)
 
 

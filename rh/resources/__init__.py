@@ -82,7 +82,7 @@ class _Callable(ModuleType):
     """Python makes this package an attribute of `rh`, where the function of the same name is public: so it is both."""
 
     def __call__(self, prefix: str | None = None) -> list[str]:
-        """The whole names of what is saved in a folder of names, in order (`rh.api.resources`)."""
+        """Full names of the resources saved below a prefix, sorted (`rh.api.resources`)."""
         return list_names(prefix)
 
 

@@ -199,11 +199,11 @@ class Run:
 
 
 def load_run(run: str | RunRef) -> Run:
-    """The run with an id (or a beginning of it that only one has).
+    """Load a run by its ID, or by a unique prefix of it.
 
     Raises:
-        NotFoundError: there is none.
-        InvalidError: several begin so.
+        NotFoundError: there is no such run.
+        InvalidError: several runs have that prefix, or it is not an ID.
     """
     wanted = run.id if isinstance(run, RunRef) else run
     if not isinstance(wanted, str) or not re.fullmatch(r"[0-9a-f-]{1,64}", wanted):
@@ -229,17 +229,17 @@ def runs(
     where: filters.Filter | str | None = None,
     limit: int | None = None,
 ) -> list[Run]:
-    """Recorded runs, the newest first.
+    """List recorded runs, newest first.
 
     Args:
-        name: only those of this name.
-        status: only `"running"`, `"done"`, `"failed"` or `"cancelled"` ones.
-        where: a filter on their parameters: `"rate > 0.1"`.
-        limit: up to so many.
+        name: only runs with this name.
+        status: only runs with this status: `"running"`, `"done"`, `"failed"` or `"cancelled"`.
+        where: a filter on parameters, such as `"rate > 0.1"`.
+        limit: maximum number of runs.
 
     Raises:
-        NotFoundError: no run was ever called that; the nearest names are told.
-        InvalidError: the filter is none, or no run has a parameter of that name.
+        NotFoundError: no run has that name; the message suggests similar names.
+        InvalidError: the filter is not valid, or no run has a parameter of that name.
     """
     if status is not None and status not in STATES:
         raise InvalidError(
