@@ -42,7 +42,7 @@ PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
 PROGRAMS = Path(sys.executable).parent
 
 NOT_RUN = {
-    "README.md": ["make demo", "pip install"],
+    "README.md": ["pip install", "make demo"],
     "docs/index.md": ["pip install"],
     "docs/start.md": ["pip install", "rh playground"],
     "docs/systems/ssh.md": ["ssh-keyscan"],

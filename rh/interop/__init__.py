@@ -1,1 +1,1 @@
-"""Other libraries' ways of saying things, for what `rh` does."""
+"""Other libraries' APIs, implemented with `rh`."""

@@ -1,4 +1,4 @@
-"""The spellings of DagsHub's client for what `rh` does, for programs that were written for it.
+"""The API of DagsHub's client, implemented with `rh`, for programs that were written for it.
 
     from rh.interop.dagshub import Repo
 
@@ -8,7 +8,7 @@
     images.commit("more images")
 
 A repository is the saved folder `/ada/cats`, and every commit one version of it. There is no Git and no DVC below:
-`versioning=` is taken and makes no difference.
+`versioning=` is accepted and ignored.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Repo:
 
     Args:
         owner: `/owner/name` is the folder's name; `""` for a name of this machine.
-        name: the other half.
-        branch: taken and not used: a version has no branches. Drafts with names are the nearest thing.
+        name: the rest of the name.
+        branch: accepted and ignored: versions have no branches. Named drafts come closest.
 
     Raises:
         NotFoundError: nothing of that name is saved.
@@ -55,7 +55,7 @@ class Repo:
         self.folder: Folder = folder(f"/{owner}/{name}" if owner else name)
 
     def directory(self, path: str = "") -> DataSet:
-        """A directory of the repository, to be changed."""
+        """A directory of the repository, to add files to."""
         return DataSet(self, path)
 
     def upload(
@@ -68,16 +68,15 @@ class Repo:
         versioning: str = "auto",
         force: bool = True,
     ) -> Version:
-        """Make a version with a file or directory more.
+        """Add a file or directory in a new version.
 
         Args:
-            local_path: of the file or directory.
-            commit_message: of the version.
-            remote_path: where it is to be; by default a file keeps its name, and what is in a directory comes to the
-                root.
-            glob_exclude: patterns of what to leave out of a directory.
-            versioning: makes no difference.
-            force: whether files that are there may be replaced.
+            local_path: the file or directory.
+            commit_message: message of the version.
+            remote_path: destination; by default a file keeps its name, and the contents of a directory go to the root.
+            glob_exclude: patterns of files in a directory to exclude.
+            versioning: ignored.
+            force: whether existing files may be replaced.
         """
         found = self.directory()
         if isinstance(local_path, str | os.PathLike) and os.path.isdir(local_path):
@@ -90,7 +89,7 @@ class Repo:
 
 
 class DataSet:
-    """A directory of a repository, and what shall be added to it with the next `commit`."""
+    """A directory of a repository, and what the next `commit` adds to it."""
 
     def __init__(self, repo: Repo, directory: str = "") -> None:
         self.repo = repo
@@ -106,13 +105,13 @@ class DataSet:
         """Add a file with the next commit.
 
         Args:
-            file: a path, bytes, or a file object, of which is added what follows from where it stands now. It has to
-                stay open until the commit, unless it is a pipe or the like: that is read now.
-            path: below this directory; by default the name of a file that has one.
-            update: whether a file that is there may be replaced.
+            file: a path, bytes, or a file object, which is read from its current position. It has to stay open until
+                the commit, unless it cannot seek, as a pipe: that is read now.
+            path: destination below this directory; by default the name of the file, if it has one.
+            update: whether an existing file may be replaced.
 
         Raises:
-            InvalidError: a directory (`add_dir`), or something that has no name without `path=`.
+            InvalidError: it is a directory (use `add_dir`), or has no name and `path` is missing.
             NotFoundError: there is no such file.
         """
         if isinstance(file, str | os.PathLike):
@@ -158,14 +157,14 @@ class DataSet:
         commit_message: str | None = None,
         update: bool = True,
     ) -> None:
-        """Add all that is in a directory with the next commit.
+        """Add the contents of a directory with the next commit.
 
         Args:
-            local_path: of the directory.
-            remote_path: below this directory.
-            glob_exclude: patterns of what to leave out.
-            commit_message: commits at once, if it is given.
-            update: whether files that are there may be replaced.
+            local_path: the directory.
+            remote_path: destination below this directory.
+            glob_exclude: patterns of files to exclude.
+            commit_message: if given, commit at once with this message.
+            update: whether existing files may be replaced.
 
         Raises:
             NotFoundError: there is no such directory.
@@ -179,11 +178,11 @@ class DataSet:
             self.commit(commit_message)
 
     def commit(self, commit_message: str = "", versioning: str = "auto") -> Version:
-        """Make one version with all that was added. If that fails, it can be tried again.
+        """Make one version with everything that was added. If that fails, it can be retried.
 
         Args:
-            commit_message: of the version.
-            versioning: `"auto"`, `"dvc"` or `"git"`; makes no difference.
+            commit_message: message of the version.
+            versioning: `"auto"`, `"dvc"` or `"git"`; ignored.
         """
         if versioning not in _VERSIONING:
             raise InvalidError(f"versioning={versioning!r}", hint=f"one of {', '.join(_VERSIONING)}; all do the same")
@@ -206,7 +205,7 @@ def create_dataset(
     org: str = "",
     private: bool = False,  # noqa: FBT001, FBT002 - as DagsHub has it
 ) -> Repo:
-    """`rh.create_dataset`, and what it made as a repository."""
+    """Create a dataset (`rh.create_dataset`), and return it as a repository."""
     _create_dataset(repo_name, local_path, glob_exclude=glob_exclude, org=org or None, private=private)
     return Repo(org, f"~/{repo_name}" if private else repo_name)
 
@@ -214,6 +213,6 @@ def create_dataset(
 def upload_files(
     repo: str, local_path: str | os.PathLike[str], commit_message: str = "", remote_path: str | None = None
 ) -> Version:
-    """Make a version of the repository `"owner/name"` with a file or directory more."""
+    """Add a file or directory to the repository `"owner/name"` in a new version."""
     owner, _, name = repo.rpartition("/")
     return Repo(owner, name).upload(local_path, commit_message, remote_path)
