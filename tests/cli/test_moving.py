@@ -251,7 +251,7 @@ def test_a_plan_changes_nothing(rh, tree, tmp_path):
 
 
 def test_verify_finds_rot_and_says_when_nothing_is_known(rh, tree, tmp_path):
-    assert "no manifest" in rh("verify", "src", expect=1).out
+    assert "nothing is recorded" in rh("verify", "src", expect=1).out
     rh("cp", "src", "dst")
     rh("verify", "dst")
     (tmp_path / "dst" / "z.bin").write_bytes(b"rotten")
@@ -294,7 +294,7 @@ def test_a_table_is_compared_with_its_index(rh, tmp_path):
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs" / "a.csv").write_text("x\n1\n")
     rh("save", "theirs", "theirs")
-    assert "no manifest" in rh("verify", "theirs", expect=1).out
+    assert "nothing is recorded" in rh("verify", "theirs", expect=1).out
 
 
 @pytest.mark.parametrize(("text", "code"), [("10M", 0), ("1.5GiB", 0), ("10MB/s", 0), ("fast", 2), ("-1", 2)])
