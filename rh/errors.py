@@ -153,6 +153,8 @@ class UnavailableError(RhError, ConnectionError):
 
     kind = "unavailable"
     retryable = True
+    wait_s: float | None = None
+    """Seconds that the other side asks to be left alone for."""
 
 
 class DeadlineError(RhError, TimeoutError):

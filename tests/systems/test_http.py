@@ -314,6 +314,9 @@ class Told(http.server.BaseHTTPRequestHandler):
             self.answer(302, b"", Location="http://[bad/")
         elif kind == "status":
             self.answer(int(rest), b"no", Retry_After="7")
+        elif kind == "busy":
+            first = len([path for _, path, _ in self.seen if path == self.path]) == 1
+            self.answer(503 if first or rest == "3600" else 200, DATA, Retry_After=unquote(rest))
         elif kind == "slow":
             time.sleep(3)
             self.close_connection = True
@@ -390,6 +393,19 @@ def test_a_stated_digest_holds_through_wrappers(told, wrapper):
     system = Retrying(wrapper(site(told[0], timeout_s=0.5)), budget_s=10)
     with pytest.raises(DeadlineError):
         list(system.read("stalled"))
+
+
+@pytest.mark.parametrize(("asked", "tries"), [("0", 2), ("1", 2), ("3600", 1), ("soon", 2)])
+def test_a_server_that_asks_to_wait_is_left_alone(told, asked, tries):
+    """As long as it asks for, if there is so much time; to ask it again before that is in vain."""
+    url, seen = told
+    system = Retrying(site(url), budget_s=10)
+    if tries == 1:
+        with pytest.raises(UnavailableError, match="asks to wait 3,600 s"):
+            system.read(f"busy/{asked}")
+    else:
+        assert system.read(f"busy/{asked}").read() == DATA
+    assert len(seen) == tries
 
 
 def test_a_server_without_ranges_is_skipped_through(told):

@@ -22,6 +22,7 @@ from rh.systems.base import Body, Bytes
 from rh.systems.objects import http
 from rh.systems.objects.failures import Failure, failure_of
 from rh.systems.objects.together import Call, together
+from rh.systems.retry_after import asked_to_wait
 from rh.types import Entry
 
 __all__ = [
@@ -213,7 +214,7 @@ class StoreWire(ABC):
             return Answer(status, answer.headers, b"", answer)
         content = answer.read(ANSWER_LIMIT)
         if not ok and status not in accept:
-            raise error(failure_of(status, content, answer.headers))
+            raise asked_to_wait(error(failure_of(status, content, answer.headers)), answer.headers.get("retry-after"))
         return Answer(status, answer.headers, content)
 
     def request_many(
@@ -249,7 +250,7 @@ class StoreWire(ABC):
             if 200 <= status < 300 or error is None:
                 yield tag, Answer(status, told, data or b"", whole=data is not None)
             else:
-                yield tag, error(failure_of(status, data or b"", told))
+                yield tag, asked_to_wait(error(failure_of(status, data or b"", told)), told.get("retry-after"))
 
 
 class WireBody(Body):

@@ -25,6 +25,7 @@ from rh.errors import (
     UnavailableError,
 )
 from rh.forks import Lock
+from rh.systems.retry_after import asked_to_wait
 
 if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse, PoolManager
@@ -110,9 +111,7 @@ def refusal(status: int, where: str, *, reason: str = "", retry_after: str | Non
     if status in (408, 504):
         return DeadlineError(text, where=where)
     if status in (425, 429) or status >= 500:
-        return UnavailableError(
-            text, where=where, hint=f"the server asks to wait {retry_after} s" if retry_after else None
-        )
+        return asked_to_wait(UnavailableError(text, where=where), retry_after)
     return InvalidError(text, where=where)
 
 

@@ -2,7 +2,8 @@
 
 Only what says that it is `retryable` is tried again; anything else costs exactly one request. There is a number of
 tries (`retries` of the settings, after the first), and a budget in seconds (`retry_s`, by default `timeout_s`) from the
-first failure on. stamina keeps the time between tries: `wait_s`, doubled each time, with jitter.
+first failure on. stamina keeps the time between tries: `wait_s`, doubled each time, with jitter; or what the other side
+asks for, if that is left of the budget.
 """
 
 from __future__ import annotations
@@ -14,7 +15,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, partial
 from typing import Any, TypeVar
 
-from rh.errors import ConflictError, DeadlineError, ExistsError, IntegrityError, NotFoundError, RhError
+from rh.errors import (
+    ConflictError,
+    DeadlineError,
+    ExistsError,
+    IntegrityError,
+    NotFoundError,
+    RhError,
+    UnavailableError,
+)
 from rh.observe import log
 from rh.systems.base import Body, Bytes, System
 from rh.systems.wrap.wrapper import Flow, Listing, Wrapper
@@ -66,10 +75,12 @@ class Retrying(Wrapper):
         tries = 1
         last = spent
 
-        def worth(problem: Exception) -> bool:
+        def worth(problem: Exception) -> bool | float:
             if not isinstance(problem, RhError) or not problem.retryable:
                 return False
             elapsed = time.monotonic() - begun
+            if isinstance(problem, UnavailableError) and problem.wait_s:
+                return elapsed + problem.wait_s <= self.budget_s and problem.wait_s
             if isinstance(problem, DeadlineError):
                 # Another wait like the last one must fit as well, or two deadlines would pass for one.
                 return spent + elapsed + last <= self.budget_s
