@@ -682,6 +682,19 @@ class TestErrors:
                 assert caught.value.where
                 assert len(server.seen) == number
 
+    @pytest.mark.parametrize(("asked", "tries"), [("1", 2), ("3600", 1)])
+    def test_a_store_that_asks_to_wait(self, keys, asked, tries):
+        """It is left alone for so long, if there is so much time."""
+        busy = (503, {"Retry-After": asked}, b"<Error><Code>SlowDown</Code></Error>")
+        with Scripted(lambda *_: busy if len(server.seen) == 1 else (200, {}, b"")) as server:
+            system = Retrying(server.open(), budget_s=10)
+            if tries == 1:
+                with pytest.raises(UnavailableError, match="asks to wait 3,600 s"):
+                    system.delete(["k"])
+            else:
+                system.delete(["k"])
+            assert len(server.seen) == tries
+
     def test_nobody_listens(self, keys):
         """A refused connection is `UnavailableError` that names the place, at once."""
         with socket.socket() as free:
