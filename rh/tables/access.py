@@ -21,7 +21,7 @@ from rh.plugins import need
 from rh.systems.base import System
 from rh.tables import blocks, lines
 from rh.tables.base import DataFile, Snapshot
-from rh.tables.casts import cast_here, has_never_null, misfit, parsed_as, shaped
+from rh.tables.casts import cast_here, check_text, has_never_null, misfit, parsed_as, shaped
 from rh.tables.conditions import fitted
 from rh.tables.fragments import (
     TEXT,
@@ -123,7 +123,7 @@ def scanner(
     where: Any = None,
     strict: bool = False,
     **options: Any,
-) -> ds.Scanner | _Blocks | _Passing:
+) -> ds.Scanner | _Blocks | _Passing | _Checked:
     """How rows are read from `files`, the `dataset` of a snapshot: as `pyarrow.dataset.Dataset.scanner` does.
 
     Where all columns are wanted (`strict`), a key of JSON lines that the schema does not have is an error. Where the
@@ -151,7 +151,28 @@ def scanner(
         files = files.replace_schema(need("pyarrow").schema(map(whole.field, _looked_at(columns, where, whole))))
     if snapshot.format == "csv":
         return _Blocks(system, snapshot, files, columns=columns, filter=where, **options)
-    return files.scanner(columns=columns, filter=where, **options)
+    found = files.scanner(columns=columns, filter=where, **options)
+    return found if snapshot.owned else _Checked(system.url(), found)
+
+
+class _Checked:
+    """What a scanner of Arrow's gives of files of others, whose text may be anything."""
+
+    def __init__(self, where: str, rows: ds.Scanner) -> None:
+        self._where = where
+        self._rows = rows
+
+    def to_batches(self) -> Iterator[pa.RecordBatch]:
+        """The rows, batch by batch."""
+        for batch in self._rows.to_batches():
+            check_text(self._where, batch)
+            yield batch
+
+    def to_table(self) -> pa.Table:
+        """All rows."""
+        found = self._rows.to_table()
+        check_text(self._where, found)
+        return found
 
 
 class _Blocks:
@@ -225,7 +246,9 @@ def _held(
                 shaped(system.url(), column, field, given=snapshot.given)
                 for column, field in zip(batch.columns, wanted, strict=True)
             ]
-            yield pa.RecordBatch.from_arrays(columns, schema=wanted) if columns else batch
+            rows = pa.RecordBatch.from_arrays(columns, schema=wanted) if columns else batch
+            check_text(system.url(), rows)
+            yield rows
 
 
 class _Passing:
@@ -357,10 +380,10 @@ def _hold(system: System, snapshot: Snapshot, file: DataFile, whole: pa.Schema) 
     elif snapshot.format in ("parquet", "arrow") and not snapshot.owned:
         found = one.physical_schema
         for field in whole:
-            known = found.names.count(field.name) == 1 and field.name not in snapshot.partition_cols
-            if known and (found.field(field.name).type != field.type or (snapshot.given and has_never_null(field))):
+            if found.names.count(field.name) == 1 and field.name not in snapshot.partition_cols:
                 for batch in one.to_batches(schema=found, columns=[field.name]):
-                    shaped(where, batch.column(0), field, given=snapshot.given)
+                    column = shaped(where, batch.column(0), field, given=snapshot.given)
+                    check_text(where, need("pyarrow").record_batch([column], [field.name]))
 
 
 _VALUE = re.compile(r"In CSV column #(\d+): (.*)", re.DOTALL)

@@ -8,6 +8,7 @@ against that.
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "cast_here",
+    "check_text",
     "exactly",
     "has_never_null",
     "may_lose",
@@ -286,6 +288,57 @@ def _same(have: pa.Scalar, made: pa.Scalar) -> bool:
 def _said(value: pa.Scalar) -> str:
     text = str(value)
     return text if len(text) <= 60 else f"{text[:60]}…"
+
+
+# Text
+
+NOT_UTF8 = "not UTF-8"
+"""What `check_text` says of text."""
+AS_BYTES = 'options={{"column_types": {{"{name}": "{kind}"}}}} or schema= reads its bytes; columns= can leave it out'
+"""A hint of `check_text`, about files."""
+
+
+def check_text(where: str, rows: pa.RecordBatch | pa.Table, hint: str = AS_BYTES) -> None:
+    """See that text is UTF-8, which Arrow and all who are handed its text take for granted; only its CSV reader looks.
+
+    Args:
+        where: the place that the rows are from, for the message.
+        rows: some gigabytes of text are looked at in a second.
+        hint: what to do about the column `{name}`; `{kind}` is its type with bytes in place of text.
+
+    Raises:
+        InvalidError: some is not; the column is named.
+    """
+    pa = need("pyarrow")
+    for name, column in zip(rows.schema.names, rows.columns, strict=True):
+        for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else (column,):
+            try:
+                for text in _texts(chunk):
+                    text.validate(full=True)
+            except pa.ArrowInvalid as error:
+                kind = str(column.type).replace("string", "binary")
+                raise InvalidError(
+                    f"column {name!r} has text that is {NOT_UTF8}", where=where, hint=hint.format(name=name, kind=kind)
+                ) from error
+
+
+def _texts(column: pa.Array) -> Iterator[pa.Array]:
+    """The arrays of text that a column is made of."""
+    pa = need("pyarrow")
+    types, kind = pa.types, column.type
+    if isinstance(kind, pa.BaseExtensionType):
+        yield from _texts(column.storage)
+    elif types.is_dictionary(kind):
+        yield from _texts(column.dictionary)
+    elif types.is_map(kind):
+        yield from _texts(_opened(column))
+    elif _is_list(kind):
+        yield from _texts(column.flatten())
+    elif types.is_struct(kind):
+        for inner in column.flatten():
+            yield from _texts(inner)
+    elif types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
+        yield column
 
 
 # Nulls

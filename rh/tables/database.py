@@ -23,6 +23,7 @@ from rh.errors import InvalidError, UnsupportedError
 from rh.plugins import need
 from rh.tables import drivers
 from rh.tables import query as duck
+from rh.tables.casts import check_text
 from rh.tables.drivers import Address, Driver
 from rh.tables.query import ROWS
 
@@ -351,6 +352,7 @@ class _Columns:
 
     def convert(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         pa = need("pyarrow")
+        check_text(self.where, batch, "select its bytes: cast({name} as blob) as {name}")
         if batch.schema.types == self.schema.types:
             return pa.RecordBatch.from_arrays(batch.columns, schema=self.schema)
         columns = []

@@ -18,7 +18,7 @@ from rh.plugins import need
 from rh.systems.base import System
 from rh.tables import blocks
 from rh.tables.base import DataFile, Snapshot
-from rh.tables.casts import parsed_as, shaped
+from rh.tables.casts import NOT_UTF8, check_text, parsed_as, shaped
 from rh.tables.ranges import BLOCK, open_file, translated
 
 if TYPE_CHECKING:
@@ -90,7 +90,9 @@ def _parsed(
     )
     try:
         with translated(system.url(file.key)), opened(system, file) as source:
-            yield from need("pyarrow.json").open_json(source, read_options=read, parse_options=parse)
+            for batch in need("pyarrow.json").open_json(source, read_options=read, parse_options=parse):
+                check_text(system.url(file.key), batch)
+                yield batch
     except (InvalidError, IntegrityError) as error:
         explain(system, snapshot, file, schema, error)
         raise
@@ -142,6 +144,8 @@ def explain(system: System, snapshot: Snapshot, file: DataFile, schema: pa.Schem
             _explain_key(lines, where, schema, error)
         elif TWICE in error.message:
             _explain_twice(lines, where, error)
+        elif NOT_UTF8 in error.message:
+            _explain_text(lines, where, error)
         else:
             bad = _first_bad(lines, _asked(schema))
             if bad is not None:
@@ -186,6 +190,18 @@ def _explain_twice(lines: _Lines, where: str, error: RhError) -> None:
                 f"column {twice[0]!r} is twice in line {number} of this file",
                 where=where,
                 hint="an object of a table has each key once; columns= or schema= can leave the column out",
+            ) from error
+
+
+def _explain_text(lines: _Lines, where: str, error: RhError) -> None:
+    for number, text in lines:
+        try:
+            text.decode()
+        except UnicodeDecodeError as wrong:
+            raise InvalidError(
+                f"{error.message}, in line {number} of this file: {wrong.reason}, byte 0x{text[wrong.start]:02x}",
+                where=where,
+                hint=error.hint,
             ) from error
 
 

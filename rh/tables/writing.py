@@ -25,6 +25,7 @@ from rh.systems import open_system
 from rh.systems.base import System
 from rh.tables import access, adoption, frames, index, store
 from rh.tables.base import DataFile, Mode, Snapshot
+from rh.tables.casts import check_text
 from rh.tables.encoding import EncodedFile, Room, size_of, stored_fields
 from rh.tables.layouts import roomy
 from rh.types import Location
@@ -441,6 +442,7 @@ class _Writer:
         pa = need("pyarrow")
         for batch in rows:
             table = pa.Table.from_batches([batch])
+            check_text(self._system.url(), table, "a column of bytes is binary: .view(pyarrow.binary()) makes it so")
             if table.schema.equals(self._schema, check_metadata=True):
                 yield table
                 continue

@@ -306,6 +306,46 @@ def test_empty_files_are_passed_over(place, kind, blank, at):
     assert table.profile().rows == 2
 
 
+LATIN = pa.array([b"ok", b"M\xfcller"]).view(pa.string())
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda text: text,
+        lambda text: text.cast(pa.large_string()),
+        lambda text: text.dictionary_encode(),
+        lambda text: pa.StructArray.from_arrays([text], ["s"]),
+        lambda text: pa.ListArray.from_arrays(range(len(text) + 1), text),
+        lambda text: pa.MapArray.from_arrays(range(len(text) + 1), text, text),
+    ],
+    ids=["string", "large_string", "dictionary", "struct", "list", "map"],
+)
+@pytest.mark.parametrize("encoded", [parquet, arrow, stream])
+def test_text_that_is_no_utf8_is_told_with_its_file(place, encoded, made):
+    """Arrow believes what a file says of its text, and everything that text is handed to fails in its own way."""
+    place.put({str(n): encoded(pa.table({"n": made(LATIN[:n])})) for n in (1, 2)})
+    for way in ways(rh.table(path=place.url, format="parquet" if encoded is parquet else "arrow")):
+        with pytest.raises(errors.InvalidError, match=r"column 'n' has text that is not UTF-8 \[.*/2\]"):
+            way()
+
+
+def test_text_that_is_no_utf8_is_read_as_bytes(place):
+    place.put({"1.parquet": parquet(pa.table({"n": LATIN}))})
+    place.put({"lines/1.jsonl": b'{"n": "ok"}\n{"n": "M\xfcller"}\n'})
+    for part in ("1.parquet", "lines"):
+        table = rh.table(path=f"{place.url}/{part}", options={"column_types": {"n": "binary"}})
+        for way in ways(table):
+            assert [bytes(value) for value in way()] == [b"ok", b"M\xfcller"]
+
+
+def test_text_of_json_lines_that_is_no_utf8_is_told_with_its_line(place):
+    place.put({"1.jsonl": b'{"n": "a"}\n', "2.jsonl": b'{"n": "b"}\n\n{"n": "M\xfcller"}\n'})
+    for way in ways(rh.table(path=place.url)):
+        with pytest.raises(errors.InvalidError, match=r"'n' has text that is not UTF-8, in line 3 .*0xfc \[.*/2.jsonl"):
+            way()
+
+
 @pytest.mark.parametrize(
     ("data", "options"),
     [

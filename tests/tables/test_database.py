@@ -493,6 +493,15 @@ def duckdb_url(tmp_path):
     return f"duckdb://{tmp_path}/a.duckdb"
 
 
+def test_text_of_sqlite_that_is_no_utf8(sqlite_url):
+    """SQLite keeps what it is given as text, whatever it is."""
+    latin = "select cast(x'4dfc6c' as text) as name"
+    with pytest.raises(InvalidError, match="column 'name' has text that is not UTF-8"):
+        Source(sqlite_url, latin).reader().read_all()
+    rows = Source(sqlite_url, f"select cast(name as blob) as name from ({latin})").reader().read_all()
+    assert rows.to_pydict() == {"name": [b"M\xfcl"]}
+
+
 @pytest.mark.parametrize("kind", ["sqlite", "duckdb"])
 def test_rows_of_a_file(request, kind):
     url = request.getfixturevalue(f"{kind}_url")

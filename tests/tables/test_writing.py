@@ -212,6 +212,17 @@ def test_files_have_more_values_together_than_their_indices_count(tmp_path, here
     assert table.to_arrow()["x"].to_pylist() == rows * 2
 
 
+@pytest.mark.parametrize("columns", [(), ("id",)])
+def test_text_that_is_no_utf8_is_not_written(memory, columns) -> None:
+    rows = pa.table({"id": [1], "name": pa.array([b"M\xfcller"]).view(pa.string())})
+    with pytest.raises(InvalidError, match="column 'name' has text that is not UTF-8"):
+        writing.write(memory, rows.to_reader(), partition_cols=columns)
+    assert names(memory) == []
+    rows = rows.set_column(1, "name", rows["name"].combine_chunks().view(pa.binary()))  # as the hint says
+    writing.write(memory, rows.to_reader())
+    assert rows_of(memory)["name"].to_pylist() == [b"M\xfcller"]
+
+
 @pytest.mark.parametrize("kind", LOST, ids=str)
 def test_types_that_parquet_cannot_hold(memory, kind) -> None:
     """They are refused by the column's name, and nothing is written."""
