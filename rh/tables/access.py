@@ -37,7 +37,7 @@ from rh.tables.fragments import (
     with_rows,
 )
 from rh.tables.given import given_types
-from rh.tables.ranges import BLOCK, first_line, open_file, translated
+from rh.tables.ranges import BLOCK, ENCODING, first_line, open_file, translated
 from rh.tables.schemas import (
     AT_ONCE,
     check_columns,
@@ -359,6 +359,10 @@ def _explain(system: System, snapshot: Snapshot, file: DataFile, whole: pa.Schem
         return
     field = file_schema(system, snapshot, file).field(int(told.group(1)))
     want = whole.field(field.name).type
+    if "invalid UTF8" in told.group(2):
+        raise InvalidError(
+            f"column {field.name!r} has text that is not UTF-8: {told.group(2)}", where=where, hint=ENCODING
+        ) from error
     if field.type != want or snapshot.given:
         raise misfit(where, field.name, field.type, want, f": {told.group(2)}", given=snapshot.given) from error
     raise InvalidError(

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BLOCK",
+    "ENCODING",
     "TAIL",
     "Ranges",
     "Source",
@@ -47,6 +48,8 @@ TAIL = 1 << 16
 """Bytes at the end of a file that are read first: footers are there, and seldom longer."""
 BLOCK = 8 << 20
 """Bytes that are fetched at once of a file that is read from its begin to its end."""
+ENCODING = 'options={"encoding": "latin-1"} reads CSV in that encoding, or in whichever it has'
+"""The hint for text that is not UTF-8."""
 
 
 def open_file(system: System, file: DataFile, *, block: int = 0) -> pa.NativeFile:

@@ -330,6 +330,17 @@ def test_text_that_is_no_utf8_is_told_with_its_file(place, encoded, made):
             way()
 
 
+@pytest.mark.parametrize("more", [{}, {"schema": {"n": "string"}}], ids=["", "given"])
+def test_late_text_of_csv_that_is_no_utf8_has_another_encoding(place, more):
+    """The first block says that the column is text, and text it stays."""
+    place.put({"1.csv": b"n\n" + b"name\n" * 300_000 + b"M\xfcller\n"})
+    for way in ways(rh.table(path=place.url, **more)):
+        with pytest.raises(errors.InvalidError, match=r"'n' has text that is not UTF-8.*\n.*encoding.*latin-1"):
+            way()
+    latin = rh.table(path=place.url, options={"encoding": "latin-1"}, **more)
+    assert latin.to_arrow()["n"].to_pylist()[-1] == "Müller"
+
+
 def test_text_that_is_no_utf8_is_read_as_bytes(place):
     place.put({"1.parquet": parquet(pa.table({"n": LATIN}))})
     place.put({"lines/1.jsonl": b'{"n": "ok"}\n{"n": "M\xfcller"}\n'})
