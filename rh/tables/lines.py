@@ -288,10 +288,11 @@ def _unknown_within(value: Any, kind: Any) -> str | None:
 
 
 def _unknown_key(name: str, where: str, names: Sequence[str]) -> InvalidError:
-    hint = f'options={{"column_types": {{"{name}": "string"}}}} or schema= makes it a column of that type'
+    outer, _, inner = name.partition(".")
+    kind = "pyarrow.struct([…])" if inner else '"string"'
     return InvalidError(
         f"column {name!r} is in this file and not in the first lines, which say what columns there are",
         where=where,
-        hint=(hint if "." not in name else 'options={"block_size": …} lets more lines say it')
-        + f"; columns={list(names)!r} leaves it out",
+        hint=f'options={{"column_types": {{"{outer}": {kind}}}}} or schema= says what type it has; '
+        f"columns={list(names)!r} leaves it out",
     )

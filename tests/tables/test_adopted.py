@@ -341,6 +341,21 @@ def test_late_text_of_csv_that_is_no_utf8_has_another_encoding(place, more):
     assert latin.to_arrow()["n"].to_pylist()[-1] == "Müller"
 
 
+def test_a_key_within_objects_of_a_later_file(place):
+    """The fix that is named works: the columns are the first file's, however much of it is read at once."""
+    place.put({"1.jsonl": b'{"n": {"y": 1}}\n', "2.jsonl": b'{"n": {"y": 2, "z": 3}}\n'})
+    with pytest.raises(
+        errors.InvalidError, match=r"column 'n\.z'.*\n.*\"n\": pyarrow\.struct.*columns=\['n'\]"
+    ) as caught:
+        rh.table(path=place.url).to_arrow()
+    assert "block_size" not in str(caught.value)
+    kind = pa.struct([("y", pa.int64()), ("z", pa.int64())])
+    both = [{"y": 1, "z": None}, {"y": 2, "z": 3}]
+    for way in ways(rh.table(path=place.url, options={"column_types": {"n": kind}}))[:5]:
+        assert way() == both
+    assert rh.table(path=place.url).to_arrow(columns=["n"])["n"].to_pylist() == [{"y": 1}, {"y": 2}]
+
+
 def test_text_that_is_no_utf8_is_read_as_bytes(place):
     place.put({"1.parquet": parquet(pa.table({"n": LATIN}))})
     place.put({"lines/1.jsonl": b'{"n": "ok"}\n{"n": "M\xfcller"}\n'})
