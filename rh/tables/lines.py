@@ -144,7 +144,7 @@ def explain(system: System, snapshot: Snapshot, file: DataFile, schema: pa.Schem
             _explain_key(lines, where, schema, error)
         elif TWICE in error.message:
             _explain_twice(lines, where, error)
-        elif NOT_UTF8 in error.message:
+        elif NOT_UTF8 in error.message or isinstance(error.__cause__, UnicodeError):
             _explain_text(lines, where, error)
         else:
             bad = _first_bad(lines, _asked(schema))
@@ -199,9 +199,10 @@ def _explain_text(lines: _Lines, where: str, error: RhError) -> None:
             text.decode()
         except UnicodeDecodeError as wrong:
             raise InvalidError(
-                f"{error.message}, in line {number} of this file: {wrong.reason}, byte 0x{text[wrong.start]:02x}",
+                f"line {number} of this file is {NOT_UTF8}: {wrong}",
                 where=where,
-                hint=error.hint,
+                hint="JSON is, and iconv -f latin1 -t utf-8 makes it so"
+                + (f"; {error.hint}" if isinstance(error, InvalidError) else ""),
             ) from error
 
 

@@ -354,7 +354,7 @@ def translated(where: str, unchanged: Callable[[], None] | None = None) -> Itera
         yield
     except RhError:
         raise
-    except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, EOFError, UnicodeError) as error:
         if isinstance(error, pa.ArrowCancelled):
             raise KeyboardInterrupt from error
         cause = _cause(error, handled)
@@ -367,13 +367,22 @@ def translated(where: str, unchanged: Callable[[], None] | None = None) -> Itera
         text = first_line(error)
         if (twice := _TWICE.search(text)) is not None:
             raise named_twice(twice.group(1), where, text="CSV" in text) from error
-        if _MISFIT.search(text):
+        decoding = isinstance(error, UnicodeError)
+        if not decoding and _MISFIT.search(text):
             raise InvalidError(
                 f"a value does not fit its column: {text}",
                 where=where,
                 hint='options={"column_types": {"column": "string"}} or schema= says which type a column has',
             ) from error
-        raise IntegrityError(f"the file is damaged, or not what its name says: {text}", where=where) from error
+        raise IntegrityError(
+            f"the file is damaged, or not what its name says: {text}",
+            where=where,
+            hint=_FORM if decoding or "CSV" in text else None,
+        ) from error
+
+
+_FORM = 'options={"delimiter": ";", "encoding": "utf-16"}, or whichever it has, reads CSV of another form'
+"""What may help with text that Arrow does not take for CSV in UTF-8 with commas."""
 
 
 _MISFIT = re.compile(

@@ -114,6 +114,8 @@ def _asked(system: System, snapshot: Snapshot) -> pa.Schema:
     if not files:
         raise InvalidError("the files are empty, so nothing tells the table's columns", where=system.url())
     found = file_schema(system, snapshot, files[0])
+    if snapshot.format == "csv" and len(found) == 1:
+        _warn_of_delimiter(system.url(files[0].key), found.names[0])
     if len(files) > 1:
         step = max(1.0, (len(files) - 1) / LOOKED_INTO)
         others = [files[-1 - int(at * step)] for at in range(min(LOOKED_INTO, len(files) - 1))]
@@ -252,6 +254,13 @@ def check_file_schema(
         have, want = found.field(name).type, wanted.field(name).type
         if not (_casts(have, want) if name in free else _becomes(have, want)):
             raise misfit(where, name, have, want, given=snapshot.given)
+
+
+@lru_cache(256)
+def _warn_of_delimiter(where: str, name: str) -> None:
+    """Tell once of a column that looks like several."""
+    if (found := next((one for one in ";\t|" if one in name), None)) is not None:
+        log.warning("%s has one column, called %r; options=%r makes several of it", where, name, {"delimiter": found})
 
 
 @lru_cache(256)

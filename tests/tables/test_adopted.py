@@ -341,6 +341,50 @@ def test_late_text_of_csv_that_is_no_utf8_has_another_encoding(place, more):
     assert latin.to_arrow()["n"].to_pylist()[-1] == "Müller"
 
 
+def test_a_key_of_json_lines_that_is_no_utf8_is_told_with_its_line(place):
+    place.put({"1.jsonl": b'{"n": 1}\n{"n": 2, "M\xfcller": 3}\n'})
+    for way in ways(rh.table(path=place.url)):
+        with pytest.raises(errors.InvalidError, match=r"line 2 of this file is not UTF-8.*\n.*iconv"):
+            way()
+
+
+@pytest.mark.parametrize(
+    ("data", "options"),
+    [
+        (b"n;m\n1;2,5\n2;3\n", {"delimiter": ";"}),
+        ("n,m\n1,2\n2,3\n".encode("utf-16"), {"encoding": "utf-16"}),
+        ("n,Größe\n1,2\n2,3\n".encode("latin-1"), {"encoding": "latin-1"}),
+    ],
+    ids=["delimiter", "utf-16", "latin-1"],
+)
+def test_csv_of_another_form_is_told_of_with_the_options_for_it(place, data, options):
+    place.put({"1.csv": data})
+    for way in ways(rh.table(path=place.url)):
+        with pytest.raises(errors.IntegrityError, match=r"\n.*delimiter.*encoding"):
+            way()
+    for way in ways(rh.table(path=place.url, options=options)):
+        assert way() == [1, 2]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+def test_csv_that_has_another_encoding_than_was_said(place, encoding):
+    place.put({"1.csv": b"n,m\n1,2\n"})
+    for way in ways(rh.table(path=place.url, options={"encoding": encoding})):
+        with pytest.raises(errors.IntegrityError, match=r"(?i)utf-?(16|32).*\n.*encoding"):
+            way()
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+def test_one_column_that_looks_like_several_is_told_of(place, caplog, delimiter):
+    place.put({"1.csv": f"a{delimiter}n\n1{delimiter}2\n".encode()})
+    for _ in range(2):
+        assert rh.table(path=place.url).to_arrow().num_columns == 1
+    assert [one.getMessage().partition("; ")[2] for one in caplog.records] == [
+        f"options={{'delimiter': {delimiter!r}}} makes several of it"
+    ]
+    assert rh.table(path=place.url, options={"delimiter": delimiter}).to_arrow().num_columns == 2
+
+
 def test_a_key_within_objects_of_a_later_file(place):
     """The fix that is named works: the columns are the first file's, however much of it is read at once."""
     place.put({"1.jsonl": b'{"n": {"y": 1}}\n', "2.jsonl": b'{"n": {"y": 2, "z": 3}}\n'})
@@ -368,7 +412,7 @@ def test_text_that_is_no_utf8_is_read_as_bytes(place):
 def test_text_of_json_lines_that_is_no_utf8_is_told_with_its_line(place):
     place.put({"1.jsonl": b'{"n": "a"}\n', "2.jsonl": b'{"n": "b"}\n\n{"n": "M\xfcller"}\n'})
     for way in ways(rh.table(path=place.url)):
-        with pytest.raises(errors.InvalidError, match=r"'n' has text that is not UTF-8, in line 3 .*0xfc \[.*/2.jsonl"):
+        with pytest.raises(errors.InvalidError, match=r"line 3 of this file is not UTF-8.*/2.jsonl\]\n.*iconv.*binary"):
             way()
 
 
