@@ -309,7 +309,7 @@ def check_no_more(where: str, found: pa.Schema, whole: pa.Schema) -> None:
             raise InvalidError(
                 f"column {name!r} is in this file and not in the first one, whose columns are those of the table",
                 where=where,
-                hint="name the columns that are wanted, or make a table of their own of such files",
+                hint="schema= says all columns, null in rows of files that lack them; columns= those that are wanted",
             )
 
 

@@ -385,6 +385,20 @@ def test_one_column_that_looks_like_several_is_told_of(place, caplog, delimiter)
     assert rh.table(path=place.url, options={"delimiter": delimiter}).to_arrow().num_columns == 2
 
 
+@pytest.mark.parametrize("form", ["parquet", "csv"])
+def test_a_later_file_with_more_columns_is_read_with_a_schema(place, form):
+    if form == "csv":
+        place.put({"1.csv": b"n\n1\n", "2.csv": b"n,m\n2,3\n"})
+    else:
+        place.put({"1.parquet": parquet(pa.table({"n": [1]})), "2.parquet": parquet(pa.table({"n": [2], "m": [3]}))})
+    table = rh.table(path=place.url)
+    for read in (table.to_arrow, lambda: list(table.stream(2))):
+        with pytest.raises(errors.InvalidError, match=r"'m' is in this file and not.*\n.*schema=.*columns="):
+            read()
+    both = rh.table(path=place.url, schema={"n": "int64", "m": "int64"})
+    assert both.to_arrow().to_pydict() == {"n": [1, 2], "m": [None, 3]}
+
+
 def test_a_key_within_objects_of_a_later_file(place):
     """The fix that is named works: the columns are the first file's, however much of it is read at once."""
     place.put({"1.jsonl": b'{"n": {"y": 1}}\n', "2.jsonl": b'{"n": {"y": 2, "z": 3}}\n'})
