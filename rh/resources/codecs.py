@@ -64,8 +64,19 @@ def _check_json(value: Any, where: str) -> None:
         return
     raise InvalidError(
         f"{where} is a {type(value).__name__}, which JSON would not give back",
-        hint="lists and dicts of text, numbers and booleans; or choose serializer='pickle' yourself",
+        hint=_ARRAYS
+        if _is_tensor(value)
+        else "lists and dicts of text, numbers and booleans; or choose serializer='pickle' yourself",
     )
+
+
+_ARRAYS = "serializer='safetensors' takes a dict of arrays: {\"name\": tensor.detach().cpu().numpy()}"
+"""The hint for tensors, which would come back as arrays."""
+
+
+def _is_tensor(value: Any) -> bool:
+    """Whether it is a tensor of torch, or a kind of one. Imports nothing."""
+    return any((kind.__module__, kind.__name__) == ("torch", "Tensor") for kind in type(value).__mro__)
 
 
 def _from_json(data: bytes) -> Any:
@@ -110,7 +121,7 @@ def _from_arrow(data: bytes) -> Any:
 def _safetensors(value: Any) -> bytes:
     numpy = plugins.need("numpy", extra="safetensors", purpose="serializer 'safetensors'")
     if type(value) is not dict or not all(type(k) is str and type(v) is numpy.ndarray for k, v in value.items()):
-        raise InvalidError("serializer 'safetensors' takes a dict of text to numpy arrays")
+        raise InvalidError("serializer 'safetensors' takes a dict of text to numpy arrays", hint=_ARRAYS)
     if "__metadata__" in value:
         raise InvalidError("safetensors keeps the name '__metadata__' for itself", hint="another name")
     save = plugins.need("safetensors.numpy", purpose="serializer 'safetensors'")
@@ -163,7 +174,7 @@ def pick(value: Any) -> str:
         return "json"
     raise InvalidError(
         f"no serializer is declared for {type(value).__module__}.{type(value).__qualname__}",
-        hint=f"give bytes, or choose one: serializer= {', '.join(CODECS)}",
+        hint=_ARRAYS if _is_tensor(value) else f"give bytes, or choose one: serializer= {', '.join(CODECS)}",
     )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy
 import pyarrow
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -413,3 +414,16 @@ def test_what_others_stored_is_compared_with_the_store_s_checksum(fixture, reque
             with pytest.raises(errors.IntegrityError, match="vouches"):
                 read()
         assert proxy.counts.faults["Flip"] >= 2
+
+
+@pytest.mark.parametrize("serializer", [None, "safetensors"])
+def test_tensors_are_told_how_they_go(tmp_path, serializer):
+    """They are pickled only by those who ask for it, and safetensors gives back arrays."""
+    weight = torch.nn.Parameter(torch.ones(2))
+    for value in (weight, {"w": weight}, {"w": weight.data}):
+        with pytest.raises(errors.InvalidError, match=r"safetensors.*numpy") as caught:
+            rh.blob(value, path=tmp_path / "w", serializer=serializer).write()
+        assert "pickle" not in str(caught.value)
+    arrays = {name: tensor.detach().cpu().numpy() for name, tensor in {"w": weight}.items()}
+    written = rh.blob(arrays, path=tmp_path / "w", serializer="safetensors").write()
+    assert written.fetch()["w"].tolist() == [1, 1]
