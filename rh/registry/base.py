@@ -31,6 +31,7 @@ The promises (the suite in `rh.testing.registry` cites them by number):
 
 from __future__ import annotations
 
+import time
 import uuid
 import warnings
 from abc import ABC, abstractmethod
@@ -177,6 +178,11 @@ class Change(NamedTuple):
     time: float
     token: str
     moved: str | None = None
+
+    def __repr__(self) -> str:
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(self.time))
+        moved = f" ({self.moved})" if self.moved is not None else ""
+        return f"<Change {self.revision} {self.action} {self.key}{moved} {when} {self.author}>"
 
 
 class Put(NamedTuple):

@@ -74,6 +74,9 @@ class Swept:
                 lines.append(f"{keep} {one.name}: {_labels(one.kept)}")
         return "\n".join([*lines, f"{self.store}: {self.collected}"])
 
+    def __repr__(self) -> str:
+        return f"<Swept {self.store}: {len(self.dropped):,} versions, {self.collected}>"
+
 
 def _labels(versions: tuple[Version, ...]) -> str:
     shown = [

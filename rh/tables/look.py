@@ -84,6 +84,9 @@ class Profile:
         text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
         return "\n".join([f"{self.rows:,} rows", *(line.rstrip() for line in text)])
 
+    def __repr__(self) -> str:
+        return f"<Profile of {self.rows:,} rows and {len(self.columns):,} columns>"
+
 
 def _cells(column: ColumnProfile) -> tuple[str, ...]:
     about = "" if column.exact else "~"

@@ -121,6 +121,9 @@ class Version:
         how = ", by a draft" if self.drafted else ""
         return f"{self.label}{names} {self.digest[:19]}… {when} {self.author}{how}: {self.files:,} files{text}"
 
+    def __repr__(self) -> str:
+        return f"<Version {self}>"
+
 
 class AliasMove(NamedTuple):
     """One step in the history of an alias: `version` is `None` where it was taken away."""

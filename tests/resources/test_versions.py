@@ -605,3 +605,18 @@ def test_only_what_users_call_is_shown(here):
     shown = {name for name in dir(here) if not name.startswith("_")}
     assert {"commit", "draft", "drafts", "upload", "repair", "diff", "to", "ls"} <= shown
     assert not shown & {"made", "begun", "check_live", "committed", "at_version", "series_of", "placed", "facts"}
+
+
+def test_values_are_one_short_line_each_in_a_repl(tmp_path):
+    """A list of them can be read, whatever they hold."""
+    folder = rh.folder("cats", path=tmp_path / "data").save()
+    folder.put({"a.csv": b"n,m\n1,2\n"})
+    folder.commit(metadata={f"key {number}": "value" * 100 for number in range(10)})
+    (version,) = folder.versions()
+    profile = rh.table(path=tmp_path / "data").profile()
+    for value in (version, version.upstream(), profile, *folder.history(), *rh.gc(dry_run=True)):
+        assert repr(value).startswith(f"<{type(value).__name__} ")
+        assert len(repr(value)) < 300
+        assert "\n" not in repr(value)
+    assert "v1" in repr(version)
+    assert repr(profile) == "<Profile of 1 rows and 2 columns>"

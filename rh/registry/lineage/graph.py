@@ -154,6 +154,9 @@ class Graph:
             lines.append("(there is more than is shown)")
         return "\n".join(lines)
 
+    def __repr__(self) -> str:
+        return f"<Graph of {len(self.nodes):,} nodes and {len(self.edges):,} edges>"
+
 
 def _quoted(text: str) -> str:
     plain = "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in text)
