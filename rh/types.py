@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 __all__ = [
     "ABSENT",
     "ANY",
+    "BytesMode",
     "Condition",
     "Entry",
     "Kind",
@@ -22,9 +23,13 @@ __all__ = [
     "Outcome",
     "SignedRequest",
     "Span",
+    "TextMode",
 ]
 
 Kind: TypeAlias = Literal["file", "dir", "link"]
+BytesMode: TypeAlias = Literal["rb", "wb", "xb", "br", "bw", "bx"]
+TextMode: TypeAlias = Literal["r", "w", "x", "rt", "wt", "xt", "tr", "tw", "tx"]
+"""How a file is opened."""
 Span: TypeAlias = tuple[int, int]
 """Half-open byte range `(start, stop)`."""
 

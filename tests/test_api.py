@@ -190,7 +190,7 @@ def test_the_examples_in_docstrings_run(module, tmp_path, monkeypatch):
 def test_type_checkers_see_everything(tmp_path):
     code = tmp_path / "use.py"
     code.write_text(
-        "import rh\n"
+        "from typing import IO, assert_type\nimport rh\n"
         "folder: rh.Folder = rh.folder('x')\n"
         "blob: rh.Blob = rh.blob(b'x')\n"
         "names: list[str] = rh.resources('~')\n"
@@ -198,6 +198,10 @@ def test_type_checkers_see_everything(tmp_path):
         "version: str = rh.__version__\n"
         "with rh.set_folder('/org') as name:\n    name.upper()\n"
         "try:\n    rh.load('x')\nexcept rh.errors.NotFoundError as error:\n    error.hint\n"
+        "data: bytes = folder.open('a').read() + blob.open('rb').read()\n"
+        "text: str = folder.open('a', 'r', encoding='latin-1').read() + blob.open('rt').read()\n"
+        "assert_type(folder.open('a', 'wb'), IO[bytes])\n"
+        "assert_type(blob.open('w'), IO[str])\n"
         "rh.folder(3)\n"
     )
     done = subprocess.run(
@@ -219,5 +223,5 @@ def test_type_checkers_see_everything(tmp_path):
     )
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert [(error["line"], error["code"]) for error in found if error["file"].endswith("use.py")] == [
-        (13, "arg-type")
+        (18, "arg-type")
     ], done.stdout

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, ClassVar, Self, Unpack
+from typing import IO, TYPE_CHECKING, Any, ClassVar, Self, Unpack, overload
 
 from rh import digest as digests
 from rh.content.tree import Row
@@ -22,7 +22,7 @@ from rh.resources.places import Place
 from rh.resources.versioned import Versioned
 from rh.systems import settings_of
 from rh.systems.base import System
-from rh.types import Entry, Location
+from rh.types import BytesMode, Entry, Location, TextMode
 
 if TYPE_CHECKING:
     from rh.transfer import Keywords, Plan, Receipt, Verification, WholeKeywords
@@ -194,6 +194,19 @@ class Blob(Versioned):
         else:
             compare(data, entry, self.url)
         return data
+
+    @overload
+    def open(self, mode: BytesMode = "rb") -> IO[bytes]: ...
+
+    @overload
+    def open(
+        self, mode: TextMode, *, encoding: str | None = None, errors: str | None = None, newline: str | None = None
+    ) -> IO[str]: ...
+
+    @overload
+    def open(
+        self, mode: str, *, encoding: str | None = None, errors: str | None = None, newline: str | None = None
+    ) -> IO[Any]: ...
 
     @telling_nearest()
     def open(

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, ClassVar, Self, Unpack
+from typing import IO, TYPE_CHECKING, Any, ClassVar, Self, Unpack, overload
 
 from rh import digest as digests
 from rh.errors import IntegrityError, InvalidError, NameClashError, NotFoundError, RhError, UnsupportedError
@@ -19,7 +19,7 @@ from rh.resources.nearest import telling_nearest
 from rh.resources.places import Place
 from rh.resources.records import list_records
 from rh.systems.base import System
-from rh.types import Entry, Location
+from rh.types import BytesMode, Entry, Location, TextMode
 
 if TYPE_CHECKING:
     from rh.resources.cluster import Cluster
@@ -253,6 +253,33 @@ class Folder(Queried, FolderVersions):
         return Folder(location=self.location / inner, host=self.host, tree=self.tree or self.location, pin=self.pin)
 
     # Bytes.
+
+    @overload
+    def open(self, path: str, mode: BytesMode = "rb", *, verify: bool | None = None) -> IO[bytes]: ...
+
+    @overload
+    def open(
+        self,
+        path: str,
+        mode: TextMode,
+        *,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+        verify: bool | None = None,
+    ) -> IO[str]: ...
+
+    @overload
+    def open(
+        self,
+        path: str,
+        mode: str,
+        *,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+        verify: bool | None = None,
+    ) -> IO[Any]: ...
 
     @telling_nearest()
     def open(
