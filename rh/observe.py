@@ -1,4 +1,4 @@
-"""What happened, for people and tests: the logger, and counts of requests and bytes per system.
+"""What happened, for people and tests: the logger, warnings, and counts of requests and bytes per system.
 
 Counting is how routes are proven: `with counting() as c:` sees every request this process makes.
 """
@@ -6,16 +6,26 @@ Counting is how routes are proven: `with counting() as c:` sees every request th
 from __future__ import annotations
 
 import logging
+import sys
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rh.forks import Lock
 
-__all__ = ["Counts", "count", "counting", "log"]
+__all__ = ["Counts", "count", "counting", "log", "warn"]
 
 log = logging.getLogger("rh")
 log.addHandler(logging.NullHandler())
+
+
+def warn(message: str, category: type[Warning]) -> None:
+    """Warn of the line outside `rh` that led here, so that Python shows it once for each such line."""
+    level, frame = 2, sys._getframe(1)  # noqa: SLF001 - `skip_file_prefixes` needs Python 3.12
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == "rh":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)
 
 
 class Counts:

@@ -33,7 +33,6 @@ from __future__ import annotations
 
 import time
 import uuid
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -42,7 +41,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self, TypeAlias
 
 from rh import config
 from rh.errors import ConflictError, InvalidError, NotFoundError, RhError, UnavailableError, UnsupportedError
-from rh.observe import log
+from rh.observe import log, warn
 from rh.registry.documents import Document, check_document, encode
 from rh.registry.filters import Filter
 from rh.types import ABSENT, ANY, Condition, Match
@@ -129,7 +128,7 @@ def fresh() -> Iterator[None]:
         _fresh.reset(before)
 
 
-def stale(message: str, *, stacklevel: int) -> None:
+def stale(message: str) -> None:
     """Say that what follows was read of a registry before.
 
     Raises:
@@ -137,7 +136,7 @@ def stale(message: str, *, stacklevel: int) -> None:
     """
     if _fresh.get():
         raise UnavailableError(message, hint=f"try again when it can be reached; {STILL}")
-    warnings.warn(message, StaleWarning, stacklevel=stacklevel + 1)
+    warn(message, StaleWarning)
 
 
 @contextmanager

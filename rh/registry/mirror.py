@@ -250,11 +250,10 @@ class Mirrored(Registry):
     def _warn(self, error: RhError, known: Known) -> None:
         if self.url not in _silent or time.monotonic() >= _silent[self.url][0]:
             _silent[self.url] = (time.monotonic() + _PAUSE_S, error.message)
-        oldest = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(known.oldest))
+        oldest = time.strftime("%Y-%m-%d %H:%M", time.localtime(known.oldest))
         stale(
             f"{self.url} cannot be reached ({_reason(error)}): this is what was read of it, the oldest at {oldest}."
-            " Changes since are not in it, and nothing can be saved until it is back",
-            stacklevel=4,
+            " Changes since are not in it, and nothing can be saved until it is back"
         )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import time
-import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -22,7 +21,7 @@ from rh.errors import (
     UnavailableError,
     UnsupportedError,
 )
-from rh.observe import log
+from rh.observe import log, warn
 from rh.systems.base import System
 from rh.tables import access, adoption, frames, given, index
 from rh.tables.base import FORMATS, INDEX, DataFile, LeftOutWarning, Mode, Snapshot
@@ -175,12 +174,11 @@ def _find(
         return [entry.key for entry in others], ours
     ((kind, entries),) = found.items()
     if wanted is None and left_out > _FEW * len(entries):
-        warnings.warn(
+        warn(
             f"{system.url()} is read as a table of {len(entries):,} of the {len(entries) + left_out:,} files there:"
             f" {entries[0].key!r}{', …' if len(entries) > 1 else ''}. Who means that says the format,"
             f" {adoption.plain(kind)}",
             LeftOutWarning,
-            stacklevel=2,
         )
     return adoption.adopted(system, kind, entries, options)
 

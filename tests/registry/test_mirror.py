@@ -114,7 +114,7 @@ def test_a_name_that_was_read_before_is_read(server, cats):
     assert found.version == "v1"
     text = str(told[0].message)
     assert text.startswith(f"{server.url} cannot be reached (")
-    assert re.search(r"the oldest at \d{4}-\d\d-\d\d \d\d:\d\d:\d\d", text)
+    assert re.search(r"the oldest at \d{4}-\d\d-\d\d \d\d:\d\d\.", text)
     assert began[:4] in text
     assert "nothing can be saved until it is back" in text
     with pytest.warns(StaleWarning):
@@ -122,6 +122,15 @@ def test_a_name_that_was_read_before_is_read(server, cats):
     server.start()
     mirror._silent.clear()
     assert silently(lambda: rh.load("/team/cats:latest").get("2.txt")) == b"siamese"
+
+
+def test_a_line_that_reads_what_is_old_is_warned_of_once(server, cats):
+    server.kill()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("default")
+        assert rh.load("/team/cats:production").get("1.txt") == b"tabby"
+    assert {one.filename for one in told} == {__file__}
+    assert len(told) == len({str(one.message) for one in told})
 
 
 def test_what_was_never_read_is_said_to_be_out_of_reach(server, cats):

@@ -59,8 +59,8 @@ _PAUSE_S = 30.0
 """How long readers do not try again to reach a place that did not answer."""
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.002, 1.0
 
-_silent: dict[str, float] = {}
-"""Registries that did not answer, and until when (monotonic) readers take the replica's word."""
+_silent: dict[str, tuple[float, str]] = {}
+"""Registries that did not answer: until when (monotonic) readers take the replica's word, and what was wrong."""
 
 
 class _State(NamedTuple):
@@ -163,8 +163,9 @@ class BucketRegistry(Registry):
             except UnreachableError as problem:
                 raise unreachable(problem.cause) from problem
             return None if state is None else state.replica
-        if replica is not None and time.monotonic() < _silent.get(self._identity, 0.0) and _usable(replica):
-            self._warn("it did not answer")
+        until, reason = _silent.get(self._identity, (0.0, ""))
+        if replica is not None and time.monotonic() < until and _usable(replica):
+            self._warn(reason)
             return replica
         try:
             state = self._state(hurried=True)
@@ -172,16 +173,16 @@ class BucketRegistry(Registry):
             replica = self._replicas.current()
             if replica is None or not _usable(replica):
                 raise unreachable(problem.cause) from problem
-            _silent[self._identity] = time.monotonic() + _PAUSE_S
+            _silent[self._identity] = (time.monotonic() + _PAUSE_S, problem.cause.message)
             self._warn(problem.cause.message)
             return replica
         return None if state is None else state.replica
 
     def _warn(self, reason: str) -> None:
+        at = time.strftime("%Y-%m-%d %H:%M", time.localtime(self._replicas.touched()))
         stale(
-            f"{self.url} cannot be reached ({reason}): this is what it held {self._replicas.age_s():,.0f} s ago."
-            " Changes since are not in it, and nothing can be saved until it is back",
-            stacklevel=5,
+            f"{self.url} cannot be reached ({reason}): this is what it held at {at}."
+            " Changes since are not in it, and nothing can be saved until it is back"
         )
 
     # The state.

@@ -212,12 +212,12 @@ class Replicas:
         with contextlib.suppress(OSError):
             os.utime(self.pointer)
 
-    def age_s(self) -> float:
-        """Seconds since it was."""
+    def touched(self) -> float:
+        """When it last was, in seconds since the epoch."""
         try:
-            return max(0.0, time.time() - self.pointer.stat().st_mtime)
+            return self.pointer.stat().st_mtime
         except OSError:
-            return 0.0
+            return time.time()
 
 
 @contextmanager

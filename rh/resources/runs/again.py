@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rh.errors import NotFoundError, RhError
+from rh.observe import warn
 from rh.registry import holding
 from rh.registry.lineage import registries
 from rh.registry.names import SPACE, Name, parse
@@ -87,14 +87,13 @@ def pinned_by_words(entries: Iterable[Mapping[str, Any]]) -> dict[str, Versioned
 
 
 def warn_of_live(items: Sequence[Item]) -> None:
-    """Warn, for who called our caller, that these inputs were no versions and cannot be had as they were."""
+    """Warn that these inputs were no versions and cannot be had as they were."""
     if items:
         some = ", ".join(str(item) for item in items[:_FEW]) + (", …" if len(items) > _FEW else "")
-        warnings.warn(
+        warn(
             f"the run read {some}, which no version holds: what was there then is not kept, so it is not among these;"
             " changed_inputs() tells whether it was written to since",
             UserWarning,
-            stacklevel=3,
         )
 
 
