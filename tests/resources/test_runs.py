@@ -18,6 +18,7 @@ import rh
 from rh import errors, observe
 from rh.registry import default, lineage
 from rh.registry.lineage import recording
+from rh.resources.runs.running import UnrecordedWarning
 
 
 def items(found):
@@ -744,7 +745,7 @@ def test_large_arguments_are_no_parameters():
 
 
 def test_a_registry_that_is_lost_while_the_run_goes_on(monkeypatch, tmp_path):
-    """The work goes on; the end of a run that succeeded says that it could not be recorded."""
+    """The work goes on, and nothing of it is lost; a warning says that its end could not be recorded."""
     shared, away = tmp_path / "shared", tmp_path / "away"
     monkeypatch.setenv("RH_REGISTRY", f"sqlite://{shared}/team.db")
     (tmp_path / "x.txt").write_bytes(b"one")
@@ -753,12 +754,36 @@ def test_a_registry_that_is_lost_while_the_run_goes_on(monkeypatch, tmp_path):
     shared.rename(away)
     shared.write_text("in the way")
     assert rh.blob(path=tmp_path / "x.txt").read() == b"one"
-    with pytest.raises(errors.RhError):
+    with pytest.warns(UnrecordedWarning, match=f"run lost {r.id} is over, and stays `running`") as told:
         block.__exit__(None, None, None)
+    assert [one.filename for one in told] == [__file__]
     assert recording.active() is None
     shared.unlink()
     away.rename(shared)
     assert rh.load_run(r.id).status == "running"
+
+
+@pytest.mark.parametrize("failure", [errors.UnavailableError, errors.AccessError, errors.ConflictError, OSError])
+def test_what_a_function_gives_back_is_not_lost_with_its_record(monkeypatch, caplog, failure):
+    def refused(*_arguments, **_options):
+        raise failure("not now")
+
+    @rh.run
+    def train():
+        monkeypatch.setattr(type(default()), "commit", refused)
+        return 42
+
+    @rh.run
+    async def train_later():
+        monkeypatch.setattr(type(default()), "commit", refused)
+        return 43
+
+    with pytest.warns(UnrecordedWarning, match="not now"):
+        assert train() == 42
+    assert "not now" in caplog.text
+    monkeypatch.undo()
+    with pytest.warns(UnrecordedWarning, match="not now"):
+        assert asyncio.run(train_later()) == 43
 
 
 # What runs keep.

@@ -15,7 +15,7 @@ from typing import Any, TypeVar, overload
 
 from rh.errors import InvalidError
 from rh.forks import Lock
-from rh.observe import log
+from rh.observe import log, warn
 from rh.registry import default, lineage
 from rh.registry.base import author
 from rh.registry.documents import check_document, encode, is_secret_field
@@ -24,7 +24,7 @@ from rh.resources.runs import Run
 from rh.resources.runs.recording import Recording
 from rh.versions.properties import check_names, plain
 
-__all__ = ["Block", "run"]
+__all__ = ["Block", "UnrecordedWarning", "run"]
 
 _MESSAGE = 2_000
 _ARGUMENT = 4 << 10
@@ -33,6 +33,10 @@ _ARGUMENTS = 64 << 10
 _SECRET = re.compile(r"(?i)\b([\w.-]*(?:password|passwd|secret|token|api_?key|credential)[\w.-]*['\"]?\s*[=:]\s*)\S+")
 
 Called = TypeVar("Called", bound=Callable[..., Any])
+
+
+class UnrecordedWarning(UserWarning):
+    """What a run did is done, and the registry could not be told how it ended."""
 
 
 class _Children:
@@ -121,19 +125,20 @@ class Block:
         _children.ended(self._run.id)
         recording = self._run._recording  # noqa: SLF001 - one thing in two classes
         assert recording is not None
-        status, told = _ending(error)
-        document = {**self._document, "status": status, "error": told, "ended": time.time()}
         try:
+            status, told = _ending(error)
+            document = {**self._document, "status": status, "error": told, "ended": time.time()}
             try:
                 recording.flush()
             finally:
                 if recording.is_ours:
                     registry = recording.registry
                     self._run._take(registry.put(lineage.run_key(self._run.id), document))  # noqa: SLF001
-        except Exception as failure:
+        except Exception as failure:  # noqa: BLE001 - what the block made, or raised, is worth more than its record
+            what = f"run {self._run.ref} is over, and stays `running` in its record, which `rh run rm` forgets"
+            log.warning("%s: %s", what, failure)
             if error is None:
-                raise
-            log.warning("the end of run %s is not recorded: %s", self._run.ref, failure)
+                warn(f"{what}: {failure}", UnrecordedWarning)
 
     def __call__(self, function: Called) -> Called:
         """The function, of which each call is a run; plain arguments of up to 4 KiB are parameters of it."""
@@ -162,6 +167,9 @@ def run(name: Any, *, params: Mapping[str, Any] | None = None) -> Any:
 
     Raises:
         InvalidError: a parameter is no JSON value or looks like a secret.
+
+    Warns:
+        UnrecordedWarning: the registry could not be told how it ended. What the block or the function made is not lost.
 
     Example:
         >>> import rh
