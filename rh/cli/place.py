@@ -177,10 +177,12 @@ def _hint(place: Place) -> str | None:
     try:
         if (typed := saved_below_home(text)) is not None:
             return f"the shell made a path of {typed}; what is saved under that name is rh://{typed}"
-        if "://" in text or "/" in text or place.name is not None:
+        if "://" in text or place.name is not None:
             return None
         if base.exists(text):
             return f"a {'version' if ':' in text else 'resource'} has that name: rh://{text}"
+        if "/" in text:
+            return None
         name = config.ALIASES.get(text, text)
         if name in config.system_names() and name != "file":
             host = config.system(name)["kind"] in HOSTS

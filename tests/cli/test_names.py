@@ -243,6 +243,17 @@ def test_a_name_on_a_system_nobody_knows(rh, world):
     assert "rh resources" in rh("ls", "rh://fra", "--json", expect=3).error["hint"]
 
 
+@pytest.mark.parametrize("name", ["small", "animals/small", "@/small", "/org/small"])
+def test_a_name_is_no_place(rh, tree, monkeypatch, name):
+    """What is saved under it is in the fix, in whatever namespace it is."""
+    monkeypatch.setenv("RH_USER", "ada")
+    rh("save", name, "src")
+    rh("commit", name)
+    for command in ("info", "ls", "du"):
+        assert rh(command, name, "--json", expect=3).error["hint"] == f"a resource has that name: rh://{name}"
+    assert rh("info", f"rh://{name}:v1", "--json").json["version"] == "v1"
+
+
 def test_a_system_s_name_is_no_place(rh, world):
     """What was probably meant is in the fix."""
     assert "ssh-a:~/" in rh("info", "ssh-a", "--json", expect=3).error["hint"]
