@@ -114,7 +114,11 @@ def accounts_for(name: str | Name) -> tuple[Name, Accounts]:
         raise InvalidError(f"{whole} is not shared by itself", hint=f"share {whole.path}")
     registry = holding(whole).direct
     if not isinstance(registry, HTTPRegistry):
-        only = "only this machine knows it" if whole.is_local else f"{registry.url} knows no users"
+        only = (
+            "only this machine knows it"
+            if whole.is_local
+            else "only a registry server can share, and this registry is none"
+        )
         raise UnsupportedError(
             f"{whole} cannot be shared: {only}",
             where=registry.url,

@@ -45,6 +45,15 @@ def test_teammates_share_through_the_library(server, monkeypatch, tmp_path, org)
         rh.load(name)
 
 
+def test_a_registry_with_users_and_without_a_server_cannot_share(tmp_path, monkeypatch):
+    monkeypatch.setenv("RH_REGISTRY", f"sqlite:///{tmp_path}/team.db")
+    monkeypatch.setenv("RH_USER", "ada")
+    assert main(["registry", "user", "add", "bob"]) == 0
+    mine = rh.folder(path=tmp_path).save("@/mine")
+    with pytest.raises(errors.UnsupportedError, match="only a registry server can share, and this registry is none"):
+        mine.share("bob")
+
+
 def test_sharing_needs_a_server(tmp_path):
     here = rh.folder(path=tmp_path).save("mine")
     for verb in (lambda: here.share("bob"), lambda: here.revoke("bob")):
