@@ -99,6 +99,7 @@ def put(
     from rh.errors import ExistsError, InvalidError
     from rh.registry.lineage.recording import told_as
     from rh.systems import unwritable
+    from rh.transfer.survey import is_data
 
     at = place_of(place)
     above = None if at.tree else at.above()
@@ -110,7 +111,9 @@ def put(
         with told_as(at.told()):
             at.folder_above().put({at.location.name: sys.stdin.buffer}, overwrite=overwrite)
     except ExistsError as error:
-        raise ExistsError("something is there already", where=at.url, hint="--overwrite replaces it") from error
+        there = at.entry()
+        hint = "--overwrite replaces it" if there is None or is_data(above[0], there) else "choose another target"
+        raise ExistsError("something is there already", where=at.url, hint=hint) from error
     entry = at.entry()
     size = entry.size if entry is not None else 0
     if json:

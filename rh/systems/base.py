@@ -37,6 +37,7 @@ from rh.types import ANY, Condition, Entry, Link, Location, Span
 __all__ = [
     "DESCRIBING",
     "HIDDEN",
+    "LEAVE_OUT",
     "Body",
     "Bytes",
     "Settings",
@@ -53,6 +54,8 @@ HIDDEN = ".rh-"
 
 DESCRIBING = (".rh-manifest", ".rh-table.json")
 """Names of ours that describe the directory they lie in (`rh.content.manifest`, `rh.tables.index`): they go with it."""
+LEAVE_OUT = "of a directory, --exclude (exclude=) or a line in its .rhignore leaves it out"
+"""The fix where something is no data. A commit takes no patterns, and obeys `.rhignore` as transfers do."""
 
 
 def check_not_ours(key: str) -> None:

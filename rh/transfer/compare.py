@@ -230,7 +230,7 @@ class Comparer:
             raise NameClashError(
                 "a pipe, socket or device stands where a file is to be",
                 where=self._target.url(key),
-                hint="choose another target, or remove it",
+                hint="choose another target",
             )
         base = (key, entry, known.digest, known.chunks, known.executable)
         if old is None:

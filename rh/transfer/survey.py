@@ -30,7 +30,7 @@ from rh.errors import (
 )
 from rh.systems import open_system
 from rh.systems.abilities import Following, Paging
-from rh.systems.base import System
+from rh.systems.base import LEAVE_OUT, System
 from rh.systems.far.skip import Skip
 from rh.transfer.options import Links, Options
 from rh.types import Entry, Location
@@ -330,7 +330,7 @@ def only_data(pages: Iterator[Page], system: System) -> Iterator[Page]:
             for entry in page.entries:
                 if not is_data(system, entry):
                     where = system.url(entry.key)
-                    raise UnsupportedError("a pipe, socket or device is no data", where=where, hint="exclude it")
+                    raise UnsupportedError("a pipe, socket or device is no data", where=where, hint=LEAVE_OUT)
         yield page
 
 

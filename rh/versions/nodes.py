@@ -34,6 +34,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from rh import digest as digests
 from rh.content.tree import key_text
 from rh.errors import IntegrityError, NameClashError
+from rh.systems.base import LEAVE_OUT
 from rh.versions.layout import REPAIR
 
 __all__ = ["EMPTY", "Child", "Node", "Where", "is_pack", "link_target", "link_where", "pieces_of"]
@@ -100,7 +101,7 @@ class Node:
         for child in ordered:
             name = child.sort_key
             if not _may_be(child.name):
-                raise NameClashError(f"a version cannot hold the name {key_text(child.name)!r}", hint="exclude it")
+                raise NameClashError(f"a version cannot hold the name {key_text(child.name)!r}", hint=LEAVE_OUT)
             if name == last:
                 raise NameClashError(f"two things are called {key_text(child.name)!r}")
             last = name

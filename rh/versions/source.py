@@ -14,7 +14,7 @@ from rh.content.tree import key_bytes
 from rh.digest import Digest
 from rh.errors import ConflictError, NameClashError, NotFoundError
 from rh.systems.abilities import Following, Versioned
-from rh.systems.base import System
+from rh.systems.base import LEAVE_OUT, System
 from rh.transfer.survey import Page, Survey, only_data
 from rh.transfer.verify import digest_entries
 from rh.types import Entry
@@ -68,7 +68,7 @@ def _check_names(source: System, page: Page) -> None:
         return
     for key, entry in zip(page.keys, page.entries, strict=True):
         if not is_path(key.removesuffix("/") if entry.kind == "dir" else key):
-            raise NameClashError("a version cannot hold this key", where=source.url(key), hint="exclude it")
+            raise NameClashError("a version cannot hold this key", where=source.url(key), hint=LEAVE_OUT)
 
 
 def is_path(key: str) -> bool:

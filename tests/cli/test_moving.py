@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
@@ -134,7 +135,7 @@ def test_each_step_is_shown_once(rh, tree):
     assert rh("cp", "src", "dst", "--dry-run").out.count("a.txt") == 1
 
 
-def test_what_cannot_be_is_found_while_planning(rh, tree, tmp_path):
+def test_what_cannot_be_is_found_while_planning(rh, tree, tmp_path, monkeypatch):
     """A file where the target is to be, and what is no data: before anything is changed."""
     (tmp_path / "file").write_bytes(b"mine")
     for words in (("src", "file"), ("src", "file/below"), ("src/a.txt", "file/x"), ("src/a.txt", "file/")):
@@ -146,16 +147,26 @@ def test_what_cannot_be_is_found_while_planning(rh, tree, tmp_path):
     os.mkfifo(tree / "pipe")
     for command in ("cp", "plan"):
         error = rh(command, "src", "dst", "--json", expect=1).error
-        assert (error["kind"], error["hint"]) == ("unsupported", "exclude it")
+        assert error["kind"] == "unsupported"
+        assert "--exclude (exclude=) or a line in its .rhignore" in error["hint"]
         assert error["where"] == f"file://{tree}/pipe"
     rh("cp", "src/pipe", "copy", expect=1)
-    rh("cat", "src/pipe", expect=1)
+    assert "a line in its .rhignore" in rh("cat", "src/pipe", "--json", expect=1).error["hint"]
+    rh("save", "live", "src")
+    assert "a line in its .rhignore" in rh("commit", "live", "--json", expect=1).error["hint"]
+    (tree / ".rhignore").write_text("pipe\n")
+    rh("commit", "live")
+    (tree / ".rhignore").unlink()
     assert not (tmp_path / "dst").exists()
     assert rh("cp", "src", "dst", "--exclude", "pipe", "--json").json["done"] == 3
     (tmp_path / "there").mkdir()
     os.mkfifo(tmp_path / "there" / "a.txt")
     assert rh("cp", "src", "there", "--exclude", "pipe", "--json", expect=4).error["where"].endswith("/there/a.txt")
-    assert rh("cp", "src/a.txt", "there/a.txt", "--json", expect=4).error["kind"] == "name_clash"
+    error = rh("cp", "src/a.txt", "there/a.txt", "--json", expect=4).error
+    assert (error["kind"], error["hint"]) == ("name_clash", "choose another target")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"data")))
+    for words in ((), ("--overwrite",)):
+        assert rh("put", "there/a.txt", *words, "--json", expect=4).error["hint"] == "choose another target"
 
 
 def test_a_part_is_verified_by_the_manifest_above(rh, tree, tmp_path):

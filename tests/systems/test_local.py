@@ -189,7 +189,7 @@ def test_special_files_are_seen_and_never_data(system, root):
             *[outcome.error for outcome in system.at("copy").copy_many(system, [(e, e.key) for e in entries])],
         ):
             assert isinstance(error, UnsupportedError)
-            assert "exclude it" in str(error)
+            assert "a line in its .rhignore" in str(error)
         for entry in entries:
             for data in (b"data", Link("x")):
                 with pytest.raises(NameClashError, match="a pipe, socket or device"):

@@ -27,7 +27,7 @@ from rh.errors import (
     UnavailableError,
     UnsupportedError,
 )
-from rh.systems.base import HIDDEN
+from rh.systems.base import HIDDEN, LEAVE_OUT
 from rh.systems.local.plain import READ
 from rh.types import Entry
 
@@ -117,7 +117,7 @@ def failure(error: OSError, where: str) -> RhError:
     if code in (errno.EISDIR, errno.ENOTEMPTY, errno.EEXIST):
         return NameClashError("a directory stands under this key", where=where)
     if code in (errno.ENXIO, errno.ENODEV):
-        return UnsupportedError("a socket or device is no data", where=where, hint="exclude it")
+        return UnsupportedError("a socket or device is no data", where=where, hint=LEAVE_OUT)
     if code in (errno.EOPNOTSUPP, errno.EFBIG, errno.ENOSYS):
         return UnsupportedError(f"the disk cannot do this: {text}", where=where)
     if code in (
@@ -466,4 +466,4 @@ def readable(at: os.stat_result, where: str) -> None:
     if kind == stat.S_IFDIR:
         raise NotFoundError("this is a directory", where=where)
     what = {stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
-    raise UnsupportedError(f"a {what.get(kind, 'special file')} is no data", where=where, hint="exclude it")
+    raise UnsupportedError(f"a {what.get(kind, 'special file')} is no data", where=where, hint=LEAVE_OUT)

@@ -131,7 +131,7 @@ def _publish(folder: int, old: str, name: str, when: Condition, where: str) -> N
         raise NameClashError(
             "a pipe, socket or device stands where a file is to be",
             where=where,
-            hint="choose another target, or remove it",
+            hint="choose another target",
         )
     return os.rename(old, name, src_dir_fd=folder, dst_dir_fd=folder)
 

@@ -336,7 +336,7 @@ class SftpRoad:
                 raise NameClashError(
                     "a pipe, socket or device stands where a file is to be",
                     where=self.url(key),
-                    hint="choose another target, or remove it",
+                    hint="choose another target",
                 )
         temp = path.rpartition(b"/")[0] + b"/" + TEMP + secrets.token_hex(8).encode()
         published = False
