@@ -12,7 +12,6 @@ from rh.resources import base, places, records
 from rh.resources.places import Place
 from rh.resources.repairing import check_there
 from rh.resources.versioned import Versioned
-from rh.types import Location
 
 if TYPE_CHECKING:
     from rh.versions.gc import Collected
@@ -157,7 +156,7 @@ def sweep(
         chosen = [_versioned(name)]
         stores = list(dict.fromkeys(version.store for version in chosen[0].series_of()))
     else:
-        location = Location("file", os.getcwd()) if path is None and system is None else places.resolve(path, system)
+        location = places.resolve("." if path is None and system is None else path, system)
         if path is not None and location.system == "file":  # in a bucket, a prefix is there as long as its files are
             check_there(location)
         stores, chosen = [location if location.name == NAME else place_of(location)], list(_all())

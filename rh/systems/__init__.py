@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from rh import config, plugins
-from rh.errors import ImmutableVersionError, InvalidError, RhError, UnsupportedError
+from rh.errors import ImmutableVersionError, InvalidError, NotFoundError, RhError, UnsupportedError
 from rh.systems.base import System
 from rh.types import Location
 
@@ -196,7 +196,7 @@ def locate(path: str | os.PathLike[str] | None, system: str | None = None) -> Lo
 
     Raises:
         InvalidError: the URL is malformed, contradicts `system`, or a root is needed and none is configured.
-        NotFoundError: there is no system of that name.
+        NotFoundError: there is no system of that name, or the working directory was removed.
     """
     if path is not None and not isinstance(path, str | os.PathLike):
         raise InvalidError(f"a path is text, not {type(path).__name__}", where=repr(path))
@@ -339,7 +339,11 @@ def _below(system: str, text: str) -> Location:
     if kind == "file":
         # Of this machine itself, `root` is but where `.to("here")` goes: paths are those of the shell.
         base = str(root).removeprefix("file://") if root and system != "file" else "."
-        return Location("file", _clean(os.path.abspath(os.path.join(*map(os.path.expanduser, (base, text))))))
+        try:
+            return Location("file", _clean(os.path.abspath(os.path.join(*map(os.path.expanduser, (base, text))))))
+        except FileNotFoundError as error:
+            hint = "cd to a directory that is there, or give an absolute path"
+            raise NotFoundError("the working directory is gone", where=text, hint=hint) from error
     if kind in BUCKETS:
         if not root:
             stem = system.upper().replace("-", "_").replace(".", "_")

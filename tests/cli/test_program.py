@@ -251,6 +251,16 @@ def test_a_fix_is_told_as_it_is_typed(rh, tree):
     assert "fix: rh cp --help" in rh("cp", "a", "b", "--include", expect=2).err
 
 
+@pytest.mark.parametrize("words", [["ls"], ["cp", "memory://cli/x", "x"], ["cat", "x"], ["gc", "--dry-run", "./"]])
+def test_a_working_directory_that_is_gone(rh, tmp_path, monkeypatch, words):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    error = rh(*words, "--json", expect=3).error
+    assert (error["kind"], error["message"]) == ("not_found", "the working directory is gone")
+    assert "cd " in error["hint"]
+
+
 @pytest.mark.parametrize("words", [["--help"], ["find", ".", "--json"], ["ls", "--json", "."], ["cat", "f"]])
 def test_a_full_disk_under_the_output_is_an_error_like_others(words, tmp_path):
     (tmp_path / "f").write_bytes(b"x" * 100_000)
