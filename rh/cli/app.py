@@ -27,6 +27,7 @@ from rh.cli import (
     versions,
 )
 from rh.cli import exit as codes
+from rh.cli.complete import open_ends
 
 __all__ = ["app"]
 
@@ -78,6 +79,8 @@ def _top(
 ) -> None:
     pass
 
+
+open_ends()
 
 for command in (
     listing.ls,

@@ -24,8 +24,19 @@ __all__ = [
     "complete_system",
     "complete_version",
     "one_of",
+    "open_ends",
     "whole_words",
 ]
+
+
+def open_ends() -> None:
+    """Have typer's script for bash put no space behind a word that goes on: a directory, a system."""
+    from typer import _completion_shared as shared
+    from typer._completion_classes import BashComplete
+
+    ends = '[[ "${COMPREPLY[*]}" != *[/:] ]] || compopt -o nospace 2> /dev/null\n    return 0'
+    script = shared.COMPLETION_SCRIPT_BASH.replace("return 0", ends)
+    BashComplete.source_template = shared._completion_scripts["bash"] = script  # noqa: SLF001 - typer asks nobody
 
 
 @contextlib.contextmanager
@@ -174,6 +185,7 @@ def _versions(name: str) -> list[str]:
 def _names(incomplete: str) -> list[str]:
     """Saved names that begin so; after a colon, the versions of one."""
     from rh.errors import RhError
+    from rh.registry.names import parse_prefix
     from rh.resources import records
 
     name, colon, _ = incomplete.partition(":")
@@ -181,6 +193,9 @@ def _names(incomplete: str) -> list[str]:
         return _begun(incomplete, (f"{name}:{version}" for version in _versions(name)))
 
     try:
+        if incomplete.startswith("@"):
+            mine = parse_prefix("@")
+            return _begun(incomplete, (f"@{one.removeprefix(mine)}" for one in records.list_names(mine)))
         known = records.list_names("/")
     except RhError:
         return []  # completion has nowhere to complain

@@ -125,7 +125,7 @@ def test_config(rh, monkeypatch, tmp_path):
     assert "not valid TOML" in rh("config", "show", expect=2).err
 
 
-def test_completion(rh, tree, program):
+def test_completion(rh, tree, program, monkeypatch):
     rh("save", "mine", "src")
     config.register("lab", {"kind": "ssh", "host": "h"})
     assert complete_place("sr") == ["src/"]
@@ -137,6 +137,16 @@ def test_completion(rh, tree, program):
     assert complete_place("mi") == ["rh://mine"]
     assert complete_name("~/m") == ["~/mine"]
     assert complete_name("mi") == complete_name("") == ["mine"]
+    assert complete_name("@/") == []
+    monkeypatch.setenv("RH_USER", "ada")
+    rh("save", "@/animals", "src")
+    rh("save", "/team/animals", "src")
+    rh("commit", "@/animals")
+    assert complete_name("@") == complete_name("@/an") == ["@/animals"]
+    assert complete_name("@/animals:") == ["@/animals:v1"]
+    assert complete_name("/te") == ["/team/animals"]
+    assert complete_place("@/") == complete_place("rh://@/") == ["rh://@/animals"]
+    assert complete_place("/team/") == complete_place("rh:///te") == ["rh:///team/animals"]
     words = {**os.environ, "_RH_COMPLETE": "complete_bash", "COMP_WORDS": "rh ls sr", "COMP_CWORD": "2"}
     assert program(env=words, expect=None).stdout.decode().split() == ["src/"]
     words = {**os.environ, "_RH_COMPLETE": "complete_bash", "COMP_WORDS": "rh res", "COMP_CWORD": "1"}
@@ -173,6 +183,33 @@ def test_bash_completes_words_that_it_takes_apart(rh, tree):
         check=True,
     )
     assert dict(zip(expected, done.stdout.decode().splitlines(), strict=True)) == expected, done.stderr
+
+
+def test_bash_puts_no_space_behind_a_word_that_goes_on(rh, tree, tmp_path):
+    """On a terminal, as readline does it: what is typed next belongs to the same word."""
+    rh("save", "mine", "src")
+    typed = ["rh ls sr\tz", "rh ls src/em\tx", "rh cat src/z\tx", "rh ls s3:\tb", "rh info rh://mi\tx"]
+    words = ["rh ls src/z", "rh ls src/empty/x", "rh cat src/z.bin x", "rh ls s3://b", "rh info rh://mine x"]
+    (tmp_path / "rc").write_text(
+        "PS1=\nbind 'set bell-style none'\nbind 'set enable-bracketed-paste off'\n"
+        'eval "$(rh --show-completion)"\n'
+        'rh() { echo "rh $*" >> told; }\n'
+    )
+    terminal, other = os.openpty()
+    shell = subprocess.Popen(
+        ["bash", "--noprofile", "--rcfile", tmp_path / "rc", "-i"],
+        env={**os.environ, "PATH": f"{PROGRAM.parent}:{os.environ['PATH']}"},
+        stdin=other,
+        stdout=subprocess.DEVNULL,
+        stderr=other,
+        start_new_session=True,
+    )
+    os.close(other)
+    for line in (*typed, "exit"):
+        os.write(terminal, f"{line}\n".encode())
+    shell.wait()
+    os.close(terminal)
+    assert (tmp_path / "told").read_text().splitlines() == words
 
 
 @pytest.mark.parametrize(
