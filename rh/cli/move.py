@@ -228,9 +228,7 @@ def _show_plan(made: Any, *, steps: bool, as_json: bool, kept: bool = True) -> N
     if as_json:
         show.emit(made.as_dict())
     else:
-        lines = str(made).split("\n")
-        # Where every step follows, the first ones are not shown twice.
-        show.line("\n".join(line for line in lines if not (steps and line.startswith("    "))))
+        show.line(made.summary if steps else str(made))
     if not steps:
         return
     for step in made.steps():

@@ -203,7 +203,9 @@ class Plan:
             "counts": {str(action): n for action, n in self.counts.items() if n},
         }
 
-    def __str__(self) -> str:
+    @property
+    def summary(self) -> str:
+        """What it comes to, without the steps, in a few lines."""
         lines = [
             self.title,
             f"  route   {self.route} ({self._how()})",
@@ -220,6 +222,10 @@ class Plan:
         ):
             if count:
                 lines.append(f"  {word:<7} {count:,}")
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        lines = [self.summary]
         shown = 0
         for step in self.steps():
             if step.action in (Action.KEEP, Action.OTHER):
