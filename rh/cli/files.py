@@ -127,6 +127,7 @@ def rm(
     recursive: Annotated[
         bool, typer.Option("--recursive", "-r", help="Remove directories and their contents.")
     ] = False,
+    missing_ok: Annotated[bool, typer.Option("--missing-ok", "-f", help="What is not there is no error.")] = False,
     yes: Yes = False,
     json: AsJson = False,
 ) -> None:
@@ -135,7 +136,7 @@ def rm(
     Asks for confirmation.
     """
     from rh.cli.place import place_of
-    from rh.errors import InvalidError
+    from rh.errors import InvalidError, NotFoundError
     from rh.registry.lineage.recording import told_as
     from rh.systems import unwritable
 
@@ -145,14 +146,19 @@ def rm(
             error = unwritable(at.system())
             error.where = at.shown
             raise error
-    trees = [at.kind() == "tree" for at in found]
-    for at, tree in zip(found, trees, strict=True):
+    trees = []
+    for at in found:
+        try:
+            trees.append((at, at.kind() == "tree"))
+        except NotFoundError:
+            if not missing_ok:
+                raise
+    for at, tree in trees:
         if tree and not recursive:
             raise InvalidError("that is a directory", where=at.url, hint=f"rh rm --recursive {at.text}")
-    if not yes:
-        told = [at.url + ("/ and everything in it" if tree else "") for at, tree in zip(found, trees, strict=True)]
-        ask(told, "Remove?")
-    for at, tree in zip(found, trees, strict=True):
+    if trees and not yes:
+        ask([at.url + ("/ and everything in it" if tree else "") for at, tree in trees], "Remove?")
+    for at, tree in trees:
         with told_as(at.told(tree=tree)):
             if tree:
                 at.folder().rm()

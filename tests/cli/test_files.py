@@ -152,6 +152,10 @@ def test_rm_asks(program, tree):
     assert (tree / "a.txt").exists()
     assert b"--recursive" in program("rm", "-y", "src", expect=2).stderr
     program("rm", "-y", "src/a.txt", "src/none", expect=3)
+    program("rm", "-f", "src/none")
+    (tree / "b.txt").touch()
+    program("rm", "-fy", "src/none", "src/b.txt")
+    assert not (tree / "b.txt").exists()
     assert (tree / "a.txt").exists(), "nothing is removed if something is not there"
     program("rm", "-y", "src/a.txt")
     assert not (tree / "a.txt").exists()
