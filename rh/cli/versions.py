@@ -118,7 +118,20 @@ def show_one(name: VersionName, json: AsJson = False) -> None:
 
 
 @version_app.command()
-def diff(old: VersionName, new: VersionName, json: AsJson = False) -> None:
+def diff(
+    old: VersionName,
+    new: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[NAME[:VERSION]]",
+            help="By default, the newest version of the same name.",
+            autocompletion=complete_name,
+            callback=name_meant,
+            show_default=False,
+        ),
+    ] = None,
+    json: AsJson = False,
+) -> None:
     """Show the changes between two versions.
 
     Lists what was added, removed, modified or renamed. No file is read. With --json, one document per change.
@@ -126,7 +139,9 @@ def diff(old: VersionName, new: VersionName, json: AsJson = False) -> None:
     from rh.versions.diff import diff as compare
     from rh.versions.store import Store
 
-    a, b = (one.series_of().get(which) for one, which in (versioned(old), versioned(new)))
+    resource, which = versioned(old)
+    other = (resource, None) if new is None else versioned(new)
+    a, b = (one.series_of().get(which) for one, which in ((resource, which), other))
     stores = Store.at(a.store), Store.at(b.store)
     found = compare(stores[0].tree(a.digest), stores[1].tree(b.digest), *stores)
     if json:

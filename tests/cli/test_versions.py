@@ -60,6 +60,7 @@ def test_diff(rh, mine):
     changes = rh("version", "diff", "mine:v2", "mine:v1", "--json").lines
     assert [(one["change"], one["path"]) for one in changes] == [("modified", "a.txt"), ("removed", "b.txt")]
     assert rh("version", "diff", "mine", "mine:v2").out == "no differences\n"
+    assert rh("version", "diff", "mine:v1").out.splitlines() == lines
 
 
 def test_aliases(rh, mine):
