@@ -14,6 +14,7 @@ from typer import Context
 
 from rh.cli import show
 from rh.cli.complete import complete_name, complete_place
+from rh.durations import seconds_of
 from rh.errors import InvalidError, RhError
 
 __all__ = [
@@ -109,10 +110,8 @@ NamePrefix = Annotated[
 
 _SHOWN = 20
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]?)(i?b)?(?:/s)?", re.IGNORECASE)
-_SPAN = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
 _LARGEST = (1 << 63) - 1
 _LONGEST_S = 1000 * 366 * 86400.0
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 def size_of(text: str | None, option: str) -> int | None:
@@ -134,10 +133,9 @@ def span_of(text: str | None, option: str) -> float | None:
     """Seconds from `90s`, `15m`, `2h`, `3d` or `1w`."""
     if text is None:
         return None
-    match = _SPAN.fullmatch(text.strip())
-    if match is None:
+    seconds = seconds_of(text)
+    if seconds is None:
         raise InvalidError(f"{option} {text!r} is not a span of time", hint=f"{option} 90s, 15m, 2h, 3d or 1w")
-    seconds = float(match.group(1)) * _SECONDS[match.group(2)]
     if seconds > _LONGEST_S:
         raise InvalidError(f"{option} {text!r} is longer than a thousand years")
     return seconds

@@ -81,7 +81,7 @@ class Versioned(Shared, Located):
         tags: Sequence[str] = (),
         metadata: Mapping[str, Any] | None = None,
         parent: str | None = None,
-        ttl: float | None = None,
+        ttl: float | str | None = None,
     ) -> Version:
         """Keep what is there now as a version, and return it.
 
@@ -89,12 +89,12 @@ class Versioned(Shared, Located):
         unless that is in the store of another place, where this was before.
 
         Args:
-            message: what changed, for people.
+            message: what changed, for people; not kept where no new one is made.
             aliases: to be moved onto the version.
             tags: words to find it by.
             metadata: plain JSON values.
             parent: the version this was made from (`"v3"`): if another one is the newest by now, it is a conflict.
-            ttl: seconds after which `rh gc` may drop it, unless an alias stands on it.
+            ttl: seconds, or `"90s"`, `"12h"`, `"30d"`, after which `rh gc` may drop it, unless an alias stands on it.
 
         Raises:
             InvalidError: it has no name.
@@ -166,7 +166,7 @@ class Versioned(Shared, Located):
         tags: Sequence[str],
         metadata: Mapping[str, Any] | None,
         parent: str | None = None,
-        ttl: float | None = None,
+        ttl: float | str | None = None,
     ) -> Version:
         """Have a tree made in the store, and record it as the newest version."""
         from rh.versions import sidecars
@@ -175,7 +175,7 @@ class Versioned(Shared, Located):
         from rh.versions.told import Told
 
         self.check_live()
-        message, aliases, tags, metadata, ttl = Told.of(
+        message, aliases, tags, metadata, expires_s = Told.of(
             message, aliases, tags, metadata, ttl, where=self.name or self.kind
         )
         series = self.begun()
@@ -202,13 +202,15 @@ class Versioned(Shared, Located):
                 metadata=metadata,
                 parent=made_from,
                 aliases=aliases,
-                expires=None if ttl is None else time.time() + ttl,
+                expires=None if expires_s is None else time.time() + expires_s,
             )
         if is_new and not self.is_local and store.is_of_machine:
             log.warning(
                 "%s:%s is kept on this machine only, in %s: others find the name, and cannot read the version",
                 self.name, version.label, store.url,
             )  # fmt: skip
+        if not is_new and message:
+            log.info("nothing is new since %s:%s, so %r is not kept", self.name, version.label, message)
         if not is_new and (tags or metadata):
             return series.revise(version, Said.of(metadata, tags, where=f"{self.name}:{version.label}"))
         return version

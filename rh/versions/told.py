@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from rh.durations import seconds_of
 from rh.errors import InvalidError
 from rh.registry.documents import check_document
 from rh.versions.properties import Said
@@ -51,11 +52,15 @@ class Told(NamedTuple):
         for alias in aliases:
             check_alias(alias)
         said = Said.of(metadata, tags, where=f"metadata of {where}")
+        seconds: Any = seconds_of(ttl) if isinstance(ttl, str) else ttl
         if ttl is not None and (
-            isinstance(ttl, bool) or not isinstance(ttl, int | float) or not ttl > 0 or not math.isfinite(ttl)
+            isinstance(seconds, bool)
+            or not isinstance(seconds, int | float)
+            or not seconds > 0
+            or not math.isfinite(seconds)
         ):
-            raise InvalidError(f"ttl={ttl!r} is not a number of seconds above 0")
-        return cls(check_message(message, where), tuple(dict.fromkeys(aliases)), said.tags, said.metadata, ttl)
+            raise InvalidError(f"ttl={ttl!r} is no time above 0", hint="a number of seconds, or '30d', '12h'")
+        return cls(check_message(message, where), tuple(dict.fromkeys(aliases)), said.tags, said.metadata, seconds)
 
 
 def check_message(message: object, where: str) -> str:

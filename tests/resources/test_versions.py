@@ -49,6 +49,25 @@ def test_versions_of_this_machine_under_a_shared_name_are_told_of(here, tmp_path
     assert "/acme/cats:v1 is kept on this machine only" in caplog.text
 
 
+def test_a_time_to_live_is_a_number_or_a_span(here):
+    cats = here.save("cats")
+    for number, (ttl, seconds) in enumerate({60: 60.0, "90s": 90.0, "12h": 43_200.0, "30d": 2_592_000.0}.items()):
+        cats.put({"n": b"%d" % number}, overwrite=True)
+        version = cats.commit(ttl=ttl)
+        assert version.expires is not None
+        assert abs(version.expires - version.time - seconds) < 60
+
+
+def test_a_message_that_is_not_kept_is_told_of(here, caplog):
+    cats = here.save("cats")
+    cats.put({"n": b"1"})
+    with caplog.at_level("INFO", "rh"):
+        cats.commit("first")
+        assert "first" not in caplog.text
+        assert cats.commit("second").message == "first"
+    assert "nothing is new since ~/cats:v1, so 'second' is not kept" in caplog.text
+
+
 def test_versions_are_members_of_sets(cats):
     first, again = cats.commit(metadata={"accuracy": [0.9]}), cats.versions()[0]
     assert {first, again} == {again}

@@ -292,7 +292,7 @@ BAD: list[dict[str, Any]] = [
     {"message": 5},
     {"message": b"bytes"},
 ]
-BAD_TTL: list[Any] = [-1, 0, "30d", datetime.timedelta(days=1), float("inf"), float("nan"), True]
+BAD_TTL: list[Any] = [-1, 0, "0s", "30 days", "30", datetime.timedelta(days=1), float("inf"), float("nan"), True]
 
 
 @pytest.fixture
