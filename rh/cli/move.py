@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,11 +16,13 @@ from rh.cli.complete import complete_place, one_of
 from rh.cli.options import AsJson, Exclude, Include, NoProgress, PlaceArgument, size_of
 
 if TYPE_CHECKING:
+    from rh.cli.place import Place
     from rh.resources.base import Located
 
 __all__ = ["cp", "diff", "plan", "sync", "verify"]
 
 Source = Annotated[str, typer.Argument(metavar="SOURCE", autocompletion=complete_place, show_default=False)]
+Sources = Annotated[list[str], typer.Argument(metavar="SOURCE", autocompletion=complete_place, show_default=False)]
 Target = Annotated[str, typer.Argument(metavar="TARGET", autocompletion=complete_place, show_default=False)]
 DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="Show what would be done, and do nothing.")]
 Delete = Annotated[bool, typer.Option("--delete", help="Delete files from TARGET that are not in SOURCE.")]
@@ -95,7 +97,7 @@ def _transferring(command: Callable[..., None]) -> Callable[..., None]:
 
 @_transferring
 def cp(
-    source: Source,
+    source: Sources,
     target: Target,
     given: Given,
     dry_run: DryRun = False,
@@ -106,8 +108,13 @@ def cp(
 
     TARGET becomes the copy: the contents of a directory SOURCE go directly into TARGET, whether it existed or not. A
     file is copied into TARGET if that ends with a slash or is a directory.
+
+    Several SOURCEs are copied into TARGET, which has to be such a directory, each under its own name.
     """
-    _transfer(source, target, given | {"dry_run": dry_run}, files=True, as_json=json, no_progress=no_progress)
+    from rh.cli.place import place_of, target_of
+
+    starts, end = [place_of(one) for one in source], target_of(target)
+    _transfer(starts, end, given | {"dry_run": dry_run}, files=True, as_json=json, no_progress=no_progress)
 
 
 @_transferring
@@ -127,8 +134,11 @@ def sync(
 
     With --delete, files that are not in SOURCE are deleted from TARGET.
     """
+    from rh.cli.place import place_of, target_of
+
     given |= {"delete": delete, "max_delete": max_delete, "dry_run": dry_run}
-    _transfer(source, target, given, files=False, as_json=json, no_progress=no_progress)
+    start, end = place_of(source), target_of(target)
+    _transfer([start], end, given, files=False, as_json=json, no_progress=no_progress)
 
 
 @_transferring
@@ -144,9 +154,10 @@ def plan(
 
     Changes nothing.
     """
+    from rh.cli.place import place_of, target_of
     from rh.transfer import Options
 
-    made, _, _ = _planned(source, target, Options.of(given | {"delete": delete}), files=True)
+    made, _, _ = _planned(place_of(source), target_of(target), Options.of(given | {"delete": delete}), files=True)
     _show_plan(made, steps=steps, as_json=json)
 
 
@@ -191,23 +202,62 @@ def diff(
         raise typer.Exit(codes.FAILED)
 
 
-def _planned(source: str, target: str, options: Any, *, files: bool) -> tuple[Any, Located, Located]:
-    """The plan, and what a run is told of that is read and written by it."""
+def _name(start: Place) -> str:
+    """What a source is called in a directory that it is copied into."""
+    from rh.resources.blob import Blob
+
+    if start.name is None or start.whole is None or isinstance(start.whole, Blob):
+        return start.location.name
+    return start.name.rpartition("/")[2]
+
+
+def _check_inside(starts: Sequence[Place], end: Place) -> None:
+    """Refuse several sources that cannot lie in a directory side by side.
+
+    Raises:
+        InvalidError: the target is no directory, or a source has no name.
+        NameClashError: two have one name.
+    """
+    from rh.content.names import check_all
+    from rh.errors import InvalidError, NameClashError
+
+    if not (end.tree or _is_directory(end)):
+        raise InvalidError(
+            "several sources are copied into a directory, and none is there",
+            where=end.shown,
+            hint=f"{end.text}/ as the target, and it becomes one",
+        )
+    names: set[str] = set()
+    for start in starts:
+        name = _name(start)
+        if name in ("", "~"):
+            raise InvalidError("what is copied beside others needs a name", where=start.shown, hint="copy it alone")
+        if name in names:
+            raise NameClashError(f"two sources are called {name!r}", where=end.shown, hint="copy one of them alone")
+        names.add(name)
+    system = end.system()
+    check_all(sorted(names), system.kind, folds=getattr(system, "folds_case", False))
+
+
+def _planned(
+    start: Place, end: Place, options: Any, *, files: bool, inside: bool = False
+) -> tuple[Any, Located, Located]:
+    """The plan, and what a run is told of that is read and written by it; `inside`: of a copy in the target."""
     from rh import transfer
-    from rh.cli.place import place_of, target_of
     from rh.errors import InvalidError
     from rh.resources.blob import Blob
 
-    start, end = place_of(source), target_of(target)
     if start.kind() == "file":
         if not files:
             raise InvalidError("that is a file, and sync is about directories", where=start.url, hint="rh cp")
         if options.include or options.exclude or options.delete:
             raise InvalidError("--include, --exclude and --delete are about directories", where=start.url)
-        if end.tree or _is_directory(end):
-            end = end / start.location.name
+        if inside or end.tree or _is_directory(end):
+            end = end / _name(start)
         stored = start.whole.stored if isinstance(start.whole, Blob) else None
         return transfer.plan_file(start.location, end.location, options, stored=stored), start.told(), end.told()
+    if inside:
+        end = end / _name(start)
     made = transfer.plan_tree(start.location, end.location, options)
     return made, start.told(tree=True), end.told(tree=True)
 
@@ -240,24 +290,43 @@ def _show_plan(made: Any, *, steps: bool, as_json: bool, kept: bool = True) -> N
             show.line(f"{step.action:<7} {step.entry.size:>14,}  {step.key}")
 
 
-def _transfer(source: str, target: str, given: Given, *, files: bool, as_json: bool, no_progress: bool) -> None:
+def _transfer(
+    starts: Sequence[Place], end: Place, given: Given, *, files: bool, as_json: bool, no_progress: bool
+) -> None:
+    """Copy one source to a place, or several into it, once all are planned. One that fails ends no other."""
     from rh import transfer
     from rh.cli.run import cancel
+    from rh.errors import RhError
     from rh.progress import Silent
     from rh.registry.lineage import recording
 
     options = transfer.Options.of(given)
-    made, read, written = _planned(source, target, options, files=files)
-    if options.dry_run:
-        _show_plan(made, steps=not as_json, as_json=as_json, kept=False)
-        return
-    recording.read(read)
-    receipt = transfer.execute(made, progress=Silent() if no_progress else None, cancel=cancel)
-    recording.wrote(written)
-    if as_json:
-        show.emit(receipt.as_dict())
-    else:
-        show.line(str(receipt))
+    inside = len(starts) > 1
+    if inside:
+        _check_inside(starts, end)
+    planned = [_planned(start, end, options, files=files, inside=inside) for start in starts]
+    failed: list[int] = []
+    for made, read, written in planned:
+        if options.dry_run:
+            _show_plan(made, steps=not as_json, as_json=as_json, kept=False)
+            continue
+        recording.read(read)
+        try:
+            receipt = transfer.execute(made, progress=Silent() if no_progress else None, cancel=cancel)
+        except RhError as error:
+            if len(planned) == 1 or cancel.is_set():
+                raise
+            show.fail(error, as_json=as_json)
+            failed.append(codes.code_of(error))
+            continue
+        recording.wrote(written)
+        if as_json:
+            show.emit(receipt.as_dict())
+        else:
+            show.line(str(receipt))
+    if failed:
+        of_one_reason = len(failed) == len(planned) and len(set(failed)) == 1
+        raise typer.Exit(failed[0] if of_one_reason else codes.PARTIAL)
 
 
 def verify(place: PlaceArgument, no_progress: NoProgress = False, json: AsJson = False) -> None:

@@ -83,6 +83,54 @@ def test_a_file_goes_where_it_is_told(rh, tree, tmp_path):
     rh("cp", "src/none", "x", expect=3)
 
 
+@pytest.mark.parametrize("place", ["there", "memory://cli/there", "s3"])
+def test_several_sources_go_into_a_directory(rh, tree, tmp_path, place, world):
+    """Each under its own name, whatever slash it ends with; they are planned first, and one receipt tells of each."""
+    target = f"{world['s3']}/there" if place == "s3" else place
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "b.txt").write_bytes(b"b")
+    rh("save", "cats", "src/sub")
+    rh("commit", "cats")
+    several = ("src/a.txt", "src/sub/", "more", "rh://cats:v1")
+    dry = rh("cp", *several, f"{target}/", "--dry-run", "--json").lines
+    assert [one["moves"] for one in dry] == [1, 1, 1, 1]
+    receipts = rh("cp", *several, f"{target}/", "--json").lines
+    assert [one["done"] for one in receipts] == [1, 1, 1, 1]
+    assert rh("ls", target).out.split() == ["a.txt", "cats/", "more/", "sub/"]
+    assert rh("find", target, "**/run.sh").out.split() == ["cats/run.sh", "sub/run.sh"]
+    assert rh("cp", "src/z.bin", "more", target).out.count("of 1 files") == 2  # a directory without the slash, too
+
+
+def test_several_sources_that_cannot_go_there(rh, tree, tmp_path):
+    """All is refused before anything moves, but for what fails on its way: the others arrive."""
+    (tmp_path / "more" / "sub").mkdir(parents=True)
+    (tmp_path / "file").touch()
+    error = rh("cp", "src/a.txt", "src/z.bin", "none", "--json", expect=2).error
+    assert error["message"] == "several sources are copied into a directory, and none is there"
+    assert error["hint"].startswith("none/ ")
+    rh("cp", "src/a.txt", "src/z.bin", "file", expect=2)
+    error = rh("cp", "src/a.txt", "src/sub", "more/sub", "there/", "--json", expect=4).error
+    assert (error["kind"], error["message"]) == ("name_clash", "two sources are called 'sub'")
+    assert rh("cp", "src/a.txt", "src/none", "there/", "--json", expect=3).error["kind"] == "not_found"
+    assert rh("cp", "src/a.txt", "/", "there/", "--json", expect=2).error["kind"] == "invalid"
+    assert not (tmp_path / "there").exists()
+    (tmp_path / "more" / "a.txt").mkdir()
+    assert rh("cp", "src/z.bin", "src/a.txt", "more", "--json", expect=4).error["kind"] == "name_clash"
+    assert sorted(os.listdir(tmp_path / "more")) == ["a.txt", "sub"]
+
+
+def test_one_of_several_sources_that_fails_ends_no_other(rh, tree, tmp_path, monkeypatch):
+    monkeypatch.setenv("RH_RETRIES", "0")
+    for name in ("one", "two"):
+        blob = library.blob(b"hello\n", name=name, path=tmp_path / f"{name}.txt").save()
+        replace(blob, stamp=replace(blob.stamp, digest=library.blob(b"other\n").digest())).save()  # as if damaged
+    done = rh("cp", "rh://one", "src/a.txt", "there/", "--json", expect=8)
+    assert (len(done.error["receipt"]["failed"]), done.json["done"]) == (1, 1)
+    assert os.listdir(tmp_path / "there") == ["a.txt"]
+    rh("cp", "rh://one", "rh://two", "there/", expect=6)
+    rh("sync", "src", "src", "there", expect=2)
+
+
 def test_patterns(rh, tree, tmp_path):
     rh("cp", "src", "one", "--include", "*.txt")
     assert [p.name for p in (tmp_path / "one").rglob("*") if p.is_file() and not p.name.startswith(".rh-")] == ["a.txt"]
