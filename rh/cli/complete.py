@@ -31,11 +31,15 @@ __all__ = [
 
 def open_ends() -> None:
     """Have typer's script for bash put no space behind a word that goes on: a directory, a system."""
-    from typer import _completion_shared as shared
-    from typer._completion_classes import BashComplete
+    try:
+        from typer import _completion_shared as shared
+        from typer._completion_classes import BashComplete
 
+        script = shared.COMPLETION_SCRIPT_BASH
+    except (ImportError, AttributeError):  # another typer, whose script has the space
+        return
     ends = '[[ "${COMPREPLY[*]}" != *[/:] ]] || compopt -o nospace 2> /dev/null\n    return 0'
-    script = shared.COMPLETION_SCRIPT_BASH.replace("return 0", ends)
+    script = script.replace("return 0", ends)
     BashComplete.source_template = shared._completion_scripts["bash"] = script  # noqa: SLF001 - typer asks nobody
 
 

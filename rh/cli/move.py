@@ -109,7 +109,7 @@ def cp(
     TARGET becomes the copy: the contents of a directory SOURCE go directly into TARGET, whether it existed or not. A
     file is copied into TARGET if that ends with a slash or is a directory.
 
-    Several SOURCEs are copied into TARGET, which has to be such a directory, each under its own name.
+    Several sources are copied into TARGET, which must be such a directory, each under its own name.
     """
     from rh.cli.place import place_of, target_of
 
