@@ -142,6 +142,7 @@ def typed(hint: str | None) -> str | None:
     hint = re.sub(r"(?<![(\w])(mode|format)=\"(\w+)\"", r"--\1 \2", hint)
     hint = re.sub(r"\bformat=(?=\s|$)", "--format", hint)
     hint = re.sub(r"\boptions=\{\"(\w+)\": (\{.*?\}|…|\d+)\}", r"--option '\1=\2'", hint)
+    hint = re.sub(r"\boptions=\{\"(\w+)\": \"(.*?)\"\}", r"--option '\1=\2'", hint)
     hint = re.sub(r"\bcolumns=(\[.*?\])?", "--column", hint)
     hint = re.sub(r"\bschema=\{(.*?)\}", lambda found: f"--schema '{_PAIR.sub(_PAIRED, found[1])}'", hint)
     hint = hint.removesuffix(", or a pyarrow.Schema")

@@ -381,7 +381,7 @@ def translated(where: str, unchanged: Callable[[], None] | None = None) -> Itera
         ) from error
 
 
-_FORM = 'options={"delimiter": ";", "encoding": "utf-16"}, or whichever it has, reads CSV of another form'
+_FORM = 'options={"delimiter": ";"} or options={"encoding": "utf-16"}, whichever it has, reads CSV of another form'
 """What may help with text that Arrow does not take for CSV in UTF-8 with commas."""
 
 

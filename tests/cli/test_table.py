@@ -211,6 +211,7 @@ def test_a_copy_without_its_index(rh, rows):
         (("head", "rows", "--format", "xml"), 2, "parquet"),
         (("head", "x.csv", "--option", "delimiter=;;"), 2, "delimiter is one character, not ';;'"),
         (("head", "x.csv", "--option", "column_types=v:string"), 2, '--option \'column_types={"column": "int64"}\''),
+        (("head", "x.csv", "--option", "encoding=utf-16"), 6, "--option 'delimiter=;' or --option 'encoding=utf-16'"),
         (("sql", "~/saved", "select 1"), 3, "rh://~/saved"),
         (("write", "rows", "rows"), 4, "--mode append or --mode overwrite"),
         (("head", "postgresql://u@127.0.0.1/db"), 2, "rh table sql"),
