@@ -60,6 +60,8 @@ class RhError(Exception):
     kind: ClassVar[str] = "error"
     retryable: ClassVar[bool] = False
     """Whether trying the same request again may succeed."""
+    wait_s: float | None = None
+    """Seconds that the other side asks to be left alone for, before that."""
 
     def __init__(self, message: str, *, where: str | None = None, hint: str | None = None) -> None:
         super().__init__(message)
@@ -153,8 +155,6 @@ class UnavailableError(RhError, ConnectionError):
 
     kind = "unavailable"
     retryable = True
-    wait_s: float | None = None
-    """Seconds that the other side asks to be left alone for."""
 
 
 class DeadlineError(RhError, TimeoutError):

@@ -329,7 +329,7 @@ class HTTPRegistry(Registry):
                 elif not patient:
                     refused = refused or begun
                     left = min(left, refused + enough - time.monotonic())
-                pause = max(getattr(error, "wait_s", 0.0), wait * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
+                pause = max(error.wait_s or 0.0, wait * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
                 if not error.retryable or isinstance(error, DeadlineError) or pause >= left:
                     if isinstance(error, UnavailableError | DeadlineError):
                         unreachable(error)
@@ -430,7 +430,7 @@ class HTTPRegistry(Registry):
             error.add_note(f"request {request}, in the logs of {self.url}")
         with suppress(ValueError):
             wait_s = float(answer.headers.get("retry-after", "0"))
-            error.wait_s = wait_s if math.isfinite(wait_s) else 0.0  # type: ignore[attr-defined]
+            error.wait_s = wait_s if math.isfinite(wait_s) else 0.0
         raise error
 
     def _login(self) -> str:

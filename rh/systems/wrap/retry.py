@@ -22,7 +22,6 @@ from rh.errors import (
     IntegrityError,
     NotFoundError,
     RhError,
-    UnavailableError,
 )
 from rh.observe import log
 from rh.systems.base import Body, Bytes, System
@@ -79,7 +78,7 @@ class Retrying(Wrapper):
             if not isinstance(problem, RhError) or not problem.retryable:
                 return False
             elapsed = time.monotonic() - begun
-            if isinstance(problem, UnavailableError) and problem.wait_s:
+            if problem.wait_s:
                 return elapsed + problem.wait_s <= self.budget_s and problem.wait_s
             if isinstance(problem, DeadlineError):
                 # Another wait like the last one must fit as well, or two deadlines would pass for one.
