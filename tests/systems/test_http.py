@@ -280,8 +280,7 @@ class Told(http.server.BaseHTTPRequestHandler):
             self.answer(200, DATA if kind == "md5" else b"X" + DATA[1:], Content_MD5=good)
         elif kind == "odd":
             name, _, value = unquote(rest).partition("=")
-            self.answer(200, DATA, **{name: value})
-            self.close_connection = True
+            self.answer(200, DATA, Connection="close", **{name: value})
         elif kind in ("repr", "badrepr"):
             good = base64.b64encode(hashlib.sha256(DATA).digest()).decode()
             self.answer(200, DATA if kind == "repr" else DATA[:-1] + b"X", Repr_Digest=f"sha-256=:{good}:")
