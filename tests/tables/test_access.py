@@ -155,7 +155,8 @@ def test_numbers_are_compared_as_they_are(here, column, values) -> None:
 @pytest.mark.parametrize("zone", [None, "Asia/Tokyo"])
 @pytest.mark.parametrize("unit", ["s", "us", "ns"])
 def test_times_are_compared_to_the_nanosecond(here, unit: str, zone: str | None) -> None:
-    pd = pytest.importorskip("pandas")
+    import pandas as pd
+
     step = {"s": 10**9, "us": 10**3, "ns": 1}[unit]
     counts = [(BASE + add) // step for add in (0, 1, 2, 1000, 10**9)]
     column = pa.array([*counts, None], pa.timestamp(unit, zone))
@@ -171,7 +172,8 @@ def test_times_are_compared_to_the_nanosecond(here, unit: str, zone: str | None)
 
 
 def test_durations_are_compared_to_the_nanosecond(here) -> None:
-    pd = pytest.importorskip("pandas")
+    import pandas as pd
+
     snapshot = numbered(here, pa.array([1, 2, 1000], pa.duration("ns")))
     pairs = [(make(count, "ns"), count) for make in (pd.Timedelta, np.timedelta64) for count in (0, 1, 2, 999, 1000)]
     assert_compared(here, snapshot, [1, 2, 1000], [*pairs, (timedelta(days=10**6), 10**24)])

@@ -266,7 +266,9 @@ def test_it_leaves_nothing_behind(here, monkeypatch, tmp_path):
 
 
 def test_parameters_keep_their_nanoseconds(tmp_path):
-    pd, np = pytest.importorskip("pandas"), pytest.importorskip("numpy")
+    import numpy as np
+    import pandas as pd
+
     system = open_system(locate(tmp_path))
     base = 1_700_000_000_000_000_000
     at = pa.array([base, base + 1, base + 1000], pa.timestamp("ns"))
