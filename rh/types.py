@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, NamedTuple, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypedDict
 
 __all__ = [
     "ABSENT",
@@ -23,6 +23,7 @@ __all__ = [
     "Outcome",
     "SignedRequest",
     "Span",
+    "TextKeywords",
     "TextMode",
 ]
 
@@ -30,6 +31,16 @@ Kind: TypeAlias = Literal["file", "dir", "link"]
 BytesMode: TypeAlias = Literal["rb", "wb", "xb", "br", "bw", "bx"]
 TextMode: TypeAlias = Literal["r", "w", "x", "rt", "wt", "xt", "tr", "tw", "tx"]
 """How a file is opened."""
+
+
+class TextKeywords(TypedDict, total=False):
+    """How text lies in a file, as Python's `open` takes it. For type checkers."""
+
+    encoding: str | None
+    errors: str | None
+    newline: str | None
+
+
 Span: TypeAlias = tuple[int, int]
 """Half-open byte range `(start, stop)`."""
 

@@ -22,7 +22,7 @@ from rh.resources.places import Place
 from rh.resources.versioned import Versioned
 from rh.systems import settings_of
 from rh.systems.base import System
-from rh.types import BytesMode, Entry, Location, TextMode
+from rh.types import BytesMode, Entry, Location, TextKeywords, TextMode
 
 if TYPE_CHECKING:
     from rh.transfer import Keywords, Plan, Receipt, Verification, WholeKeywords
@@ -197,17 +197,10 @@ class Blob(Versioned):
 
     @overload
     def open(self, mode: BytesMode = "rb") -> IO[bytes]: ...
-
     @overload
-    def open(
-        self, mode: TextMode, *, encoding: str | None = None, errors: str | None = None, newline: str | None = None
-    ) -> IO[str]: ...
-
+    def open(self, mode: TextMode, **text: Unpack[TextKeywords]) -> IO[str]: ...
     @overload
-    def open(
-        self, mode: str, *, encoding: str | None = None, errors: str | None = None, newline: str | None = None
-    ) -> IO[Any]: ...
-
+    def open(self, mode: str, **text: Unpack[TextKeywords]) -> IO[Any]: ...
     @telling_nearest()
     def open(
         self,

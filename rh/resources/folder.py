@@ -19,7 +19,7 @@ from rh.resources.nearest import telling_nearest
 from rh.resources.places import Place
 from rh.resources.records import list_records
 from rh.systems.base import System
-from rh.types import BytesMode, Entry, Location, TextMode
+from rh.types import BytesMode, Entry, Location, TextKeywords, TextMode
 
 if TYPE_CHECKING:
     from rh.resources.cluster import Cluster
@@ -103,8 +103,7 @@ class Folder(Queried, FolderVersions):
         chosen: Keywords = {"delete": True, "ignore_file": False, "links": "keep", **options}
         if not self.handle().keeps_links:
             chosen["links"] = "follow"
-        receipt = version.to(path=self.url, **chosen).receipt
-        return replace(self, receipt=receipt)
+        return replace(self, receipt=version.to(path=self.url, **chosen).receipt)
 
     def committed(self, store: Store, base: str | None, lease: Lease) -> Tree:
         from rh.versions.commit import commit_tree
@@ -256,31 +255,12 @@ class Folder(Queried, FolderVersions):
 
     @overload
     def open(self, path: str, mode: BytesMode = "rb", *, verify: bool | None = None) -> IO[bytes]: ...
-
     @overload
     def open(
-        self,
-        path: str,
-        mode: TextMode,
-        *,
-        encoding: str | None = None,
-        errors: str | None = None,
-        newline: str | None = None,
-        verify: bool | None = None,
+        self, path: str, mode: TextMode, *, verify: bool | None = None, **text: Unpack[TextKeywords]
     ) -> IO[str]: ...
-
     @overload
-    def open(
-        self,
-        path: str,
-        mode: str,
-        *,
-        encoding: str | None = None,
-        errors: str | None = None,
-        newline: str | None = None,
-        verify: bool | None = None,
-    ) -> IO[Any]: ...
-
+    def open(self, path: str, mode: str, *, verify: bool | None = None, **text: Unpack[TextKeywords]) -> IO[Any]: ...
     @telling_nearest()
     def open(
         self,
@@ -417,7 +397,6 @@ class Folder(Queried, FolderVersions):
         """Remove what crashed transfers left below the folder, unfinished uploads and hidden files; returns how many.
 
         Where the folder is a table, what killed writers of it left goes as well, but not of tables further down.
-
         What is complete is never touched. An interrupted transfer goes on from what it left, and one under way needs
         it, so only what is older than a week is removed by default.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
 from rh.errors import RhError, UnavailableError
@@ -17,6 +16,8 @@ def asked_to_wait(error: E, header: str | None) -> E:
     """The error, with what the header says if trying again is worth it. A header that makes no sense says nothing."""
     if not header or not isinstance(error, UnavailableError):
         return error
+    from email.utils import parsedate_to_datetime  # seldom needed
+
     try:
         seconds = float(header) if header.isdecimal() else parsedate_to_datetime(header).timestamp() - time.time()
     except (ValueError, OverflowError):

@@ -292,7 +292,7 @@ def plan_tree(source: System, target: System, options: Options) -> Plan:
     if not target.writable:
         raise unwritable(target)
     _refuse_overlap(source, target)
-    plan = compare_trees(source, target, options)
+    plan = _compared(source, target, options, follow_target=False)
     if plan.moves or plan.counts[Action.MAKE]:
         plan.route, plan.way = route(source, target, limited=options.bandwidth is not None)
     return plan
@@ -301,16 +301,22 @@ def plan_tree(source: System, target: System, options: Options) -> Plan:
 def compare_trees(source: System, target: System, options: Options) -> Plan:
     """A plan of how two trees differ, one that nobody carries out: the target need not be writable.
 
+    `links="follow"` is about both of them, as far as they can be followed.
+
     Raises:
         NotFoundError: there is nothing at the source.
         InvalidError: a pattern is wrong.
         NameClashError: a key has no place at the target.
     """
+    return _compared(source, target, options, follow_target=options.links == "follow")
+
+
+def _compared(source: System, target: System, options: Options, *, follow_target: bool) -> Plan:
     began, believe = time.monotonic(), True
     while True:
         plan = Plan(source, target, options)
         try:
-            _fill(plan, believe_target=believe)
+            _fill(plan, believe_target=believe, follow_target=follow_target)
             break
         except DamagedManifestError as error:
             if not believe or error.where is None or not error.where.startswith(target.url()):
@@ -344,10 +350,10 @@ def _real_path(system: System) -> str:
     return (linked.real_path() if linked else system.location.path).rstrip("/") + "/"
 
 
-def _fill(plan: Plan, *, believe_target: bool) -> None:
+def _fill(plan: Plan, *, believe_target: bool, follow_target: bool) -> None:
     source, target, options = plan.source, plan.target, plan.options
     comparer = Comparer(target, options)
-    ours = Survey(target, must_exist=False, believe=believe_target)
+    ours = Survey(target, follow=follow_target, must_exist=False, believe=believe_target)
     far = not (is_here(source) and is_here(target))
     # Closed at once, not when the last traceback of an error is gone: helpers and threads wait on them.
     with closing(_fetched(ours, ahead=far)) as there:

@@ -438,6 +438,21 @@ def test_compare(folder, here):
     assert not copy.compare(here)
 
 
+def test_compare_looks_through_links_on_both_sides(tmp_path):
+    for name, content in (("a", b"1"), ("b", b"1"), ("c", b"2")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x").write_bytes(content)
+        (tmp_path / name / "link").symlink_to("x")
+    a, b, c = (rh.folder(path=tmp_path / name) for name in "abc")
+    assert not a.compare(b)
+    assert not a.compare(b, links="keep")
+    assert [change.path for change in a.compare(c)] == ["link", "x"]
+    assert [change.path for change in a.compare(c, links="keep")] == ["x"]
+    copied = a.to(path=tmp_path / "copied")
+    assert not a.compare(copied)
+    assert not copied.compare(a)
+
+
 def test_rm_refuses_before_it_removes(folder):
     folder.put(TREE)
     for names_ in (("a.txt", "typo"), ("a.txt", "typo/")):
