@@ -10,7 +10,7 @@ import typer
 from rh.cli import show
 from rh.cli.complete import complete_place
 from rh.cli.options import AsJson
-from rh.errors import NotFoundError
+from rh.errors import InvalidError, NotFoundError
 from rh.types import Entry
 
 __all__ = ["document", "du", "ls"]
@@ -34,7 +34,7 @@ def ls(
 ) -> None:
     """List a directory, or show a file.
 
-    Directories end with a slash. rh ls rh:// lists the saved names, as rh resources does.
+    Directories end with a slash. rh ls s3:// lists the buckets, and rh ls rh:// the saved names, as rh resources does.
     """
     from rh.cli.place import place_of
 
@@ -43,9 +43,11 @@ def ls(
 
         resources(None, long=long, json=json)
         return
-    at = place_of(place)
-    entry = at.entry()
-    entries = iter([entry]) if entry is not None else _below(at, recursive=recursive)
+    entries = _buckets(place, recursive=recursive)
+    if entries is None:
+        at = place_of(place)
+        entry = at.entry()
+        entries = iter([entry]) if entry is not None else _below(at, recursive=recursive)
     rows = []
     for entry in entries:
         if json:
@@ -61,6 +63,18 @@ def ls(
         else:
             show.line(entry.key)
     show.table(rows, right=[0])
+
+
+def _buckets(place: str, *, recursive: bool) -> Iterator[Entry] | None:
+    """The buckets that are meant by `s3://` and the like; `None` for any other place."""
+    from rh.systems import buckets, system_of_buckets
+
+    system = system_of_buckets(place)
+    if system is None:
+        return None
+    if recursive:
+        raise InvalidError("everything of all buckets is too much", where=place, hint=f"name one: {place}BUCKET")
+    return (Entry(f"{name}/", 0, "dir") for name in buckets(system))
 
 
 def _below(at: Any, *, recursive: bool) -> Iterator[Entry]:

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, unquote
 
 from rh import config, plugins
 from rh.errors import ImmutableVersionError, InvalidError, NotFoundError, RhError, UnsupportedError
+from rh.systems.abilities import Bucketed
 from rh.systems.base import System
 from rh.types import Location
 
-__all__ = ["check_settings", "locate", "open_system", "settings_of", "unwritable"]
+__all__ = ["buckets", "check_settings", "locate", "open_system", "settings_of", "system_of_buckets", "unwritable"]
 
 BUILT_IN = {
     "file": ("rh.systems.local", "LocalSystem"),
@@ -288,7 +289,8 @@ def _from_url(scheme: str, rest: str, url: str, system: str | None) -> Location:
         raise InvalidError(f"{name} is a host", where=url, hint=f"write {name}:/{rest}")
     if kind in BUCKETS:
         if not rest.strip("/"):
-            raise InvalidError("a URL needs a bucket", where=url, hint=f"{scheme}://bucket/key")
+            hint = f"{scheme}://bucket/key; `rh ls {scheme}://` lists the buckets"
+            raise InvalidError("a URL needs a bucket", where=url, hint=hint)
         _stays_inside(rest.partition("/")[2], "the bucket", url)
     if system and system != name and config.system(system)["kind"] == kind:
         return Location(system, rest)
@@ -387,6 +389,29 @@ def _clean(path: str) -> str:
         return home + cleaned.rstrip("/")
     cleaned = os.path.normpath(path)
     return cleaned[1:] if cleaned.startswith("//") else cleaned  # POSIX lets two slashes mean something else
+
+
+def system_of_buckets(url: str) -> str | None:
+    """The system whose buckets a URL without one means (`s3://`); `None` where it means something else."""
+    match = URL.fullmatch(url)
+    if match is None or match.group(2).strip("/"):
+        return None
+    name = _SCHEME_NAMES.get(match.group(1).lower(), match.group(1).lower())
+    return name if name in config.system_names() and config.system(name)["kind"] in BUCKETS else None
+
+
+def buckets(system: str) -> Iterator[str]:
+    """The names of the buckets (containers of Azure) of a system, as far as its credentials may list them.
+
+    Raises:
+        AccessError: they may not. A bucket whose name is known can be used all the same.
+        UnsupportedError: the system has no buckets.
+    """
+    settings = settings_of(config.ALIASES.get(system, system))
+    kind: object = _class_of(settings["kind"])
+    if not isinstance(kind, Bucketed):
+        raise UnsupportedError(f"{system} has no buckets", where=system)
+    yield from kind.buckets(settings)
 
 
 def unwritable(system: System, key: str = "") -> RhError:

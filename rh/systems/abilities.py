@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
-from rh.systems.base import Bytes, System
+from rh.systems.base import Bytes, Settings, System
 from rh.systems.far.skip import Skip
 from rh.types import ANY, Condition, Entry, Link, Outcome, SignedRequest, Span
 
 __all__ = [
     "WORKERS",
+    "Bucketed",
     "Bulk",
     "Composed",
     "Digesting",
@@ -46,6 +47,14 @@ class Item(NamedTuple):
 
 WORKERS = 16
 """So many requests at once, where many are better than one and nobody says how many."""
+
+
+@runtime_checkable
+class Bucketed(Protocol):
+    """A kind of system whose places begin with a bucket. The class itself is asked: no bucket is open yet."""
+
+    def buckets(self, settings: Settings) -> Iterator[str]:
+        """The names of the buckets that there are, as far as who asks may list them."""
 
 
 @runtime_checkable

@@ -44,6 +44,19 @@ def test_a_bucket_and_what_is_in_it(rh, tree, world):
 
 
 @pytest.mark.parametrize("place", ["s3", "gs", "azure"])
+def test_buckets(rh, world, place):
+    scheme = {"azure": "az"}.get(place, place)
+    bucket = world[place].split("/")[2] + "/"
+    assert bucket in rh("ls", f"{scheme}://").out.splitlines()
+    assert {"key": bucket, "size": None, "kind": "dir"} in rh("ls", f"{scheme}://", "--json").lines
+    assert bucket in rh("ls", "-l", f"{scheme}://").out
+    error = rh("ls", "-r", f"{scheme}://", "--json", expect=2).error
+    assert error["hint"] == f"name one: {scheme}://BUCKET"
+    for words in (("du",), ("cat",), ("rm", "-r", "--yes")):
+        assert f"rh ls {scheme}://" in rh(*words, f"{scheme}://", "--json", expect=2).error["hint"]
+
+
+@pytest.mark.parametrize("place", ["s3", "gs", "azure"])
 def test_a_bucket_that_is_not_there_is_told(rh, world, place):
     scheme = {"azure": "az"}.get(place, place)
     for words in (("ls",), ("du",), ("find",), ("info",), ("verify",), ("cat",), ("rm", "-r", "--yes")):

@@ -799,6 +799,30 @@ def test_a_certificate_nobody_vouches_for(gcs_server: GCSServer, tmp_path: Any) 
             list(GCSSystem.open(place, {**common, "ca_bundle": str(tmp_path / "none")}).list())
 
 
+def test_pages_of_buckets(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Google tells a thousand names at a time, and wants to know the project; the server of tests does neither."""
+    asked: list[str] = []
+
+    class Handler(Quiet):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            more = b"" if "pageToken" in self.path else b', "nextPageToken": "t/="'
+            self.answer(200, b'{"items": [{"name": "b%d"}]%s}' % (len(asked), more))
+
+    login = tmp_path / "login.json"
+    login.write_text('{"type": "authorized_user", "client_id": "c", "client_secret": "s", "refresh_token": "r"}')
+    monkeypatch.delenv("GOOGLE_CLOUD_PROJECT", raising=False)
+    with serving(Handler) as port:
+        settings = {"name": "gs", "endpoint_url": f"http://localhost:{port}", "timeout_s": 5}
+        with pytest.raises(InvalidError, match="none is named") as caught:
+            list(GCSSystem.buckets({**settings, "credentials_file": str(login)}))
+        assert "GOOGLE_CLOUD_PROJECT" in (caught.value.hint or "")
+        assert not asked
+        assert list(GCSSystem.buckets({**settings, "anonymous": True, "project": "p/q"})) == ["b1", "b2"]
+    first = "/storage/v1/b?project=p%2Fq&maxResults=1000&fields=nextPageToken,items(name)"
+    assert asked == [first, f"{first}&pageToken=t%2F%3D"]
+
+
 def test_by_way_of_a_proxy(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """TLS goes through a proxy that connects for us, from here and from a host; one that refuses is named."""
     import ssl

@@ -189,6 +189,22 @@ class Scripted:
         self.thread.join()
 
 
+def test_pages_of_buckets():
+    """AWS tells ten thousand names at a time; its XML has a name space, that of others need not."""
+    space = ' xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
+    name = "<Bucket><Name>{}</Name><CreationDate>2026-01-01T00:00:00Z</CreationDate></Bucket>".format
+    page = "<ListAllMyBucketsResult{}><Buckets>{}</Buckets>{}</ListAllMyBucketsResult>".format
+    first = page(space, name("a") + name("b"), "<ContinuationToken>a/b c=</ContinuationToken>")
+
+    def answer(_method, path, _body):
+        return 200, {}, (page("", name("c"), "") if "token" in path else first).encode()
+
+    with Scripted(answer) as server:
+        settings = {**server.open().settings, "name": "s3", "anonymous": True}
+        assert list(S3System.buckets(settings)) == ["a", "b", "c"]
+    assert [path for _, path, _, _ in server.seen] == ["/", "/?continuation-token=a%2Fb%20c%3D"]
+
+
 @pytest.fixture
 def keys(monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDCANARY")

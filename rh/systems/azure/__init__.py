@@ -41,13 +41,14 @@ from rh.errors import (
     UnsupportedError,
 )
 from rh.systems.abilities import Upload
-from rh.systems.azure.container import Container, in_byte_order
+from rh.systems.azure.container import Container, in_byte_order, place_of
 from rh.systems.azure.parts import LIMITS, AzureUpload, checked, discard
 from rh.systems.azure.wire import (
     VERSION,
     AzureIdentity,
     clean_sas,
     connection_string,
+    error_of,
     quote_name,
 )
 from rh.systems.base import Body, Bytes, Settings, System
@@ -57,7 +58,7 @@ from rh.systems.objects.parts import whole_or_in_parts
 from rh.systems.objects.shared import flag
 from rh.systems.objects.spread import spread
 from rh.systems.objects.system import BulkStore, hidden, lasting
-from rh.systems.objects.wire import Answer, Asked, fields, seconds
+from rh.systems.objects.wire import Answer, Asked, fields, parse_xml, seconds
 from rh.types import ANY, Condition, Entry, Link, Location, SignedRequest, Span
 
 __all__ = ["AzureSystem"]
@@ -82,6 +83,21 @@ class AzureSystem(BulkStore):
     def __init__(self, location: Location, settings: Settings) -> None:
         super().__init__(location, settings)
         self.container = Container(location, settings, identify, self.url)
+
+    @classmethod
+    def buckets(cls, settings: Settings) -> Iterator[str]:
+        """The account's containers."""
+        place = place_of(settings, identify)
+        where = f"{place.system}://"
+        raised = partial(error_of, where=where, container="", system=place.system)
+        marker: str | None = ""
+        while marker is not None:
+            query = [("comp", "list"), ("maxresults", str(_PAGE)), *([("marker", marker)] if marker else [])]
+            answer = place.wire.request("buckets", "GET", "", None, where=where, error=raised, query=query)
+            tree = parse_xml(answer.data)
+            for name in tree.iterfind("Containers/Container/Name"):
+                yield name.text or ""
+            marker = tree.findtext("NextMarker") or None
 
     def close(self) -> None:
         self.container.close()

@@ -21,7 +21,7 @@ from rh.systems.objects.shared import flag, shared
 from rh.systems.objects.wire import ca_bundle, fields, parse_xml, seconds
 from rh.types import Entry, Location
 
-__all__ = ["PARTS", "AzurePlace", "Container", "in_byte_order"]
+__all__ = ["PARTS", "AzurePlace", "Container", "in_byte_order", "place_of"]
 
 PAGE = 5000
 _SAMPLE = 8
@@ -51,6 +51,11 @@ class AzurePlace(StorePlace):
         """Whether the account keeps a tree, once that is known: it lists in the order of a tree then."""
 
 
+def place_of(settings: Settings, identify: Identify) -> AzurePlace:
+    """The place these settings and the environment of this moment mean, one per process."""
+    return shared(AzurePlace, settings, ("AZURE_",), lambda: AzurePlace(settings, identify))
+
+
 class Container(Root[AzurePlace]):
     """A container and a prefix in it, on the connections of its place."""
 
@@ -62,10 +67,7 @@ class Container(Root[AzurePlace]):
     version_header = "x-ms-version-id"
 
     def __init__(self, location: Location, settings: Settings, identify: Identify, url: Callable[[str], str]) -> None:
-        def place(named: Settings) -> AzurePlace:
-            return shared(AzurePlace, named, ("AZURE_",), lambda: AzurePlace(named, identify))
-
-        super().__init__(location, settings, url, place)
+        super().__init__(location, settings, url, lambda named: place_of(named, identify))
 
     def path(self, key: str) -> str:
         path = super().path(key)

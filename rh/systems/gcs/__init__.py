@@ -230,6 +230,19 @@ class _Place:
         )
         self.writer = Writer(self.api)
 
+    def project(self, settings: Settings) -> str | None:
+        """The project whose buckets are meant, where settings, the environment or the credentials tell one."""
+        who = self.identity
+        if who is not None:
+            who.credentials()  # which may name it
+        return settings.get("project") or os.environ.get("GOOGLE_CLOUD_PROJECT") or (who.project if who else None)
+
+
+def _place_of(settings: Settings, system: str) -> _Place:
+    """The place these settings and the environment of this moment mean, one per process."""
+    variables = ("GOOGLE_", "STORAGE_EMULATOR", "CLOUDSDK_")
+    return shared(_Place, {**settings, "system": system}, variables, lambda: _Place(settings, system))
+
 
 def _crc32c(crc: int, data: bytes) -> int:
     """CRC-32C in C, which releases the interpreter's lock for large pieces."""
@@ -270,14 +283,30 @@ class GCSSystem(StoreSystem):
             )
         self._root = prefix if not prefix or prefix.endswith("/") else f"{prefix}/"
         self._composite = flag(settings.get("composite")) is not False
-        self._place = place or shared(
-            _Place,
-            {**settings, "system": location.system},
-            ("GOOGLE_", "STORAGE_EMULATOR", "CLOUDSDK_"),
-            lambda: _Place(settings, location.system),
-        )
+        self._place = place or _place_of(settings, location.system)
         self._api = self._place.api
         self._pins: Mapping[str, str] = {}
+
+    @classmethod
+    def buckets(cls, settings: Settings) -> Iterator[str]:
+        """The project's buckets."""
+        system = settings["name"]
+        place = _place_of(settings, system)
+        project = place.project(settings)
+        if project is None and place.identity is not None:
+            raise InvalidError(
+                "buckets belong to projects, and none is named",
+                where=f"{system}://",
+                hint=f'[systems.{system}] project = "…", or export GOOGLE_CLOUD_PROJECT=…',
+            )
+        token = None
+        while True:
+            page = place.api.buckets(project or "-", token=token, where=f"{system}://")
+            for bucket in page.items:
+                yield bucket.name
+            token = page.next_page_token
+            if not token:
+                return
 
     def at(self, path: str) -> GCSSystem:
         if not path:
@@ -490,9 +519,8 @@ class GCSSystem(StoreSystem):
             credentials = plugins.need("google.auth.credentials").AnonymousCredentials()
         else:
             credentials = identity.credentials()
-        project = self.settings.get("project") or os.environ.get("GOOGLE_CLOUD_PROJECT")
         return storage.Client(
-            project=project or (identity and identity.project) or "-",
+            project=self._place.project(self.settings) or "-",
             credentials=credentials,
             client_options={"api_endpoint": self._place.endpoint.url},
         )

@@ -428,6 +428,13 @@ class Api:
             raise refusal(answer.status, data, where)
         return _parse(_page.decode, data, where), answer.headers
 
+    def buckets(self, project: str, *, token: str | None, where: str) -> Page:
+        """One page of a project's buckets, as `items` that have but a name."""
+        query = f"project={quote(project, safe=SAFE)}&maxResults={PAGE}&fields=nextPageToken,items(name)"
+        if token:
+            query += f"&pageToken={quote(token, safe=SAFE)}"
+        return _parse(_page.decode, self.call("buckets", "GET", f"/storage/v1/b?{query}", where=where), where)
+
     def delete(self, what: Target, generation: str | None = None) -> None:
         """Remove an object (that generation of it); a missing one is fine."""
         guarded = f"?ifGenerationMatch={generation}" if generation else ""

@@ -41,6 +41,11 @@ class StoreSystem(System):
     def open(cls, location: Location, settings: Settings) -> Self:
         return cls(location, settings)
 
+    @classmethod
+    @abstractmethod
+    def buckets(cls, settings: Settings) -> Iterator[str]:
+        """`Bucketed.buckets`: a request for each page of names."""
+
     def at(self, path: str) -> Self:
         path = path.strip("/")
         return type(self)(self.location / path, self.settings) if path else self

@@ -39,7 +39,9 @@ from rh.systems.objects.wire import Answer, Asked, fields, now_of, parse_xml, se
 from rh.systems.s3.bucket import BATCH, MD5, PROBE, Bucket, source_of
 from rh.systems.s3.credentials import identity
 from rh.systems.s3.parts import LIMITS, S3Upload, abort, copy_in_parts, raise_inner
+from rh.systems.s3.place import place_of
 from rh.systems.s3.sign import UNSIGNED
+from rh.systems.s3.wire import error_of
 from rh.types import ANY, Condition, Entry, Link, Location, SignedRequest, Span
 
 __all__ = ["S3System"]
@@ -75,6 +77,22 @@ class S3System(BulkStore):
     def __init__(self, location: Location, settings: Settings) -> None:
         super().__init__(location, settings)
         self.bucket = Bucket(location, settings, identity, self.url)
+
+    @classmethod
+    def buckets(cls, settings: Settings) -> Iterator[str]:
+        place = place_of(settings, identity)
+        where = f"{place.system}://"
+        raised = partial(error_of, where=where, bucket="", system=place.system, profile=place.profile)
+        query: Sequence[tuple[str, str]] = ()
+        while True:
+            answer = place.wire.request("buckets", "GET", "", None, where=where, error=raised, query=query)
+            tree = parse_xml(answer.data)
+            for name in tree.iterfind("{*}Buckets/{*}Bucket/{*}Name"):
+                yield name.text or ""
+            token = tree.findtext("{*}ContinuationToken")
+            if not token:
+                return
+            query = [("continuation-token", token)]
 
     def close(self) -> None:
         self.bucket.close()
