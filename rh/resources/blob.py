@@ -514,9 +514,9 @@ def blob(
     metadata: Mapping[str, Any] | None = None,
     dryrun: bool = False,
 ) -> Blob:
-    r"""A blob: of an object that is to be stored, of a file that exists, or by name alone one that was saved.
+    r"""Return a blob: of an object to store, of an existing file, or with a name alone the one saved under it.
 
-    Nothing is read or written; `write`, `save` and `to` do that.
+    Nothing is read or written yet; `read`, `write`, `save` and `to` do that.
 
     Args:
         data: bytes, text, JSON values, a numpy array, an Arrow table, a dict of numpy arrays; anything else needs

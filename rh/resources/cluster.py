@@ -277,7 +277,9 @@ def cluster(
     dryrun: bool = False,
     **settings: Any,
 ) -> Cluster:
-    """A machine: by name alone a saved, configured or built-in one; with `host=` a new value.
+    """Return a cluster: with a name alone a saved, configured or built-in one, with `host=` a new one.
+
+    No connection is made.
 
     Args:
         name: a name as for other resources, the name of an SSH host in the settings, or `^here`, `^rh-cpu`.

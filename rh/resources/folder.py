@@ -551,9 +551,9 @@ def folder(
     metadata: Mapping[str, Any] | None = None,
     dryrun: bool = False,
 ) -> Folder:
-    """A folder: by name alone one that was saved, with `path=` or `system=` a new value for that place.
+    """Return a folder: with a name alone the one saved under it, with `path=` or `system=` a new one at that place.
 
-    Nothing is read or written, but names are looked up.
+    No data is read or written; only the name is looked up.
 
     Args:
         name: `x`, `~/x`, `@/x` or `/org/team/x`. Never a path.

@@ -97,24 +97,25 @@ def gc(
     older_than_s: float = 86_400.0,
     repack: float = 0.5,
 ) -> Report:
-    """Drop versions whose time is over, then take away the bytes that no version needs any more.
+    """Delete expired versions, then the bytes that no remaining version needs.
 
-    The newest version of a name stays, and so does every one that an alias stands on, that a recorded run read, or that
-    one made without `ttl=`. Others may go on committing: while somebody writes to a store, nothing is deleted there.
+    Kept are the newest version of each name, versions that an alias points to, those that a recorded run read (see
+    `runs`) and, unless `keep` says otherwise, those committed without `ttl=`. Commits may go on meanwhile: nothing is
+    deleted from a store while somebody writes to it.
 
     Args:
         name: only versions of this name are dropped, from all stores that have some.
         path: all names whose versions are in the store of this place; without name and place, in that of this machine.
         system: the place's system, if `path` is no URL.
-        keep: also drop those that are not among so many of the newest of their name.
-        runs: whether what runs need stays; `rh run rm` forgets a run.
-        dry_run: only say what would go.
-        older_than_s: seconds; bytes that were stored later stay.
+        keep: also drop all but so many of the newest of each name, whether they have a `ttl=` or not.
+        runs: whether versions that recorded runs read are kept; `rh run rm` forgets a run.
+        dry_run: only report what would be deleted.
+        older_than_s: in seconds; bytes stored more recently than this are kept.
         repack: packs of small files of whose bytes no version needs more than this share are written anew without
             them; 1 for none.
 
     Returns:
-        What became of each store. Print it.
+        A report for each store; print it.
 
     Raises:
         NotFoundError: the name is not saved, or has no versions; or the place on this machine is not there.

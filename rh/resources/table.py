@@ -513,9 +513,9 @@ def table(
     schema: Any = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> Table:
-    """A table: of rows that are to be written, of files that exist, of a query, or by name alone one that was saved.
+    """Return a table: of rows to write, of existing files, of a query, or with a name alone the one saved under it.
 
-    Nothing is read or written; `write`, `save`, `to`, `fetch` and `stream` do that.
+    Nothing is read or written yet; `write`, `save`, `to`, `fetch` and `stream` do that.
 
     Args:
         data: a pyarrow Table, RecordBatchReader or Dataset, a pandas, polars or Dask DataFrame, a Ray or Hugging Face
