@@ -7,6 +7,7 @@ the source counts.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -58,7 +59,9 @@ def _compiled(lines: Sequence[str]) -> GitIgnoreSpec | None:
     import pathspec
 
     try:
-        return pathspec.GitIgnoreSpec.from_lines(map(_on_one_line, lines))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of `[[]`, which Python may read otherwise some day
+            return pathspec.GitIgnoreSpec.from_lines(map(_on_one_line, lines))
     except ValueError as error:
         raise InvalidError(f"not a pattern: {error}", hint="the patterns are those of .gitignore") from error
 

@@ -1,5 +1,7 @@
 """Which keys a target can hold, and which patterns mean which keys."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,6 +10,7 @@ from rh.content import names
 from rh.content.patterns import selector
 from rh.content.tree import key_bytes
 from rh.errors import InvalidError, NameClashError
+from rh.systems.far.skip import Skip
 
 HOSTILE = ["../x", "a/../../x", "/etc/passwd", "a//b", ".", "..", "a/./b", "x/" + "n" * 256, "a\0b", ""]
 
@@ -74,6 +77,7 @@ def test_any_key_can_be_encoded_and_decoded(key: str) -> None:
         ([], ["*.log", "!keep.log"], [], ["keep.log", "x"], ["a.log"]),
         ([], [], ["# note", "", "d/**/z"], ["d/y"], ["d/z", "d/e/f/z"]),
         (["data/"], ["*.tmp"], ["secret"], ["data/a"], ["data/a.tmp", "data/secret", "other"]),
+        (["[[]x", "a[&&]b"], [], [], ["[x", "a&b"], ["x", "ab"]),
     ],
 )
 def test_patterns(include, exclude, ignore, meant, others) -> None:
@@ -111,10 +115,14 @@ def test_nothing_that_is_meant_lies_in_a_directory_that_is_skipped(exclude: list
         ("x", False),
         ("/d/x", False),
         ("*[!d]", False),  # d/d is meant
+        ("[d[]", True),
+        ("[[d]", True),
     ],
 )
 def test_directories_that_are_left_out_are_skipped(exclude: str, skipped: bool) -> None:
     for how in ({"exclude": [exclude]}, {"ignore": [exclude]}):
+        re.purge()  # as on a host, where nothing has compiled them before
+        assert Skip(selector(**how).skip.patterns)("d/") == skipped  # type: ignore[arg-type, union-attr]
         assert selector(**how).skip("d/") == skipped  # type: ignore[arg-type, union-attr]
         assert not selector(**{key: [exclude, "!keep"] for key in how}).skip("d/")  # type: ignore[arg-type, union-attr]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +25,9 @@ class Skip:
 
     def __init__(self, patterns: Iterable[str]) -> None:
         self.patterns = list(patterns)
-        self._matches = [re.compile(pattern).match for pattern in self.patterns]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of classes such as `[[]`
+            self._matches = [re.compile(pattern).match for pattern in self.patterns]
 
     def __call__(self, folder: str) -> bool:
         """`folder` is a key that ends with `/`."""
