@@ -734,6 +734,24 @@ def test_one_failure_in_a_batch(gcs_server: GCSServer, proxy: FaultProxy) -> Non
         system.delete(["one", "two"])
 
 
+@pytest.mark.parametrize(("asked", "tries"), [("1", 2), ("3600", 1)])
+def test_a_store_that_asks_to_wait(gcs_server: GCSServer, proxy: FaultProxy, asked: str, tries: int) -> None:
+    """It is left alone for so long, if there is so much time."""
+    system = wrap(place(gcs_server, via=proxy.port, retry_s=10))
+    for work in (lambda: system.write("k", b"1"), lambda: system.read("k").read(), lambda: list(system.list())):
+        busy = Status(code=503, times=1, headers={"Retry-After": asked}, body=b"{}")
+        proxy.plan = [busy]
+        begun = time.monotonic()
+        with counting() as counts:
+            if tries == 1:
+                with pytest.raises(UnavailableError, match="asks to wait 3,600 s"):
+                    work()
+            else:
+                work()
+                assert time.monotonic() - begun >= 1
+        assert counts.total("gs") == tries
+
+
 def test_nobody_answers(gcs_server: GCSServer) -> None:
     """Refused, unknown, silent and speaking something else: typed, with the place, within the deadline."""
     with socket.socket() as listener:

@@ -31,6 +31,7 @@ from rh.systems.base import Bytes
 from rh.systems.gcs.errors import is_of_bucket, refusal
 from rh.systems.objects.http import Answer, Endpoint, Pool
 from rh.systems.objects.wire import seconds
+from rh.systems.retry_after import asked_to_wait
 from rh.types import ABSENT, ANY, Condition, Entry, Match
 
 __all__ = [
@@ -120,6 +121,11 @@ def _parse(decode: Callable[[bytes], T], data: bytes, where: str) -> T:
         return decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise IntegrityError(f"the answer is not what the API promises: {error}", where=where) from None
+
+
+def _refused(answer: Answer, data: bytes, where: str, when: Condition = ANY) -> RhError:
+    """The error for an answer that is not a success, with what it says of when to come again."""
+    return asked_to_wait(refusal(answer.status, data, where, when), answer.headers.get("retry-after"))
 
 
 def _raw(text: str, length: int) -> bytes:
@@ -290,7 +296,7 @@ class Api:
         answer = self.send(verb, method, target, where=where, more=more, body=body)
         data = answer.read(SMALL)
         if answer.status // 100 != 2:
-            raise refusal(answer.status, data, where, when)
+            raise _refused(answer, data, where, when)
         return data
 
     # Objects
@@ -332,7 +338,7 @@ class Api:
         )
         data = answer.read(SMALL)
         if answer.status // 100 != 2:
-            raise refusal(answer.status, data, what.where, when)
+            raise _refused(answer, data, what.where, when)
         return self._decode(data, what)
 
     def begin(self, what: Target, *, size: int | None, when: Condition, stamp: str | None) -> str:
@@ -354,7 +360,7 @@ class Api:
         )
         data = answer.read(SMALL)
         if answer.status // 100 != 2:
-            raise refusal(answer.status, data, what.where, when)
+            raise _refused(answer, data, what.where, when)
         # Only path and query are taken: the session's requests, and our token, go to no other server than this.
         parts = urlsplit(answer.headers.get("location", ""))
         base = self.pool.endpoint.base
@@ -386,7 +392,7 @@ class Api:
                 raise UnavailableError("the store did not keep the whole block", where=what.where)
             return None
         if not last or answer.status // 100 != 2:
-            raise refusal(answer.status, data, what.where, when)
+            raise _refused(answer, data, what.where, when)
         return self._decode(data, what)
 
     def cancel(self, what: Target, session: str) -> None:
@@ -410,7 +416,7 @@ class Api:
         if answer.status // 100 == 2:
             answer.close()
             raise UnavailableError(f"the store answered {answer.status} to a range", where=what.where)
-        raise refusal(answer.status, answer.read(SMALL), what.where, when)
+        raise _refused(answer, answer.read(SMALL), what.where, when)
 
     def page(
         self, bucket: str, prefix: str, *, start: str, delimiter: str, token: str | None, where: str
@@ -425,7 +431,7 @@ class Api:
         if answer.status == 404:  # a bucket that is there lists, if only nothing
             raise NotFoundError(f"there is no bucket {bucket!r}", where=where, hint="check the bucket's name")
         if answer.status // 100 != 2:
-            raise refusal(answer.status, data, where)
+            raise _refused(answer, data, where)
         return _parse(_page.decode, data, where), answer.headers
 
     def buckets(self, project: str, *, token: str | None, where: str) -> Page:
@@ -441,7 +447,7 @@ class Api:
         answer = self.send("delete", "DELETE", f"/storage/v1/{what.path}{guarded}", where=what.where)
         data = answer.read(SMALL)
         if answer.status // 100 != 2 and answer.status != 404:
-            raise refusal(answer.status, data, what.where)
+            raise _refused(answer, data, what.where)
         if answer.status == 404 and is_of_bucket(data.decode("utf-8", "replace")):
             raise refusal(404, data, what.where)
 
@@ -466,7 +472,7 @@ class Api:
         )
         data = answer.read(SMALL)
         if answer.status // 100 != 2:
-            raise refusal(answer.status, data, where)
+            raise _refused(answer, data, where)
         told = {
             int(found.group(1)): (int(found.group(2)), found.end())
             for found in re.finditer(
