@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from rh.cli import show
 from rh.cli.complete import complete_place
-from rh.cli.options import AsJson, PlaceArgument, Yes, ask, size_of, span_of
+from rh.cli.options import AsJson, HowLinks, PlaceArgument, Yes, ask, size_of, span_of
 
 if TYPE_CHECKING:
     from rh.resources.base import Located
@@ -199,9 +199,13 @@ def info(
     digest: Annotated[
         bool, typer.Option("--digest", help="Also compute the digest (reads the bytes if needed).")
     ] = False,
+    links: HowLinks = "follow",
     json: AsJson = False,
 ) -> None:
-    """Show everything known about a place or a name."""
+    """Show everything known about a place or a name.
+
+    The digest of a directory with symbolic links depends on --links, as what rh cp makes of it does.
+    """
     from rh import transfer
     from rh.cli.listing import document
     from rh.cli.place import place_of
@@ -222,7 +226,7 @@ def info(
                 facts["files"] += 1
                 facts["size"] += one.size
         if digest:
-            facts["digest"] = transfer.digest_tree(at.location)
+            facts["digest"] = transfer.digest_tree(at.location, links=cast("transfer.Links", links))
     if json:
         show.emit(facts)
         return

@@ -13,7 +13,7 @@ import typer
 from rh.cli import exit as codes
 from rh.cli import show
 from rh.cli.complete import complete_place, one_of
-from rh.cli.options import AsJson, Exclude, Include, NoProgress, PlaceArgument, size_of
+from rh.cli.options import AsJson, Exclude, HowLinks, Include, NoProgress, PlaceArgument, size_of
 
 if TYPE_CHECKING:
     from rh.cli.place import Place
@@ -27,15 +27,6 @@ Target = Annotated[str, typer.Argument(metavar="TARGET", autocompletion=complete
 DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="Show what would be done, and do nothing.")]
 Delete = Annotated[bool, typer.Option("--delete", help="Delete files from TARGET that are not in SOURCE.")]
 IgnoreFile = Annotated[bool, typer.Option("--ignore-file/--no-ignore-file", help="Respect .rhignore in the source.")]
-HowLinks = Annotated[
-    str,
-    typer.Option(
-        "--links",
-        metavar="HOW",
-        autocompletion=one_of("follow", "keep", "skip", "error"),
-        help="follow: copy what links point to; keep: copy the links; skip; error.",
-    ),
-]
 Given = dict[str, Any]
 
 

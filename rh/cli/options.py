@@ -13,13 +13,14 @@ import typer
 from typer import Context
 
 from rh.cli import show
-from rh.cli.complete import complete_name, complete_place
+from rh.cli.complete import complete_name, complete_place, one_of
 from rh.durations import seconds_of
 from rh.errors import InvalidError, RhError
 
 __all__ = [
     "AsJson",
     "Exclude",
+    "HowLinks",
     "Include",
     "NamePrefix",
     "NoProgress",
@@ -97,6 +98,15 @@ Include = Annotated[
 ]
 Exclude = Annotated[
     list[str] | None, typer.Option(metavar="PATTERN", help="Exclude names that match this pattern; repeatable.")
+]
+HowLinks = Annotated[
+    str,
+    typer.Option(
+        "--links",
+        metavar="HOW",
+        autocompletion=one_of("follow", "keep", "skip", "error"),
+        help="follow: take what links point to; keep: the links themselves; skip; error.",
+    ),
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 PlaceArgument = Annotated[str, typer.Argument(metavar="PLACE", autocompletion=complete_place, show_default=False)]

@@ -23,7 +23,7 @@ from rh.types import BytesMode, Entry, Location, TextKeywords, TextMode
 
 if TYPE_CHECKING:
     from rh.resources.cluster import Cluster
-    from rh.transfer import Keywords, Plan, Receipt, Verification
+    from rh.transfer import Keywords, Links, Plan, Receipt, Verification
     from rh.versions.lease import Lease
     from rh.versions.series import Version
     from rh.versions.store import Store, Tree
@@ -506,12 +506,18 @@ class Folder(Queried, FolderVersions):
         return replace(self, location=location, host=places.portable(location), receipt=None, tree=None)
 
     @telling_nearest()
-    def digest(self) -> str:
-        """The digest of the whole tree: equal for equal names, bytes, links and executable bits."""
+    def digest(self, *, links: Links = "follow") -> str:
+        """The digest of the whole tree: equal for equal names, bytes and executable bits.
+
+        Args:
+            links: `"follow"` takes what symbolic links lead to, `"keep"` the links themselves, `"skip"` neither;
+                `"error"` refuses them. That of `to(links=…)` gives the same digest as its receipt.
+
+        """
         from rh import transfer
 
         self.check_reachable()
-        return transfer.digest_tree(self.location)
+        return transfer.digest_tree(self.location, links=links)
 
     @telling_nearest()
     def verify(self) -> Verification:

@@ -14,7 +14,7 @@ from rh.systems import open_system
 from rh.systems.base import System
 from rh.transfer import plan as _plan
 from rh.transfer import verify as _verify
-from rh.transfer.options import Keywords, Options, WholeKeywords, check_watchers
+from rh.transfer.options import Keywords, Links, Options, WholeKeywords, check_watchers
 from rh.transfer.plan import Action, Plan, Step
 from rh.transfer.receipt import Failure, Receipt
 from rh.transfer.route import Route
@@ -25,6 +25,7 @@ __all__ = [
     "Action",
     "Failure",
     "Keywords",
+    "Links",
     "Options",
     "Plan",
     "Receipt",
@@ -108,9 +109,17 @@ def verify_tree(location: Location, *, progress: Progress | None = None) -> Veri
     return _verify.verify_tree(open_system(location), progress=progress or default())
 
 
-def digest_tree(location: Location, *, progress: Progress | None = None) -> str:
-    """The digest of a tree as it is now (`rh.content.tree` has its definition)."""
-    return _verify.digest_tree(open_system(location), progress=progress or default())
+def digest_tree(location: Location, *, links: Links = "follow", progress: Progress | None = None) -> str:
+    """The digest of a tree as it is now (`rh.content.tree` has its definition).
+
+    Args:
+        location: the tree's root.
+        links: what stands for symbolic links, as in `Options`: what they lead to, themselves, or nothing.
+        progress: told what is read.
+
+    """
+    Options(links=links)  # which refuses what is no policy
+    return _verify.digest_tree(open_system(location), links=links, progress=progress or default())
 
 
 def digest_file(location: Location) -> str:

@@ -25,6 +25,7 @@ from rh.systems import open_system
 from rh.systems.abilities import Bulk, Digesting, Upload
 from rh.systems.base import System
 from rh.transfer.mover import Shared, as_rh, crew
+from rh.transfer.options import Links
 from rh.transfer.survey import Page, Survey, by_policy
 from rh.types import ANY, Entry, Match, Outcome
 
@@ -230,11 +231,12 @@ def finish(upload: Upload, tags: Sequence[str], system: System, key: str, digest
         raise
 
 
-def digest_tree(system: System, *, progress: Progress | None = None) -> str:
+def digest_tree(system: System, *, links: Links = "follow", progress: Progress | None = None) -> str:
     """The digest of a tree as it is now. Content whose digest is known is not read again.
 
     Raises:
-        NotFoundError: there is nothing there. ConflictError: something changed meanwhile.
+        NotFoundError: there is nothing there, or a link leads nowhere. ConflictError: something changed meanwhile.
+        InvalidError: there is a link (`"error"`).
     """
     progress = progress or Silent()
     progress.start(f"digest of {system.url()}")
@@ -255,7 +257,7 @@ def digest_tree(system: System, *, progress: Progress | None = None) -> str:
         """What has to be read, while the listing goes on."""
         nonlocal files
         size = 0
-        for page in by_policy(Survey(system, follow=True).pages(), system, "follow"):
+        for page in by_policy(Survey(system, follow=links == "follow").pages(), system, links):
             some = [
                 (number, entry)
                 for number, (entry, digest) in enumerate(zip(page.entries, page.digests, strict=True))

@@ -199,6 +199,11 @@ def test_rm_at_a_terminal(tree, tmp_path):
 
 def test_info(rh, tree):
     facts = rh("info", "src/a.txt", "--digest", "--json").json
+    (tree / "gone").symlink_to("nowhere")
+    assert "--links keep" in rh("info", "src", "--digest", expect=3).err
+    kept = rh("info", "src", "--digest", "--links", "keep", "--json").json["digest"]
+    assert kept == rh("cp", "src", "kept", "--links", "keep", "--json").lines[-1]["digest"]
+    (tree / "gone").unlink()
     assert facts["digest"] == "sha256:5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03"
     assert facts["size"] == 6
     assert "3" in rh("info", "src").out

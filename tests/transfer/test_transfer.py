@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 import pytest
@@ -210,6 +210,27 @@ def test_links(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="loop"):
         transfer.copy_tree(source, locate(str(tmp_path / "never")))
     assert not (tmp_path / "never").exists()
+
+
+def test_the_digest_is_that_of_a_copy_with_the_same_links(tmp_path: Path) -> None:
+    source = make(tmp_path / "a", real_txt="1", d__x_txt="2")
+    (tmp_path / "a" / "link.txt").symlink_to("real.txt")
+    digests = {}
+    for links in get_args(transfer.Links)[:3]:
+        target = locate(str(tmp_path / links))
+        receipt = transfer.copy_tree(source, target, Options(links=links))
+        digests[links] = transfer.digest_tree(source, links=links)
+        assert receipt.digest == digests[links] == transfer.digest_tree(target, links=links)
+    assert len(set(digests.values())) == 3
+    (tmp_path / "a" / "broken").symlink_to("nowhere")
+    assert transfer.digest_tree(source, links="skip") == digests["skip"]
+    assert transfer.digest_tree(source, links="keep") != digests["keep"]
+    with pytest.raises(NotFoundError, match="nowhere"):
+        transfer.digest_tree(source)
+    with pytest.raises(InvalidError, match="symbolic link"):
+        transfer.digest_tree(source, links="error")
+    with pytest.raises(InvalidError, match="is not one of"):
+        transfer.digest_tree(source, links="all")  # type: ignore[arg-type]
 
 
 def test_links_that_are_left_out_need_not_lead_anywhere(tmp_path: Path) -> None:
