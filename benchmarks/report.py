@@ -318,22 +318,21 @@ def chart(run: Mapping[str, Any], path: Path) -> None:
     moved = [case for case in reversed(run["cases"]) if case["place"] != "digest"]
     cases = [case for case in moved if any(row.get("ratio_to_best_peer") for row in case["rows"])]
     figure, axes = plt.subplots(figsize=(9, 0.9 + 0.3 * len(cases)), layout="constrained")
+    peers: dict[str, Any] = {"marker": "o", "markersize": 5, "color": "#94a3b8", "linestyle": "", "zorder": 2}
+    ours = peers | {"marker": "D", "markersize": 7, "color": "#c2410c", "zorder": 4}
+    variants = ours | {"markerfacecolor": "white", "zorder": 3}
     for at, case in enumerate(cases):
+        told = []
         for row in case["rows"]:
-            ratio = row.get("ratio_to_best_peer")
+            ratio, name = row.get("ratio_to_best_peer"), row["name"]
             if ratio is None or row["error"]:
                 continue
-            ours = _is_ours(row["name"])
-            axes.plot(
-                ratio,
-                at,
-                marker="D" if ours else "o",
-                markersize=8 if ours else 5,
-                color="#c2410c" if ours else "#94a3b8",
-                zorder=3 if ours else 2,
-            )
-            if ours:
-                axes.text(1.01, at, f"{ratio:.2f} ×", transform=axes.get_yaxis_transform(), va="center", fontsize=8)
+            axes.plot(ratio, at, **(ours if name == OURS else variants if _is_ours(name) else peers))
+            if _is_ours(name):
+                told.append(f"{ratio:.2f}")
+        text = f"{' / '.join(told)} ×"
+        axes.text(1.01, at, text, transform=axes.get_yaxis_transform(), va="center", fontsize=8)
+    axes.set_ylim(-0.7, len(cases) - 0.3)
     axes.axvline(1.0, color="#475569", linewidth=1, zorder=1)
     axes.set_xscale("log")
     ticks = [0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10]
@@ -347,9 +346,10 @@ def chart(run: Mapping[str, Any], path: Path) -> None:
     axes.grid(axis="x", color="#e2e8f0", linewidth=0.6)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
-    axes.plot([], [], "D", color="#c2410c", label="rh, with digests, verification and manifest")
-    axes.plot([], [], "o", color="#94a3b8", label="peers")
-    figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=8)
+    axes.plot([], [], label="rh, with digests, verification and manifest", **ours)
+    axes.plot([], [], label="rh used otherwise (see the tables)", **variants)
+    axes.plot([], [], label="peers", **peers)
+    figure.legend(loc="outside upper left", ncols=3, frameon=False, fontsize=8)
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
     plt.close(figure)
 
