@@ -418,6 +418,51 @@ def test_who_is_killed_leaves_no_program_behind(persist_s: int) -> None:
     assert ended(lambda: masters(port))
 
 
+def stopped(source: str, target: str, systems: dict[str, dict[str, Any]], begun: Callable[[], object]) -> None:
+    """Another process that copies a file, and is killed when that has begun."""
+    script = (
+        "from rh import config, transfer\nfrom rh.systems import locate\n"
+        f"for name, settings in {systems!r}.items(): config.register(name, settings)\n"
+        f"transfer.copy_file(locate({source!r}), locate({target!r}))"
+    )
+    with subprocess.Popen([sys.executable, "-c", script]) as child:
+        until = time.monotonic() + 20
+        while not begun() and time.monotonic() < until:
+            time.sleep(0.02)
+        assert child.poll() is None
+        child.kill()
+
+
+@pytest.mark.parametrize("size", [6 << 20, 40 << 20])
+def test_what_a_host_fetches_does_not_arrive_once_who_asked_is_gone(
+    host: servers.SSHServer, s3_server: servers.S3Server, size: int
+) -> None:
+    """Somebody may have put another file there since: it would be lost."""
+    name = uuid.uuid4().hex
+    s3_server.request("PUT", f"/{s3_server.buckets[0]}/{name}", body=os.urandom(size))
+    there = host.home / name
+    there.mkdir()
+    with FaultProxy(s3_server.port, [Bandwidth(bytes_per_s=size / 3)], http=True) as proxy:
+        systems = {"host": host.settings(), "s3": s3_server.settings(via=proxy.port)}
+        source, target = f"s3://{s3_server.buckets[0]}/{name}", f"host:~/{name}/x"
+        stopped(source, target, systems, lambda: any(there.iterdir()) and proxy.counts.received > size // 8)
+        (there / "x").write_text("newer")
+        assert ended(lambda: len(list(there.iterdir())) > 1)
+    assert (there / "x").read_text() == "newer"
+
+
+def test_what_a_host_sends_does_not_arrive_once_who_asked_is_gone(
+    host: servers.SSHServer, s3_server: servers.S3Server
+) -> None:
+    key = uuid.uuid4().hex
+    (host.home / key).write_bytes(os.urandom(15 << 20))  # more than sockets hold
+    with FaultProxy(s3_server.port, [Bandwidth(bytes_per_s=4 << 20, direction="up")], http=True) as proxy:
+        systems = {"host": host.settings(), "s3": s3_server.settings(via=proxy.port)}
+        stopped(f"host:~/{key}", f"s3://{s3_server.buckets[0]}/{key}", systems, lambda: proxy.counts.sent > 1 << 20)
+        time.sleep(5)
+    assert s3_server.request("HEAD", f"/{s3_server.buckets[0]}/{key}")[0] == 404
+
+
 @pytest.mark.parametrize(("persist_s", "logins"), [(0, 3), (60, 1)])
 def test_a_connection_stays_for_processes_to_come(persist_s: int, logins: int, host: servers.SSHServer) -> None:
     """They need no login; unless they log in otherwise, or trust another key by now."""

@@ -13,7 +13,7 @@ import hashlib
 import os
 import stat
 
-from rh.systems.far.flush import lock, sync, sync_file_system, unlock, write_all
+from rh.systems.far.flush import lock, still_wanted, sync, sync_file_system, unlock, write_all
 from rh.systems.far.wire import (
     DIR,
     EXEC,
@@ -533,6 +533,7 @@ class Writer:
             self.fail(item.number, error, item.key)
 
     def _publish(self, fd: int, temp: bytes, name: bytes, key: bytes, when: bytes) -> None:
+        still_wanted()
         if when == b"*":
             try:
                 os.link(temp, name, src_dir_fd=fd, dst_dir_fd=fd, follow_symlinks=False)

@@ -1,4 +1,4 @@
-"""Calls of the operating system that write, flush and lock, with what file systems refuse.
+"""Calls of the operating system that write, flush and lock, with what file systems refuse; and when to stop writing.
 
 This module runs on the far side: standard library only, Python 3.7 or newer.
 """
@@ -16,13 +16,39 @@ if TYPE_CHECKING:
     from rh.systems.far.wire import Buffer
 
 
+_nobody: list[bool] = []
+
+
+def nobody_listens() -> None:
+    """Whoever asked is gone: from now on this process writes, publishes and sends nothing more."""
+    _nobody.append(True)
+
+
+def still_wanted() -> None:
+    """Raise EOFError when nobody listens any more.
+
+    What is done after that may undo what was done since, by somebody who was told that it did not happen.
+    """
+    if _nobody:
+        raise EOFError("the other side is gone")
+
+
 def write_all(file: int, data: Buffer) -> None:
-    """Write all of `data`."""
+    """Write all of `data`, unless nobody listens any more."""
+    still_wanted()
     done = os.write(file, data)
     if done < len(data):
         view = memoryview(data)
         while done < len(data):
             done += os.write(file, view[done:])
+
+
+def write_all_at(file: int, data: memoryview, at: int) -> None:
+    """The same, at an offset in bytes."""
+    still_wanted()
+    done = 0
+    while done < len(data):
+        done += os.pwrite(file, data[done:], at + done)
 
 
 def lock(fd: int) -> int:

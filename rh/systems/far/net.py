@@ -14,12 +14,13 @@ import os
 import queue
 import re
 import threading
+from contextlib import suppress
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from rh.digest import CHUNK, Hasher, chunk_size, combine
 from rh.systems.far.checks import checksum, new_md5
 from rh.systems.far.files import Root, Writer, digest_field, expect, plain_digest
-from rh.systems.far.flush import write_all
+from rh.systems.far.flush import nobody_listens, still_wanted, write_all, write_all_at
 from rh.systems.far.http1 import Ended, Line, Malformed, Reply, request_of
 from rh.systems.far.program import batches, stat_fields
 from rh.systems.far.wire import (
@@ -29,6 +30,7 @@ from rh.systems.far.wire import (
     OUT,
     OUTCOME,
     PIECE,
+    Cancelled,
     Failure,
     Wire,
     dumps,
@@ -45,6 +47,8 @@ WORKERS = 8
 IN_PARTS = 64 << 20
 """Objects of this size and more are fetched in ranges, by several connections."""
 _RANGES = 4
+_TIDY_S = 2.0
+"""So many seconds may a thread take to remove what it has begun."""
 _BLOCK = 256 << 10
 _DAMAGED = {b"BadDigest", b"InvalidDigest", b"Md5Mismatch", b"InvalidMd5"}
 """How stores say that they did not receive the bytes that were sent."""
@@ -236,12 +240,15 @@ def crew(wire: Wire, work: Callable[[Any], None]) -> None:
     waiting: queue.Queue[Any] = queue.Queue()
     threads: list[threading.Thread] = []
     errors: list[BaseException] = []
+    ended: queue.SimpleQueue[None] = queue.SimpleQueue()  # a `join` that a signal broke cannot be begun again
 
     def run() -> None:
         try:
             work(waiting)
         except BaseException as error:  # noqa: BLE001 - raised again below, in the thread that answers
             errors.append(error)
+        finally:
+            ended.put(None)
 
     number = 0
     try:
@@ -252,15 +259,24 @@ def crew(wire: Wire, work: Callable[[Any], None]) -> None:
                 if len(threads) < WORKERS:
                     threads.append(threading.Thread(target=run, daemon=True))
                     threads[-1].start()
-    except BaseException:
+    except BaseException as error:
+        if not isinstance(error, Cancelled):
+            nobody_listens()
         while not waiting.empty():
             waiting.get_nowait()
         raise
     finally:
         for _ in threads:
             waiting.put(None)
-        for thread in threads:
-            thread.join()
+        try:
+            for _ in threads:
+                ended.get()
+        except SystemExit:
+            # Threads remove what they have begun, except those that wait for a server.
+            with suppress(queue.Empty):
+                for _ in threads:
+                    ended.get(timeout=_TIDY_S)
+            raise
     if errors:
         raise errors[0]
 
@@ -417,9 +433,7 @@ def _in_ranges(web: Web, writer: Writer, number: int, key: bytes, source: list[A
                 answer.line.close()
                 raise Failure("unavailable", f"the connection broke at byte {at}", key)
             state.update(buffer[:count])
-            done = 0
-            while done < count:
-                done += os.pwrite(file, buffer[done:count], at + done)
+            write_all_at(file, buffer[:count], at)
             at += count
         web.done(answer)
         digests[start] = state.digest()
@@ -520,6 +534,7 @@ def _send(web: Web, place: Root, number: int, key: bytes, want: bytes, spans: li
                 first, state = at, hashlib.sha256()
                 end = min(stop, at - at % step + step)
                 while at < end:
+                    still_wanted()  # a request that breaks off stores nothing
                     data = os.pread(file, min(_BLOCK, end - at), at)
                     if not data:
                         raise Failure("conflict", "it became shorter while it was read", key)

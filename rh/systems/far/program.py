@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import importlib
 import os
+import select
 import signal
 import stat
 import sys
@@ -20,7 +21,7 @@ import threading
 import time
 
 from rh.systems.far.files import Root, Writer, digest_field, flags_of, plain_digest
-from rh.systems.far.flush import write_all
+from rh.systems.far.flush import nobody_listens, write_all
 from rh.systems.far.skip import Skip
 from rh.systems.far.wire import (
     BEGIN,
@@ -434,6 +435,15 @@ def _beat(wire: Wire, every_s: float) -> None:
         sent = wire.sent
 
 
+def _watch(source: int) -> None:
+    """Stop working as soon as the near side is gone, whatever is under way and however much is left to be read."""
+    gone = select.poll()
+    gone.register(source, getattr(select, "POLLRDHUP", 0))  # a pipe tells its end in any case
+    gone.poll()
+    nobody_listens()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def _identity(home: bytes) -> bytes:
     """What tells this login on this machine from every other, without telling anything about it."""
     top = os.stat("/")
@@ -466,6 +476,7 @@ def main(marker: bytes, beat_s: float, program: bytes) -> None:
     wire.program = program
 
     def leave(_number: int, _frame: Any) -> None:
+        nobody_listens()
         if not wire.over:  # else it is tidying up already, which nothing may cut short
             wire.over = True
             raise SystemExit(1)
@@ -483,6 +494,7 @@ def main(marker: bytes, beat_s: float, program: bytes) -> None:
         OK, dumps([PROTOCOL, os.getpid(), home, os.cpu_count() or 1, list(sys.version_info[:3]), _identity(home)])
     )
     threading.Thread(target=_beat, args=(wire, beat_s), daemon=True).start()
+    threading.Thread(target=_watch, args=(source,), daemon=True).start()
     try:
         serve(wire)
     finally:

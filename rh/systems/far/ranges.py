@@ -13,7 +13,7 @@ from itertools import takewhile
 
 from rh.digest import Hasher, of_reader
 from rh.systems.far.files import digest_field, expect, plain_digest
-from rh.systems.far.flush import write_all
+from rh.systems.far.flush import write_all, write_all_at
 from rh.systems.far.net import IN_PARTS, side_by_side
 from rh.systems.far.wire import EXEC, NOEXEC, PIECE, Failure
 
@@ -136,9 +136,7 @@ def write_joined(web: Web, writer: Writer, number: int, key: bytes, source: list
             found = _Range(web, part)
             try:
                 for block in found.blocks(part[1] - part[0]):
-                    done = 0
-                    while done < len(block):
-                        done += os.pwrite(file, block[done:], at + done)
+                    write_all_at(file, block, at)
                     at += len(block)
             except BaseException:
                 found.end(whole=False)
