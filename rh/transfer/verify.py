@@ -52,7 +52,8 @@ class Verification:
         above: the directory above whose manifest that is, where the tree has none of its own.
         files, size: what was read.
         corrupt: keys whose bytes are not what was written, although the store shows no change: bit rot.
-        modified: keys that somebody wrote since, or just now.
+        modified: keys that somebody wrote since, or just now; also links that lead elsewhere by now or are files, files
+            that are links, and those whose executable bit is another.
         missing: keys that the manifest has and the place has not.
         added: keys that the manifest has not.
         unreadable: keys that could not be read, with the error.
@@ -343,6 +344,21 @@ def _described(system: System) -> tuple[dict[str, Row] | None, str | None]:
     return None, None
 
 
+def _is_other(system: System, entry: Entry, said: Row) -> bool:
+    """Whether an entry is not what its row says, beside its bytes: in kind, as a link, or in its executable bit.
+
+    What the place does not keep is not compared.
+    """
+    if said.kind not in ("file", "link"):
+        return False
+    if entry.kind != said.kind:
+        return system.keeps_links
+    if entry.kind == "link":
+        return entry.target != said.target
+    bit = entry.executable if system.keeps_executable else None
+    return bit is not None and bit != bool(said.executable)
+
+
 def verify_tree(system: System, *, progress: Progress | None = None) -> Verification:
     """Read every byte of a tree and compare it with its manifest, or with what that of a directory above says of it.
 
@@ -373,6 +389,12 @@ def verify_tree(system: System, *, progress: Progress | None = None) -> Verifica
             said = described.get(entry.key)
             if said is not None and said.digest is not None and said.digest != digest.text:
                 (corrupt if said.etag == entry.etag else modified).append(entry.key)
+        told = {*corrupt, *modified, *(key for key, _ in unreadable)}
+        modified += (
+            key
+            for key, known in found.items()
+            if key in described and key not in told and _is_other(system, known.entry, described[key])
+        )
         now = (rows.get(key, known.row()) for key, known in found.items())
         return Verification(
             system.url(),

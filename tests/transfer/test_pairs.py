@@ -10,7 +10,7 @@ from rh import observe, transfer
 from rh.errors import ConflictError, NotFoundError, UnsupportedError
 from rh.progress import Silent
 from rh.systems import locate, open_system
-from rh.types import Location
+from rh.types import Link, Location
 from tests.transfer import trees
 
 SYSTEMS = ["file", "ssh-a", "ssh-b", "s3", "gs", "azure"]
@@ -110,6 +110,34 @@ def test_links_are_kept_where_there_are_links(target: str, world: dict[str, str]
     assert (tmp_path / "back" / "link").readlink() == Path("real")
     assert transfer.copy_tree(locate(str(tmp_path / "tree")), end, keep).done == 0
     assert transfer.verify_tree(end).digest == first.digest
+
+
+@pytest.mark.parametrize("target", SYSTEMS)
+def test_other_links_and_executable_bits_are_found(target: str, world: dict[str, str], tmp_path: Path) -> None:
+    """Promise 2, of what the place keeps."""
+    (tmp_path / "tree").mkdir()
+    for name in ("real", "run"):
+        (tmp_path / "tree" / name).write_text(name)
+    (tmp_path / "tree" / "run").chmod(0o755)
+    here, end = locate(str(tmp_path / "tree")), root_of(target, tmp_path, "told")
+    keep = transfer.Options(links="keep")
+    if target not in BUCKETS:
+        for name in ("link", "other", "same"):
+            (tmp_path / "tree" / name).symlink_to("real")
+    transfer.copy_tree(here, end, keep)
+    assert transfer.verify_tree(end).ok
+    system = open_system(end)
+    system.write("run", b"run", executable=False)
+    if target in BUCKETS:
+        assert transfer.verify_tree(end).ok
+        return
+    system.delete(["link", "other"])
+    system.write("link", Link("run"))
+    system.write("other", b"real")
+    found = transfer.verify_tree(end)
+    assert (found.modified, found.corrupt, found.missing, found.added) == (("link", "other", "run"), (), (), ())
+    transfer.copy_tree(here, end, keep)
+    assert transfer.verify_tree(end).ok
 
 
 @pytest.mark.parametrize("store", sorted(BUCKETS))

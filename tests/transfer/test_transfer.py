@@ -503,6 +503,51 @@ def test_missing_and_added_files_are_found(tmp_path: Path) -> None:
     assert transfer.verify_tree(source).against == "nothing"
 
 
+def test_other_links_and_executable_bits_are_found(tmp_path: Path) -> None:
+    """Promise 2."""
+    source = make(tmp_path / "a", d__x="1", e__x="2", file="3", run="4")
+    (tmp_path / "a" / "run").chmod(0o755)
+    for name in ("cur", "other", "same"):
+        (tmp_path / "a" / name).symlink_to("d")
+    target, there = locate(str(tmp_path / "b")), tmp_path / "b"
+    receipt = transfer.copy_tree(source, target, Options(links="keep"))
+    assert transfer.verify_tree(target).digest == receipt.digest
+    for name in ("cur", "other", "file"):
+        (there / name).unlink()
+    (there / "cur").symlink_to("e")
+    (there / "other").write_text("d")
+    (there / "file").symlink_to("run")
+    (there / "run").chmod(0o644)
+    (there / "e" / "x").chmod(0o755)
+    found = transfer.verify_tree(target)
+    assert found.modified == ("cur", "e/x", "file", "other", "run")
+    assert (found.corrupt, found.missing, found.added, found.unreadable) == ((), (), (), ())
+    part = transfer.verify_tree(target / "e")
+    assert (part.modified, part.above) == (("x",), f"file://{there}")
+    transfer.copy_tree(source, target, Options(links="keep"))
+    assert transfer.verify_tree(target).digest == receipt.digest
+
+
+def test_links_are_not_compared_where_the_place_shows_none(tmp_path: Path) -> None:
+    source = make(tmp_path / "a", real="1")
+    (tmp_path / "a" / "link").symlink_to("real")
+    (tmp_path / "a" / "real").chmod(0o755)
+    target = locate(str(tmp_path / "b"))
+    transfer.copy_tree(source, target, Options(links="keep"))
+    (tmp_path / "b" / "link").unlink()
+    (tmp_path / "b" / "link").write_text("1")
+    (tmp_path / "b" / "real").chmod(0o644)
+
+    class Shared(LocalSystem):
+        """As a share of the disk is, which shows what links lead to."""
+
+        keeps_links = False
+        keeps_executable = False
+
+    assert verify.verify_tree(Shared.open(target, {"kind": "file"})).ok
+    assert transfer.verify_tree(target).modified == ("link", "real")
+
+
 def test_a_damaged_manifest_is_an_error_at_the_source_and_replaced_at_the_target(tmp_path: Path) -> None:
     source = make(tmp_path / "a", a_txt="1", b_txt="2")
     target = locate(str(tmp_path / "b"))
