@@ -19,6 +19,10 @@ def human(size: float) -> str:
     raise AssertionError
 
 
+def _made(count: int, one: str, many: str) -> str:
+    return f"; {count:,} {one if count == 1 else many} made" if count else ""
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """A key that did not arrive, and why."""
@@ -38,17 +42,20 @@ class Receipt:
         source, target: the places, as URLs.
         route: who moved the bytes: `COPY` (one system by itself), `PULL` (the target fetched them), `PUSH` (the
             source sent them), `RELAY` (they passed through this machine although neither end is here), `NONE` (nothing
-            had to be moved). `COPY+RELAY`, say: some files went one way and some another, and `notes` tell how much.
+            had to be moved or made). `COPY+RELAY`, say: some files went one way and some another, and `notes` tell how
+            much.
         files: files that the source has (and the patterns mean) = `done` + `skipped` + `len(failed)`.
         skipped: files that were not moved: those that are the same already, and those that were `left`.
         left: files that exist and were left as they are, without a look at them (`on_existing="skip"`).
         bytes_total: bytes of those files.
         bytes_moved: bytes of the files done.
         deleted: keys removed from the target.
+        links_made, directories_made: links (`links="keep"`) and empty directories that were made, which are no files;
+            of directories also those that only the manifest keeps.
         digest: the tree's digest (a file's for a single file); `None` where some digest is not known or the run was
             dry.
         seconds: wall time.
-        dry_run: nothing was done; `done` and `bytes_moved` say what would be.
+        dry_run: nothing was done; `done`, `bytes_moved` and the like say what would be.
     """
 
     source: Location
@@ -68,6 +75,8 @@ class Receipt:
     dry_run: bool = False
     notes: tuple[str, ...] = field(default=())
     left: int = 0
+    links_made: int = 0
+    directories_made: int = 0
 
     @property
     def resumable(self) -> bool:
@@ -88,6 +97,8 @@ class Receipt:
             "bytes_total": self.bytes_total,
             "bytes_moved": self.bytes_moved,
             "deleted": self.deleted,
+            "links_made": self.links_made,
+            "directories_made": self.directories_made,
             "digest": self.digest,
             "seconds": round(self.seconds, 3),
             "dry_run": self.dry_run,
@@ -111,6 +122,8 @@ class Receipt:
             f"{verb} {self.done:,} of {self.files:,} files, {human(self.bytes_moved)} of {human(self.bytes_total)}"
             + (f"; {same:,} unchanged" if same else "")
             + (f"; {self.left:,} exist and were left" if self.left else "")
+            + _made(self.links_made, "link", "links")
+            + _made(self.directories_made, "directory", "directories")
             + (f"; {self.deleted:,} deleted" if self.deleted else "")
             + (f"; {len(self.failed):,} failed" if self.failed else "")
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import TypeAlias
@@ -417,8 +418,9 @@ def _receipt(
     if mover is not None and mover.bytes_resumed:
         notes.append(f"{human(mover.bytes_resumed)} had arrived in an earlier run")
     taken = {road: amount for road, amount in (roads or {}).items() if amount[1]} or {plan.route: (done, moved)}
-    if not done and not failed:
-        taken = {Route.NONE: (0, 0)}  # what was compared turned out to be the same; directories take no road
+    made = _made(plan, mover, complete=roads is not None)
+    if not (done or failed or any(made)):
+        taken = {Route.NONE: (0, 0)}  # what was compared turned out to be the same
     if len(taken) > 1:
         notes += [f"{road}: {files:,} files, {human(size)}" for road, (files, size) in taken.items()]
     elif Route.RELAY in taken and moved:
@@ -441,4 +443,26 @@ def _receipt(
         dry_run,
         tuple(notes),
         min(plan.counts[Action.SKIP], skipped),
+        *made,
     )
+
+
+def _made(plan: Plan, mover: Mover | None, *, complete: bool) -> tuple[int, int]:
+    """Links and empty directories that were made, or, without a mover, are to be.
+
+    Where a place keeps no directories, they are made once a manifest has them.
+    """
+    if not plan.counts[Action.MAKE]:
+        return 0, 0
+    made: Counter[str] = Counter()
+    last: Step | None = None
+    for step in plan.steps():
+        if step.action is Action.MAKE and (mover is None or step.key in mover.rows):
+            made[step.entry.kind] += 1
+            last = step if step.entry.kind == "dir" else None
+            continue
+        if last is not None and step.key.startswith(last.key):
+            made["dir"] -= 1  # it was there, and is only emptied
+        last = None
+    stored = plan.target.keeps_directories or (plan.described and (mover is None or complete))
+    return made["link"], made["dir"] if stored else 0

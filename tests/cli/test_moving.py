@@ -417,12 +417,20 @@ def test_what_is_told_counts_files_and_speaks_as_options_are_typed(rh, tree):
     assert "COPY (on this machine)" in rh("plan", "src", "y").out
 
 
-def test_a_sync_that_moves_no_file_takes_no_road(rh, tree):
+def test_a_sync_that_moves_no_file_tells_what_it_made(rh, tree):
     rh("cp", "src", "x")
     (tree / "empty2").mkdir()
-    assert rh("sync", "src", "x", "--json").json["route"] == "NONE"
+    told = rh("sync", "src", "x", "--json").json
+    assert (told["route"], told["done"], told["links_made"], told["directories_made"]) == ("COPY", 0, 0, 1)
+    (tree / "l").symlink_to("a.txt")
+    assert "; 1 link made\n" in rh("sync", "src", "x", "--links", "keep").out
+    again = rh("sync", "src", "x", "--links", "keep", "--json").json
+    assert (again["route"], again["links_made"], again["directories_made"]) == ("NONE", 0, 0)
+    (tree / "l").unlink()
     (tree / "sub" / "run.sh").unlink()
-    assert "[nothing to move]" in rh("sync", "src", "x", "--delete").out
+    emptied = rh("sync", "src", "x", "--delete").out
+    assert "[nothing to move]" in emptied
+    assert "made" not in emptied, "the directory was there"
 
 
 def test_verify_without_a_manifest_says_what_would_have_one(rh, tree):

@@ -34,7 +34,8 @@ from rh.systems.base import System
 from rh.systems.local import LocalSystem
 from rh.systems.memory import MemorySystem
 from rh.systems.wrap import unwrap
-from rh.transfer import Action, Options, verify
+from rh.transfer import Action, Options, run, verify
+from rh.transfer.plan import plan_tree
 from rh.types import Entry, Link, Location, Outcome
 from tests.transfer import trees
 
@@ -210,6 +211,56 @@ def test_links(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="loop"):
         transfer.copy_tree(source, locate(str(tmp_path / "never")))
     assert not (tmp_path / "never").exists()
+
+
+def test_a_receipt_counts_links_and_directories_that_were_made(tmp_path: Path) -> None:
+    """They are no files, and yet not nothing."""
+    source, target = make(tmp_path / "a", d__x="1", e__x="2"), locate(str(tmp_path / "b"))
+    (tmp_path / "a" / "cur").symlink_to("d")
+    (tmp_path / "a" / "empty").mkdir()
+    keep = Options(links="keep")
+
+    def told(receipt: transfer.Receipt) -> tuple[str, int, int, int, int]:
+        assert receipt.done + receipt.skipped == receipt.files == 2
+        assert not receipt.resumable
+        return receipt.route, receipt.done, receipt.skipped, receipt.links_made, receipt.directories_made
+
+    assert told(transfer.copy_tree(source, target, Options(links="keep", dry_run=True))) == ("COPY", 2, 0, 1, 1)
+    assert told(transfer.copy_tree(source, target, keep)) == ("COPY", 2, 0, 1, 1)
+    assert told(transfer.copy_tree(source, target, keep)) == ("NONE", 0, 2, 0, 0)
+    (tmp_path / "b" / "cur").unlink()
+    (tmp_path / "b" / "cur").symlink_to("e")
+    receipt = transfer.copy_tree(source, target, keep)
+    assert told(receipt) == ("COPY", 0, 2, 1, 0)
+    assert "0 of 2 files, 0 B of 2 B; 2 unchanged; 1 link made\n" in str(receipt)
+    assert receipt.digest == transfer.digest_tree(source, links="keep")
+    for name in ("empty2", "empty3"):
+        (tmp_path / "a" / name).mkdir()
+    receipt = transfer.copy_tree(source, target, keep)
+    assert told(receipt) == ("COPY", 0, 2, 0, 2)
+    assert "[COPY]" in str(receipt)
+    assert "; 2 directories made\n" in str(receipt)
+    assert {"links_made": 0, "directories_made": 2}.items() <= receipt.as_dict().items()
+
+
+def test_a_directory_that_nothing_keeps_is_not_made(tmp_path: Path) -> None:
+    """A place without directories has them in the manifest, if there is one."""
+    source, target = make(tmp_path / "a", x="1"), locate("memory://flat/x")
+    (tmp_path / "a" / "empty").mkdir()
+
+    class Flat(MemorySystem):
+        keeps_directories = False
+
+    def copied(*, described: bool) -> tuple[str, int]:
+        flat = Flat.open(target, {"kind": "memory"})
+        plan = plan_tree(open_system(source), flat, Options(manifest=described))
+        receipt = run.run(plan, progress=Silent())
+        return receipt.route, receipt.directories_made
+
+    assert copied(described=False) == ("PUSH", 0)
+    assert copied(described=False) == ("NONE", 0)
+    assert copied(described=True) == ("PUSH", 1)
+    assert copied(described=True) == ("NONE", 0)
 
 
 def test_the_digest_is_that_of_a_copy_with_the_same_links(tmp_path: Path) -> None:
