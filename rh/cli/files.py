@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
@@ -13,6 +14,8 @@ from rh.cli.options import AsJson, HowLinks, PlaceArgument, Yes, ask, size_of, s
 
 if TYPE_CHECKING:
     from rh.resources.base import Located
+    from rh.systems.base import System
+    from rh.types import Entry
 
 __all__ = ["cat", "info", "put", "rm", "sweep"]
 
@@ -204,7 +207,8 @@ def info(
 ) -> None:
     """Show everything known about a place or a name.
 
-    The digest of a directory with symbolic links depends on --links, as what rh cp makes of it does.
+    The digest of a directory with symbolic links depends on --links, as what rh cp makes of it does. With --digest, the
+    number of files and their size are those of the digest.
     """
     from rh import transfer
     from rh.cli.listing import document
@@ -220,13 +224,13 @@ def info(
             facts["digest"] = transfer.digest_file(at.location)
     else:
         at.kind()
+        told = transfer.digest_tree(at.location, links=cast("transfer.Links", links)) if digest else None
         facts |= {"kind": "tree", "files": 0, "size": 0}
-        for one in at.system().list():
-            if one.kind != "dir":
-                facts["files"] += 1
-                facts["size"] += one.size
-        if digest:
-            facts["digest"] = transfer.digest_tree(at.location, links=cast("transfer.Links", links))
+        for one in _listed(at.system(), links if digest else "keep"):
+            facts["files"] += 1
+            facts["size"] += one.size
+        if told is not None:
+            facts["digest"] = told
     if json:
         show.emit(facts)
         return
@@ -237,6 +241,16 @@ def info(
         facts["modified"] = show.when(facts["modified"])
     facts["size"] = f"{facts['size']:,} ({show.human(facts['size'])})"
     show.table([[key, str(value)] for key, value in facts.items() if key != "key"])
+
+
+def _listed(system: System, links: str) -> Iterator[Entry]:
+    """What is there besides directories, with what stands for links."""
+    from rh.systems.abilities import Following
+
+    following = system.ask(Following) if links == "follow" else None
+    for entry in system.list() if following is None else following.list_following():
+        if entry.kind != "dir" and (entry.kind != "link" or links != "skip"):
+            yield entry
 
 
 def _record(resource: Located | None) -> dict[str, Any]:

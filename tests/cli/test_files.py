@@ -210,6 +210,22 @@ def test_info(rh, tree):
     rh("info", "nothing", expect=3)
 
 
+def test_info_counts_what_the_digest_is_of(rh, tree):
+    (tree / "l").symlink_to("sub")
+    below = [one.stat().st_size for one in (tree / "sub").rglob("*") if one.is_file()]
+    told = {}
+    for links in ("follow", "keep", "skip"):
+        facts = rh("info", "src", "--digest", "--links", links, "--json").json
+        told[links] = (facts["files"], facts["size"])
+    files, size = told["skip"]
+    copied = rh("cp", "src", "skipped", "--links", "skip", "--json").lines[-1]
+    assert (files, size) == (copied["files"], copied["bytes_total"])
+    assert told["keep"] == (files + 1, size + len("sub"))
+    assert told["follow"] == (files + len(below), size + sum(below))
+    plain = rh("info", "src", "--json").json
+    assert (plain["files"], plain["size"]) == told["keep"]
+
+
 @pytest.mark.slow
 def test_output_that_nobody_reads_is_quiet(tmp_path):
     import sys
