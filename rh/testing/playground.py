@@ -182,12 +182,12 @@ class Playground:
             lines.append(f"  export RH_HOME={os.environ['RH_HOME']}")
         in_memory = [name for name in ("s3", "gs", "azure") if name in self.running]
         keep = "keeps what it holds" if len(in_memory) == 1 else "keep what they hold"
-        several = " (gs several times over)" if "gs" in in_memory else ""
+        memory = "memory (gs several times over)" if "gs" in in_memory else "memory"
         lines += [
             f'  python -c \'import rh; print(rh.folder(path=".").to("{first}"))\'',
             f"  rh ls {self.url(first)}",
             "",
-            *([f"{', '.join(in_memory)} {keep} in memory{several}: stay well below what is free."] if in_memory else []),
+            *([f"{', '.join(in_memory)} {keep} in {memory}: stay well below what is free."] if in_memory else []),
             "Ctrl-C stops everything, and what it held is gone.",
         ]
         return lines
