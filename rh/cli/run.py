@@ -132,7 +132,18 @@ def _usage(error: Any, words: Sequence[str]) -> RhError:
     name = context.command_path if context is not None else "rh"
     if name == "rh" and "No such command" not in error.format_message():
         name = " ".join(("rh", *(word for word in words[:1] if not word.startswith("-"))))
-    return _UsageError(error.format_message(), hint=f"{name} --help")
+    return _UsageError(_swapped(error, words) or error.format_message(), hint=f"{name} --help")
+
+
+def _swapped(error: Any, words: Sequence[str]) -> str | None:
+    """The message where one word was given of `SOURCE... TARGET`: the parser takes it for the last of the two."""
+    missing, context = getattr(error, "param", None), getattr(error, "ctx", None)
+    if context is None or getattr(missing, "nargs", 1) != -1 or type(error).__name__ != "MissingParameter":
+        return None
+    own = list(words[list(words).index(context.info_name) + 1 :])
+    given, _, _ = context.command.make_parser(context).parse_args(args=own)
+    last = [one for one in context.command.params if one.param_type_name == "argument"][-1]
+    return f"Missing argument {last.metavar!r}." if given.get(last.name) else None
 
 
 def _hinted(error: RhError) -> None:

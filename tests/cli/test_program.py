@@ -99,6 +99,14 @@ def test_usage_errors(rh, words):
     assert rh(*words, "--json", expect=2).error["kind"] == "usage"
 
 
+@pytest.mark.parametrize(
+    ("words", "missing"),
+    [(("cp",), "SOURCE"), (("cp", "x"), "TARGET"), (("cp", "-n", "x"), "TARGET"), (("sync", "x"), "TARGET")],
+)
+def test_the_argument_that_is_missing_is_named(rh, words, missing):
+    assert rh(*words, "--json", expect=2).error["message"] == f"Missing argument {missing!r}."
+
+
 def test_version(rh):
     import rh as package
 
