@@ -320,11 +320,21 @@ def _transfer(
         raise typer.Exit(failed[0] if of_one_reason else codes.PARTIAL)
 
 
+_NO_MANIFEST = (
+    "directories that rh cp and rh sync write have a manifest; rh adopt NAME PLACE notes the digests of what is there,"
+    " for rh version verify NAME"
+)
+_NO_RECORD = (
+    "a single file has no manifest: verify its directory, if rh cp or rh sync wrote that; rh diff FILE SOURCE compares"
+    " it with another; a version has digests (rh save NAME FILE, rh commit NAME, rh verify rh://NAME:v1)"
+)
+
+
 def verify(place: PlaceArgument, no_progress: NoProgress = False, json: AsJson = False) -> None:
     """Read every byte again, and verify it.
 
-    Compares it with a manifest, a version, or what is known of a saved blob or table. Exits with 6 if anything differs,
-    and with 1 if there is nothing to compare with.
+    Compares it with the manifest of a directory that was copied, a version, or what is known of a saved blob or table.
+    Exits with 6 if anything differs, and with 1 if there is nothing to compare with: a single file has no manifest.
     """
     from rh import transfer
     from rh.cli.place import place_of
@@ -333,16 +343,16 @@ def verify(place: PlaceArgument, no_progress: NoProgress = False, json: AsJson =
     from rh.resources.table import Table
     from rh.tables import index
 
-    at = place_of(place)
+    at, fix = place_of(place), _NO_MANIFEST
     version = at.version()
     if version is not None:
         found = version.check_version()
     elif at.location.in_version:
         found = replace(at.folder(), pin=getattr(at.resource, "pin", None)).check_version()
     elif isinstance(at.whole, Blob | Table):
-        found = at.whole.verify()
+        found, fix = at.whole.verify(), _NO_RECORD
     elif at.kind() == "file":
-        found = at.blob().verify()
+        found, fix = at.blob().verify(), _NO_RECORD
     elif at.whole is None and index.read(at.system()) is not None:
         found = Table(location=at.location).verify()
     else:
@@ -352,9 +362,6 @@ def verify(place: PlaceArgument, no_progress: NoProgress = False, json: AsJson =
     else:
         show.line(str(found).rstrip())
         if found.against == "nothing":
-            show.tell(
-                "  fix: what rh cp and rh sync write has a manifest; rh adopt NAME PLACE notes the digests of what is"
-                " there, for rh version verify NAME"
-            )
+            show.tell(f"  fix: {fix}")
     if not found.ok:
         raise typer.Exit(codes.INTEGRITY if found.against != "nothing" else codes.FAILED)

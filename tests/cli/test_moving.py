@@ -437,3 +437,17 @@ def test_verify_without_a_manifest_says_what_would_have_one(rh, tree):
     assert "rh adopt NAME PLACE" in rh("verify", "src", expect=1).err
     rh("cp", "src", "x")
     assert rh("verify", "x").err == ""
+
+
+@pytest.mark.parametrize("place", ["here", "s3", "ssh-a"])
+def test_verify_of_a_single_file_says_that_it_has_no_manifest(rh, tree, tmp_path, place, world):
+    there = {"here": "one.bin", "s3": "s3://data/one.bin", "ssh-a": "ssh-a:~/one.bin"}[place]
+    rh("cp", "src/z.bin", there)
+    told = rh("verify", there, expect=1).err
+    assert "a single file has no manifest" in told
+    assert "rh adopt" not in told, "which takes no files"
+    rh("diff", there, "src/z.bin")
+    rh("save", "one", there)
+    assert "a single file has no manifest" in rh("verify", "rh://one", expect=1).err
+    rh("commit", "one")
+    rh("verify", "rh://one:v1")
