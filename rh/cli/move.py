@@ -227,7 +227,7 @@ def _check_inside(starts: Sequence[Place], end: Place) -> None:
             raise NameClashError(f"two sources are called {name!r}", where=end.shown, hint="copy one of them alone")
         names.add(name)
     system = end.system()
-    check_all(sorted(names), system.kind, folds=getattr(system, "folds_case", False))
+    check_all(sorted(names), system.kind, folds=getattr(system, "folds_case", False), where=end.shown)
 
 
 def _planned(

@@ -109,6 +109,7 @@ _WORDS = {
     ".rebase()": "rh draft NAME rebase",
     ".add_dir(…)": "rh draft NAME add DIRECTORY",
     ".draft(…).add(…)": "rh draft NAME add FILE",
+    ".to(…, --delete)": "rh sync --delete",
     ".to(…)": "rh cp",
     "rh.resources('/')": "rh resources",
     "; to make a new one give path= or system=": "",

@@ -14,7 +14,7 @@ from rh.content.tree import key_bytes
 from rh.errors import InvalidError, NameClashError
 from rh.systems.objects.names import UNKEPT
 
-__all__ = ["PATHS", "Checker", "Nesting", "decode", "encode"]
+__all__ = ["PATHS", "BelowError", "Checker", "Nesting", "Refused", "check_all", "decode", "encode"]
 
 PATHS = frozenset({"file", "ssh"})
 """Kinds of systems that keep files in directories."""
@@ -22,23 +22,78 @@ _LIMITS = {"s3": 1024, "gs": 1024, "azure": 1024}
 _ENCODED = re.compile(r"[%\x00-\x1f\\\ufffe\uffff\udc80-\udcff]+")
 
 
+class BelowError(NameClashError):
+    """A key lies below a file or a link.
+
+    Attributes:
+        held, key: the file, and the key below it.
+        held_there, key_there: whether only the target has it.
+    """
+
+    def __init__(self, held: str, key: str, *, held_there: bool = False, key_there: bool = False) -> None:
+        super().__init__(
+            f"{held!r} is a file or a link, and {key!r} is below it: a disk cannot hold both",
+            hint="exclude one of them",
+        )
+        self.held, self.key, self.held_there, self.key_there = held, key, held_there, key_there
+
+
+class Refused:
+    """Counts the keys that a target cannot hold, and knows the first few."""
+
+    _SHOWN = 5
+
+    def __init__(self) -> None:
+        self._first: InvalidError | None = None
+        self._more: list[str] = []
+        self._count = 0
+
+    def add(self, key: str, error: InvalidError) -> None:
+        """A key, and why it has no place there."""
+        self._count += 1
+        if self._first is None:
+            self._first = error
+        elif self._count <= self._SHOWN:
+            self._more.append(repr(key))
+
+    def raise_if_any(self, where: str | None) -> None:
+        """Raise the first error, with the number of keys and the place."""
+        error = self._first
+        if error is None:
+            return
+        error.where = error.where or where
+        if self._more:
+            shown = ", ".join(self._more) + (", …" if self._count > self._SHOWN else "")
+            error.message = f"{self._count:,} names have no place here: {error.message}; and {shown}"
+            error.args = (error.message,)
+            error.hint = error.hint and error.hint.replace("exclude it", "exclude them")
+        raise error
+
+
 class Nesting:
     """Follows keys in key order, and sees when one lies below another that is a file: no disk holds both."""
 
     def __init__(self) -> None:
         self._open: list[str] = []
+        self._there: set[str] = set()
 
-    def above(self, key: str) -> str | None:
-        """Take the next key; the file that it lies below, if there is one."""
+    def there(self, key: str) -> bool:
+        """Whether a file that the last key lies below is only at the target."""
+        return key in self._there
+
+    def above(self, key: str, *, there: bool = False) -> str | None:
+        """Take the next key, which may be only at the target; the file that it lies below, if there is one."""
         plain = key.removesuffix("/")
         while self._open and not plain.startswith(self._open[-1]):
-            self._open.pop()
+            self._there.discard(self._open.pop())
         directory = plain is not key
         for held in self._open:
             if plain.startswith(held + "/") or (directory and plain == held):
                 return held
         if not directory:
             self._open.append(plain)
+            if there:
+                self._there.add(plain)
         return None
 
     def passed(self, keys: Sequence[str]) -> None:
@@ -48,6 +103,7 @@ class Nesting:
         there = set(keys)
         self._open = [one for one in self._open if last.startswith(one)]
         self._open += [last[:length] for length in range(1, len(last) + 1) if last[:length] in there]
+        self._there.intersection_update(self._open)
 
 
 class Checker:
@@ -65,8 +121,8 @@ class Checker:
         self._nesting = Nesting()
         self._folded: dict[str, str] | None = {} if folds else None
 
-    def check(self, key: str) -> None:
-        """Raise `NameClashError` or `InvalidError` if the key has no place there."""
+    def check(self, key: str, *, there: bool = False) -> None:
+        """Raise `NameClashError` or `InvalidError` if the key has no place there; `there`: only the target has it."""
         if self._limit is not None:
             self._check_object(key)
         if not self._paths:
@@ -82,12 +138,9 @@ class Checker:
                 raise NameClashError(f"{key!r} has a component of more than 255 bytes", hint="exclude it")
         if "\0" in key:
             raise NameClashError(f"{key!r} holds a NUL character", hint="exclude it")
-        held = self._nesting.above(key)
+        held = self._nesting.above(key, there=there)
         if held is not None:
-            raise NameClashError(
-                f"{held!r} is a file or a link, and {key!r} is below it: a disk cannot hold both",
-                hint="delete=True, if one of them is only at the target; else exclude one of them",
-            )
+            raise BelowError(held, key, held_there=self._nesting.there(held), key_there=there)
         if self._folded is not None:
             folded = unicodedata.normalize("NFC", plain).casefold()
             other = self._folded.setdefault(folded, plain)
@@ -118,14 +171,18 @@ class Checker:
                 hint="exclude it, or encode names (names='encode')",
             )
         if len(key) > 255 and len(key_bytes(key)) > self._limit:
-            raise InvalidError(f"{key[:80]!r}… is longer than {self._limit} bytes")
+            raise InvalidError(f"{key[:80]!r}… is longer than {self._limit} bytes", hint="exclude it")
 
 
-def check_all(keys: Iterable[str], kind: str, *, folds: bool = False) -> None:
-    """Check keys in key order."""
-    checker = Checker(kind, folds=folds)
+def check_all(keys: Iterable[str], kind: str, *, folds: bool = False, where: str | None = None) -> None:
+    """Check keys in key order. The error names the place (`where`), the number of keys and the first few."""
+    checker, refused = Checker(kind, folds=folds), Refused()
     for key in keys:
-        checker.check(key)
+        try:
+            checker.check(key)
+        except InvalidError as error:
+            refused.add(key, error)
+    refused.raise_if_any(where)
 
 
 def encode(key: str) -> str:

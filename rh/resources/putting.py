@@ -55,7 +55,7 @@ def put(folder: Folder, contents: Mapping[str, Any], *, overwrite: bool) -> None
     if not system.writable:
         raise unwritable(system)
     keys = sorted((item.key for item in items), key=lambda key: key.encode("utf-8", "surrogateescape"))
-    check_all(keys, "file")  # what a disk could not hold side by side is refused everywhere
+    check_all(keys, "file", where=system.url())  # what a disk could not hold side by side is refused everywhere
     _check_existing(system, items, overwrite=overwrite)
     written: list[str] = []
     try:

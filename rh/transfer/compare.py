@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from rh.content import names
 from rh.content.rows import Rows, position
 from rh.content.tree import Row, key_bytes
-from rh.errors import NameClashError, UnsupportedError
+from rh.errors import InvalidError, NameClashError, UnsupportedError
 from rh.systems.base import System
 from rh.transfer.options import Options
 from rh.transfer.survey import Known, Page, is_data
@@ -157,6 +157,8 @@ class Comparer:
         self._options = options
         self._checker = names.Checker(target.kind, folds=getattr(target, "folds_case", False))
         self._all = names.Nesting() if options.delete and target.kind in names.PATHS else None
+        self.refused = names.Refused()
+        """What the target cannot hold."""
         self.existing: list[str] = []
         """What is there and differs."""
         self.in_the_way: set[str] = set()
@@ -176,8 +178,8 @@ class Comparer:
             yield Same(ours.keys, ours.entries, theirs.entries, ours.digests, ours.chunks, ours.executables)
             return
         if not theirs.keys and ours.only_files:
-            for key in ours.keys:
-                self._checker.check(key)
+            self._check(ours.keys)
+            for key in ours.keys if self._all is not None else ():
                 self._note(key)
             yield [
                 Step(Action.COPY, key, entry, digest, chunks, executable, reason="new")
@@ -187,7 +189,7 @@ class Comparer:
         for key, known, old in _merged(ours, theirs):
             self._note(key)
             if known is not None:
-                self._checker.check(key)
+                self._check((key,))
                 yield self.step(key, known, old)
                 continue
             assert old is not None
@@ -195,8 +197,18 @@ class Comparer:
             if doomed(key):
                 yield Step(Action.DELETE, key, *facts, *facts)
             else:
-                self._checker.check(key)
+                self._check((key,), there=True)
                 yield Step(Action.OTHER, key, *facts, *facts)
+
+    def _check(self, keys: Iterable[str], *, there: bool = False) -> None:
+        """Remember which of them have no place at the target; a file with something below it is the end."""
+        for key in keys:
+            try:
+                self._checker.check(key, there=there)
+            except names.BelowError:
+                raise
+            except InvalidError as error:
+                self.refused.add(key, error)
 
     def _note(self, key: str) -> None:
         """What lies below a file, or is a file that others lie below, can only be there if one of both is deleted."""

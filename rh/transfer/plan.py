@@ -366,15 +366,38 @@ def _fill(plan: Plan, *, believe_target: bool, follow_target: bool) -> None:
                 meant = asked(meant, source, options.keys)
             if options.names != "refuse":
                 meant = _renamed(meant, names.encode if options.names == "encode" else names.decode)
-            for new, old in aligned(meant, _existing(there, target)):
-                for steps in comparer.compare(new, old, doomed):
-                    plan.add(steps)
+            try:
+                for new, old in aligned(meant, _existing(there, target)):
+                    for steps in comparer.compare(new, old, doomed):
+                        plan.add(steps)
+            except names.BelowError as error:
+                raise _clash(plan, error) from None
+    comparer.refused.raise_if_any(target.url())
     if options.on_existing == "error" and comparer.existing:
         raise existing(plan, comparer.existing)
     plan.in_the_way = comparer.in_the_way
     plan.stale = not ours.exact or comparer.learned
     if not plan.stale and ours.footer is not None:
         plan.digest = ours.footer.tree
+
+
+def _clash(plan: Plan, error: names.BelowError) -> NameClashError:
+    """A file on one side where the other has a directory, or both at the source: which side has the file."""
+    source, target, options = plan.source, plan.target, plan.options
+    held, key, never = error.held, error.key, "a disk cannot hold both"
+    hint = "exclude one of them"
+    if error.held_there:
+        message, where = f"the target has a file or a link {held!r}, and the source {key!r} below it", target.url(held)
+        hint = "exclude what is below it, or remove it from the target"
+    else:
+        side = "the target" if error.key_there else "it"
+        where = source.url(held) if options.names == "refuse" else source.url()
+        message = f"the source has a file or a link {held!r}, and {side} has {key!r} below that"
+        if error.key_there:
+            hint = f"exclude {held!r}, or remove {target.url(held)}/"
+    if (error.held_there or error.key_there) and not options.delete:
+        hint += ", as .to(…, delete=True) does with all that only the target has"
+    return NameClashError(f"{message}: {never}", where=where, hint=hint)
 
 
 def existing(plan: Plan, keys: Sequence[str]) -> ExistsError:
@@ -454,7 +477,7 @@ def plan_file(
     known = _known(source, _followed(source, source.head(key)), stored)
     if not is_data(source, known.entry):
         raise UnsupportedError("a pipe, socket or device is no data", where=source.url(key))
-    names.Checker(target.kind).check(target_key)
+    names.check_all([target_key], target.kind, where=target.url())
     try:
         old = _known(target, target.head(target_key))
     except NotFoundError:

@@ -451,3 +451,39 @@ def test_verify_of_a_single_file_says_that_it_has_no_manifest(rh, tree, tmp_path
     assert "a single file has no manifest" in rh("verify", "rh://one", expect=1).err
     rh("commit", "one")
     rh("verify", "rh://one:v1")
+
+
+def test_a_file_where_the_other_side_has_a_directory(rh, tree, tmp_path):
+    """The error says which side has the file, where, and names no option that the command has not."""
+    (tmp_path / "dst").mkdir()
+    (tmp_path / "dst" / "sub").write_bytes(b"a file")
+    error = rh("cp", "src", "dst", "--json", expect=4).error
+    assert error["where"] == f"file://{tmp_path}/dst/sub"
+    assert error["message"].startswith("the target has a file or a link 'sub'")
+    assert "rh sync --delete" in error["hint"]
+    rh("sync", "src", "dst", "--delete")
+    (tree / "sub" / "run.sh").unlink()
+    (tree / "sub").rmdir()
+    (tree / "sub").symlink_to("a.txt")
+    for links in ("follow", "keep"):
+        error = rh("cp", "src", "dst", "--links", links, "--json", expect=4).error
+        assert error["where"] == f"file://{tree}/sub"
+        assert error["message"].startswith("the source has a file or a link 'sub', and the target has 'sub/run.sh'")
+    assert f"remove file://{tmp_path}/dst/sub/" in error["hint"]
+    rh("cp", "src", "dst", "--exclude", "sub")
+
+
+def test_names_that_a_target_cannot_keep_are_counted(rh, tree, world):
+    (tree / "new\nline.txt").write_bytes(b"1")
+    error = rh("cp", "src", "gs://data/names", "--json", expect=4).error
+    assert error["message"] == r"'new\nline.txt' is a name that this store does not keep as it is"
+    assert error["where"] == "gs://data/names"
+    for number in range(7):
+        (tree / f"re\r{number}").write_bytes(b"1")
+    error = rh("cp", "src", "gs://data/names", "--json", expect=4).error
+    assert error["message"].startswith("8 names have no place here: ")
+    assert error["message"].count(r"'re\r") == 4
+    assert error["message"].endswith(", …")
+    assert error["where"] == "gs://data/names"
+    assert error["hint"] == "exclude them, or encode names (--names encode)"
+    rh("cp", "src", "gs://data/names", "--names", "encode")

@@ -59,6 +59,15 @@ def test_encoding_helps_where_a_store_has_no_such_name(kind: str, key: str) -> N
     assert names.decode(names.encode(key)) == key
 
 
+def test_all_that_has_no_place_is_told_at_once() -> None:
+    with pytest.raises(InvalidError) as caught:
+        names.check_all(["fine", "a" * 1_100, *(f"\udcff{number}" for number in range(9))], "s3", where="s3://data/x")
+    assert caught.value.message.startswith("10 names have no place here: 'aaa")
+    assert caught.value.message.endswith("'\\udcff3', …")
+    assert caught.value.where == "s3://data/x"
+    assert caught.value.hint == "exclude them"
+
+
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30))
 def test_any_key_can_be_encoded_and_decoded(key: str) -> None:
     encoded = names.encode(key)
