@@ -7,6 +7,7 @@ import os
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 from urllib.parse import quote, unquote
 
@@ -15,7 +16,7 @@ from rh.errors import ExistsError, InvalidError, NotFoundError, RhError, Unsuppo
 from rh.forks import Lock
 from rh.observe import log
 from rh.registry.names import Name
-from rh.systems import HOSTS, NAMED, URL, locate, open_system, settings_of
+from rh.systems import HOSTS, NAMED, URL, locate, open_system, scp_style, settings_of
 from rh.systems.base import System, check_not_ours
 from rh.types import Location
 
@@ -58,7 +59,7 @@ def system_name(system: str) -> str:
 
     Raises:
         NotFoundError: neither the settings nor the registry know it.
-        InvalidError: it is empty, or the name of something else.
+        InvalidError: it is empty, the name of something else, or a place in another program's spelling.
     """
     if not system:
         raise InvalidError("the name of a system cannot be empty", hint='"s3", a URL or a cluster; a path is path=')
@@ -77,6 +78,12 @@ def system_name(system: str) -> str:
             for each in hosts[name]:
                 base.load(each)
             return name
+        if ":" in system:
+            with suppress(RhError):
+                system_name(system.partition(":")[0])  # a saved cluster becomes known here
+        if (meant := scp_style(system)) is not None:
+            hint = f"{meant}; if it is a path here, write path={'./' + system!r}"
+            raise InvalidError("that is neither a system's name nor a URL", where=system, hint=hint) from error
         unknown = config.unknown_system(name, tuple(hosts))
         if "/" in name or name.startswith((".", "~")):
             unknown.hint = f"if it is a path, write path={name!r}"

@@ -17,7 +17,16 @@ from rh.systems.abilities import Bucketed
 from rh.systems.base import System
 from rh.types import Location
 
-__all__ = ["buckets", "check_settings", "locate", "open_system", "settings_of", "system_of_buckets", "unwritable"]
+__all__ = [
+    "buckets",
+    "check_settings",
+    "locate",
+    "open_system",
+    "scp_style",
+    "settings_of",
+    "system_of_buckets",
+    "unwritable",
+]
 
 BUILT_IN = {
     "file": ("rh.systems.local", "LocalSystem"),
@@ -235,24 +244,26 @@ def locate(path: str | os.PathLike[str] | None, system: str | None = None) -> Lo
     return _below(system or "file", text)
 
 
-def _refuse_scp_style(text: str) -> None:
-    """`s3:bucket/x` and `host:x` mean a system elsewhere; as a name here, data would go to the wrong place."""
+def scp_style(text: str) -> str | None:
+    """What `s3:bucket/x` and `host:x` mean elsewhere, as it is written here; `None` where it is a path."""
     name, colon, rest = text.partition(":")
     name = config.ALIASES.get(name, name)
     if not colon or "/" in name or name == "file":
-        return
-    known = name in config.system_names()
-    if not known and (not _HOST.fullmatch(name) or os.path.lexists(text)):
-        return
-    if not known:
-        meant = f"ssh://{name}/~/{rest} on a host; rh://{text} of what is saved"
-    elif config.system(name)["kind"] in HOSTS:
-        meant = f"{name}:~/{rest} or {name}:/{rest}"
-    else:
-        meant = f"{name}://{rest}"
-    raise InvalidError(
-        f"{text!r} is neither a URL nor clearly a path", where=text, hint=f"{meant}; for a file here: ./{text}"
-    )
+        return None
+    if name not in config.system_names():
+        plain = not _HOST.fullmatch(name) or os.path.lexists(text)
+        return None if plain else f"ssh://{name}/~/{rest} on a host; rh://{text} of what is saved"
+    if config.system(name)["kind"] in HOSTS:
+        return f"{name}:~/{rest} or {name}:/{rest}"
+    return f"{name}://{rest.lstrip('/')}"
+
+
+def _refuse_scp_style(text: str) -> None:
+    """As a name here, data would go to the wrong place."""
+    meant = scp_style(text)
+    if meant is not None:
+        hint = f"{meant}; for a file here: ./{text}"
+        raise InvalidError(f"{text!r} is neither a URL nor clearly a path", where=text, hint=hint)
 
 
 def _from_url(scheme: str, rest: str, url: str, system: str | None) -> Location:

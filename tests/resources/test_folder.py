@@ -680,6 +680,23 @@ def test_what_is_a_host_elsewhere_is_no_name_here(tmp_path, monkeypatch):
         assert rh.folder(path=path).path == str(tmp_path / path.removeprefix("./"))
 
 
+def test_what_is_a_place_elsewhere_is_no_system(here):
+    rh.register_system("box", kind="ssh", host="box.example")
+    here.put({"a": b"1"})
+    for system, meant in (
+        ("box:data", "box:~/data or box:/data"),
+        ("s3:b/x", "s3://b/x"),
+        ("gpubox:data", "ssh://gpubox/~/data"),
+    ):
+        with pytest.raises(errors.InvalidError, match="neither a system's name nor a URL") as caught:
+            here.to(system)
+        assert caught.value.where == system
+        assert caught.value.hint.startswith(meant)
+        assert f"path='./{system}'" in caught.value.hint
+    with pytest.raises(errors.NotFoundError, match="no system called"):
+        here.to("boxx")
+
+
 def test_no_root_configured_shows_the_line_to_add(here):
     here.put({"a": b"1"})
     with pytest.raises(errors.InvalidError, match="no root is configured") as caught:
