@@ -109,6 +109,7 @@ _WORDS = {
     ".rebase()": "rh draft NAME rebase",
     ".add_dir(…)": "rh draft NAME add DIRECTORY",
     ".draft(…).add(…)": "rh draft NAME add FILE",
+    "rh.table(rows, path=…).write() makes": "rh table write makes",
     ".to(…, --delete)": "rh sync --delete",
     ".to(…)": "rh cp",
     "rh.resources('/')": "rh resources",

@@ -174,7 +174,10 @@ def forget(name: str | Name) -> Name:
     if whole.is_built_in:
         raise InvalidError(f"{whole} is built in and cannot be forgotten")
     if whole.pinned:
-        raise InvalidError(f"{whole} names a version; the name is {whole.path}")
+        raise InvalidError(
+            f"{whole} names a version; the name is {whole.path}",
+            hint=f"rh version rm {whole} forgets the version, rh forget {whole.path} the name",
+        )
     registry = holding(whole)
     with named(registry, whole):
         registry.commit([Delete(whole.key), *without_series(registry, whole)])

@@ -18,6 +18,7 @@ from rh.resources import places, places_saved
 from rh.resources.arguments import load_only, place_for
 from rh.resources.base import UNWRITTEN, Located
 from rh.resources.blob import NOTHING
+from rh.resources.nearest import telling_nearest
 from rh.resources.places import Place
 from rh.resources.rows import Facts, Rows
 from rh.systems.base import System
@@ -181,8 +182,13 @@ class Table(Rows):
         """Whether its place is named as one file is, not as a directory."""
         return self.location is not None and ONE_FILE.search(self.placed().path) is not None
 
+    @telling_nearest()
     def opened_files(self) -> tuple[System, Snapshot]:
         """The files whose rows are the table now, and the system opened at their root."""
+        return self._looked_at()
+
+    def _looked_at(self) -> tuple[System, Snapshot]:
+        """The same; what is beside a table that is not there is left alone."""
         from rh.tables import store
 
         if self.is_query:
@@ -252,7 +258,7 @@ class Table(Rows):
         if self.location is None or self.value is not NOTHING:
             return False
         try:
-            self.opened_files()
+            self._looked_at()
         except NotFoundError:
             return False
         except InvalidError:

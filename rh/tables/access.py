@@ -9,6 +9,7 @@ byte that still decodes cannot be found.
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -441,6 +442,31 @@ def _counted(snapshot: Snapshot, one: ds.Fragment) -> int:
     return int(one.count_rows())
 
 
+def _misfit(where: Any, schema: pa.Schema) -> InvalidError | None:
+    """Which condition compares a column with a value of another type, if one alone does."""
+    pa, ds, filters = need("pyarrow"), need("pyarrow.dataset"), need("pyarrow.parquet").filters_to_expression
+    if not isinstance(where, list | tuple):
+        return None
+    for one in where:
+        if not (isinstance(one, list | tuple) and len(one) == 3 and isinstance(one[0], str)):
+            if (found := _misfit(one, schema)) is not None:
+                return found
+            continue
+        name, operator, value = one
+        try:
+            ds.dataset(schema.empty_table()).head(1, filter=filters(fitted([tuple(one)], schema)))
+        except (pa.ArrowException, TypeError):
+            kind = schema.field(name).type
+            listed = operator in ("in", "not in") and isinstance(value, list | tuple | set | frozenset)
+            kinds = sorted({type(each).__name__ for each in value}) if listed else [type(value).__name__]
+            return InvalidError(
+                f"the filter does not fit the table: the column {name!r} is {kind}, and {reprlib.repr(value)}"
+                f" is {'of ' if listed else ''}{' and '.join(kinds)}",
+                hint=f"a value that is {kind}, or a column of another type",
+            )
+    return None
+
+
 _FILTER = 'where=[("column", ">", 3), …]'
 
 
@@ -472,5 +498,7 @@ def expression(where: Where, schema: pa.Schema) -> Any:
         missing = re.search(r"No match for FieldRef\.Name\((.*?)\) in ", str(error))
         if missing:
             raise no_column(missing.group(1), schema) from error
-        raise InvalidError(f"the filter does not fit the table: {first_line(error)}") from error
+        raise _misfit(where, schema) or InvalidError(
+            f"the filter does not fit the table: {first_line(error)}"
+        ) from error
     return found

@@ -52,7 +52,11 @@ def listed(system: System) -> Iterator[Entry]:
         return
     for entry in following.list_following():
         if entry.kind == "link":
-            raise NotFoundError(f"a link that cannot be followed: {entry.target}", where=system.url(entry.key))
+            raise NotFoundError(
+                f"a link that cannot be followed: {entry.target}",
+                where=system.url(entry.key),
+                hint="remove the link, or bring back what it leads to",
+            )
         yield entry
 
 

@@ -93,8 +93,13 @@ def look(
             " and rh table write make are whole",
         )
     if not entries:
-        what = "the directory has no files" if system.keeps_directories else "nothing is here"
-        raise NotFoundError(f"{what}: no table is here", where=system.url())
+        if not system.keeps_directories:
+            raise NotFoundError("there are no files here, and so no table", where=system.url())
+        raise NotFoundError(
+            "the directory has no files: no table is here",
+            where=system.url(),
+            hint="rh.table(rows, path=…).write() makes one",
+        )
     what = f"there are no data files, only others such as {entries[0]!r}"
     lines = all(key.lower().endswith(".json") for key in entries)
     hint = 'format="jsonl" takes .json files with one object a line' if lines else None

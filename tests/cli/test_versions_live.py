@@ -177,6 +177,9 @@ def test_a_version_in_other_commands(rh, mine):
         "~/mine:v1 names a version; the name is ~/mine",
         "rh rename ~/mine other",
     )
+    assert rh("forget", "mine:v1", "--json", expect=2).error["hint"] == (
+        "rh version rm ~/mine:v1 forgets the version, rh forget ~/mine the name"
+    )
     assert rh("create-dataset", "made", "rh://mine:v1", "--json").json["message"] == "~/mine:v1, as it was"
     refused = rh("create-dataset", "more", "src/a.txt", "--json", expect=3).error
     assert refused["message"] == "this is a file, not a directory"

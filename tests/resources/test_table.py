@@ -47,6 +47,27 @@ def test_a_written_table_is_read_everywhere(table, folder):
     assert rh.table(path=table.url).to_arrow().to_pydict() == ROWS
 
 
+def test_what_is_no_table_says_what_to_do(world, tmp_path):
+    (tmp_path / "near").mkdir()
+    missing = rh.table(path=tmp_path / "nearr")
+    for look in (missing.to_pandas, lambda: missing.num_rows, lambda: missing.schema):
+        with pytest.raises(errors.NotFoundError, match="no such directory") as caught:
+            look()
+        assert caught.value.hint == "did you mean near/?"
+    with pytest.raises(errors.NotFoundError, match="has no files: no table") as caught:
+        rh.table(path=tmp_path / "near").to_pandas()
+    assert "write() makes one" in caught.value.hint
+    (tmp_path / "near" / "x.parquet").symlink_to("nowhere.parquet")
+    with pytest.raises(errors.NotFoundError, match="cannot be followed") as caught:
+        rh.table(path=tmp_path / "near").to_pandas()
+    assert "remove the link" in caught.value.hint
+    rh.table(ROWS, path=world["s3"] + "/rows").write()
+    with pytest.raises(errors.NotFoundError, match="no files here, and so no table") as caught:
+        rh.table(path=world["s3"] + "/rowss").to_pandas()
+    assert caught.value.hint == "did you mean rows/?"
+    assert not missing.exists_in_system()
+
+
 def test_modes(table):
     with pytest.raises(errors.ExistsError, match="already"):
         table.write(ROWS)

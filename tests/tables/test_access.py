@@ -105,6 +105,7 @@ def test_every_format_has_a_schema_a_number_of_rows_and_rows(here, form: str) ->
 
 
 EXAMPLE = 'where=[("column", ">", 3), …]'
+INT64 = "a value that is int64, or a column of another type"
 
 
 @pytest.mark.parametrize(
@@ -112,7 +113,10 @@ EXAMPLE = 'where=[("column", ">", 3), …]'
     [
         ([("sise", ">", 3)], "'sise'", "did you mean 'size'?"),
         (pc.field("sise") > 3, "'sise'", "did you mean 'size'?"),
-        ([("size", ">", "x")], "does not fit", None),
+        ([("size", ">", "x")], "does not fit the table: the column 'size' is int64, and 'x' is str", INT64),
+        ([("size", ">", 1), ("name", "=", 1)], "'name' is string, and 1 is int", INT64.replace("int64", "string")),
+        ([[("size", ">", 1)], [("size", "in", ["x"])]], r"'size' is int64, and \['x'\] is of str", INT64),
+        (pc.field("size") > "x", "does not fit", None),
         ([("size", "~", 3)], "not a filter", EXAMPLE),
         ("size > 3", "Expression or a list", EXAMPLE),
         (F.size > 3, "Expression or a list", EXAMPLE),
