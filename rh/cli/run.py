@@ -148,7 +148,7 @@ def _swapped(error: Any, words: Sequence[str]) -> str | None:
 
 def _hinted(error: RhError) -> None:
     """Let a missing place tell what is beside it; who has no time for that gets the error as it is."""
-    if isinstance(error, NotFoundError) and error.hint is None:
+    if isinstance(error, NotFoundError):
         from rh.resources.nearest import hinted
 
         with contextlib.suppress(KeyboardInterrupt):

@@ -7,10 +7,13 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
+from threading import Thread
 
 from rh.errors import NotFoundError, RhError
 from rh.observe import log
 from rh.resources import places, places_saved
+from rh.systems import buckets, system_of_buckets
+from rh.systems.objects.failures import NoBucketError
 
 __all__ = ["hinted", "telling_nearest"]
 
@@ -19,6 +22,8 @@ _PLACE = re.compile(r"[/~]|[\w.+~@/-]+:[/~]")
 _LOOKED_AT = 1000
 """Entries that are looked at: a page of a bucket."""
 _TOLD = 3
+_PATIENCE_S = 3.0
+"""How long a store may take to tell its buckets."""
 
 
 @contextmanager
@@ -37,13 +42,35 @@ def hinted(error: RhError) -> None:
     The directory above is listed once, a page of it, or the nearest one above that has something in it. If that fails,
     the error stays what it is.
     """
-    if not isinstance(error, NotFoundError) or error.looked or error.hint or not error.where:
+    of_bucket = isinstance(error, NoBucketError)
+    if not isinstance(error, NotFoundError) or error.looked or not error.where or (error.hint and not of_bucket):
         return
     error.looked = True
     try:
-        error.hint = _hint(error.where)
+        error.hint = (_bucket(error.where) or error.hint) if of_bucket else _hint(error.where)
     except (RhError, OSError) as failure:
         log.debug("%s: what is beside it is not known: %s", error.where, failure)
+
+
+def _bucket(where: str) -> str | None:
+    """The buckets that are named nearly like one that is not there, if the store tells them soon."""
+    scheme, _, rest = where.partition("://")
+    system, name = system_of_buckets(f"{scheme}://"), rest.partition("/")[0]
+    if system is None or not name:
+        return None
+    known: list[str] = []
+
+    def ask() -> None:
+        try:
+            known.extend(islice(buckets(system), _LOOKED_AT))
+        except (RhError, OSError) as failure:
+            log.debug("the buckets of %s are not known: %s", system, failure)
+
+    asking = Thread(target=ask, name="rh-buckets", daemon=True)
+    asking.start()
+    asking.join(_PATIENCE_S)
+    near = [] if asking.is_alive() else _alike(name, known)
+    return f"did you mean {' or '.join(f'{scheme}://{one}' for one in near)}?" if near else None
 
 
 def _hint(where: str) -> str | None:

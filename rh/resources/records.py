@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -159,7 +160,9 @@ def unknown(name: Name, registry: Registry) -> NotFoundError:
     else:
         message = f"nothing is called {name}"
     hint = "rh.resources('/') lists the names there are; to make a new one give path= or system="
-    if "/" in name.stem:
+    if os.path.lexists(name.stem):
+        hint += f"; if it is a path, write path={name.stem!r}"
+    elif "/" in name.stem:
         hint += "; if it is a path, write path=" + ("…" if name.is_local else repr(name.path))
     return NotFoundError(message, where=registry.url, hint=hint)
 

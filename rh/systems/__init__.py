@@ -302,6 +302,7 @@ def _from_url(scheme: str, rest: str, url: str, system: str | None) -> Location:
         if not rest.strip("/"):
             hint = f"{scheme}://bucket/key; `rh ls {scheme}://` lists the buckets"
             raise InvalidError("a URL needs a bucket", where=url, hint=hint)
+        rest = rest.lstrip("/")  # one more slash in s3:///bucket/key
         _stays_inside(rest.partition("/")[2], "the bucket", url)
     if system and system != name and config.system(system)["kind"] == kind:
         return Location(system, rest)

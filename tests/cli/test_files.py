@@ -6,12 +6,14 @@ import os
 import secrets
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
 from rh.cli import show
 from rh.cli.options import size_of
-from rh.errors import InvalidError, NotFoundError
+from rh.errors import InvalidError, NotFoundError, UnavailableError
+from rh.resources import nearest
 from rh.systems import locate, open_system
 from rh.systems.abilities import Multipart
 
@@ -64,6 +66,29 @@ def test_a_bucket_that_is_not_there_is_told(rh, world, place):
         assert error["kind"] == "not_found"
         assert "'no-such-bucket'" in error["message"]
     assert "bucket" not in rh("ls", f"{world[place]}/none", expect=3).err.replace(world[place], "")
+
+
+@pytest.mark.parametrize("place", ["s3", "gs", "azure"])
+def test_the_nearest_bucket_is_told(rh, world, place, monkeypatch):
+    scheme, bucket = world[place].split("/")[0], world[place].split("/")[2]
+    for name in (f"{bucket}a/x", f"{bucket[:-1]}/x"):
+        hint = rh("ls", f"{scheme}//{name}", "--json", expect=3).error["hint"]
+        assert hint.startswith("did you mean ")
+        assert f"://{bucket}" in hint
+
+    def failing(system):
+        raise UnavailableError("not now", where=system)
+
+    monkeypatch.setattr(nearest, "buckets", failing)
+    assert "check " in rh("ls", f"{scheme}//{bucket}a", "--json", expect=3).error["hint"]
+
+
+def test_one_more_slash_before_the_bucket(rh, world):
+    assert rh("ls", "s3:///no-such-bucket/b", "--json", expect=3).error["where"] == "s3://no-such-bucket/b"
+    rest = world["s3"].removeprefix("s3://")
+    Path("x").write_bytes(b"1")
+    rh("cp", "x", f"s3:///{rest}/x")
+    assert rh("cat", f"s3://{rest}/x").out == "1"
 
 
 @pytest.mark.parametrize("path", ["../x", "x/../../y", "a/./../../b"])

@@ -680,6 +680,17 @@ def test_what_is_a_host_elsewhere_is_no_name_here(tmp_path, monkeypatch):
         assert rh.folder(path=path).path == str(tmp_path / path.removeprefix("./"))
 
 
+def test_a_name_that_is_a_directory_here_may_be_meant_as_a_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(errors.NotFoundError, match="nothing is called") as caught:
+        rh.folder("src")
+    assert "write path=" not in caught.value.hint
+    (tmp_path / "src").mkdir()
+    with pytest.raises(errors.NotFoundError, match="nothing is called") as caught:
+        rh.folder("src")
+    assert caught.value.hint.endswith("if it is a path, write path='src'")
+
+
 def test_what_is_a_place_elsewhere_is_no_system(here):
     rh.register_system("box", kind="ssh", host="box.example")
     here.put({"a": b"1"})

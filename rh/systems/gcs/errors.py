@@ -15,6 +15,7 @@ from rh.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
+from rh.systems.objects.failures import NoBucketError
 from rh.types import ABSENT, ANY, Condition
 
 __all__ = ["LOGIN", "refusal"]
@@ -62,7 +63,7 @@ def refusal(status: int, body: bytes, where: str, when: Condition = ANY) -> RhEr
         return ConflictError("it has changed since", where=where)
     if status == 404:
         if is_of_bucket(message):
-            return NotFoundError(f"there is no such bucket: {message}", where=where, hint="check the bucket's name")
+            return NoBucketError(f"there is no such bucket: {message}", where=where, hint="check the bucket's name")
         return NotFoundError("there is nothing under this name", where=where)
     if status == 401:
         return UnauthenticatedError(f"Google Cloud Storage does not know us: {message}", where=where, hint=LOGIN)

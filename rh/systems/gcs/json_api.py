@@ -29,6 +29,7 @@ from rh.errors import (
 from rh.observe import count
 from rh.systems.base import Bytes
 from rh.systems.gcs.errors import is_of_bucket, refusal
+from rh.systems.objects.failures import NoBucketError
 from rh.systems.objects.http import Answer, Endpoint, Pool
 from rh.systems.objects.wire import seconds
 from rh.systems.retry_after import asked_to_wait
@@ -429,7 +430,7 @@ class Api:
         answer = self.send("list", "GET", f"/storage/v1/b/{quote(bucket, safe=SAFE)}/o?{query}", where=where)
         data = answer.read(SMALL)
         if answer.status == 404:  # a bucket that is there lists, if only nothing
-            raise NotFoundError(f"there is no bucket {bucket!r}", where=where, hint="check the bucket's name")
+            raise NoBucketError(f"there is no bucket {bucket!r}", where=where, hint="check the bucket's name")
         if answer.status // 100 != 2:
             raise _refused(answer, data, where)
         return _parse(_page.decode, data, where), answer.headers

@@ -54,7 +54,7 @@ _BAD_NAME = frozenset({"KeyTooLongError", "KeyTooLong", "InvalidURI", "XMinioInv
 def error_of(failure: Failure, *, where: str, bucket: str, system: str, profile: str | None) -> RhError:
     """The error a failure on S3 means: place, cause, and the fix where there is one."""
     code, detail = failure.code, ": ".join(part for part in (failure.code, failure.message) if part)
-    if code == "NoSuchBucket":
+    if code in ("NoSuchBucket", "InvalidBucketName"):
         return NoBucketError(f"there is no bucket {bucket!r}", where=where, hint="check its name and the endpoint")
     if code == "NoSuchUpload":
         return NotFoundError("the upload is gone", where=where)
