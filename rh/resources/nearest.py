@@ -47,7 +47,8 @@ def hinted(error: RhError) -> None:
         return
     error.looked = True
     try:
-        error.hint = (_bucket(error.where) or error.hint) if of_bucket else _hint(error.where)
+        told = (error.hint, _bucket(error.where)) if of_bucket else (_hint(error.where),)
+        error.hint = "; ".join(filter(None, told)) or None
     except (RhError, OSError) as failure:
         log.debug("%s: what is beside it is not known: %s", error.where, failure)
 

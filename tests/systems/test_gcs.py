@@ -42,6 +42,7 @@ from rh.systems.base import Body
 from rh.systems.far import net
 from rh.systems.gcs import GCSSystem, parts
 from rh.systems.objects import http
+from rh.systems.objects.failures import NoBucketError
 from rh.systems.objects.http import parse_endpoint
 from rh.systems.wrap import wrap
 from rh.testing.faults import Cut, DropAnswer, FaultProxy, Flip, Repeat, Request, Status, Swallow, Truncate
@@ -652,7 +653,7 @@ def refused_by(code: int, reason: str, message: str) -> Status:
         (403, "forbidden", "x@y does not have storage.objects.get access", AccessError, "objectUser"),
         (403, "accountDisabled", "The billing account for the owning project is disabled", AccessError, "billing"),
         (403, "rateLimitExceeded", "The rate of change requests exceeds", UnavailableError, ""),
-        (404, "notFound", "The specified bucket does not exist.", NotFoundError, "bucket"),
+        (404, "notFound", "The specified bucket does not exist.", NoBucketError, "bucket"),
         (
             400,
             "required",
