@@ -231,7 +231,7 @@ def test_what_bash_completes_is_one_word_and_no_command(tree, program, word, com
     assert program(env=words).stdout.decode() == f"{completed}\n"
 
 
-@pytest.mark.parametrize("text", ["", "rh://mine:v3", "nosuch://x", "s3://", "file://x", "ssh://ada:pw@h/x"])
+@pytest.mark.parametrize("text", ["", "rh://mine:v3", "nosuch://x", "file://x", "ssh://ada:pw@h/x"])
 def test_bad_places_are_errors_with_a_place(rh, text):
     found = rh("ls", text, "--json", expect=None)
     assert found.code in (1, 2, 3)

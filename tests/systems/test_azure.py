@@ -34,7 +34,7 @@ from rh.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
-from rh.systems.abilities import Bulk, Multipart, Paging, ServerCopy, Signing, Sweeping, Versioned
+from rh.systems.abilities import Bucketed, Bulk, Multipart, Paging, ServerCopy, Signing, Sweeping, Versioned
 from rh.systems.azure import AzureSystem, identify
 from rh.systems.azure.container import in_byte_order
 from rh.testing import servers
@@ -78,7 +78,7 @@ class SlowCopies(AzureVersions):
 
 
 class TestOnAzurite(SystemSuite):
-    abilities: ClassVar = frozenset({Bulk, Multipart, Paging, ServerCopy, Signing, Sweeping, Versioned})
+    abilities: ClassVar = frozenset({Bucketed, Bulk, Multipart, Paging, ServerCopy, Signing, Sweeping, Versioned})
     refused: ClassVar = dict.fromkeys(("b/./c", "b/../c", "back\\slash", "bell\x07"), NameClashError)
 
     @pytest.fixture

@@ -37,7 +37,7 @@ from rh.errors import (
     UnsupportedError,
 )
 from rh.observe import counting
-from rh.systems.abilities import Multipart, Paging, ServerCopy, Signing, Sweeping, Versioned
+from rh.systems.abilities import Bucketed, Multipart, Paging, ServerCopy, Signing, Sweeping, Versioned
 from rh.systems.base import Body
 from rh.systems.far import net
 from rh.systems.gcs import GCSSystem, parts
@@ -68,7 +68,7 @@ def send(request: SignedRequest, data: bytes | None = None) -> tuple[int, bytes]
 class TestOnFakeGCSServer(SystemSuite):
     """The conformance suite. Line ends are the one thing names of this store cannot hold."""
 
-    abilities: ClassVar[frozenset[Any]] = frozenset({Multipart, Paging, ServerCopy, Signing, Sweeping, Versioned})
+    abilities: ClassVar[frozenset[Any]] = frozenset({Bucketed, Multipart, Paging, ServerCopy, Signing, Sweeping, Versioned})
     refused: ClassVar[Mapping[str, type[RhError]]] = {"new\nline": NameClashError}
 
     @pytest.fixture

@@ -40,7 +40,7 @@ from rh.errors import (
     UnavailableError,
     UnsupportedError,
 )
-from rh.systems.abilities import Bulk, Multipart, Paging, ServerCopy, Signing, Sweeping, Versioned, Vouching
+from rh.systems.abilities import Bucketed, Bulk, Multipart, Paging, ServerCopy, Signing, Sweeping, Versioned, Vouching
 from rh.systems.s3 import S3System
 from rh.systems.s3.sign import UNSIGNED, Credentials, quote_key, sign
 from rh.systems.wrap import Retrying
@@ -49,7 +49,7 @@ from rh.testing.faults import Cut, DropAnswer, FaultProxy, Flip, Swallow, Trunca
 from rh.testing.systems import FLAT_KEYS, SystemSuite, noise, pieces, split
 from rh.types import ABSENT, Location, Match
 
-ABILITIES = frozenset({Bulk, Multipart, Paging, ServerCopy, Signing, Sweeping, Versioned, Vouching})
+ABILITIES = frozenset({Bucketed, Bulk, Multipart, Paging, ServerCopy, Signing, Sweeping, Versioned, Vouching})
 
 
 def opened(server, root: str | None = None, name: str = "s3", **more) -> S3System:
