@@ -68,7 +68,9 @@ def send(request: SignedRequest, data: bytes | None = None) -> tuple[int, bytes]
 class TestOnFakeGCSServer(SystemSuite):
     """The conformance suite. Line ends are the one thing names of this store cannot hold."""
 
-    abilities: ClassVar[frozenset[Any]] = frozenset({Bucketed, Multipart, Paging, ServerCopy, Signing, Sweeping, Versioned})
+    abilities: ClassVar[frozenset[Any]] = frozenset(
+        {Bucketed, Multipart, Paging, ServerCopy, Signing, Sweeping, Versioned}
+    )
     refused: ClassVar[Mapping[str, type[RhError]]] = {"new\nline": NameClashError}
 
     @pytest.fixture
