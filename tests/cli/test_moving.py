@@ -323,6 +323,7 @@ def test_verify_finds_rot_and_says_when_nothing_is_known(rh, tree, tmp_path):
     assert "z.bin" in [*found["corrupt"], *found["modified"]]
 
 
+@pytest.mark.slow
 def test_a_saved_blob_is_compared_with_its_record(rh, tmp_path):
     """verify, cat and cp go by what was stored under the name, for as long as nobody wrote the file anew."""
     blob = library.blob(b"hello\n", name="one", path=tmp_path / "one.txt").save()

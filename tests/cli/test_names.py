@@ -153,6 +153,7 @@ def test_completion(rh, tree, program, monkeypatch):
     assert "resources" in program(env=words, expect=None).stdout.decode()
 
 
+@pytest.mark.slow
 def test_bash_completes_words_that_it_takes_apart(rh, tree):
     """As its `COMP_WORDS` hold them: parted at colons, and only what follows the last one is put in their place."""
     rh("save", "mine", "src")
@@ -185,6 +186,7 @@ def test_bash_completes_words_that_it_takes_apart(rh, tree):
     assert dict(zip(expected, done.stdout.decode().splitlines(), strict=True)) == expected, done.stderr
 
 
+@pytest.mark.slow
 def test_bash_puts_no_space_behind_a_word_that_goes_on(rh, tree, tmp_path):
     """On a terminal, as readline does it: what is typed next belongs to the same word."""
     rh("save", "mine", "src")

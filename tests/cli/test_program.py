@@ -185,6 +185,7 @@ def test_ctrl_c_while_reading_input(tmp_path, json_):
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_the_system_is_asked_for_something(tmp_path):
     """No handler of Python's is run before that returns, as where a host's name is looked up and nobody answers."""
     code = """

@@ -334,6 +334,7 @@ def test_damage_is_noticed_and_a_change_is_not_called_damage():
     assert blob.verify().modified == ("b",)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [3, digests.CHUNK + 1])
 def test_damaged_bytes_go_nowhere(folder, here, size):
     """Read, streamed, copied, put elsewhere, kept here: what is not what was stored is an error, and leaves no copy."""

@@ -171,6 +171,7 @@ else:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["commit", "draft"])
 def test_who_slept_while_it_committed_makes_no_version_of_what_went(here, how):
     """Ctrl-Z when all is stored, until the lease is over and a collection took it (promise 16)."""

@@ -533,6 +533,7 @@ def test_a_listing_whose_files_are_silent_ends_at_the_deadline(told):
     assert sum(method == "HEAD" for method, *_ in seen) <= 16
 
 
+@pytest.mark.slow
 def test_a_listing_that_is_left_asks_no_more(told):
     url, seen = told
     listing = site(url + "/brief").list()

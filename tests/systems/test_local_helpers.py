@@ -120,6 +120,7 @@ def pairs(entries, prefix=""):
 # What they do
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("existing", [False, True], ids=["into nothing", "over what is there"])
 def test_a_copy_has_help(source, target, entries, existing):
     if existing:
@@ -339,6 +340,7 @@ def listed(system, monkeypatch, cores, **how):
     return found, seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [{}, {"follow": True}, {"depth": 2}, {"prefix": "d0"}, {"after": "d17/below/f07"}])
 def test_a_listing_with_help_is_the_same(odd, monkeypatch, how):
     alone, nobody = listed(odd, monkeypatch, 1, **how)
@@ -353,6 +355,7 @@ def test_a_listing_with_help_is_the_same(odd, monkeypatch, how):
             assert odd.head(entry.key) == entry
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 @pytest.mark.parametrize("at", [600, 1500])
 def test_a_listing_whose_helper_ends_or_hangs_is_whole(odd, monkeypatch, how, at):

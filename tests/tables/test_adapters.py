@@ -245,6 +245,7 @@ def test_packages(tmp_path):
         assert found.to_pylist() == rows.to_pylist()
 
 
+@pytest.mark.slow
 def test_texts(tmp_path):
     """Long texts (the sources of the standard library) come back to the byte."""
     rows = sources()
@@ -315,6 +316,7 @@ def test_pandas_appended(tmp_path):
     pandas.testing.assert_frame_equal(table.fetch(where=[("x", ">", 1)]), pd.DataFrame({"x": [2, 3]}))
 
 
+@pytest.mark.slow
 def test_pandas_categories(tmp_path):
     """Categories keep their order, also those that no row has, of any type, over row groups; new ones are added."""
     kind = pd.CategoricalDtype(["low", "middle", "high", "never"], ordered=True)
@@ -416,6 +418,7 @@ def test_a_type_that_hugging_face_has_not(tmp_path):
     assert table.to_hf(columns=["n"])["n"][:] == [1]
 
 
+@pytest.mark.slow
 def test_iterable_dataset(tmp_path):
     """A dataset of Hugging Face that can only be iterated over is taken; what comes back is a Dataset."""
     made = datasets.IterableDataset.from_generator(lambda: ({"x": n, "y": str(n)} for n in range(12_000)))

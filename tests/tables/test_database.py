@@ -646,6 +646,7 @@ def snowflake_url(server, password="canary"):
     return server.url.replace("//me@", f"//me:{password}@")
 
 
+@pytest.mark.slow
 def test_rows_of_snowflake(snowflake):
     source = Source(snowflake_url(snowflake), "select id, name, price, day from a order by id")
     found = source.reader(1).read_all()

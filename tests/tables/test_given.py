@@ -420,6 +420,7 @@ def test_a_table_that_rh_wrote(tmp_path):
 # The record
 
 
+@pytest.mark.slow
 def test_the_record_has_it(table, python):
     """Saved, loaded here and by another process, as plain JSON, pickled, moved and renamed: it is the same table."""
     saved = table.save("given")

@@ -154,6 +154,7 @@ def mixed(request, tmp_path_factory) -> tuple[System, Snapshot]:
     return system, store.look(system)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(plan=_plans, world_size=st.integers(1, 5), size=st.integers(1, 200), buffer=st.sampled_from([None, 50, 300]))
 def test_ranks_have_disjoint_shares_that_cover_everything(mixed, plan, world_size, size, buffer) -> None:
@@ -180,6 +181,7 @@ def test_ranks_have_disjoint_shares_that_cover_everything(mixed, plan, world_siz
             assert {len(share) for share in shares} == {700 // world_size // size}
 
 
+@pytest.mark.slow
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(plan=_plans, taken=st.integers(0, 30), size=st.integers(1, 90), other=st.integers(1, 90), rank=st.integers(0, 1))
 def test_a_state_resumes_at_the_exact_row(mixed, plan, taken, size, other, rank) -> None:
@@ -285,6 +287,7 @@ def test_a_state_goes_by_every_value_of_a_filter(here) -> None:
             Stream(here, snapshot, 7, where=other).load_state_dict(state)
 
 
+@pytest.mark.slow
 def test_a_state_of_a_filter_by_a_set_fits_in_another_process(here) -> None:
     words = {f"w{n}" for n in range(11)}
     code = (
@@ -410,6 +413,7 @@ def _child(stream, answer) -> None:
     answer.put(numbers(stream))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 @pytest.mark.parametrize("options", [{}, {"shuffle_seed": 1}, {"where": [("n", ">=", 0)]}])
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -492,6 +496,7 @@ print(sorted(name for name in ("pyarrow.dataset", "pandas", "torch", "polars") i
 """
 
 
+@pytest.mark.slow
 def test_python_ends_cleanly_under_a_stream_and_little_was_imported(here, python) -> None:
     """Threads are ended before Python is; a plain stream needs neither Arrow's datasets nor any data frame."""
     written(here, 300_000, group_rows=1000)

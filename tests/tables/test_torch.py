@@ -70,6 +70,7 @@ def test_workers_share_the_rows(table, workers: int, method: str | None, seed: i
     assert sum(batch.num_rows for batch in mine) == 990
 
 
+@pytest.mark.slow
 def test_ranks_and_their_workers_have_disjoint_shares(table, monkeypatch) -> None:
     """From the environment as torchrun sets it, or as arguments; with `drop_last` all give equally many batches."""
     found = []
