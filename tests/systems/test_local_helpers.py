@@ -458,6 +458,7 @@ def test_nothing_is_held_open(source, target, entries):
     assert sorted(os.listdir("/proc/self/fd")) == before
 
 
+@pytest.mark.slow
 def test_a_killed_process_takes_its_helpers_along(source, target, entries):
     """Promise 6: nothing is to be seen but whole files, the rest has hidden names, and `sweep` removes it."""
     script = f"""

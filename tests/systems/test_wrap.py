@@ -440,6 +440,7 @@ def test_a_refusal_without_doubt_costs_one_request(memory):
     assert counting.calls == {"write": 1}
 
 
+@pytest.mark.slow
 def test_races_with_lost_answers(memory):
     """Promises 11 and 12: 0 false conflicts, 0 false successes."""
     faulty = Faulty(memory, seed=5, errors=0.15, lost=0.3)
@@ -556,6 +557,7 @@ def test_limited_requests(memory):
     assert max(most) == 3
 
 
+@pytest.mark.slow
 def test_limited_bandwidth(memory):
     system = Limited(memory, bytes_per_s=1_000_000)
     begun = time.monotonic()

@@ -587,6 +587,7 @@ def test_keys_that_lines_do_not_have_are_null(place):
     assert pa.Table.from_batches(list(table.stream(2))).to_pydict() == table.to_arrow().to_pydict()
 
 
+@pytest.mark.slow
 def test_many_that_read_at_once(place):
     """More than Arrow has threads for: none waits for another."""
     place.put({f"{n}.jsonl": b'{"n": 1, "m": "%s"}\n' % (b"x" * 99) * 20_000 for n in range(2)})
@@ -639,6 +640,7 @@ def test_a_line_whose_value_is_of_another_kind(place, values, types):
         assert "1.jsonl" in caught.value.where
 
 
+@pytest.mark.slow
 def test_a_fraction_in_a_later_line(place):
     place.put({"1.jsonl": MANY + b'{"n": 2.5}\n'})
     for way in ways(rh.table(path=place.url))[:6]:

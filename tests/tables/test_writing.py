@@ -629,6 +629,7 @@ def _writer(system: System, mode: str, how: signal.Signals) -> subprocess.Popen:
     return process
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["append", "overwrite"])
 def test_a_killed_writer(here, tmp_path, mode) -> None:
     """Promise 6: the table is as before, the next write completes, and what lies there still is found."""
@@ -645,6 +646,7 @@ def test_a_killed_writer(here, tmp_path, mode) -> None:
     assert rows_of(here).num_rows == (20 if mode == "append" else 10)
 
 
+@pytest.mark.slow
 def test_an_interrupted_writer(here, tmp_path) -> None:
     """Promise 28: Ctrl-C ends the write and leaves nothing: no table, no part, no unfinished file."""
     assert _writer(here, "error", signal.SIGINT).returncode != 0

@@ -88,6 +88,7 @@ def test_live_files_that_grow(kind, world, tmp_path):
     assert all(rh.folder(f"cats:v{number}").verify() for number in (1, 2, 3))
 
 
+@pytest.mark.slow
 def test_what_is_not_read_again_is_compared(tmp_path):
     """The end of a file is read, and must be that of its digest; a file that is cut short begins as it did, too."""
     source = open_system(place("memory", tmp_path, "data"))

@@ -96,6 +96,7 @@ def registry(tmp_path):
 # Where it listens.
 
 
+@pytest.mark.slow
 def test_tokens_in_the_clear_are_warned_of(registry, tmp_path):
     cert, key = certified(tmp_path / "tls")
     told = said("--registry", registry, "--host", "0.0.0.0")
@@ -110,6 +111,7 @@ def test_tokens_in_the_clear_are_warned_of(registry, tmp_path):
         assert "in the clear" not in said("--registry", registry, *options)
 
 
+@pytest.mark.slow
 def test_where_nobody_can_listen(registry):
     for host in ("192.0.2.1", "no.such.host.invalid"):
         code, told = refused("--registry", registry, "--host", host)
