@@ -511,7 +511,7 @@ class Folder(Queried, FolderVersions):
 
         Args:
             links: `"follow"` takes what symbolic links lead to, `"keep"` the links themselves, `"skip"` neither;
-                `"error"` refuses them. That of `to(links=…)` gives the same digest as its receipt.
+                `"error"` refuses them. A receipt's digest is the one with the `links=` of its `to()`.
 
         """
         from rh import transfer

@@ -19,8 +19,8 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from rh.digest import CHUNK, Hasher, chunk_size, combine
 from rh.systems.far.checks import checksum, new_md5
-from rh.systems.far.files import Root, Writer, digest_field, expect, plain_digest
-from rh.systems.far.flush import nobody_listens, still_wanted, write_all, write_all_at
+from rh.systems.far.files import Root
+from rh.systems.far.flush import still_wanted, write_all, write_all_at
 from rh.systems.far.http1 import Ended, Line, Malformed, Reply, request_of
 from rh.systems.far.program import batches, stat_fields
 from rh.systems.far.wire import (
@@ -30,11 +30,11 @@ from rh.systems.far.wire import (
     OUT,
     OUTCOME,
     PIECE,
-    Cancelled,
     Failure,
     Wire,
     dumps,
 )
+from rh.systems.far.writer import Writer, digest_field, expect, plain_digest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -250,6 +250,13 @@ def crew(wire: Wire, work: Callable[[Any], None]) -> None:
         finally:
             ended.put(None)
 
+    def finish(patience_s: float | None) -> None:
+        for _ in threads:
+            waiting.put(None)
+        while threads:
+            ended.get(timeout=patience_s)
+            threads.pop()
+
     number = 0
     try:
         for items in batches(wire):
@@ -257,26 +264,18 @@ def crew(wire: Wire, work: Callable[[Any], None]) -> None:
                 waiting.put((number, item))
                 number += 1
                 if len(threads) < WORKERS:
-                    threads.append(threading.Thread(target=run, daemon=True))
-                    threads[-1].start()
+                    thread = threading.Thread(target=run, daemon=True)
+                    thread.start()
+                    threads.append(thread)
+        finish(None)
     except BaseException as error:
-        if not isinstance(error, Cancelled):
-            nobody_listens()
-        while not waiting.empty():
-            waiting.get_nowait()
+        with suppress(queue.Empty):
+            while True:
+                waiting.get_nowait()
+        # Threads remove what they have begun, but who is told to leave does not wait for servers.
+        with suppress(queue.Empty):
+            finish(_TIDY_S if isinstance(error, (EOFError, SystemExit)) else None)
         raise
-    finally:
-        for _ in threads:
-            waiting.put(None)
-        try:
-            for _ in threads:
-                ended.get()
-        except SystemExit:
-            # Threads remove what they have begun, except those that wait for a server.
-            with suppress(queue.Empty):
-                for _ in threads:
-                    ended.get(timeout=_TIDY_S)
-            raise
     if errors:
         raise errors[0]
 

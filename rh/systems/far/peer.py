@@ -15,7 +15,7 @@ import subprocess
 import threading
 import time
 
-from rh.systems.far.files import Root, Writer
+from rh.systems.far.files import Root
 from rh.systems.far.flush import write_all
 from rh.systems.far.program import batches, pack, unpack
 from rh.systems.far.wire import (
@@ -34,6 +34,7 @@ from rh.systems.far.wire import (
     dumps,
     loads,
 )
+from rh.systems.far.writer import Writer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 
-from rh.systems.far.files import Root, Writer, digest_field, flags_of, plain_digest
+from rh.systems.far.files import Root, flags_of
 from rh.systems.far.flush import nobody_listens, write_all
 from rh.systems.far.skip import Skip
 from rh.systems.far.wire import (
@@ -57,6 +57,7 @@ from rh.systems.far.wire import (
     pack_page,
     unpack_items,
 )
+from rh.systems.far.writer import Writer, digest_field, plain_digest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -12,18 +12,18 @@ import os
 from itertools import takewhile
 
 from rh.digest import Hasher, of_reader
-from rh.systems.far.files import digest_field, expect, plain_digest
 from rh.systems.far.flush import write_all, write_all_at
 from rh.systems.far.net import IN_PARTS, side_by_side
 from rh.systems.far.wire import EXEC, NOEXEC, PIECE, Failure
+from rh.systems.far.writer import digest_field, expect, plain_digest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from rh.systems.far.files import Writer
     from rh.systems.far.net import Web
+    from rh.systems.far.writer import Writer
 
 _BLOCK = 256 << 10
 

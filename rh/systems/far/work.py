@@ -11,20 +11,11 @@ import signal
 import stat
 import time
 
-from rh.systems.far.files import (
-    TEMP,
-    Root,
-    Writer,
-    clash,
-    digest_field,
-    expect,
-    flags_of,
-    plain_digest,
-    record,
-)
+from rh.systems.far.files import TEMP, Root, clash, flags_of
 from rh.systems.far.flush import write_all
 from rh.systems.far.program import batches, pieces
 from rh.systems.far.wire import CANCEL, DATA, FAILED, OUT, OUTCOME, PIECE, Cancelled, Failure, Garbled, Wire, failure
+from rh.systems.far.writer import Writer, digest_field, expect, plain_digest, record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

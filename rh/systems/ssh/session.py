@@ -58,6 +58,7 @@ _MODULES = {
     "rh.systems.far.flush": ("rh.systems.far", "flush.py"),
     "rh.systems.far.skip": ("rh.systems.far", "skip.py"),
     "rh.systems.far.files": ("rh.systems.far", "files.py"),
+    "rh.systems.far.writer": ("rh.systems.far", "writer.py"),
     "rh.systems.far.work": ("rh.systems.far", "work.py"),
     "rh.systems.far.checks": ("rh.systems.far", "checks.py"),
     "rh.systems.far.http1": ("rh.systems.far", "http1.py"),
