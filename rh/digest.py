@@ -134,8 +134,12 @@ class Hasher:
         self._state = hashlib.sha256()
         self._room = self._chunk
 
+    def raw(self) -> bytes:
+        """The raw digests of the chunks taken, the last of which may be shorter."""
+        return b"".join(self._done) + self._state.digest()
+
     def finish(self) -> Digest:
         """The digest of all bytes taken."""
         if not self._done and self.size <= CHUNK:
             return Digest("sha256:" + self._state.hexdigest())
-        return combine(b"".join(self._done) + self._state.digest(), self._chunk)
+        return combine(self.raw(), self._chunk)

@@ -57,6 +57,8 @@ EXTRAS: Mapping[str, str] = {
     "adbc_driver_sqlite": "sql",
     "adbc_driver_snowflake": "snowflake",
     "adbc_driver_bigquery": "bigquery",
+    "kubernetes": "k8s",
+    "mfusepy": "mount",
 }
 """Which extra brings which module."""
 

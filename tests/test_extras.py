@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import tomllib
 from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
 from pathlib import Path
 
@@ -117,3 +118,12 @@ def test_the_install_line_names_an_extra_that_brings_the_module() -> None:
         extra = re.fullmatch(rf'pip install "{DISTRIBUTION}\[(\w+)\]"', caught.value.hint or "")
         assert extra, module
         assert _brought(extra[1]) & set(map(_normal, owners[module.partition(".")[0]])), module
+
+
+def test_extras_are_those_of_the_project_and_all_brings_all() -> None:
+    """`rh doctor` and the install lines name extras that exist; `all` leaves out the servers of the playground only."""
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    assert set(plugins.EXTRAS.values()) <= set(extras)
+    (everything,) = extras["all"]
+    assert set(Requirement(everything).extras) == set(extras) - {"all", "playground"}

@@ -30,6 +30,7 @@ __all__ = [
     "Running",
     "ServerCopy",
     "Signing",
+    "Streaming",
     "Sweeping",
     "Upload",
     "Versioned",
@@ -167,6 +168,17 @@ class Multipart(Protocol):
 
     def resume(self, key: str, token: str) -> Upload:
         """Go on with an upload begun earlier; `NotFoundError` when it is gone."""
+
+
+@runtime_checkable
+class Streaming(Protocol):
+    """Bytes are stored as they come: nothing is won by holding a file, or a part of one, until all of it is there.
+
+    Also in `System.write`, a piece is done with when the next is asked for.
+    """
+
+    def put_stream(self, upload: Upload, number: int, pieces: Iterable[Bytes]) -> str:
+        """`Upload.put` of a part that comes in pieces. What they raise passes as it is; the part is to be put again."""
 
 
 Watch: TypeAlias = Callable[[str, int], None]

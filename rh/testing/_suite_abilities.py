@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from array import array
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -33,6 +34,7 @@ from rh.systems.abilities import (
     Running,
     ServerCopy,
     Signing,
+    Streaming,
     Sweeping,
     Versioned,
 )
@@ -438,6 +440,42 @@ class AbilitiesSuite(Suite):
             upload.finish([tag], when=ABSENT)
         assert system.read("big").read() == b"old"
         upload.abort()
+
+    def test_streaming(self, system: System) -> None:
+        """A part may come in pieces, which share a buffer; one whose pieces end in an error is put again."""
+        streaming: Streaming | None = self.given(system, Streaming)
+        multipart = system.ask(Multipart)
+        if streaming is None or multipart is None:
+            return
+        data = noise(2 * 5 * 1024 * 1024 + 12345)
+        upload = multipart.begin("dir/big", len(data), part_size=5 * 1024 * 1024)
+        parts = split(data, upload.part_size)
+
+        def pieces(part: bytes, error: Exception | None = None) -> Iterator[memoryview]:
+            with memoryview(bytearray(1 << 16)) as buffer:
+                for at in range(0, len(part), len(buffer)):
+                    size = len(part[at : at + len(buffer)])
+                    buffer[:size] = part[at : at + size]
+                    yield buffer[:size]
+            if error is not None:
+                raise error
+
+        for error in (IntegrityError("damaged"), ValueError("of another kind")):
+            with pytest.raises(type(error)) as caught:
+                streaming.put_stream(upload, 1, pieces(bytes(len(parts[1])), error))
+            assert caught.value is error
+        for wrong in (parts[1][:-1], parts[1] + b"x"):
+            with pytest.raises(IntegrityError):
+                streaming.put_stream(upload, 1, pieces(wrong))
+        with pytest.raises(InvalidError):
+            streaming.put_stream(upload, len(parts), pieces(b""))
+        assert upload.parts() == {}
+        tags = [streaming.put_stream(upload, number, pieces(part)) for number, part in enumerate(parts)]
+        assert upload.parts() == dict(enumerate(tags))
+        upload.finish(tags)
+        assert system.read("dir/big").read() == data
+        system.write("streamed", pieces(data), size=len(data))
+        assert system.read("streamed").read() == data
 
     def test_sweeping(self, system: System) -> None:
         """What a crash left behind is collected; what is there stays."""

@@ -1,14 +1,16 @@
 """What is not tiny: read into a buffer, hashed, compared, written from there, by as many workers as there is room for.
 
 A file up to 16 MiB is one job; a larger one is a job for each of its parts, each hashed as one chunk of the digest or
-more. Buffers are few and used again and again: that costs no page faults, and what a transfer holds in memory is what
-it was allowed to hold (`memory_mb`), however many threads take part.
+more. To a place that takes bytes as they come (`Streaming`) they pass by the mebibyte, and parts that lie side by side
+are one request; to others goes what is whole and was compared. Buffers are few and used again and again: that costs no
+page faults, and what a transfer holds in memory is what it was allowed to hold (`memory_mb`), however many threads take
+part.
 """
 
 from __future__ import annotations
 
-import hashlib
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -16,9 +18,9 @@ from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from typing import TypeAlias, TypeVar
 
 from rh import digest as digests
-from rh.digest import Digest
+from rh.digest import Digest, Hasher
 from rh.errors import AccessError, ConflictError, IntegrityError, InvalidError, NotFoundError, RhError, UnsupportedError
-from rh.systems.abilities import Multipart, Upload
+from rh.systems.abilities import Multipart, Streaming, Upload
 from rh.systems.base import Body, Bytes
 from rh.transfer.journal import OpenUpload
 from rh.transfer.mover import Mover, Shared, as_rh, changed, crew, expect, verified
@@ -33,6 +35,8 @@ T = TypeVar("T")
 
 _STEP = 1 << 18
 _PIECE = 1 << 20
+_TOGETHER = 4
+"""So many parts are asked for at once, at most."""
 _TRIES = 3
 """How often bytes are read that arrive damaged."""
 
@@ -86,61 +90,117 @@ def as_told(step: Step, entry: Entry) -> Step:
     return step._replace(entry=step.entry._replace(check=entry.check))
 
 
-def _fill(
-    mover: Mover, step: Step, span: Span | None, view: memoryview, chunk: int, check: Callable[[Step, bytes], T]
-) -> T:
-    """Read bytes into a buffer that they must just fill, and let the raw digests of their chunks be checked.
+def _pieces(mover: Mover, step: Step, body: Body, size: int, view: memoryview) -> Iterator[memoryview]:
+    """Just so many bytes of a body, in pieces that fit into the processor's cache.
 
-    What arrives damaged is read again.
+    They fill the buffer, or pass through it where it is smaller: then each lasts until the next is asked for.
     """
-    for left in reversed(range(_TRIES)):
-        try:
-            with open_source(mover, step, span) as body:
-                raw = b"".join(_chunk(body, view[at : at + chunk]) for at in range(0, len(view), chunk))
-                if len(raw) != -(-len(view) // chunk) * 32 or body.readinto(memoryview(bytearray(1))):
-                    raise changed(mover.source.url(step.entry.key))
-            return check(as_told(step, body.entry), raw)
-        except IntegrityError:
-            if not left:
-                raise
-    raise AssertionError("unreachable: the last try returns or raises")
+    whole, done = len(view) >= size, 0
+    while done < size:
+        start, got = done if whole else 0, 0
+        piece = view[start : start + min(_PIECE, size - done)]
+        while got < len(piece):
+            count = body.readinto(piece[got:])
+            if not count:
+                raise changed(mover.source.url(step.entry.key))
+            got += count
+        done += got
+        yield piece
 
 
-def _chunk(body: Body, view: memoryview) -> bytes:
-    """The raw digest of bytes that are read into a buffer, hashed while they are in the processor's cache.
+def _over(mover: Mover, step: Step, body: Body) -> None:
+    """A body must end here, and may have found by now that something was wrong with it."""
+    if body.readinto(memoryview(bytearray(1))):
+        raise changed(mover.source.url(step.entry.key))
 
-    Nothing where they end before the buffer does.
-    """
-    state, at = hashlib.sha256(), 0
-    while at < len(view):
-        count = body.readinto(view[at : at + _PIECE])
-        if not count:
-            return b""
-        state.update(view[at : at + count])
-        at += count
-    return state.digest()
+
+def _tried(work: Callable[[], T]) -> T:
+    """What `work` returns. What arrives damaged is read again."""
+    for _ in range(_TRIES - 1):
+        with suppress(IntegrityError):
+            return work()
+    return work()
+
+
+def _fill(mover: Mover, step: Step, span: Span | None, view: memoryview, check: Callable[[Step, Hasher], T]) -> T:
+    """Read bytes into a buffer that they must just fill, and let what was hashed be checked."""
+
+    def once() -> T:
+        hasher = Hasher(step.entry.size)
+        with open_source(mover, step, span) as body:
+            for piece in _pieces(mover, step, body, len(view), view):
+                hasher.update(piece)
+            _over(mover, step, body)
+        return check(as_told(step, body.entry), hasher)
+
+    return _tried(once)
 
 
 class _Whole:
-    """A file that is moved whole."""
+    """A file that is read whole, and then written."""
 
     def __init__(self, mover: Mover, step: Step) -> None:
-        self.mover, self.step, self.size = mover, step, step.entry.size
+        self.mover, self.step, self.room = mover, step, step.entry.size
 
     def move(self, view: memoryview) -> None:
         mover, step = self.mover, self.step
 
-        def check(step: Step, raw: bytes) -> Digest:
-            return verified(mover, step, view, Digest(f"sha256:{raw.hex()}"))
+        def check(step: Step, hasher: Hasher) -> Digest:
+            return verified(mover, step, view, hasher.finish())
 
         try:
-            digest = _fill(mover, step, None, view, digests.CHUNK, check)
-            mover.throttle(self.size)
-            entry = mover.target.write(step.key, view, size=self.size, executable=step.executable)
+            digest = _fill(mover, step, None, view, check)
+            mover.throttle(len(view))
+            entry = mover.target.write(step.key, view, size=len(view), executable=step.executable)
         except Exception as error:  # noqa: BLE001 - told per file
             mover.failed(step, as_rh(error, mover.source.url(step.entry.key)))
             return
         mover.done(step, entry, digest)
+
+
+class _Stream:
+    """A file of any size that is written as it comes, all of it by one request."""
+
+    room = _PIECE
+
+    def __init__(self, mover: Mover, step: Step, *, lasting: bool) -> None:
+        self.mover, self.step = mover, step
+        self.lasting = lasting
+        """Whether the target may keep pieces for longer than `Streaming` says."""
+
+    def move(self, view: memoryview) -> None:
+        mover, step = self.mover, self.step
+        try:
+            entry, digest = _tried(lambda: self._once(view))
+        except Exception as error:  # noqa: BLE001 - told per file
+            mover.failed(step, as_rh(error, mover.source.url(step.entry.key)))
+            return
+        mover.done(step, entry, digest)
+
+    def _once(self, view: memoryview) -> tuple[Entry, Digest]:
+        mover, size = self.mover, self.step.entry.size
+        hasher = Hasher(size)
+        with open_source(mover, self.step) as body:
+            step = as_told(self.step, body.entry)
+            pieces = self._passing(step, body, view, hasher)
+            entry = mover.target.write(step.key, pieces, size=size, executable=step.executable)
+        return entry, hasher.finish()
+
+    def _passing(self, step: Step, body: Body, view: memoryview, hasher: Hasher) -> Iterator[Bytes]:
+        """The bytes of a body; it raises at the end, before anything is published, if they are not the right ones."""
+        mover, where = self.mover, self.mover.source.url(step.entry.key)
+        told = running(step.entry.check) if step.digest is None else None
+        for piece in _pieces(mover, step, body, step.entry.size, view):
+            hasher.update(piece)
+            if told is not None:
+                told.update(piece)
+            mover.throttle(len(piece))
+            mover.watch(step.key, hasher.size)
+            yield bytes(piece) if self.lasting else piece
+        _over(mover, step, body)
+        expect(step, hasher.finish().text, where)
+        if told is not None:
+            told.compare(where)
 
 
 class _Large:
@@ -164,7 +224,13 @@ class _Large:
         for number in self.tags:
             start, stop = self.span(number)
             mover.resumed(stop - start)
-        self.jobs = [_Part(self, number) for number in missing]
+        self.jobs: list[_Part | _Run]
+        streaming = mover.target.ask(Streaming) if self.told is None else None
+        if streaming is None:
+            self.jobs = [_Part(self, number) for number in missing]
+        else:
+            together = max(1, min(_TOGETHER, self.count // mover.workers))
+            self.jobs = [_Run(self, streaming, group) for group in _groups(missing, together)]
 
     def _resumed(self, multipart: Multipart) -> Upload | None:
         """The upload of an earlier run, if the source is still what it was and the parts are there."""
@@ -194,9 +260,10 @@ class _Large:
         """The bytes of a part."""
         return number * self.part_size, min((number + 1) * self.part_size, self.step.entry.size)
 
-    def check(self, _step: Step, raw: bytes, number: int) -> bytes:
+    def check(self, _step: Step, hasher: Hasher, number: int) -> bytes:
         """The raw digests of the chunks in a part, once they were compared with those that are known."""
         start, stop = self.span(number)
+        raw = hasher.raw()
         known = self.step.chunks[start // self.chunk * 32 :][: len(raw)]
         if self.step.chunks and raw != known:
             raise IntegrityError(
@@ -206,6 +273,28 @@ class _Large:
                 got=raw.hex()[:64],
             )
         return raw
+
+    def arrived(self, number: int, tag: str, raw: bytes) -> None:
+        """A part is there; these are the digests of its chunks."""
+        start, stop = self.span(number)
+        self.mover.journal.part(self.step.key, number, raw)
+        self.mover.part(stop - start)
+        with self.lock:
+            self.tags[number] = tag
+            self.chunks[number] = raw
+
+    def failed(self, error: Exception) -> None:
+        """A part did not arrive; the others are not wanted any more."""
+        with self.lock:
+            self.error = self.error or error
+
+    def ended(self, count: int) -> None:
+        """So many parts have arrived or failed; after the last of them the file is published."""
+        with self.lock:
+            self.left -= count
+            last = self.left == 0
+        if last:
+            self.finish()
 
     def finish(self) -> None:
         """Publish the file if all parts arrived; tell the books either way."""
@@ -243,45 +332,89 @@ class _Large:
 
 
 class _Part:
-    """One part of a large file; the worker that moves the last one publishes the file."""
+    """One part of a large file, which is read whole and then written."""
 
     def __init__(self, large: _Large, number: int) -> None:
         self.large, self.number = large, number
         self.span = large.span(number)
-        self.size = self.span[1] - self.span[0]
+        self.room = self.span[1] - self.span[0]
 
     def move(self, view: memoryview) -> None:
-        large, mover, key = self.large, self.large.mover, self.large.step.key
+        large, mover, number = self.large, self.large.mover, self.number
         try:
             if large.error is None:
-                check = partial(large.check, number=self.number)
-                raw = _fill(mover, large.step, self.span, view, large.chunk, check)
+                raw = _fill(mover, large.step, self.span, view, partial(large.check, number=number))
                 if large.told is not None:
-                    large.told.add(self.number, view)
-                mover.throttle(self.size)
-                tag = large.upload.put(self.number, view)
-                mover.journal.part(key, self.number, raw)
-                mover.part(self.size)
-                with large.lock:
-                    large.tags[self.number] = tag
-                    large.chunks[self.number] = raw
+                    large.told.add(number, view)
+                mover.throttle(len(view))
+                large.arrived(number, large.upload.put(number, view), raw)
         except Exception as error:  # noqa: BLE001 - told per file
-            with large.lock:
-                large.error = large.error or error
-        with large.lock:
-            large.left -= 1
-            last = large.left == 0
-        if last:
-            large.finish()
+            large.failed(error)
+        large.ended(1)
 
 
-_Job: TypeAlias = _Whole | _Part
+class _Run:
+    """Parts of a large file that lie side by side: one request for all of them, each written as it comes."""
+
+    room = _PIECE
+
+    def __init__(self, large: _Large, streaming: Streaming, numbers: Sequence[int]) -> None:
+        self.large, self.streaming, self.numbers = large, streaming, numbers
+        self.left = deque(numbers)
+
+    def move(self, view: memoryview) -> None:
+        large = self.large
+        try:
+            _tried(lambda: self._once(view))
+        except Exception as error:  # noqa: BLE001 - told per file
+            large.failed(error)
+        if large.error is not None or not self.left:
+            large.ended(len(self.numbers))
+
+    def _once(self, view: memoryview) -> None:
+        large, mover, left = self.large, self.large.mover, self.left
+        if large.error is not None:
+            return
+        span = large.span(left[0])[0], large.span(left[-1])[1]
+        with open_source(mover, large.step, span) as body:
+            while left and large.error is None and not mover.stopped:
+                raw: list[bytes] = []
+                tag = self.streaming.put_stream(large.upload, left[0], self._passing(body, view, raw))
+                large.arrived(left.popleft(), tag, raw[0])
+
+    def _passing(self, body: Body, view: memoryview, raw: list[bytes]) -> Iterator[memoryview]:
+        """The bytes of the next part; it raises at the end, before the part counts, if they are not the right ones."""
+        large, mover, number = self.large, self.large.mover, self.left[0]
+        start, stop = large.span(number)
+        hasher = Hasher(large.step.entry.size)
+        for piece in _pieces(mover, large.step, body, stop - start, view):
+            hasher.update(piece)
+            mover.throttle(len(piece))
+            yield piece
+        if number == self.left[-1]:
+            _over(mover, large.step, body)
+        raw.append(large.check(large.step, hasher, number))
+
+
+def _groups(numbers: Sequence[int], most: int) -> Iterator[list[int]]:
+    """These numbers, in order, cut into groups of numbers that follow each other."""
+    group: list[int] = []
+    for number in numbers:
+        if group and (number != group[-1] + 1 or len(group) == most):
+            yield group
+            group = []
+        group.append(number)
+    if group:
+        yield group
+
+
+_Job: TypeAlias = _Whole | _Stream | _Part | _Run
 
 
 def move(mover: Mover, steps: Sequence[Step]) -> None:
     """Move these files."""
-    multipart = mover.target.ask(Multipart)
-    streamed: list[Step] = []
+    multipart, streams = mover.target.ask(Multipart), mover.target.ask(Streaming) is not None
+    alone: list[Step] = []
 
     def jobs() -> Iterator[_Job]:
         for step in steps:
@@ -290,10 +423,10 @@ def move(mover: Mover, steps: Sequence[Step]) -> None:
             if step.digest is None:
                 step = step._replace(entry=vouched(mover.source, step.entry))  # noqa: PLW2901
             if step.entry.size <= digests.CHUNK:
-                yield _Whole(mover, step)
+                yield _Stream(mover, step, lasting=False) if streams else _Whole(mover, step)
             elif multipart is None or (step.entry.etag is None and step.digest is None):
                 # Parts that nothing tells apart could be of two states of the file.
-                streamed.append(step)
+                alone.append(step)
             else:
                 try:
                     large = _Large(mover, step, multipart)
@@ -304,56 +437,21 @@ def move(mover: Mover, steps: Sequence[Step]) -> None:
                     large.finish()
                 yield from large.jobs
 
-    shared, buffers = Shared(jobs()), Buffers(mover.memory)
+    # No more threads than find room: each leaves traces in the allocator.
+    least = _PIECE if streams else min(max(_STEP, min(step.entry.size, digests.CHUNK)) for step in steps)
+    _work(mover, jobs(), mover.memory // least)
+    _work(mover, (_Stream(mover, step, lasting=not streams) for step in alone), 4)
+
+
+def _work(mover: Mover, jobs: Iterable[_Job], most: int) -> None:
+    """Do these jobs, in so many threads or fewer."""
+    shared, buffers = Shared(jobs), Buffers(mover.memory)
 
     def work() -> None:
         for job in shared:
             if mover.stopped:
                 return
-            with buffers.lend(job.size) as view:
+            with buffers.lend(job.room) as view:
                 job.move(view)
 
-    # No more threads than find room: each leaves traces in the allocator.
-    least = min(max(_STEP, min(step.entry.size, digests.CHUNK)) for step in steps)
-    crew(max(1, min(mover.workers, mover.memory // least)), work, mover.stop)
-    if streamed and not mover.stopped:
-        _stream(mover, streamed)
-
-
-def _stream(mover: Mover, steps: Iterable[Step]) -> None:
-    """Large files to a place without parts, or from one that tells no etags: one stream each."""
-    shared = Shared(steps)
-
-    def work() -> None:
-        for step in shared:
-            if mover.stopped:
-                return
-            hasher = digests.Hasher(step.entry.size)
-            try:
-                with open_source(mover, step) as body:
-                    stream = _hashed(mover, step, body, hasher)
-                    entry = mover.target.write(step.key, stream, size=step.entry.size, executable=step.executable)
-            except Exception as error:  # noqa: BLE001 - told per file
-                mover.failed(step, as_rh(error, mover.source.url(step.entry.key)))
-                continue
-            mover.done(step, entry, hasher.finish(), counted=True)
-
-    crew(min(mover.workers, 4), work, mover.stop)
-
-
-def _hashed(mover: Mover, step: Step, body: Iterable[Bytes], hasher: digests.Hasher) -> Iterator[Bytes]:
-    """The bytes of a body; it raises at the end, before anything is published, if they are not the right ones."""
-    told = running(step.entry.check) if step.digest is None else None
-    for block in body:
-        hasher.update(block)
-        if told is not None:
-            told.update(block)
-        mover.throttle(len(block))
-        mover.part(len(block))
-        yield block
-    where = mover.source.url(step.entry.key)
-    if hasher.size != step.entry.size:
-        raise changed(where)
-    expect(step, hasher.finish().text, where)
-    if told is not None:
-        told.compare(where)
+    crew(max(1, min(mover.workers, most)), work, mover.stop)

@@ -80,7 +80,7 @@ class Mover:
     """Bytes of files done that had arrived in an earlier run, in parts."""
     done_files: int = 0
     watched: dict[str, int] = field(default_factory=dict)
-    """Bytes by key that progress was told of already, of files that their place copies by itself."""
+    """Bytes by key that progress was told of already, of files that are on their way as a whole."""
     gone: Exception | None = None
     """Why an end is taken for gone: nothing but failures to reach it for as long as `patience_s`."""
     alive_at: float = 0.0
@@ -160,7 +160,7 @@ class Mover:
             self.progress.advance(0, size)
 
     def watch(self, key: str, there: int) -> None:
-        """Of a file that its place copies by itself, so many bytes are there. Raises if no more is wanted."""
+        """Of a file that is on its way as a whole, so many bytes are there. Raises if no more is wanted."""
         if self.stopped:
             raise RhError("stopped half way", where=self.target.url(key))
         with self._lock:

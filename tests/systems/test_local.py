@@ -44,6 +44,7 @@ from rh.systems.abilities import (
     Paging,
     Running,
     ServerCopy,
+    Streaming,
     Sweeping,
 )
 from rh.systems.far.skip import Skip
@@ -77,7 +78,9 @@ def system(root):
 
 class TestLocal(SystemSuite):
     keeps = frozenset({"links", "executable", "directories"})
-    abilities = frozenset({Bulk, ServerCopy, Digesting, Following, Linked, Multipart, Paging, Running, Sweeping})
+    abilities = frozenset(
+        {Bulk, ServerCopy, Digesting, Following, Linked, Multipart, Paging, Running, Streaming, Sweeping}
+    )
     flat = False
 
     @pytest.fixture

@@ -571,6 +571,7 @@ def test_failures_hold_no_bytes(s3_server: servers.S3Server, tmp_path: Path) -> 
     while errors:
         error = errors.pop()
         assert error.__traceback__ is None
+        assert not any("not tried again" in note for note in getattr(error, "__notes__", ()))  # since it was
         errors += [one for one in (error.__cause__, error.__context__) if one is not None]
 
 

@@ -59,7 +59,7 @@ from rh.errors import (
     UnsupportedError,
 )
 from rh.observe import count
-from rh.systems.abilities import WORKERS, Item, Watch
+from rh.systems.abilities import WORKERS, Item, Upload, Watch
 from rh.systems.base import Body, Bytes, Settings, System
 from rh.systems.far.skip import Skip
 from rh.systems.local import bulk, parts
@@ -370,6 +370,11 @@ class LocalSystem(System):
     def resume(self, key: str, token: str) -> parts.LocalUpload:
         split(key, self.url)
         return parts.resume(self.root, self._name, key, token)
+
+    def put_stream(self, upload: Upload, number: int, pieces: Iterable[Bytes]) -> str:
+        if not isinstance(upload, parts.LocalUpload):
+            raise UnsupportedError("a disk takes parts of its own uploads only", where=self.url())
+        return upload.put_stream(number, pieces)
 
     def real_path(self) -> str:
         return os.path.realpath(self.location.path)

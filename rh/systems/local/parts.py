@@ -10,9 +10,9 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from rh.errors import ConflictError, FullError, InvalidError, NotFoundError
+from rh.errors import ConflictError, FullError, IntegrityError, InvalidError, NotFoundError
 from rh.observe import count
 from rh.systems.base import Bytes
 from rh.systems.local.disk import TEMP, Root, entry_of, failure, translated
@@ -53,17 +53,34 @@ class LocalUpload:
             raise failure(error, self._where) from error
 
     def put(self, number: int, data: Bytes) -> str:
-        want = min(self.part_size, self._size - number * self.part_size)
-        if number < 0 or len(data) != max(want, 0):
+        want = self._length(number)
+        if len(data) != want:
             raise InvalidError(f"part {number} has {len(data)} bytes, not {want}", where=self._where)
+        return self.put_stream(number, (data,))
+
+    def put_stream(self, number: int, pieces: Iterable[Bytes]) -> str:
+        """`Streaming.put_stream`."""
+        want, start = self._length(number), number * self.part_size
         tag = os.urandom(8).hex()
-        descriptor = self._open()
+        descriptor, at = self._open(), start
         try:
+            for piece in pieces:
+                view = memoryview(piece).cast("B")
+                if at + len(view) > start + want:
+                    at += len(view)
+                    break
+                with translated(self._where):
+                    while len(view):
+                        done = os.pwrite(descriptor, view, at)
+                        view, at = view[done:], at + done
+            if at != start + want:
+                raise IntegrityError(
+                    f"part {number} is not as long as it has to be",
+                    where=self._where,
+                    expected=f"{want} bytes",
+                    got=f"{at - start} bytes",
+                )
             with translated(self._where):
-                view, at = memoryview(data).cast("B"), number * self.part_size
-                while len(view):
-                    done = os.pwrite(descriptor, view, at)
-                    view, at = view[done:], at + done
                 os.fdatasync(descriptor)
         finally:
             os.close(descriptor)
@@ -73,8 +90,14 @@ class LocalUpload:
                 os.write(log, f"{number} {tag}\n".encode())
         finally:
             os.close(log)
-        count(self._system, "part", sent=len(data))
+        count(self._system, "part", sent=want)
         return tag
+
+    def _length(self, number: int) -> int:
+        """Bytes of a part."""
+        if not 0 <= number < max(1, -(-self._size // self.part_size)):
+            raise InvalidError(f"there is no part {number}", where=self._where)
+        return min(self.part_size, self._size - number * self.part_size)
 
     def check(self) -> None:
         """Raise `NotFoundError` unless it can go on. One that was just finished may have left its log."""

@@ -122,6 +122,9 @@ class Retrying(Wrapper):
                 raise
             return self.again(error, work, time.monotonic() - started)
 
+    def once(self, verb: str, key: str, work: Callable[[], T]) -> T:  # noqa: ARG002 - as `Wrapper` has it
+        return work()
+
     # Verbs
 
     def listing(self, verb: str, listing: Listing[T], prefix: str, after: str) -> Iterator[T]:
@@ -197,7 +200,8 @@ class Retrying(Wrapper):
             if not error.retryable:
                 raise
             if stream is not None and stream.touched:
-                error.add_note("not tried again: part of the stream was taken, and it cannot be read twice")
+                if not stream.failed:
+                    error.add_note("not tried again: part of the stream was taken, and it cannot be read twice")
                 raise
             return self.again(error, send_again, time.monotonic() - started)
 
@@ -277,18 +281,22 @@ def _quieten() -> None:
 
 
 class _OneShot:
-    """A stream that can be read once, and whether that has begun."""
+    """A stream that can be read once, whether that has begun, and whether it was the stream that failed."""
 
     def __init__(self, data: Iterable[Bytes]) -> None:
         self._pieces = iter(data)
-        self.touched = False
+        self.touched = self.failed = False
 
     def __iter__(self) -> Iterator[Bytes]:
         return self
 
     def __next__(self) -> Bytes:
         self.touched = True
-        return next(self._pieces)
+        try:
+            return next(self._pieces)
+        except RhError:
+            self.failed = True
+            raise
 
 
 class _Feed:

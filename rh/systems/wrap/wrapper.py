@@ -4,6 +4,7 @@ A wrapper is a system that passes each verb on to the one inside. It says what t
 hooks; the verbs and the abilities (`ask`) all go through them::
 
     call     around one request
+    once     around one that cannot be sent again
     listing  around a listing
     many     around a stream of items and their outcomes
     body     around the bytes that come out
@@ -32,6 +33,7 @@ from rh.systems.abilities import (
     Running,
     ServerCopy,
     Signing,
+    Streaming,
     Sweeping,
     Upload,
     Versioned,
@@ -135,6 +137,10 @@ class Wrapper(System):
     def call(self, verb: str, key: str, work: Callable[[], T]) -> T:  # noqa: ARG002
         """One request. `verb` is its name, `key` what it is about."""
         return work()
+
+    def once(self, verb: str, key: str, work: Callable[[], T]) -> T:
+        """One request that takes a stream, and so cannot be sent again."""
+        return self.call(verb, key, work)
 
     def listing(self, verb: str, listing: Listing[T], prefix: str, after: str) -> Iterator[T]:
         """A listing of what is below `prefix`, from the key `after` on."""
@@ -383,6 +389,14 @@ class _Upload:
         self._wrapper.call("abort", self.key, self.inner.abort)
 
 
+class _Streaming(_Through[Streaming]):
+    def put_stream(self, upload: Upload, number: int, pieces: Iterable[Bytes]) -> str:
+        key = upload.key if isinstance(upload, _Upload) else ""
+        given = cast("Iterable[Bytes]", self._wrapper.data(key, pieces))
+        inner = upload.inner if isinstance(upload, _Upload) else upload
+        return self._wrapper.once("part", key, lambda: self._inner.put_stream(inner, number, given))
+
+
 class _Signing(_Through[Signing]):
     """Signing sends nothing, so there is nothing to wrap but the upload."""
 
@@ -423,6 +437,7 @@ _THROUGH: dict[Any, Callable[[Wrapper, Any], Any]] = {
     Running: _Running,
     ServerCopy: _ServerCopy,
     Signing: _Signing,
+    Streaming: _Streaming,
     Sweeping: _Sweeping,
     Versioned: _Versioned,
     Vouching: _Vouching,
