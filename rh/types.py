@@ -6,9 +6,10 @@ Nothing here does I/O or imports another part of `rh`.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypedDict
+from itertools import chain
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypedDict, overload
 
 __all__ = [
     "ABSENT",
@@ -16,6 +17,7 @@ __all__ = [
     "BytesMode",
     "Condition",
     "Entry",
+    "Files",
     "Kind",
     "Link",
     "Location",
@@ -69,6 +71,53 @@ class Entry(NamedTuple):
     check: str | None = None
     executable: bool | None = None
     target: str | None = None
+
+
+class Files(Sequence[Entry]):
+    """Entries of plain files, by column: trees of a million files are compared without making any of them.
+
+    Attributes:
+        keys, sizes, etags, modified, executables: as in `Entry`, none of them `None`. Nobody changes them.
+    """
+
+    __slots__ = ("etags", "executables", "keys", "modified", "sizes")
+
+    def __init__(
+        self, keys: list[str], sizes: list[int], etags: list[str], modified: list[float], executables: list[bool]
+    ) -> None:
+        self.keys, self.sizes, self.etags = keys, sizes, etags
+        self.modified, self.executables = modified, executables
+
+    @classmethod
+    def of(cls, parts: Iterable[Files]) -> Files:
+        """All of these, one after the other."""
+        columns = zip(*(part.columns() for part in parts), strict=True)
+        return cls(*(list(chain.from_iterable(column)) for column in columns))
+
+    def columns(self) -> tuple[list[Any], ...]:
+        """All of them."""
+        return self.keys, self.sizes, self.etags, self.modified, self.executables
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __iter__(self) -> Iterator[Entry]:
+        new = tuple.__new__  # at half the price
+        for key, size, etag, modified, executable in zip(*self.columns(), strict=True):
+            yield new(Entry, (key, size, "file", etag, modified, None, executable, None))
+
+    @overload
+    def __getitem__(self, at: int) -> Entry: ...
+    @overload
+    def __getitem__(self, at: slice) -> Files: ...
+    def __getitem__(self, at: int | slice) -> Entry | Files:
+        if isinstance(at, slice):
+            return Files(*(column[at] for column in self.columns()))
+        etag, modified, executable = self.etags[at], self.modified[at], self.executables[at]
+        return Entry(self.keys[at], self.sizes[at], "file", etag, modified, None, executable)
+
+    def __repr__(self) -> str:
+        return f"<Files: {len(self):,}>"
 
 
 class _Any(enum.Enum):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from rh.content import names
@@ -12,7 +12,7 @@ from rh.content.tree import Row, key_bytes
 from rh.errors import InvalidError, NameClashError, UnsupportedError
 from rh.systems.base import System
 from rh.transfer.options import Options
-from rh.transfer.survey import Known, Page, is_data
+from rh.transfer.survey import Known, Page, etags, is_data, sizes
 from rh.types import Entry
 
 __all__ = ["Action", "Comparer", "Same", "Step", "aligned"]
@@ -76,8 +76,8 @@ class Same(NamedTuple):
     """Files that are the same already, column by column: the source's entries and the target's, and their digests."""
 
     keys: list[str]
-    entries: list[Entry]
-    old: list[Entry]
+    entries: Sequence[Entry]
+    old: Sequence[Entry]
     digests: list[str | None]
     chunks: list[bytes]
     executables: list[bool | None]
@@ -93,10 +93,10 @@ class Same(NamedTuple):
         count = len(self.keys)
         return Rows(
             self.keys,
-            [entry.size for entry in self.old],
+            sizes(self.old),
             ["file"] * count,
             self.digests,
-            [entry.etag for entry in self.old],
+            etags(self.old),
             self.executables,
             self.chunks,
             [None] * count,

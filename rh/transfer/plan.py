@@ -42,6 +42,7 @@ from rh.transfer.survey import (
     only_data,
     refused_link,
     selected,
+    sizes,
 )
 from rh.types import Entry
 
@@ -132,7 +133,7 @@ class Plan:
         self.counts[Action.KEEP] += len(same.keys)
         self.files += len(same.keys)
         self.same += len(same.keys)
-        self.bytes_total += sum(entry.size for entry in same.entries)
+        self.bytes_total += sum(sizes(same.entries))
         self._take(same, len(same.keys))
 
     def _drop_implied(self, key: str) -> None:

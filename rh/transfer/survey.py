@@ -33,7 +33,7 @@ from rh.systems.abilities import Following, Paging
 from rh.systems.base import LEAVE_OUT, System
 from rh.systems.far.skip import Skip
 from rh.transfer.options import Links, Options
-from rh.types import Entry, Location
+from rh.types import Entry, Files, Location
 
 __all__ = [
     "Ahead",
@@ -45,10 +45,12 @@ __all__ = [
     "check_file_way",
     "check_prefix",
     "check_way",
+    "etags",
     "is_data",
     "only_data",
     "refused_link",
     "selected",
+    "sizes",
 ]
 
 _TELLING = PATHS | {"tree"}
@@ -82,7 +84,7 @@ class Page(NamedTuple):
     """`Known`s of neighbouring keys, column by column. `keys` are those of the entries, or what they are to become."""
 
     keys: list[str]
-    entries: list[Entry]
+    entries: Sequence[Entry]
     digests: list[str | None]
     chunks: list[bytes]
     executables: list[bool | None]
@@ -107,7 +109,7 @@ class Page(NamedTuple):
             self.sizes,
             list(map(_kind, entries)),
             self.digests,
-            list(map(_etag, entries)),
+            etags(entries),
             self.executables,
             self.chunks,
             list(map(_target, entries)),
@@ -116,12 +118,22 @@ class Page(NamedTuple):
     @property
     def only_files(self) -> bool:
         """Whether there are no directories and no links."""
-        return {*map(_kind, self.entries)} == {"file"}
+        return isinstance(self.entries, Files) or {*map(_kind, self.entries)} == {"file"}
 
     @property
     def sizes(self) -> list[int]:
         """Sizes in bytes."""
-        return list(map(_size, self.entries))
+        return sizes(self.entries)
+
+
+def sizes(entries: Sequence[Entry]) -> list[int]:
+    """Sizes in bytes."""
+    return entries.sizes if isinstance(entries, Files) else list(map(_size, entries))
+
+
+def etags(entries: Sequence[Entry]) -> list[str | None]:
+    """Their etags."""
+    return [*entries.etags] if isinstance(entries, Files) else list(map(_etag, entries))
 
 
 class Survey:
@@ -255,6 +267,10 @@ class Survey:
 
     def _with_directories(self, page: Page, rows: list[Row]) -> Page:
         """The page with the directories that only the manifest knows, of a place that keeps none."""
+        if not rows:
+            return page
+        entries = list(page.entries)
+        page = page._replace(entries=entries)
         for row in reversed(rows):
             at = position(page.keys, row.key)
             implied = at < len(page.keys) and page.keys[at].startswith(row.key)
@@ -263,7 +279,7 @@ class Survey:
                 continue
             self.found += 1
             page.keys.insert(at, row.key)
-            page.entries.insert(at, Entry(row.key, 0, "dir"))
+            entries.insert(at, Entry(row.key, 0, "dir"))
             page.digests.insert(at, None)
             page.chunks.insert(at, b"")
             page.executables.insert(at, None)
@@ -272,13 +288,15 @@ class Survey:
 
 def _unknown(entries: Sequence[Entry]) -> Page:
     count = len(entries)
-    return Page(list(map(_key, entries)), list(entries), [None] * count, [b""] * count, list(map(_executable, entries)))
+    if isinstance(entries, Files):
+        return Page([*entries.keys], entries, [None] * count, [b""] * count, [*entries.executables])
+    return Page(list(map(_key, entries)), entries, [None] * count, [b""] * count, list(map(_executable, entries)))
 
 
 def _adopt(page: Page, rows: Rows, *, bits: bool) -> int:
     """Give a page the digests (and executable bits) of rows that are of the same bytes; how many are."""
-    etags: list[str | None] = list(map(_etag, page.entries))
-    same = rows.keys == page.keys and rows.etags == etags and None not in etags
+    told = etags(page.entries)
+    same = rows.keys == page.keys and rows.etags == told and None not in told
     if same and page.only_files and {*rows.kinds} == {"file"} and rows.sizes == page.sizes and None not in rows.digests:
         page.digests[:] = rows.digests
         page.chunks[:] = rows.chunks
@@ -326,7 +344,7 @@ def only_data(pages: Iterator[Page], system: System) -> Iterator[Page]:
         UnsupportedError: there is a pipe, a socket or a device.
     """
     for page in pages:
-        if None in map(_etag, page.entries):
+        if None in etags(page.entries):
             for entry in page.entries:
                 if not is_data(system, entry):
                     where = system.url(entry.key)
@@ -382,7 +400,7 @@ def by_policy(pages: Iterator[Page], system: System, links: Links) -> Iterator[P
         UnsupportedError: the place cannot look through them.
     """
     for page in pages:
-        if links == "keep" or "link" not in map(_kind, page.entries):
+        if links == "keep" or page.only_files or "link" not in map(_kind, page.entries):
             yield page
             continue
         for entry in page.entries if links != "skip" else ():

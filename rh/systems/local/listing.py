@@ -8,7 +8,7 @@ them on one by one costs as much as finding them.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 from rh.errors import NotFoundError
@@ -17,7 +17,7 @@ from rh.systems.far.skip import Skip
 from rh.systems.local.ahead import Ahead
 from rh.systems.local.disk import Root, failure, split
 from rh.systems.local.helpers import Helpers
-from rh.systems.local.looks import Folder, Job, Run, look_at
+from rh.systems.local.looks import Folder, Job, Run, joined, look_at
 from rh.systems.local.plain import in_order
 from rh.types import Entry
 
@@ -30,7 +30,7 @@ _AFTER = 500
 
 def walk(
     root: Root, prefix: str, after: str, depth: int | None, *, follow: bool = False, skip: Skip | None = None
-) -> Iterator[list[Entry]]:
+) -> Iterator[Sequence[Entry]]:
     """Entries as `System.list` promises them, or `Following.list_following`, in pages. Typed errors.
 
     `skip` tells of a directory that nobody wants to know what is in it.
@@ -48,16 +48,22 @@ def walk(
         return
     if stem:
         top = top._replace(names=[name for name in top.names if name.startswith(stem)])
-    page: list[Entry] = []
+    waiting: list[Sequence[Entry]] = []
+    count = 0
     with Helpers[Job](root.timeout_s, after=_AFTER) as helpers:
         runs = _runs(root, base, top, os.fsencode(after), depth, Ahead(root, helpers), skip, follow=follow)
         for entries in look_at(root, runs, helpers, follow=follow):
-            page += entries
+            waiting.append(entries)
+            count += len(entries)
+            if count < PAGE:
+                continue
+            page = joined(waiting)
             while len(page) >= PAGE:
                 yield page[:PAGE]
                 page = page[PAGE:]
-    if page:
-        yield page
+            waiting, count = [page], len(page)
+    if count:
+        yield joined(waiting)
 
 
 def _runs(

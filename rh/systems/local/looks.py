@@ -10,16 +10,17 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rh.systems.local.disk import THROUGH, Root, entry_of, etag_of, failure, real_path
 from rh.systems.local.helpers import Helpers
-from rh.types import Entry
+from rh.types import Entry, Files
 
 if TYPE_CHECKING:
     from rh.systems.local.plain import Seen
 
-__all__ = ["TOGETHER", "Folder", "Job", "Run", "look_at"]
+__all__ = ["TOGETHER", "Folder", "Job", "Run", "joined", "look_at"]
 
 TOGETHER = 256
 """Files that are looked at by one job."""
@@ -71,7 +72,7 @@ class _Group(Job):
     runs: list[Run | Entry] = field(default_factory=list)
     files: int = 0
     unseen: int = 0
-    entries: list[Entry] | None = None
+    entries: Sequence[Entry] | None = None
 
     def add(self, run: Run | Entry) -> None:
         self.runs.append(run)
@@ -86,14 +87,16 @@ class _Group(Job):
         if self.entries is None and answer is not None:
             self.entries = _entries(self.root, self.runs, answer, follow=self.follow)
 
-    def done(self) -> list[Entry]:
+    def done(self) -> Sequence[Entry]:
         """What is at its place in the order. Rather than wait for a helper that is late, its work is done again."""
         if self.entries is None:
             self.entries = _entries(self.root, self.runs, (), follow=self.follow)
         return self.entries
 
 
-def look_at(root: Root, runs: Iterable[Run | Entry], helpers: Helpers[Job], *, follow: bool) -> Iterator[list[Entry]]:
+def look_at(
+    root: Root, runs: Iterable[Run | Entry], helpers: Helpers[Job], *, follow: bool
+) -> Iterator[Sequence[Entry]]:
     """The entries of runs, in order. What was deleted meanwhile is passed over. Typed errors."""
     group = _Group(root, follow)
     waiting: deque[_Group] = deque()
@@ -139,35 +142,40 @@ def _asked(root: Root, runs: Iterable[Run | Entry]) -> list[Any] | None:
     return pages
 
 
-def _entries(root: Root, runs: Iterable[Run | Entry], answer: Iterable[Any], *, follow: bool) -> list[Entry]:
+def _entries(root: Root, runs: Iterable[Run | Entry], answer: Iterable[Any], *, follow: bool) -> Sequence[Entry]:
     """The entries of runs. Those that were not seen are told by the answer, and if they are not, looked at here."""
-    found: list[Entry] = []
+    found: list[Sequence[Entry]] = []
     answers = iter(answer)
     for run in runs:
         if isinstance(run, Entry):
-            found.append(run)
+            found.append((run,))
             continue
         prefix, names, folder, seen = run
         told = seen or next(answers, None)
         if told is None:
-            found += _looked_at(root, run, follow=follow)
+            found.append(_looked_at(root, run, follow=follow))
         elif None not in told:
-            found += _entries_of(prefix, names, told)
+            found.append(_files(prefix, names, told))
         else:
             for name, one in zip(names, told, strict=True):
                 if one is None:
-                    found += _looked_at(root, Run(prefix, [name], folder), follow=follow)
+                    found.append(_looked_at(root, Run(prefix, [name], folder), follow=follow))
                 else:
-                    found += _entries_of(prefix, [name], [one])
-    return found
+                    found.append(_files(prefix, [name], [one]))
+    return joined(found)
 
 
-def _entries_of(prefix: str, names: Iterable[str], seen: Iterable[Seen]) -> list[Entry]:
-    new = tuple.__new__  # an `Entry` at half the price: it is made once for every file there is
-    return [
-        new(Entry, (prefix + name, size, "file", etag, modified, None, executable, None))
-        for name, (size, etag, modified, executable) in zip(names, seen, strict=True)
-    ]
+def _files(prefix: str, names: Sequence[str], seen: Sequence[Seen]) -> Files:
+    sizes, etags, modified, executables = map(list, zip(*seen, strict=True))
+    return Files([prefix + name for name in names], sizes, etags, modified, executables)
+
+
+def joined(parts: Sequence[Sequence[Entry]]) -> Sequence[Entry]:
+    """All of them, by column if all are."""
+    files = [part for part in parts if isinstance(part, Files)]
+    if len(files) < len(parts) or not files:
+        return list(chain.from_iterable(parts))
+    return files[0] if len(files) == 1 else Files.of(files)
 
 
 def _looked_at(root: Root, run: Run, *, follow: bool) -> list[Entry]:
