@@ -440,7 +440,8 @@ def move(mover: Mover, steps: Sequence[Step]) -> None:
     # No more threads than find room: each leaves traces in the allocator.
     least = _PIECE if streams else min(max(_STEP, min(step.entry.size, digests.CHUNK)) for step in steps)
     _work(mover, jobs(), mover.memory // least)
-    _work(mover, (_Stream(mover, step, lasting=not streams) for step in alone), 4)
+    if alone:
+        _work(mover, (_Stream(mover, step, lasting=not streams) for step in alone), 4)
 
 
 def _work(mover: Mover, jobs: Iterable[_Job], most: int) -> None:
