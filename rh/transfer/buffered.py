@@ -143,19 +143,13 @@ class _Whole:
         self.mover, self.step, self.room = mover, step, step.entry.size
 
     def move(self, view: memoryview) -> None:
+        self.mover.carry(self.step, lambda: self._once(view))
+
+    def _once(self, view: memoryview) -> tuple[Entry, Digest]:
         mover, step = self.mover, self.step
-
-        def check(step: Step, hasher: Hasher) -> Digest:
-            return verified(mover, step, view, hasher.finish())
-
-        try:
-            digest = _fill(mover, step, None, view, check)
-            mover.throttle(len(view))
-            entry = mover.target.write(step.key, view, size=len(view), executable=step.executable)
-        except Exception as error:  # noqa: BLE001 - told per file
-            mover.failed(step, as_rh(error, mover.source.url(step.entry.key)))
-            return
-        mover.done(step, entry, digest)
+        digest = _fill(mover, step, None, view, lambda step, hasher: verified(mover, step, view, hasher.finish()))
+        mover.throttle(len(view))
+        return mover.target.write(step.key, view, size=len(view), executable=step.executable), digest
 
 
 class _Stream:
@@ -169,13 +163,7 @@ class _Stream:
         """Whether the target may keep pieces for longer than `Streaming` says."""
 
     def move(self, view: memoryview) -> None:
-        mover, step = self.mover, self.step
-        try:
-            entry, digest = _tried(lambda: self._once(view))
-        except Exception as error:  # noqa: BLE001 - told per file
-            mover.failed(step, as_rh(error, mover.source.url(step.entry.key)))
-            return
-        mover.done(step, entry, digest)
+        self.mover.carry(self.step, lambda: _tried(lambda: self._once(view)))
 
     def _once(self, view: memoryview) -> tuple[Entry, Digest]:
         mover, size = self.mover, self.step.entry.size

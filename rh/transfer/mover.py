@@ -146,6 +146,15 @@ class Mover:
             told = entry.size if counted else self.watched.pop(step.key, 0)
             self.progress.advance(1, entry.size - told)
 
+    def carry(self, step: Step, work: Callable[[], tuple[Entry, Digest]]) -> None:
+        """Let a file be written and verified, and enter what became of it."""
+        try:
+            entry, digest = work()
+        except Exception as error:  # noqa: BLE001 - told per file
+            self.failed(step, as_rh(error, self.source.url(step.entry.key)))
+        else:
+            self.done(step, entry, digest)
+
     def made(self, step: Step, entry: Entry) -> None:
         """A directory or a link is there."""
         with self._lock:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import chain
 
 from rh import digest as digests
@@ -114,19 +115,17 @@ def _move_small(mover: Mover, reader: Bulk | None, writer: Bulk | None, steps: I
     else:
         shared = Shared((step, None) for step in steps)
 
+    def once(step: Step, ready: bytes | None) -> tuple[Entry, Digest]:
+        step, data = _read(mover, step) if ready is None else (step, ready)
+        digest = verified(mover, step, data)
+        mover.throttle(len(data))
+        return mover.target.write(step.key, data, size=len(data), executable=step.executable), digest
+
     def work() -> None:
         for step, ready in shared:
             if mover.stopped:
                 return
-            try:
-                step, data = _read(mover, step) if ready is None else (step, ready)  # noqa: PLW2901
-                digest = verified(mover, step, data)
-                mover.throttle(len(data))
-                entry = mover.target.write(step.key, data, size=len(data), executable=step.executable)
-            except Exception as error:  # noqa: BLE001 - told per file
-                mover.failed(step, as_rh(error, mover.source.url(step.entry.key)))
-                continue
-            mover.done(step, entry, digest)
+            mover.carry(step, partial(once, step, ready))
 
     crew(mover.workers, work, mover.stop)
 

@@ -150,6 +150,8 @@ def with_extra(pages: Iterator[Page], extra: Mapping[str, bytes]) -> Iterator[Pa
     """The pages with further files among theirs, in the place of any of the same key."""
     waiting = sorted(extra, key=key_bytes, reverse=True)
     for page in pages:
+        if waiting and key_bytes(waiting[-1]) <= key_bytes(page.keys[-1]):
+            page = Page._make(list(column) for column in page)  # noqa: PLW2901 - its entries may be a listing's own, by column
         while waiting and key_bytes(waiting[-1]) <= key_bytes(page.keys[-1]):
             key = waiting.pop()
             at = position(page.keys, key)

@@ -19,7 +19,7 @@ from rh import digest
 from rh.errors import AccessError, ConflictError, NameClashError, NotFoundError
 from rh.systems.local import LocalSystem, helpers, plain
 from rh.testing.systems import by_key
-from rh.types import Entry, Location
+from rh.types import Entry, Files, Location
 
 FILES = 1000
 PER_FOLDER = 25
@@ -583,3 +583,23 @@ def test_a_link_put_in_while_we_work(source, target, entries, tmp_path):
     assert wrong
     assert {type(error) for error in wrong.values()} == {NameClashError}
     assert debris(target.root.path) == []
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_plain_files_are_listed_by_column(cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page with anything else in it is none of theirs; those after it are."""
+    monkeypatch.setattr(helpers, "cores", lambda: cores)
+    (tmp_path / "a").mkdir()
+    for folder in "bcd":
+        (tmp_path / folder).mkdir()
+        for number in range(1_300):
+            (tmp_path / folder / f"{number:04}").touch()
+    system = LocalSystem.open(Location("file", str(tmp_path)), {"kind": "file"})
+    first, *others = system.list_pages()
+    assert first[0] == Entry("a/", 0, "dir")
+    assert not isinstance(first, Files)
+    assert {type(page) for page in others} == {Files}
+    assert [entry for page in (first, *others) for entry in page] == list(system.list())
+    one = others[0][7]
+    assert one == system.head(one.key) == others[0][5:10][2]
+    assert others[0][-1] == [*others[0]][-1]

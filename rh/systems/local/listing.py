@@ -55,13 +55,9 @@ def walk(
         for entries in look_at(root, runs, helpers, follow=follow):
             waiting.append(entries)
             count += len(entries)
-            if count < PAGE:
-                continue
-            page = joined(waiting)
-            while len(page) >= PAGE:
-                yield page[:PAGE]
-                page = page[PAGE:]
-            waiting, count = [page], len(page)
+            if count >= PAGE:
+                yield joined(waiting)
+                waiting, count = [], 0
     if count:
         yield joined(waiting)
 

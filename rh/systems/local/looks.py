@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from rh.systems.local import plain
 from rh.systems.local.disk import THROUGH, Root, entry_of, etag_of, failure, real_path
 from rh.systems.local.helpers import Helpers
 from rh.types import Entry, Files
@@ -151,7 +152,7 @@ def _entries(root: Root, runs: Iterable[Run | Entry], answer: Iterable[Any], *, 
             found.append((run,))
             continue
         prefix, names, folder, seen = run
-        told = seen or next(answers, None)
+        told: Sequence[Any] | None = seen or next(answers, None) or _plainly(root, run)
         if told is None:
             found.append(_looked_at(root, run, follow=follow))
         elif None not in told:
@@ -165,6 +166,20 @@ def _entries(root: Root, runs: Iterable[Run | Entry], answer: Iterable[Any], *, 
     return joined(found)
 
 
+def _plainly(root: Root, run: Run) -> list[Seen | None] | None:
+    """What files are, as a helper would tell it; `None` where links are followed, or the directory is gone."""
+    if run.folder.through or run.folder.linked:
+        return None
+    try:
+        descriptor = os.open(f"{root.path}/{run.prefix}", _DIRECTORY)
+    except OSError:
+        return None
+    try:
+        return plain.looks(descriptor, run.names)
+    finally:
+        os.close(descriptor)
+
+
 def _files(prefix: str, names: Sequence[str], seen: Sequence[Seen]) -> Files:
     sizes, etags, modified, executables = map(list, zip(*seen, strict=True))
     return Files([prefix + name for name in names], sizes, etags, modified, executables)
@@ -172,10 +187,11 @@ def _files(prefix: str, names: Sequence[str], seen: Sequence[Seen]) -> Files:
 
 def joined(parts: Sequence[Sequence[Entry]]) -> Sequence[Entry]:
     """All of them, by column if all are."""
-    files = [part for part in parts if isinstance(part, Files)]
-    if len(files) < len(parts) or not files:
-        return list(chain.from_iterable(parts))
-    return files[0] if len(files) == 1 else Files.of(files)
+    some = [part for part in parts if part]
+    if len(some) == 1:
+        return some[0]
+    files = [part for part in some if isinstance(part, Files)]
+    return Files.of(files) if files and len(files) == len(some) else list(chain.from_iterable(some))
 
 
 def _looked_at(root: Root, run: Run, *, follow: bool) -> list[Entry]:
