@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from typing import TypeAlias, TypeVar
@@ -23,7 +23,7 @@ from rh.errors import AccessError, ConflictError, IntegrityError, InvalidError, 
 from rh.systems.abilities import Multipart, Streaming, Upload
 from rh.systems.base import Body, Bytes
 from rh.transfer.journal import OpenUpload
-from rh.transfer.mover import Mover, Shared, as_rh, changed, crew, expect, verified
+from rh.transfer.mover import Mover, as_rh, changed, crew, expect, verified
 from rh.transfer.plan import Step
 from rh.transfer.verify import finish
 from rh.transfer.vouched import InOrder, running, vouched
@@ -433,14 +433,20 @@ def move(mover: Mover, steps: Sequence[Step]) -> None:
 
 
 def _work(mover: Mover, jobs: Iterable[_Job], most: int) -> None:
-    """Do these jobs, in so many threads or fewer."""
-    shared, buffers = Shared(jobs), Buffers(mover.memory)
+    """Do these jobs, in so many threads or fewer. They get their room in their order: no part waits for a later one.
+
+    A server that puts parts together as they come holds on to later ones until the one that is next is there.
+    """
+    waiting, turn, buffers = iter(jobs), threading.Lock(), Buffers(mover.memory)
 
     def work() -> None:
-        for job in shared:
-            if mover.stopped:
-                return
-            with buffers.lend(job.room) as view:
+        while True:
+            with ExitStack() as lent:
+                with turn:
+                    job = next(waiting, None)
+                    if job is None or mover.stopped:
+                        return
+                    view = lent.enter_context(buffers.lend(job.room))
                 job.move(view)
 
     crew(max(1, min(mover.workers, most)), work, mover.stop)

@@ -11,9 +11,14 @@ from typing import Any
 
 import pytest
 
+from rh import config, transfer
 from rh.content.cache import DigestCache
 from rh.content.tree import Row
+from rh.digest import CHUNK
 from rh.systems import locate, open_system
+from rh.systems.base import Bytes
+from rh.systems.s3.parts import S3Upload
+from rh.testing import servers
 from rh.transfer.buffered import Buffers
 from rh.transfer.journal import Journal
 from rh.types import Entry
@@ -49,6 +54,29 @@ def test_buffers_are_used_again_and_stay_within_their_bounds() -> None:
     assert len(places) < 120
     with buffers.lend(20 * MIB) as view:  # larger than all there is: alone
         assert len(view) == 20 * MIB
+
+
+def test_no_part_waits_for_a_later_one(
+    s3_server: servers.S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that puts parts together as they come holds on to later ones, up to a limit, and then lets all wait."""
+    (tmp_path / "large").touch()
+    os.truncate(tmp_path / "large", 12 * CHUNK)
+    (tmp_path / "medium").write_bytes(bytes(CHUNK // 2))  # so that there are more threads than find room for a part
+    begun: list[int] = []
+    usual = S3Upload.store
+
+    def store(upload: S3Upload, number: int, data: Bytes) -> str:
+        begun.append(number)
+        return usual(upload, number, data)
+
+    monkeypatch.setattr(S3Upload, "store", store)
+    config.register("there", s3_server.settings())
+    with config.override({"memory_mb": 2 * CHUNK // MIB}):
+        receipt = transfer.copy_tree(locate(str(tmp_path)), locate("in-order", "there"))
+    assert receipt.files == 2
+    assert sorted(begun) == [*range(12)]
+    assert max(abs(at - number) for at, number in enumerate(begun)) < 4
 
 
 CHILD = """
