@@ -16,6 +16,7 @@ from rh.systems.azure.wire import AzureIdentity, AzureWire, error_of
 from rh.systems.base import Settings
 from rh.systems.objects.failures import Failure
 from rh.systems.objects.names import UNKEPT
+from rh.systems.objects.pages import Pages
 from rh.systems.objects.root import Root, StorePlace
 from rh.systems.objects.shared import flag, shared
 from rh.systems.objects.wire import ca_bundle, fields, parse_xml, seconds
@@ -24,6 +25,8 @@ from rh.types import Entry, Location
 __all__ = ["PARTS", "AzurePlace", "Container", "in_byte_order", "place_of"]
 
 PAGE = 5000
+_SURE = 100
+"""Who has come this far wants the next page as well."""
 _SAMPLE = 8
 """How many blobs are asked whether they are versions, before all are."""
 PARTS = "rh_parts_md5"
@@ -125,17 +128,22 @@ class Container(Root[AzurePlace]):
         ]
         if delimiter:
             query.append(("delimiter", "/"))
-        marker = ""
-        while True:
-            more = [("marker", marker)] if marker else []
-            tree = parse_xml(self.ask("list", "GET", query=[*query, *more]).data)
-            yield from tree.iterfind("./Blobs/*")
-            fresh = tree.findtext("NextMarker") or ""
-            if not fresh:
-                return
-            if fresh == marker:
+
+        def ask(last: Element | None) -> Element | None:
+            marker = last.findtext("NextMarker") if last is not None else None
+            if last is not None and not marker:
+                return None
+            tree = parse_xml(self.ask("list", "GET", query=[*query, ("marker", marker)] if marker else query).data)
+            if marker and tree.findtext("NextMarker") == marker:
                 raise UnavailableError("the listing does not go on", where=self.url(prefix))
-            marker = fresh
+            return tree
+
+        pages = Pages(ask)
+        for tree in pages:
+            for number, item in enumerate(tree.iterfind("./Blobs/*")):
+                if number == _SURE:
+                    pages.go_on()
+                yield item
 
     def entries(self, prefix: str, *, delimiter: bool) -> Iterator[Entry]:
         """Entries as the service orders them; keys of directories end with a slash."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from rh.systems.base import HIDDEN
-from rh.systems.gcs.json_api import PAGE, Api, Object, Target
+from rh.systems.gcs.json_api import PAGE, Api, Object, Page, Target
+from rh.systems.objects.pages import Pages
 from rh.types import Entry
 
 __all__ = ["listing", "objects"]
@@ -54,15 +55,10 @@ def _names(
     api: Api, root: Target, prefix: str, after: str, delimiter: str
 ) -> Iterator[Sequence[tuple[str, Object | None]]]:
     """Names in order, page by page, hidden ones too; with a delimiter, common prefixes have no object."""
-    token = None
     start = root.name + after if after else ""
     late: set[str] = set()
     done = b""
-    while True:
-        page, _ = api.page(
-            root.bucket, root.name + prefix, start=start, delimiter=delimiter, token=token, where=root.where
-        )
-        token = page.next_page_token
+    for page in _pages(api, root.bucket, root.name + prefix, root.where, start=start, delimiter=delimiter):
         if not page.prefixes and not late:
             yield [(thing.name, thing) for thing in page.items]
         else:
@@ -70,7 +66,7 @@ def _names(
             found.update((thing.name, thing) for thing in page.items)
             late = set()
             # A server that counts only the objects of a page tells prefixes too early: they wait for their turn.
-            early = token and page.items and len(page.items) + len(page.prefixes) > PAGE
+            early = page.next_page_token and page.items and len(page.items) + len(page.prefixes) > PAGE
             bound = page.items[-1].name.encode() if early else None
             due: list[tuple[str, Object | None]] = []
             for name in sorted(found, key=str.encode):
@@ -83,16 +79,20 @@ def _names(
                 done = place
                 due.append((name, found[name]))
             yield due
-        if not token:
-            return
+
+
+def _pages(api: Api, bucket: str, prefix: str, where: str, *, start: str = "", delimiter: str = "") -> Iterator[Page]:
+    def ask(last: Page | None) -> Page | None:
+        token = last.next_page_token if last is not None else None
+        if last is not None and not token:
+            return None
+        page, _ = api.page(bucket, prefix, start=start, delimiter=delimiter, token=token, where=where)
+        return page
+
+    return Pages(ask)
 
 
 def objects(api: Api, bucket: str, prefix: str, where: str) -> Iterator[Object]:
     """Every object whose name starts with `prefix`, hidden ones too."""
-    token = None
-    while True:
-        page, _ = api.page(bucket, prefix, start="", delimiter="", token=token, where=where)
+    for page in _pages(api, bucket, prefix, where):
         yield from page.items
-        token = page.next_page_token
-        if not token:
-            return

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from operator import itemgetter
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 from urllib.parse import unquote_plus
 
 from rh.errors import (
@@ -33,6 +33,7 @@ from rh.errors import (
 from rh.observe import log
 from rh.systems.abilities import Upload
 from rh.systems.base import Body, Bytes, Settings, System
+from rh.systems.objects.pages import Pages
 from rh.systems.objects.parts import whole_or_in_parts
 from rh.systems.objects.system import BulkStore, hidden, lasting
 from rh.systems.objects.wire import Answer, Asked, fields, now_of, parse_xml, seconds
@@ -49,6 +50,16 @@ __all__ = ["S3System"]
 COPY_LIMIT = 5 << 30
 """Largest object in bytes that S3 copies, and takes from a signed URL, in one request."""
 _PAST = "\U0010fffd"
+
+
+class _Listed(NamedTuple):
+    """A page: entries with the bytes of their keys, what it tells of itself, and how it was asked for."""
+
+    found: Sequence[tuple[bytes, Entry]]
+    told: Mapping[str, str]
+    floor: bytes
+    """Keys up to this one are not meant."""
+    token: str
 
 
 class S3System(BulkStore):
@@ -136,28 +147,28 @@ class S3System(BulkStore):
         ]
         if depth == 1:
             base.append(("delimiter", "/"))
-        start = self.bucket.prefix + after if after else ""
-        floor, token = after.encode("utf-8", "surrogateescape"), ""
-        while True:
-            query = [*base]
-            if token:
-                query.append(("continuation-token", token))
-            elif start:
-                query.append(("start-after", start))
-            page, root = self._page(query, prefix)
-            yield [pair for pair in page if pair[0] > floor and not hidden(pair[1].key)]
-            if root.get("IsTruncated", "").strip() != "true":
-                return
-            fresh = root.get("NextContinuationToken", "")
-            out_of_sight = hidden(page[-1][1].key) if page else ""
+
+        def asked(floor: bytes, start: str = "", token: str = "") -> _Listed:
+            more = ("continuation-token", token) if token else ("start-after", start)
+            return _Listed(*self._page([*base, more] if more[1] else base, prefix), floor, token)
+
+        def ask(last: _Listed | None) -> _Listed | None:
+            if last is None:
+                return asked(after.encode("utf-8", "surrogateescape"), self.bucket.prefix + after if after else "")
+            if last.told.get("IsTruncated", "").strip() != "true":
+                return None
+            token = last.told.get("NextContinuationToken", "")
+            out_of_sight = hidden(last.found[-1][1].key) if last.found else ""
             beyond = f"{out_of_sight}{_PAST}" if out_of_sight else ""
-            if beyond and beyond.encode() > floor:
+            if beyond and beyond.encode() > last.floor:
                 # What is hidden may be a whole store: go on behind it instead of through it.
-                start, token, floor = self.bucket.prefix + beyond, "", beyond.encode()
-            elif not fresh or fresh == token:
+                return asked(beyond.encode(), self.bucket.prefix + beyond)
+            if not token or token == last.token:
                 raise UnavailableError("the listing breaks off: no token for the next page", where=self.url(prefix))
-            else:
-                token = fresh
+            return asked(last.floor, token=token)
+
+        for page in Pages(ask):
+            yield [pair for pair in page.found if pair[0] > page.floor and not hidden(pair[1].key)]
 
     def _page(
         self, query: Sequence[tuple[str, str]], prefix: str
