@@ -114,7 +114,7 @@ def test_a_registry_whose_making_is_tried_again_is_not_taken_for_unfit(moto_serv
 
 
 def test_errors_that_pass_are_tried_again(moto_server):
-    with FaultProxy(moto_server.port, [Status(code=503, probability=0.3)], seed=5, http=True) as proxy:
+    with FaultProxy(moto_server.port, [Status(code=503, probability=0.2)], seed=5, http=True) as proxy:
         configure("s3", moto_server.settings(via=proxy.port))
         registry = open_registry(f"s3://{moto_server.buckets[0]}/{uuid4().hex}")
         for n in range(10):
