@@ -142,7 +142,7 @@ def test_what_went_wrong_there_does_not_here(world, tmp_path):
     assert copy.glob("**/*") == [".gitignore", "a", "sub/", "sub/b"]
     copy.put({"extra": b""})
     assert "extra" in folder.to("s3", "copy").ls(full_paths=False)
-    folder.rm()
+    folder.rm(recursive=True)
     assert (tmp_path / "other" / "precious").exists()
 
 

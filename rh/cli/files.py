@@ -164,7 +164,7 @@ def rm(
     for at, tree in trees:
         with told_as(at.told(tree=tree)):
             if tree:
-                at.folder().rm()
+                at.folder().rm(recursive=True)
             else:
                 at.folder_above().rm(at.location.name)
         if json:

@@ -61,7 +61,7 @@ def find(
     as_of: Annotated[
         str | None, typer.Option(metavar="DATE", help="Search the registry as it was at this time.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(metavar="N", help="Maximum number of results.")] = None,
+    limit: Annotated[int | None, typer.Option(metavar="N", help="Of what is saved: so many at most.")] = None,
     entry_type: Annotated[
         str | None,
         typer.Option(
@@ -175,7 +175,8 @@ def _listed(
     if found != "tree":
         raise NotFoundError("that is a file; nothing is in it", where=at.url)
     none = True
-    for entry in _matching(at.folder(), pattern):
+    # What is listed by itself are files and empty directories.
+    for entry in _matching(at.folder(), "**/*" if pattern == "**" and entry_type == "d" else pattern):
         none = False
         sized = least is not None or most is not None
         if (

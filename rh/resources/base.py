@@ -93,7 +93,7 @@ class Resource(Annotated):
 
     @property
     def is_local(self) -> bool:
-        """Whether only this machine knows its name (or it has none)."""
+        """Whether only this machine knows its name (or it has none). Where its data is, `system` says."""
         return self.name is None or Name(self.name).is_local
 
     # The value as plain data.

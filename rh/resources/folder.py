@@ -371,27 +371,35 @@ class Folder(Queried, FolderVersions):
 
     @telling_nearest()
     def rm(self, *names: str, contents: Sequence[str] | None = None, recursive: bool = False) -> None:
-        """Remove files (`rm("a.txt")`), directories (`rm("old/")`), or without names the folder and all it holds.
+        """Remove files (`rm("a.txt")`), directories (`rm("old/")`), or with `recursive=True` alone all there is.
 
         Only keys below the folder are removed, and only those named.
 
         Args:
             names: paths below the folder; a directory ends with `/`.
             contents: the same as a list.
-            recursive: let a name without `/` be a directory too.
+            recursive: let a name without `/` be a directory too, and no names the whole folder.
 
         Raises:
             NotFoundError: something named is not there; nothing was removed.
-            InvalidError: a directory is named without `/`, or the folder is the root of a whole disk, home or bucket.
+            InvalidError: a directory is named without `/`, nothing is named (as by `rm(*found)` where nothing was
+                found), or the folder is the root of a whole disk, home or bucket.
         """
         from rh.resources.removing import remove
 
         check_flag("recursive", recursive)
+        whole = not names and contents is None
+        if whole and not recursive:
+            raise InvalidError(
+                "rm() without names would remove the whole folder",
+                where=self.url,
+                hint="rm(recursive=True), if that is meant",
+            )
         self.check_live()
         recording.wrote(self)
         if isinstance(contents, str):
             raise InvalidError("contents= takes a list", hint=f"contents=[{contents!r}]")
-        remove(self, [*names, *(contents or ())], whole=not names and contents is None, recursive=recursive)
+        remove(self, [*names, *(contents or ())], whole=whole, recursive=recursive)
 
     def sweep(self, *, older_than_s: float = 7 * 86_400.0) -> int:
         """Remove what crashed transfers left below the folder, unfinished uploads and hidden files; returns how many.

@@ -151,7 +151,8 @@ def _to_move(plan: Plan, mover: Mover, kept: dict[str, Step]) -> Iterator[Step]:
         for step in _checked(mover, batch):
             if step.action is Action.KEEP:
                 kept[step.key] = step
-                plan.stale = plan.stale or unknown.get(step.key, False)
+                bit_is_news = step.executable is not None and step.executable != bool(step.old_executable)
+                plan.stale = plan.stale or bit_is_news or unknown.get(step.key, False)
                 mover.progress.advance(1, step.entry.size)
             else:
                 yield step

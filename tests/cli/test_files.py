@@ -147,8 +147,8 @@ def test_find(rh, tree):
     os.utime(tree / "z.bin", (time.time() - 10 * 86400,) * 2)
     assert rh("find", "src", "*.txt").out == "a.txt\n"
     assert rh("find", "src", "**/*.sh").out == "sub/run.sh\n"
-    assert rh("find", "src", "--type", "d").out == "empty/\n"
     assert rh("find", "src", "*", "-t", "d").out == "empty/\nsub/\n"
+    assert rh("find", "src", "-t", "d").out == rh("find", "src", "**/", "-t", "d").out == "empty/\nsub/\n"
     assert rh("find", "src", "--larger", "1K").out == "z.bin\n"
     assert rh("find", "src", "--smaller", "6").out == "a.txt\n"
     assert rh("find", "src", "--type", "f", "--newer", "2d").out == "a.txt\nsub/run.sh\n"

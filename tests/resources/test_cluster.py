@@ -90,7 +90,7 @@ def test_a_host_without_a_root_takes_data_below_its_home(ssh_a, here):
     copy = rh.folder("from-laptop", path=here.path).to(cluster)
     assert copy.path == "~/.rh/data/from-laptop"
     assert (ssh_a.home / ".rh" / "data" / "from-laptop" / "a").read_bytes() == b"1"
-    copy.rm()
+    copy.rm(recursive=True)
 
 
 def test_saved_and_loaded_in_another_process(settings, python):

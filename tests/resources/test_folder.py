@@ -125,7 +125,7 @@ def test_what_is_not_there(folder):
     with pytest.raises(errors.NotFoundError):
         nowhere.to(path="memory://x/y")
     with pytest.raises(errors.NotFoundError):
-        nowhere.rm()
+        nowhere.rm(recursive=True)
 
 
 # open
@@ -375,18 +375,28 @@ def test_rm_of_the_folder_spares_its_siblings(folder):
     beside = type(folder)(location=sibling, host=folder.host).mkdir()
     beside.put({"x": b"stays"})
     folder.put(TREE)
-    folder.rm()
+    folder.rm(recursive=True)
     assert not folder.exists_in_system()
     assert beside.get("x") == b"stays"
     if parent is not None:
         assert [os.path.basename(path.rstrip("/")) for path in parent.ls()] == ["folder-2"]
 
 
+def test_rm_of_nothing_removes_nothing(folder):
+    """A list of what to remove may be empty."""
+    folder.put(TREE)
+    with pytest.raises(errors.InvalidError, match="whole folder") as caught:
+        folder.rm(*folder.glob("*.none"))
+    assert "recursive=True" in str(caught.value.hint)
+    folder.rm(contents=[])
+    assert folder.get("a.txt") == TREE["a.txt"]
+
+
 def test_rm_of_a_copy_leaves_no_manifest(folder, here):
     here.put(TREE)
     copy = here.to(folder.system, elsewhere(folder))
     assert copy.verify()
-    copy.rm()
+    copy.rm(recursive=True)
     assert not copy.exists_in_system()
     with pytest.raises(errors.NotFoundError):
         copy.handle().head(".rh-manifest")
@@ -471,7 +481,7 @@ def test_rm_refuses_before_it_removes(folder):
 @pytest.mark.parametrize("place", ["file:///", "memory://store", "memory://"])
 def test_rm_refuses_the_root_of_everything(place):
     with pytest.raises(errors.InvalidError, match="root"):
-        rh.folder(path=place).rm()
+        rh.folder(path=place).rm(recursive=True)
 
 
 def test_rm_does_not_follow_links(here, tmp_path):
@@ -480,7 +490,7 @@ def test_rm_does_not_follow_links(here, tmp_path):
     (outside / "precious").write_text("x")
     here.put({"x": b"1"})
     os.symlink(outside, Path(here) / "link")
-    here.rm()
+    here.rm(recursive=True)
     assert (outside / "precious").read_text() == "x"
     assert not Path(here).exists()
 
@@ -862,11 +872,11 @@ def test_a_spawned_child_gets_the_value(here):
 
 @pytest.mark.parametrize("path", ["", 5, b"x"])
 def test_what_is_no_path_is_refused_before_it_means_the_working_directory(path, tmp_path, monkeypatch):
-    """An unset variable, above all: `rh.folder(path="").rm()` must not be the working directory's end."""
+    """An unset variable, above all: `rh.folder(path="").rm(recursive=True)` must not be the working directory's end."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "kept").write_bytes(b"1")
     for attempt in (
-        lambda: rh.folder(path=path).rm(),
+        lambda: rh.folder(path=path).rm(recursive=True),
         lambda: rh.blob(path=path).rm(),
         lambda: rh.folder(path="kept").to("here", path=path),
     ):
@@ -963,7 +973,7 @@ def test_a_file_is_no_folder(folder, tmp_path):
     (tmp_path / "tree" / "a").write_bytes(b"a")
     as_folder = rh.folder(path=f"{folder.url}/f")
     assert not as_folder.exists_in_system()
-    for read in (as_folder.ls, as_folder.size, as_folder.rm):
+    for read in (as_folder.ls, as_folder.size, lambda: as_folder.rm(recursive=True)):
         with pytest.raises((errors.NotFoundError, errors.NameClashError)) as caught:
             read()
         assert "file" in caught.value.message

@@ -121,7 +121,7 @@ def test_repair_takes_copies_of_what_is_gone(adopted, folder, here, source, cont
         adopted.put(renamed)
         assert rh.load("adopted").repair("v1")
         adopted.rm(*renamed)
-    other.rm()
+    other.rm(recursive=True)
     assert read("adopted:v1") == content
     assert damaged.get("sub/b.txt") == content["sub/b.txt"]
     adopted.rm("sub/large")  # it was sound, so the version still refers to it

@@ -225,7 +225,7 @@ def test_a_version_is_never_changed(cats):
     for change in (
         lambda: pinned.put({"x": b""}),
         lambda: pinned.rm("a.txt"),
-        pinned.rm,
+        lambda: pinned.rm(recursive=True),
         pinned.mkdir,
         pinned.commit,
         pinned.save,

@@ -1,9 +1,10 @@
-"""Manifests that come damaged over the wire, from a real server."""
+"""Manifests at a real store: damaged on their way, and brought up to date."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -85,3 +86,23 @@ def test_a_large_manifest_says_whether_it_is_stored_damaged(s3_server) -> None:
     with pytest.raises(manifest.DamagedManifestError, match="ends early") as caught:
         list(manifest.read(clean) or ())
     assert "try again; if it stays damaged, remove it" in str(caught.value)
+
+
+@pytest.mark.parametrize("store", ["s3_server", "gcs_server", "azure_server"])
+def test_another_executable_bit_is_known_after_one_copy(
+    store: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Only the manifest keeps it, and the file has to be read to see that its bytes are the same."""
+    config.register("there", request.getfixturevalue(store).settings())
+    source, target, path = locate(str(tmp_path / "a")), locate(f"data/{uuid4().hex}", "there"), tmp_path / "a" / "f"
+    path.parent.mkdir()
+    path.write_text("1")
+    (tmp_path / "a" / "g").write_text("2")
+    transfer.copy_tree(source, target)
+    for mode in (0o755, 0o644):
+        path.chmod(mode)
+        receipt = transfer.copy_tree(source, target)
+        assert (receipt.done, receipt.digest) == (0, transfer.digest_tree(source))
+        assert transfer.digest_tree(target) == receipt.digest
+        transfer.copy_tree(target, locate(str(tmp_path / oct(mode))))
+        assert bool((tmp_path / oct(mode) / "f").stat().st_mode & 0o100) == (mode == 0o755)
