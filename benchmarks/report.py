@@ -108,7 +108,7 @@ def document(
 
 def joined(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Several runs of one machine as one; a case that was measured twice is told as it was measured last."""
-    for name in ("schema", "rounds", "scale", "machine"):
+    for name in ("schema", "scale", "machine"):
         if any(run[name] != runs[0][name] for run in runs):
             raise SystemExit(f"runs of different {name} cannot be told together")
     cases: dict[tuple[str, str, str], dict[str, Any]] = {}
@@ -121,6 +121,7 @@ def joined(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         **runs[-1],
         "command": "\n".join(run["command"] for run in runs),
+        "rounds": min(run["rounds"] for run in runs),
         "missing": sorted({one for run in runs for one in run["missing"]}),
         "cases": list(cases.values()),
         "others": list(others.values()),
@@ -235,10 +236,11 @@ them](assets/benchmarks.json) are written by the run itself:
 {command}
 ```
 
-**What is measured.** Every contestant runs {rounds} times, in turn with the others, each time in a fresh process and
-into an empty place; figures are medians. `rh` is called as anybody would call it, `rh.transfer.copy_tree(source,
-target)`, with everything it does by default: digests of every file, verification on arrival, a manifest written last.
-Trees that are downloaded were uploaded by `rh`, so it also checks every byte against their manifest.
+**What is measured.** Every contestant runs at least {rounds} times, in turn with the others, each time in a fresh
+process and into an empty place; figures are medians. `rh` is called as anybody would call it,
+`rh.transfer.copy_tree(source, target)`, with everything it does by default: digests of every file, verification on
+arrival, a manifest written last. Trees that are downloaded were uploaded by `rh`, so it also checks every byte against
+their manifest.
 
 * *wall* is the whole process for programs. For Python libraries, ours included, it leaves out the start of the
   interpreter and imports; connections, sessions and clients are in it. *process* is the whole process for everybody.

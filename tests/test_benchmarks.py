@@ -97,8 +97,9 @@ def test_runs_are_told_together() -> None:
     assert both["missing"] == ["x"]
     assert [(case["place"], case["rows"]) for case in both["cases"]] == [("s3", ["three"]), ("gs", ["two"])]
     assert both["bars"] == [{"text": "s3", "value": "three"}, {"text": "gs", "value": "two"}]
-    with pytest.raises(SystemExit, match="rounds"):
-        report.joined([told("s3", "one"), told("gs", "two", rounds=3)])
+    assert report.joined([told("s3", "one", rounds=9), told("gs", "two")])["rounds"] == 5
+    with pytest.raises(SystemExit, match="scale"):
+        report.joined([told("s3", "one"), told("gs", "two", scale=0.5)])
 
 
 def test_every_contestant_can_be_called() -> None:
