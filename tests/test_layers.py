@@ -27,7 +27,7 @@ HOMES = {
     "datasets": ("tables/huggingface.py",),
     "duckdb": ("tables/query.py",),
     "dulwich": ("systems/git/repository.py",),
-    "fsspec": ("systems/fsspec.py",),
+    "fsspec": ("systems/fsspec/driver.py",),
     "gcsfs": (),
     "google": ("systems/gcs/__init__.py",),
     "httpx": (),

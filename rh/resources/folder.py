@@ -382,24 +382,17 @@ class Folder(Queried, FolderVersions):
 
         Raises:
             NotFoundError: something named is not there; nothing was removed.
-            InvalidError: a directory is named without `/`, nothing is named (as by `rm(*found)` where nothing was
-                found), or the folder is the root of a whole disk, home or bucket.
+            InvalidError: a directory is named without `/`, nothing at all is named, as by `rm(*found)` where nothing
+                was found, or the folder is the root of a whole disk, home or bucket.
         """
         from rh.resources.removing import remove
 
         check_flag("recursive", recursive)
-        whole = not names and contents is None
-        if whole and not recursive:
-            raise InvalidError(
-                "rm() without names would remove the whole folder",
-                where=self.url,
-                hint="rm(recursive=True), if that is meant",
-            )
         self.check_live()
         recording.wrote(self)
         if isinstance(contents, str):
             raise InvalidError("contents= takes a list", hint=f"contents=[{contents!r}]")
-        remove(self, [*names, *(contents or ())], whole=whole, recursive=recursive)
+        remove(self, [*names, *(contents or ())], whole=not names and contents is None, recursive=recursive)
 
     def sweep(self, *, older_than_s: float = 7 * 86_400.0) -> int:
         """Remove what crashed transfers left below the folder, unfinished uploads and hidden files; returns how many.

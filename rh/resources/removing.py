@@ -22,6 +22,12 @@ _BATCH = 1000
 
 def remove(folder: Folder, names: Sequence[str], *, whole: bool, recursive: bool) -> None:
     """`Folder.rm`: the whole folder, or the files and directories named."""
+    if whole and not recursive:
+        raise InvalidError(
+            "rm() without names would remove the whole folder",
+            where=folder.url,
+            hint="rm(recursive=True), if that is meant",
+        )
     system = folder.handle()
     if whole:
         _remove_whole(folder, system)
