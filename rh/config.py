@@ -24,12 +24,12 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rh.errors import AccessError, InvalidError, NotFoundError
+from rh.errors import AccessError, InvalidError, NotFoundError, RhError
 from rh.forks import Lock
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "get",
     "home",
     "override",
+    "profiles_of",
     "register",
     "registered",
     "show",
@@ -317,12 +318,27 @@ def system(name: str) -> dict[str, Any]:
     return own
 
 
+def profiles_of(name: str) -> list[str]:
+    """The profiles that have settings of a system, where neither a profile nor a setting of it is in use."""
+    prefix = f"systems.{ALIASES.get(name, name)}."
+    used = any(key.startswith(prefix) and value.origin != "default" for key, value in _merged().items())
+    found: list[str] = []
+    if os.environ.get("RH_PROFILE") or used:
+        return found
+    for path in sorted((home() / "profiles").glob("*.toml")):
+        with suppress(RhError):
+            if any(key.startswith(prefix) for key, _ in _flat(_load(path))):
+                found.append(path.stem)
+    return found
+
+
 def unknown_system(name: str, also: tuple[str, ...] = ()) -> NotFoundError:
     """The error for a system nobody configured. `also` are other names that would do."""
     known = tuple(sorted({*system_names(), *also}))
+    elsewhere = "".join(f"RH_PROFILE={profile} has it; else " for profile in profiles_of(name)[:1])
     return NotFoundError(
         f"there is no system called {name!r}" + did_you_mean(name, known),
-        hint=f"add [systems.{name.replace('.', '-')}] to {home() / 'config.toml'}, or give a URL;"
+        hint=f"{elsewhere}add [systems.{name.replace('.', '-')}] to {home() / 'config.toml'}, or give a URL;"
         f" systems here: {', '.join(known)}",
     )
 

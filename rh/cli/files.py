@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
@@ -13,6 +14,8 @@ from rh.cli.complete import complete_place
 from rh.cli.options import AsJson, HowLinks, PlaceArgument, Yes, ask, size_of, span_of
 
 if TYPE_CHECKING:
+    from rh.cli.place import Place
+    from rh.errors import InvalidError
     from rh.resources.base import Located
     from rh.systems.base import System
     from rh.types import Entry
@@ -44,14 +47,14 @@ def cat(
         at = place_of(one)
         above = None if at.tree else at.above()
         if above is None:
-            raise InvalidError("that is a directory", where=at.shown, hint=f"rh ls {one}")
+            raise _no_file(at)
         try:
             with told_as(at.told()):
                 blob = at.whole  # whose record may tell its digest
                 file = blob.open("rb") if isinstance(blob, Blob) else at.folder_above().open(at.location.name, "rb")
         except (NotFoundError, InvalidError):
             if at.kind() == "tree":  # says if nothing is there
-                raise InvalidError("that is a directory", where=at.shown, hint=f"rh ls {one}") from None
+                raise _no_file(at) from None
             raise
         with file:
             if start:
@@ -60,6 +63,15 @@ def cat(
                 show.emit({"place": at.url} | _text(file.read() if most is None else _exactly(file, most)))
                 continue
             _copy(file, most)
+
+
+def _no_file(at: Place) -> InvalidError:
+    """The error for what cannot be read, a directory or a file with a slash after it."""
+    from rh.errors import InvalidError
+
+    if at.tree and replace(at, tree=False).entry() is not None:
+        return InvalidError("this is a file, no directory", where=at.shown, hint=f"rh cat {at.text.rstrip('/')}")
+    return InvalidError("that is a directory", where=at.shown, hint=f"rh ls {at.text}")
 
 
 def _copy(file: Any, most: int | None) -> None:
@@ -107,7 +119,7 @@ def put(
     at = place_of(place)
     above = None if at.tree else at.above()
     if above is None:
-        raise InvalidError("a file needs a name", where=at.url)
+        raise InvalidError("a file needs a name", where=at.url, hint=f"rh put {at.text.rstrip('/')}/NAME")
     if not above[0].writable:
         raise unwritable(above[0], above[1])
     try:

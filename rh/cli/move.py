@@ -51,6 +51,9 @@ def _options(
             help="Names the target cannot store: refuse, encode (%XX), or decode.",
         ),
     ] = "refuse",
+    manifest: Annotated[
+        bool, typer.Option("--manifest/--no-manifest", help="Leave a manifest, which rh verify needs, in a directory.")
+    ] = True,
     workers: Annotated[int | None, typer.Option(metavar="N", help="Maximum number of concurrent requests.")] = None,
     bandwidth: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Maximum bytes per second, such as 10M.")
@@ -64,6 +67,7 @@ def _options(
         "links": links,
         "on_existing": on_existing,
         "names": names,
+        "manifest": manifest,
         "workers": workers,
         "bandwidth": size_of(bandwidth, "--bandwidth"),
     }

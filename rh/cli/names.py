@@ -36,7 +36,12 @@ def save(
     from rh.cli.place import place_of
 
     at = place_of(place)
-    resource = at.blob() if at.kind() == "file" else at.folder()
+    try:
+        resource = at.blob() if at.kind() == "file" else at.folder()
+    except NotFoundError as error:
+        if "://" in name or os.path.lexists(name):
+            error.hint = f"the name comes first: rh save {place} {name}"
+        raise
     with told():
         if not overwrite:
             _check_free(_bare(name), resource)

@@ -158,6 +158,10 @@ def place_of(text: str) -> Place:
     """The place that an argument means."""
     if not text:
         raise InvalidError("an empty argument names no place", hint=". is the working directory")
+    if text == "-":
+        raise InvalidError(
+            "- names no place", hint="rh cat PLACE writes to stdout, and rh put PLACE reads from stdin; ./- is a file"
+        )
     if not places_saved.is_saved(text):
         return Place(text, places.resolve(text, None), tree=text.endswith("/"))
     found = places_saved.find(text)

@@ -171,5 +171,20 @@ def fail(error: RhError, *, as_json: bool) -> None:
         return
     error.hint = typed(error.hint)
     tell(f"rh: {error}")
+    for profile in _profiles(error):
+        tell(f"  (the profile {profile} has settings for this place: export RH_PROFILE={profile})")
     if receipt is not None and len(receipt.failed) > 10:
         tell("  (--json lists them all)")
+
+
+def _profiles(error: RhError) -> list[str]:
+    """Profiles in which the place of an error would be another one, or one at all."""
+    from rh import config
+
+    system = re.match(r"([\w.-]+)(?::|$)", error.where or "")
+    if system is None or config.ALIASES.get(system[1], system[1]) == "file":
+        return []
+    try:
+        return config.profiles_of(system[1])
+    except RhError:
+        return []  # the error may well be of the settings themselves

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from rh.content.rows import Rows
 from rh.content.tree import Row, TreeHasher, key_bytes, key_text
-from rh.errors import AccessError, IntegrityError, NotFoundError, UnsupportedError
+from rh.errors import AccessError, IntegrityError, InvalidError, NotFoundError, UnsupportedError
 from rh.systems.base import DESCRIBING, Body, Bytes, System
 
 __all__ = ["NAME", "DamagedManifestError", "Footer", "Reader", "digest_of", "encode", "read", "write"]
@@ -325,7 +325,7 @@ def read(system: System) -> Reader | None:
             return Reader(system.read(NAME), system.url(NAME), again)
         except (NotFoundError, UnsupportedError):
             return None
-        except AccessError as error:
+        except (AccessError, InvalidError) as error:
             error.where = system.url()  # nobody has asked for a file of ours
             raise
 

@@ -28,7 +28,6 @@ Files of a folder:
 * `match`: patterns of `Folder.glob`.
 * `putting`: storing several things at once.
 * `removing`: removing keys below a folder.
-* `known`: what the manifest records of a file, to verify reads.
 
 Blobs and tables:
 

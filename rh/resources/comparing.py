@@ -73,18 +73,19 @@ def _changes(plan: Plan, progress: Progress) -> Iterator[Change]:
     directories = source.keeps_directories and target.keeps_directories
     unknown: list[Step] = []
     for step in plan.steps():
-        if step.action in (Action.KEEP, Action.OTHER) or (step.entry.kind == "dir" and not directories):
+        same = step.action is Action.KEEP and not _other_bit(step)
+        if same or step.action is Action.OTHER or (step.entry.kind == "dir" and not directories):
             continue
         if step.action is Action.CHECK:
             unknown.append(step)
             continue
-        entry = _named(step, step.entry, step.digest)
+        entry = _entry(step, step.digest)
         if step.action is Action.DELETE:
             yield Change("added", None, entry)
         elif step.old is None:
             yield Change("removed", entry, None)
         else:
-            yield Change("modified", entry, _named(step, step.old, step.old_digest))
+            yield Change("modified", entry, _old_entry(step, step.old, step.old_digest))
     progress.total(len(unknown), sum(step.entry.size for step in unknown))
     steps = iter(unknown)
     while batch := list(islice(steps, _BATCH)):
@@ -94,15 +95,24 @@ def _changes(plan: Plan, progress: Progress) -> Iterator[Change]:
             assert step.old is not None
             digest = step.digest or ours[step.entry.key].text
             old_digest = step.old_digest or theirs[step.old.key].text
-            bits = (step.executable, step.old_executable)
-            if digest != old_digest or (target.keeps_executable and None not in bits and bits[0] != bits[1]):
-                yield Change("modified", _named(step, step.entry, digest), _named(step, step.old, old_digest))
+            if digest != old_digest or _other_bit(step):
+                yield Change("modified", _entry(step, digest), _old_entry(step, step.old, old_digest))
             progress.advance(1, step.entry.size)
 
 
-def _named(step: Step, entry: Entry, digest: str | None) -> Entry:
-    """An entry of a change: by the key that both places have for it, and with the digest of its content."""
-    return entry._replace(key=step.key, etag=digest)
+def _other_bit(step: Step) -> bool:
+    """Whether one of both files is executable, as far as that is known: of a bucket by the manifest."""
+    bits = (step.executable, step.old_executable)
+    return None not in bits and bits[0] != bits[1]
+
+
+def _entry(step: Step, digest: str | None) -> Entry:
+    """What a step is about, for a change: by the key that both places have for it, with the digest of its content."""
+    return step.entry._replace(key=step.key, etag=digest, executable=step.executable)
+
+
+def _old_entry(step: Step, old: Entry, digest: str | None) -> Entry:
+    return old._replace(key=step.key, etag=digest, executable=step.old_executable)
 
 
 def _digests(system: System, entries: Sequence[Entry]) -> dict[str, Digest]:

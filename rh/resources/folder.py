@@ -23,6 +23,7 @@ from rh.types import BytesMode, Entry, Location, TextKeywords, TextMode
 
 if TYPE_CHECKING:
     from rh.resources.cluster import Cluster
+    from rh.resources.files import Expected
     from rh.transfer import Keywords, Links, Plan, Receipt, Verification
     from rh.versions.lease import Lease
     from rh.versions.series import Version
@@ -203,6 +204,9 @@ class Folder(Queried, FolderVersions):
                 place.head(key)
             except (NotFoundError, UnsupportedError):
                 continue
+            except InvalidError as error:
+                error.where = self.url  # nobody has asked for a file of ours
+                raise
             return True
         return False
 
@@ -295,13 +299,11 @@ class Folder(Queried, FolderVersions):
             'hello\n'
         """
         from rh.resources.files import open_file
-        from rh.resources.known import expected
 
         places.check_file(path)
         if "r" not in mode:
             self.check_live()
         recording.opened(self, mode)
-        root, prefix = self._tree()
         return open_file(
             self.handle(),
             path,
@@ -310,29 +312,32 @@ class Folder(Queried, FolderVersions):
             errors=errors,
             newline=newline,
             verify=verify,
-            expected=lambda entry: expected(places.at(root, self.host), prefix + path, entry),
+            expected=lambda entry: self._expected(path, entry),
         )
 
-    def _tree(self) -> tuple[Location, str]:
-        """The root whose manifest describes this folder, and what to put before keys there."""
-        if self.tree is None:
-            return self.location, ""
-        return self.tree, self.location.path[len(self.tree.path.rstrip("/")) + 1 :] + "/"
+    def _expected(self, path: str, entry: Entry) -> Expected | None:
+        """What the manifest that describes this folder says of a file in it, if it knows that very content."""
+        from rh.content.known import row_of
+        from rh.resources.files import Expected
+
+        root, prefix = self.location, ""
+        if self.tree is not None:
+            root, prefix = self.tree, self.location.path[len(self.tree.path.rstrip("/")) + 1 :] + "/"
+        row = row_of(places.at(root, self.host), prefix + path, entry)
+        return Expected(row.digest, row.chunks) if row is not None and row.digest is not None else None
 
     @telling_nearest()
     def get(self, path: str) -> bytes:
         """The bytes of a file in the folder, in one request, checked where a digest is known or a checksum told."""
         from rh.resources.files import compare, reading
-        from rh.resources.known import expected
 
         places.check_file(path)
         recording.read(self)
-        root, prefix = self._tree()
         system = self.handle()
         with reading(system, path), system.read(path) as body:
             data = body.read()
             entry = body.entry
-        known = expected(places.at(root, self.host), prefix + path, entry)
+        known = self._expected(path, entry)
         where = places.url_of(self.location / path)
         if known is None:
             compare(data, entry, where)

@@ -14,8 +14,9 @@ from itertools import chain, groupby, islice, pairwise
 from operator import attrgetter
 from typing import Any, cast
 
-from rh.content import names
+from rh.content import above, names
 from rh.content.cache import DigestCache
+from rh.content.known import row_of
 from rh.content.manifest import DamagedManifestError
 from rh.content.tree import Row, key_bytes
 from rh.errors import ExistsError, InvalidError, NameClashError, NotFoundError, UnsupportedError
@@ -24,6 +25,7 @@ from rh.spool import Spool
 from rh.systems import BUCKETS, unwritable
 from rh.systems.abilities import Following, Linked, ServerCopy
 from rh.systems.base import System
+from rh.systems.objects.spread import spread
 from rh.transfer.compare import Action, Comparer, Same, Step, aligned
 from rh.transfer.options import Options
 from rh.transfer.receipt import human
@@ -51,6 +53,8 @@ __all__ = ["Action", "Plan", "Same", "Step", "compare_trees", "existing", "plan_
 _IN_MEMORY = 20_000
 _TOGETHER = 200
 """Steps that are read back from the file at once."""
+_SMALL_MANIFEST = 1 << 20
+"""A manifest of so many bytes (some 15,000 files) is read for one file of it, and one no larger than the file."""
 _ACTIONS = {action.value: action for action in Action}
 _value = attrgetter("_value_")
 
@@ -219,10 +223,11 @@ class Plan:
             (self.counts[Action.SKIP], "skip"),
             (self.counts[Action.MAKE], "make"),
             (self.counts[Action.DELETE], "delete"),
-            (self.counts[Action.OTHER], "others"),
         ):
             if count:
                 lines.append(f"  {word:<7} {count:,}")
+        if others := self.counts[Action.OTHER]:
+            lines.append(f"  left    {others:,} that only the target has")
         return "\n".join(lines)
 
     def __str__(self) -> str:
@@ -476,6 +481,8 @@ def plan_file(
     plan = Plan(source, target, options)
     plan.file = target_key
     known = _known(source, _followed(source, source.head(key)), stored)
+    if stored is None and not source.keeps_executable:
+        known = _described(source, known)
     if not is_data(source, known.entry):
         raise UnsupportedError("a pipe, socket or device is no data", where=source.url(key))
     names.check_all([target_key], target.kind, where=target.url())
@@ -506,6 +513,19 @@ def _followed(source: System, entry: Entry) -> Entry:
             raise refused_link(found, source)
         return found
     return entry
+
+
+def _described(system: System, known: Known) -> Known:
+    """What is known of a single entry with what the manifest of a tree that it belongs to says, if one does."""
+    entry = known.entry
+    largest = max(entry.size, _SMALL_MANIFEST)
+    trees = chain([(system, "")], above.directories(system))
+    rows = spread(lambda tree: row_of(tree[0], tree[1] + entry.key, entry, largest=largest), trees)
+    row = next((row for row in list(rows) if row is not None), None)
+    if row is None:
+        return known
+    digest, chunks = (row.digest, row.chunks) if known.digest is None else (known.digest, known.chunks)
+    return Known(entry, digest, chunks, row.executable)
 
 
 def _known(system: System, entry: Entry, stored: Row | None = None) -> Known:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import threading
 import time
@@ -409,9 +410,7 @@ def _receipt(
     skipped = plan.files - plan.moves
     notes = []
     if mover is not None:
-        failed = tuple(
-            Failure(key, as_rh(error, plan.target.url(key))) for key, error in sorted(mover.failures.items())
-        )
+        failed = tuple(_failures(plan, mover))
         done, moved = mover.done_files, mover.bytes_moved - mover.bytes_resumed
         skipped += len(kept or ())
     if plan.files == 0 and (plan.options.include or plan.options.exclude):
@@ -446,6 +445,21 @@ def _receipt(
         min(plan.counts[Action.SKIP], skipped),
         *made,
     )
+
+
+def _failures(plan: Plan, mover: Mover) -> Iterator[Failure]:
+    """What did not arrive, in order. What ended with another file, or was not even tried, says so."""
+    keys = {place.url(key): key for key in mover.failures for place in (plan.source, plan.target)}
+    with_another: dict[int, RhError] = {}
+    for key, problem in sorted(mover.failures.items()):
+        error = as_rh(problem, plan.target.url(key))
+        if keys.get(error.where or "", key) != key:
+            told = with_another.get(id(problem))
+            if told is None:
+                told = with_another[id(problem)] = copy.copy(error)
+                told.message = f"given up with another file: {error.message}"
+            error = told
+        yield Failure(key, error)
 
 
 def _made(plan: Plan, mover: Mover | None, *, complete: bool) -> tuple[int, int]:

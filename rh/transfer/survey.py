@@ -8,11 +8,11 @@ import threading
 from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import closing
 from functools import partial
-from itertools import compress, islice
+from itertools import chain, compress, islice
 from operator import itemgetter, lt
 from typing import Any, NamedTuple, NoReturn
 
-from rh.content import manifest, patterns
+from rh.content import above, manifest, patterns
 from rh.content.cache import Described, DigestCache
 from rh.content.names import PATHS
 from rh.content.patterns import Selector
@@ -144,7 +144,8 @@ class Survey:
         follow: whether to look through symbolic links, where the place can; else they are links.
         skip: directories of whose content nothing is wanted.
         must_exist: whether nothing at all is an error, on places that cannot tell an empty root from a missing one.
-        believe: whether to read the manifest; without, the tree is one that other tools wrote.
+        believe: whether to read manifests; without, the tree is one that other tools wrote. Where a place keeps no
+            executable bits and the root has no manifest, the one of the tree that it is a part of is read.
 
     Attributes:
         exact: after the iteration, whether the manifest describes just what is there.
@@ -185,9 +186,15 @@ class Survey:
         cache = DigestCache(system)
         rows = self._manifest(cache)
         self.manifest_read = rows is not None
-        described = Cursor(rows if rows is not None else ())
         cached = Cursor(cache.pages())
-        for entries in _pages(system, self._skip, follow=self._follow):
+        listed = _pages(system, self._skip, follow=self._follow)
+        part = None
+        if rows is None and self._believe and not system.keeps_executable:
+            first = next(listed, None)
+            listed = chain([] if first is None else [first], listed)
+            part = above.part_of(system) if first is not None or self._must_exist else None
+        described = Cursor(rows if rows is not None else part.pages if part is not None else ())
+        for entries in listed:
             page = _unknown(entries)
             self._check_order(page.keys)
             self.found += len(entries)
@@ -201,7 +208,8 @@ class Survey:
         self.exact = self.manifest_read and not self._stale
         if self.exact and self._read and self._reader is not None and self._reader.etag and self.footer is not None:
             cache.replace(self._read, Described(self._reader.etag, self.footer))
-        if self._must_exist and not self.found and not self.manifest_read and system.kind not in _TELLING:
+        known = self.manifest_read or part is not None
+        if self._must_exist and not self.found and not known and system.kind not in _TELLING:
             raise NotFoundError("there is nothing under this prefix", where=system.url())
 
     def _check_order(self, keys: list[str]) -> None:

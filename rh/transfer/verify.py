@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from rh import config
 from rh import digest as digests
-from rh.content import manifest
+from rh.content import above, manifest
 from rh.content.cache import DigestCache, settled
 from rh.content.rows import PAGE, Rows
 from rh.content.tree import Row, TreeHasher, tree_digest, without_implied
@@ -21,7 +21,6 @@ from rh.digest import Digest
 from rh.errors import ConflictError, IntegrityError, NotFoundError, RhError
 from rh.observe import log
 from rh.progress import Progress, Silent
-from rh.systems import open_system
 from rh.systems.abilities import Bulk, Digesting, Upload
 from rh.systems.base import System
 from rh.transfer.mover import Shared, as_rh, crew
@@ -325,23 +324,10 @@ def _described(system: System) -> tuple[dict[str, Row] | None, str | None]:
     reader = manifest.read(system)
     if reader is not None:
         return {row.key: row for row in reader.each()}, None
-    path, location = system.location.path.rstrip("/"), system.location
-    while location.parent.path not in ("", location.path):
-        location = location.parent
-        prefix = path[len(location.path.rstrip("/")) + 1 :] + "/"
-        try:
-            above = open_system(location)
-            reader = manifest.read(above)
-            rows = (row for row in reader.each() if row.key.startswith(prefix)) if reader is not None else ()
-            found = {row.key[len(prefix) :]: row for row in rows if row.key != prefix}
-        except IntegrityError:
-            raise
-        except RhError as error:
-            log.debug("no manifest above %s: %s", system.url(), error)
-            break
-        if found:
-            return found, above.url()
-    return None, None
+    part = above.part_of(system)
+    if part is None:
+        return None, None
+    return {row.key: row for rows in part.pages for row in rows.each()}, part.tree.url()
 
 
 def _is_other(system: System, entry: Entry, said: Row) -> bool:
@@ -368,7 +354,7 @@ def verify_tree(system: System, *, progress: Progress | None = None) -> Verifica
     progress = progress or Silent()
     progress.start(f"verifying {system.url()}")
     try:
-        manifested, above = _described(system)
+        manifested, of = _described(system)
         described = manifested or {}
         found = {known.entry.key: known for known in Survey(system)}
         files = [known.entry for known in found.values() if known.entry.kind == "file"]
@@ -407,7 +393,7 @@ def verify_tree(system: System, *, progress: Progress | None = None) -> Verifica
             tuple(sorted(key for key in found if key not in described)) if manifested is not None else (),
             tuple(sorted(unreadable)),
             tree_digest(without_implied(now)) if len(rows) == len(files) else None,
-            above,
+            of,
         )
     finally:
         progress.finish()

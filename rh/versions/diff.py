@@ -60,8 +60,20 @@ class Change(NamedTuple):
     def __str__(self) -> str:
         if self.what == "renamed":
             return f"renamed   {self.old_path} → {self.path}"
-        before = f"{human(self.old.size)} → " if self.what == "modified" and self.old is not None else ""
-        return f"{self.what:<9} {self.path} ({before}{human(self.size)})"
+        return f"{self.what:<9} {self.path} ({', '.join(self._how()) or human(self.size)})"
+
+    def _how(self) -> Iterator[str]:
+        """What is different about a path that is in both trees."""
+        if self.old is None or self.new is None:
+            return
+        if self.old.kind != self.new.kind:
+            yield f"{self.old.kind} → {self.new.kind}"
+        elif self.new.kind == "link" and None not in (self.old.target, self.new.target):
+            yield f"{self.old.target} → {self.new.target}"
+        elif self.old.etag != self.new.etag or not self.new.etag:
+            yield f"{human(self.old.size)} → {human(self.new.size)}"
+        if self.old.kind == self.new.kind and bool(self.old.executable) != bool(self.new.executable):
+            yield "executable now" if self.new.executable else "no longer executable"
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,29 @@ def test_diff(rh, tmp_path):
     assert "the other a directory" in rh("diff", "a", "b/new.txt", expect=2).err
 
 
+@pytest.mark.parametrize("place", ["dst", "s3"])
+def test_diff_tells_more_than_sizes(rh, tree, world, place):
+    """What became executable, also in a bucket, where the manifest says so; what became a link."""
+    target = f"{world['s3']}/{tree.parent.name}" if place == "s3" else place
+    rh("cp", "src", target)
+    (tree / "sub" / "run.sh").chmod(0o644)
+    (tree / "a.txt").chmod(0o755)
+    told = rh("diff", target, "src", expect=1).out.splitlines()
+    assert told == [
+        "modified  a.txt (executable now)",
+        "modified  sub/run.sh (no longer executable)",
+        told[-1],
+    ]
+    assert [one["executable"] for one in rh("diff", target, "src", "--json", expect=1).lines] == [True, False]
+    assert rh("diff", "src", target, expect=1).out.count("executable") == 2
+    assert rh("diff", f"{target}/sub", "src/sub", expect=1).out.startswith("modified  run.sh (no longer executable)")
+    if place == "dst":
+        (tree / "sub" / "run.sh").unlink()
+        (tree / "sub" / "run.sh").symlink_to("x")
+        told = rh("diff", target, "src", "--links", "keep", expect=1).out.splitlines()
+        assert told[1] == "modified  sub/run.sh (file → link)"
+
+
 @pytest.mark.parametrize("place", ["dst", "memory://cli/dst", "s3"])
 def test_a_tree_goes_and_comes_back(rh, tree, tmp_path, place, world):
     target = f"{world['s3']}/dst" if place == "s3" else place

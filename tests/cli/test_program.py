@@ -331,3 +331,36 @@ def test_an_encoding_that_has_not_all_letters(tmp_path):
     assert done.stdout == b"\xfc\\u2192\n\xff\n"
     done = subprocess.run([PROGRAM, "cp", "d", "e"], capture_output=True, cwd=tmp_path, env=environment, check=True)
     assert b"moved 2 of 2 files" in done.stdout
+
+
+def test_a_forgotten_profile_is_told_of(rh, tree, monkeypatch):
+    """The playground is one: without it, its systems are unknown, or those of the cloud."""
+    monkeypatch.setenv("AWS_CONFIG_FILE", "none")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    profile = config.home() / "profiles" / "there.toml"
+    profile.parent.mkdir(parents=True)
+    profile.write_text(
+        '[systems.ssh-x]\nkind = "ssh"\nhost = "127.0.0.1"\nport = 1\n[systems.s3]\nroot = "s3://data"\n'
+    )
+    assert rh("ls", "ssh-x:~/a", expect=3).err.count("RH_PROFILE=there has it") == 1
+    assert (
+        "(the profile there has settings for this place: export RH_PROFILE=there)" in rh("ls", "s3://d", expect=5).err
+    )
+    assert "RH_PROFILE" not in rh("ls", "gs://d", expect=5).err
+    monkeypatch.setenv("RH_PROFILE", "there")
+    assert "RH_PROFILE" not in rh("ls", "s3://d", expect=5).err
+    assert "RH_PROFILE" not in rh("ls", "none", expect=3).err
+
+
+def test_what_was_meant_is_told(rh, tree, monkeypatch):
+    """Where words are in another order, or of another program."""
+    monkeypatch.setenv("RH_RETRIES", "0")
+    assert "fix: rh cat PLACE writes to stdout, and rh put PLACE reads" in rh("cp", "src/a.txt", "-", expect=2).err
+    assert "fix: rh cat src/a.txt" in rh("cat", "src/a.txt/", expect=2).err
+    assert "fix: rh ls src/" in rh("cat", "src/", expect=2).err
+    assert "fix: rh put src/NAME" in rh("put", "src/", expect=2).err
+    assert "fix: the name comes first: rh save mine src" in rh("save", "src", "mine", expect=3).err
+    assert "check the URL" in rh("ls", "https://127.0.0.1:1/x", expect=7).err
+    rh("cp", "src", "dst")
+    (tree.parent / "dst" / "more").touch()
+    assert "left    1 that only the target has" in rh("plan", "src", "dst").out

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from rh import config, transfer
+from rh import config, observe, transfer
 from rh.content import manifest
 from rh.content.rows import paged
 from rh.content.tree import Row
@@ -16,6 +16,8 @@ from rh.digest import of_bytes
 from rh.systems import locate, open_system
 from rh.systems.base import Body
 from rh.testing.faults import FaultProxy, Truncate
+from rh.transfer import Options
+from rh.types import Location
 
 
 def _cut(size: int, lost: int = 9) -> Truncate:
@@ -106,3 +108,98 @@ def test_another_executable_bit_is_known_after_one_copy(
         assert transfer.digest_tree(target) == receipt.digest
         transfer.copy_tree(target, locate(str(tmp_path / oct(mode))))
         assert bool((tmp_path / oct(mode) / "f").stat().st_mode & 0o100) == (mode == 0o755)
+
+
+def _tree(root: Path) -> Path:
+    for key in ("sub/run", "sub/deep/er/run", "sub/text", "sub.txt", "sub0/x", "a"):
+        (root / key).parent.mkdir(parents=True, exist_ok=True)
+        (root / key).write_text(key)
+        if key.endswith("run"):
+            (root / key).chmod(0o755)
+    (root / "sub/deep/nothing").mkdir()
+    return root
+
+
+@pytest.mark.parametrize("store", ["s3_server", "gcs_server", "azure_server"])
+def test_a_part_of_a_tree_is_known_by_the_manifest_above(
+    store: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Its digests, executable bits and empty directories, however far up the tree begins; of a single file, too."""
+    config.register("there", request.getfixturevalue(store).settings())
+    source, target = locate(str(_tree(tmp_path / "a"))), locate(f"data/{uuid4().hex}", "there")
+    transfer.copy_tree(source, target)
+    for key in ("sub", "sub/deep", "sub/deep/nothing", "sub/deep/er", "sub0"):
+        with observe.counting() as counts:
+            digest = transfer.digest_tree(target / key)
+        assert digest == transfer.digest_tree(source / key)
+        assert counts.requests["there", "read"] == 2  # the manifest that is not there, and the one above
+        receipt = transfer.copy_tree(target / key, locate(str(tmp_path / "part" / key)))
+        assert receipt.digest == digest == transfer.digest_tree(receipt.target)
+        assert transfer.verify_tree(target / key)
+    for key, executable in (("sub/run", True), ("sub/text", False), ("sub/deep/er/run", True), ("a", False)):
+        receipt = transfer.copy_file(target / key, locate(str(tmp_path / "file" / key)))
+        assert bool((tmp_path / "file" / key).stat().st_mode & 0o100) == executable
+
+
+def test_what_a_manifest_above_says_holds_for_the_very_bytes(s3_server, tmp_path: Path) -> None:
+    """Other tools may have written since; and the nearest manifest is the one to go by."""
+    config.register("s3", s3_server.settings())
+    source, target = locate(str(_tree(tmp_path / "a"))), locate(f"data/{uuid4().hex}", "s3")
+    transfer.copy_tree(source, target)
+    open_system(target).write("sub/run", b"another")
+    open_system(target).write("sub/new", b"new")
+    receipt = transfer.copy_tree(target / "sub", locate(str(tmp_path / "b")))
+    assert (tmp_path / "b" / "run").read_bytes() == b"another"
+    assert not (tmp_path / "b" / "run").stat().st_mode & 0o100
+    assert receipt.digest == transfer.digest_tree(target / "sub")
+    (tmp_path / "a" / "sub" / "text").chmod(0o755)
+    transfer.copy_tree(source / "sub", target / "sub")
+    transfer.copy_tree(target / "sub", locate(str(tmp_path / "c")))
+    assert (tmp_path / "c" / "text").stat().st_mode & 0o100
+    transfer.copy_file(target / "sub" / "deep" / "er" / "run", locate(str(tmp_path / "run")))
+    assert (tmp_path / "run").stat().st_mode & 0o100
+
+
+def test_a_damaged_manifest_above_is_in_nobodys_way(
+    s3_server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As where a site answers its own page for whatever it has not."""
+    config.register("s3", s3_server.settings())
+    source, target = locate(str(_tree(tmp_path / "a"))), locate(f"data/{uuid4().hex}", "s3")
+    transfer.copy_tree(source, target)
+    open_system(target).write(manifest.NAME, b"<html>")
+    assert transfer.copy_tree(target / "sub", locate(str(tmp_path / "b"))).done == 3
+    assert "the manifest is damaged" in caplog.text
+    assert transfer.copy_file(target / "a", locate(str(tmp_path / "c"))).done == 1
+
+
+def test_manifests_above_are_asked_for_only_where_they_may_tell_something(s3_server, tmp_path: Path) -> None:
+    """Not for what has one of its own, not for a new place, and not on disks, which keep all there is."""
+    config.register("s3", s3_server.settings())
+    source, target = locate(str(_tree(tmp_path / "a"))), locate(f"data/one/two/{uuid4().hex}", "s3")
+
+    def asked(start: Location, end: Location) -> int:
+        with observe.counting() as counts:
+            transfer.plan_tree(start, end)
+        return counts.requests["s3", "head"]
+
+    assert asked(source, target) == 1  # whether a file is in the way
+    transfer.copy_tree(source, target, Options(manifest=False))
+    assert asked(target, locate(str(tmp_path / "b"))) == target.path.count("/")
+    transfer.copy_tree(source, target)
+    assert asked(target, locate(str(tmp_path / "b"))) == 1  # whether the manifest is the one that is known here
+
+
+def test_a_large_manifest_is_not_read_for_one_small_file(
+    s3_server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config.register("s3", s3_server.settings())
+    source, target = locate(str(_tree(tmp_path / "a"))), locate(f"data/{uuid4().hex}", "s3")
+    transfer.copy_tree(source, target)
+    monkeypatch.setattr("rh.transfer.plan._SMALL_MANIFEST", 100)
+    for key, known in (("sub/run", False), ("sub/run", True)):
+        with observe.counting() as counts:
+            transfer.copy_file(target / key, locate(str(tmp_path / "run")), Options(on_existing="replace"))
+        assert (counts.requests["s3", "read"] == 2) == known
+        assert bool((tmp_path / "run").stat().st_mode & 0o100) == known
+        monkeypatch.undo()

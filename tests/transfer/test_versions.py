@@ -255,6 +255,11 @@ def test_a_road_that_ends_leaves_no_file_unaccounted_for(
     receipt = caught.value.receipt
     assert (receipt.files, receipt.done, receipt.skipped) == (5_000, 0, 0)
     assert len(receipt.failed) == 5_000
+    others = [one for one in receipt.failed if str(one.error).startswith("given up with another file: ")]
+    own = [one for one in receipt.failed if one not in others]
+    assert others
+    assert all(one.error.where in (receipt.source_url, receipt.target_url, f"{receipt.target_url}/{one.key}",
+                                   f"{receipt.source_url}/{one.key}") for one in own)  # fmt: skip
 
 
 def test_what_is_damaged_on_a_host_never_arrives(world: dict[str, str], tmp_path: Path) -> None:

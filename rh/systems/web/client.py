@@ -77,9 +77,11 @@ def failure(error: Exception, where: str) -> RhError:
             f"the proxy cannot be used: {error}", where=where, hint="see HTTP_PROXY, HTTPS_PROXY and NO_PROXY"
         )
     if isinstance(error, http.NameResolutionError):
-        return UnavailableError("the host name cannot be resolved", where=where)
+        return UnavailableError("the host name cannot be resolved", where=where, hint="check the URL and the network")
     if isinstance(error, http.NewConnectionError):
-        return UnavailableError(f"the connection failed: {text}", where=where)
+        why = text.rpartition("connection: ")[2]
+        hint = "check the URL, and that the server runs"
+        return UnavailableError(f"the connection could not be made: {why}", where=where, hint=hint)
     if isinstance(error, http.ReadTimeoutError | http.ConnectTimeoutError | TimeoutError):
         return DeadlineError(
             "no answer within the time allowed", where=where, hint="raise timeout_s, or try again later"

@@ -1,0 +1,89 @@
+"""What manifests further up say of a directory: a part of a copied tree has none of its own."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from itertools import chain
+from typing import NamedTuple
+
+from rh.content import manifest
+from rh.content.manifest import DamagedManifestError
+from rh.content.rows import Rows
+from rh.content.tree import key_bytes
+from rh.errors import RhError
+from rh.observe import log
+from rh.systems import open_system
+from rh.systems.base import System
+from rh.systems.objects.spread import spread
+
+__all__ = ["Part", "directories", "part_of"]
+
+
+class Part(NamedTuple):
+    """What the manifest of a tree says of a directory in it.
+
+    Attributes:
+        tree: the tree's root.
+        pages: rows whose keys are those below the directory, in key order; read once, to the end.
+    """
+
+    tree: System
+    pages: Iterator[Rows]
+
+
+def directories(system: System) -> Iterator[tuple[System, str]]:
+    """The directories above a place, nearest first, each with what comes before the place's keys there."""
+    path, location = system.location.path.rstrip("/"), system.location
+    while location.parent.path not in ("", location.path):
+        location = location.parent
+        yield open_system(location), path[len(location.path.rstrip("/")) + 1 :] + "/"
+
+
+def part_of(system: System) -> Part | None:
+    """What the nearest manifest above that knows of this directory says of it; `None` where none does.
+
+    All directories above are asked at once. One that cannot be looked into tells nothing, like one
+    whose manifest is damaged.
+    """
+    for tree, prefix in [found for found in spread(_described, directories(system)) if found is not None]:
+        try:
+            reader = manifest.read(tree)
+            part = None if reader is None else _cut(tree, prefix, reader)
+        except DamagedManifestError as error:
+            log.warning("%s; %s is treated as one that other tools wrote", error, system.url())
+            continue
+        except RhError as error:
+            log.debug("no manifest of %s: %s", tree.url(), error)
+            continue
+        if part is not None:
+            return part
+    return None
+
+
+def _described(directory: tuple[System, str]) -> tuple[System, str] | None:
+    """The directory, if it has a manifest."""
+    system, _ = directory
+    try:
+        system.head(manifest.NAME)
+    except RhError as error:
+        log.debug("no manifest of %s: %s", system.url(), error)
+        return None
+    return directory
+
+
+def _cut(tree: System, prefix: str, reader: manifest.Reader) -> Part | None:
+    """The rows below a prefix; `None` if there is not even one of the directory itself."""
+    pages = (rows for rows in (_below(prefix, rows) for rows in reader) if rows.keys)
+    first = next(pages, None)
+    if first is None:
+        return None
+    rest = first if first.keys[0] else first.cut(1)[1]
+    return Part(tree, chain((rest,) if rest.keys else (), pages))
+
+
+def _below(prefix: str, rows: Rows) -> Rows:
+    """Those of these rows whose keys begin with a prefix, which ends with a slash, and without it."""
+    start, end = (bisect_left(rows.keys, key_bytes(key), key=key_bytes) for key in (prefix, prefix[:-1] + "0"))
+    keys = [key.removeprefix(prefix) for key in rows.keys[start:end]]
+    return Rows._make(column[start:end] for column in rows)._replace(keys=keys)
