@@ -1,4 +1,4 @@
-"""What is measured beside transfers, as tables and bars of the same report: registries, and versions."""
+"""What is measured beside transfers, as tables and bars of the same report: the start, registries, and versions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from benchmarks import registry, registry_http, versions
+from benchmarks import registry, registry_http, start, versions
 from benchmarks.bars import Verdict
 from rh.errors import RhError
 
@@ -16,8 +16,9 @@ __all__ = ["NAMES", "measured"]
 
 Say = Callable[[str], None]
 
-NAMES = ("registry", "versions")
+NAMES = ("start", "registry", "versions")
 _ABOUT = {
+    "start": "Medians of fresh processes, in turn with each other.",
     "registry": "Clients and servers share the machine. SQLite and the second PostgreSQL, as it comes (`fsync=on`), "
     "are on the disk of the directory that this was run in, and wait for it; the first one does not (`fsync=off`). The "
     "server is `rh registry serve` over SQLite. After each run of commits all of them are looked for.",
@@ -41,7 +42,10 @@ def measured(name: str, *, scale: float, rounds: int, say: Say, missing: list[st
         missing: gets what could not be measured, and why.
     """
     with _environment():
-        if name == "registry":
+        if name == "start":
+            found = [_figure(figure, say) for figure in start.measure()]
+            head, title = ("", "", "took"), "Start"
+        elif name == "registry":
             found = _registries(scale, say, missing)
             head, title = ("", "", "reached"), "Registries"
         else:

