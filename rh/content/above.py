@@ -25,11 +25,17 @@ class Part(NamedTuple):
 
     Attributes:
         tree: the tree's root.
+        is_empty: whether the directory is known as an empty one.
         pages: rows whose keys are those below the directory, in key order; read once, to the end.
     """
 
     tree: System
+    is_empty: bool
     pages: Iterator[Rows]
+
+    def has_directories(self) -> bool:
+        """Whether it is an empty directory, or has such below it, which a bucket shows to nobody. Reads the pages."""
+        return self.is_empty or any("dir" in rows.kinds for rows in self.pages)
 
 
 def directories(system: System) -> Iterator[tuple[System, str]]:
@@ -78,8 +84,9 @@ def _cut(tree: System, prefix: str, reader: manifest.Reader) -> Part | None:
     first = next(pages, None)
     if first is None:
         return None
-    rest = first if first.keys[0] else first.cut(1)[1]
-    return Part(tree, chain((rest,) if rest.keys else (), pages))
+    is_empty = not first.keys[0]
+    rest = first.cut(1)[1] if is_empty else first
+    return Part(tree, is_empty, chain((rest,) if rest.keys else (), pages))
 
 
 def _below(prefix: str, rows: Rows) -> Rows:

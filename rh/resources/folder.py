@@ -185,8 +185,8 @@ class Folder(Queried, FolderVersions):
         return [self._full(key) for key in found] if full_paths else found
 
     def exists_in_system(self) -> bool:
-        """Whether the folder is there; an empty prefix in a bucket is not."""
-        from rh.content import manifest
+        """Whether the folder is there; in a bucket, what holds nothing is if a manifest says so."""
+        from rh.content import above, manifest
 
         system = self.handle()
         try:
@@ -208,7 +208,8 @@ class Folder(Queried, FolderVersions):
                 error.where = self.url  # nobody has asked for a file of ours
                 raise
             return True
-        return False
+        part = None if system.keeps_executable else above.part_of(system)
+        return part is not None and part.has_directories()
 
     def missing(self) -> NotFoundError:
         """The error for a folder that is not there."""

@@ -208,7 +208,7 @@ class Survey:
         self.exact = self.manifest_read and not self._stale
         if self.exact and self._read and self._reader is not None and self._reader.etag and self.footer is not None:
             cache.replace(self._read, Described(self._reader.etag, self.footer))
-        known = self.manifest_read or part is not None
+        known = self.manifest_read or (part is not None and part.is_empty)
         if self._must_exist and not self.found and not known and system.kind not in _TELLING:
             raise NotFoundError("there is nothing under this prefix", where=system.url())
 

@@ -461,7 +461,7 @@ def test_an_interrupted_push_leaves_no_threads(
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        transfer.copy_tree(locate(str(tmp_path), "host"), locate("interrupted", "s3-there"), progress=Interrupting())
+        transfer.copy_tree(locate(str(tmp_path), "host"), locate("stopped", "s3-there"), progress=Interrupting())
     until = time.monotonic() + 10
     while left := [one.name for one in threading.enumerate() if one.name == "rh-confirm"]:
         assert time.monotonic() < until, left

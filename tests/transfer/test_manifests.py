@@ -8,11 +8,13 @@ from uuid import uuid4
 
 import pytest
 
+import rh
 from rh import config, observe, transfer
 from rh.content import manifest
 from rh.content.rows import paged
 from rh.content.tree import Row
 from rh.digest import of_bytes
+from rh.errors import NotFoundError
 from rh.systems import locate, open_system
 from rh.systems.base import Body
 from rh.testing.faults import FaultProxy, Truncate
@@ -158,6 +160,20 @@ def test_what_a_manifest_above_says_holds_for_the_very_bytes(s3_server, tmp_path
     assert (tmp_path / "c" / "text").stat().st_mode & 0o100
     transfer.copy_file(target / "sub" / "deep" / "er" / "run", locate(str(tmp_path / "run")))
     assert (tmp_path / "run").stat().st_mode & 0o100
+
+
+def test_what_is_gone_is_not_there_whatever_a_manifest_above_says(s3_server, tmp_path: Path) -> None:
+    """Empty directories are, which nothing else tells of."""
+    config.register("s3", s3_server.settings())
+    source, target = locate(str(_tree(tmp_path / "a"))), locate(f"data/{uuid4().hex}", "s3")
+    transfer.copy_tree(source, target)
+    open_system(target).delete(["sub0/x"])
+    with pytest.raises(NotFoundError, match="nothing under this prefix"):
+        transfer.copy_tree(target / "sub0", locate(str(tmp_path / "b")))
+    tree = rh.folder(path=open_system(target).url())
+    there = {key: (tree / key).exists_in_system() for key in ("sub", "sub/deep/nothing", "sub0", "none")}
+    assert there == {"sub": True, "sub/deep/nothing": True, "sub0": False, "none": False}
+    assert (tree / "sub/deep/nothing").to(path=tmp_path / "c").ls() == []
 
 
 def test_a_damaged_manifest_above_is_in_nobodys_way(
