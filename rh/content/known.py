@@ -1,7 +1,8 @@
 """What the manifest of a tree says of one file, so that reading it can be checked.
 
-A row holds exactly while the file's etag is the row's, so rows that were read once need no question asked again; a
-manifest is read anew only for a file it did not describe.
+The digest in a row holds exactly while the file's etag is the row's, so rows that were read once need no question asked
+again; a manifest is read anew only for a file it did not describe. The executable bit is that of the manifest that is
+there now.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import os
 import time
 from collections import OrderedDict
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple, TypeGuard
 
 from rh.content import manifest
 from rh.content.tree import Row
@@ -29,14 +31,15 @@ _TREES = 8
 
 
 class _Tree(NamedTuple):
-    """What is known of a tree: when it was asked for, its rows, and the bytes of a manifest too large to be read."""
+    """What is known of a tree: when it was asked for, its rows, the manifest's etag, its bytes if it was too large."""
 
-    asked_at: float
-    rows: dict[str, Row]
+    asked_at: float = 0.0
+    rows: Mapping[str, Row] = {}
+    etag: str | None = None
     unread: int = 0
 
 
-_UNKNOWN = _Tree(0.0, {})
+_UNKNOWN = _Tree()
 _lock = Lock()
 _trees: OrderedDict[str, _Tree] = OrderedDict()
 
@@ -44,45 +47,55 @@ _trees: OrderedDict[str, _Tree] = OrderedDict()
 os.register_at_fork(after_in_child=_trees.clear)
 
 
-def row_of(system: System, key: str, entry: Entry, *, largest: int = MAX_MANIFEST) -> Row | None:
+def row_of(system: System, key: str, entry: Entry, *, largest: int = MAX_MANIFEST, fresh: bool = False) -> Row | None:
     """What the manifest of a tree says of the file `entry` under `key`, if it knows that very content.
 
-    A manifest of more bytes than `largest` is not read.
+    Args:
+        system: the tree's root.
+        key: of the file there.
+        entry: what is under the key.
+        largest: a manifest of more bytes is not read.
+        fresh: whether to ask if the manifest that was read is still the one that is there.
+
     """
     if entry.etag is None:
         return None
     where = system.url()
     with _lock:
         tree = _trees.get(where, _UNKNOWN)
-    row = tree.rows.get(key)
-    if not _holds(row, entry) and (time.monotonic() - tree.asked_at > _AGAIN_S or 0 < tree.unread <= largest):
-        tree = _read(system, largest)
+    is_due = time.monotonic() - tree.asked_at > _AGAIN_S or 0 < tree.unread <= largest
+    if fresh or (is_due and not _holds(tree.rows.get(key), entry)):
+        tree = _read(system, largest, tree)
         with _lock:
             _trees[where] = tree
             _trees.move_to_end(where)
             while len(_trees) > _TREES:
                 _trees.popitem(last=False)
-        row = tree.rows.get(key)
+    row = tree.rows.get(key)
     return row if _holds(row, entry) else None
 
 
-def _holds(row: Row | None, entry: Entry) -> bool:
+def _holds(row: Row | None, entry: Entry) -> TypeGuard[Row]:
     return row is not None and row.etag == entry.etag and row.size == entry.size
 
 
-def _read(system: System, largest: int) -> _Tree:
+def _read(system: System, largest: int, before: _Tree) -> _Tree:
     """All that the manifest says."""
-    now, rows = time.monotonic(), {}
+    now = time.monotonic()
     try:
-        size = system.head(manifest.NAME).size
-        if size > largest:
-            return _Tree(now, {}, size)
+        there = system.head(manifest.NAME)
+        if before.rows and there.etag is not None and there.etag == before.etag:
+            return before._replace(asked_at=now)
+        if there.size > largest:
+            return _Tree(now, unread=there.size)
         reader = manifest.read(system)
-        rows = {row.key: row for row in reader.each()} if reader is not None else {}
+        if reader is not None:
+            rows = {row.key: row for row in reader.each()}
+            return _Tree(now, rows, reader.etag)
     except NotFoundError:
         pass
     except (IntegrityError, UnsupportedError) as error:
         log.warning("files of %s are read without their digests: %s", system.url(), error)
     except RhError as error:
         log.debug("no manifest of %s: %s", system.url(), error)
-    return _Tree(now, rows)
+    return _Tree(now)

@@ -520,7 +520,7 @@ def _described(system: System, known: Known) -> Known:
     entry = known.entry
     largest = max(entry.size, _SMALL_MANIFEST)
     trees = chain([(system, "")], above.directories(system))
-    rows = spread(lambda tree: row_of(tree[0], tree[1] + entry.key, entry, largest=largest), trees)
+    rows = spread(lambda tree: row_of(tree[0], tree[1] + entry.key, entry, largest=largest, fresh=True), trees)
     row = next((row for row in list(rows) if row is not None), None)
     if row is None:
         return known

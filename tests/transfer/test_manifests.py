@@ -162,6 +162,22 @@ def test_what_a_manifest_above_says_holds_for_the_very_bytes(s3_server, tmp_path
     assert (tmp_path / "run").stat().st_mode & 0o100
 
 
+def test_the_executable_bit_of_a_file_is_that_of_the_manifest_there_now(s3_server, tmp_path: Path) -> None:
+    """Whatever this process knew of the same bytes a moment ago, or did not know."""
+    config.register("s3", s3_server.settings())
+    source, target = locate(str(_tree(tmp_path / "a"))), locate(f"data/{uuid4().hex}", "s3")
+    bits = []
+    transfer.copy_tree(source, target, Options(manifest=False))
+    for number, mode in enumerate((None, 0o755, 0o644, 0o755)):
+        if mode is not None:
+            (tmp_path / "a" / "sub" / "run").chmod(mode)
+            transfer.copy_tree(source, target)
+        copy = tmp_path / f"copy{number}"
+        transfer.copy_file(target / "sub" / "run", locate(str(copy)))
+        bits.append(bool(copy.stat().st_mode & 0o100))
+    assert bits == [False, True, False, True]
+
+
 def test_what_is_gone_is_not_there_whatever_a_manifest_above_says(s3_server, tmp_path: Path) -> None:
     """Empty directories are, which nothing else tells of."""
     config.register("s3", s3_server.settings())
