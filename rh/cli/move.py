@@ -174,15 +174,16 @@ def diff(
     from rh.cli.place import place_of
     from rh.errors import InvalidError
     from rh.progress import Silent
+    from rh.resources.comparing import diff_files
 
     places = place_of(a), place_of(b)
     kinds = {place.kind() for place in places}
     if len(kinds) > 1:
         raise InvalidError("one is a file and the other a directory", where=f"{places[0].url} and {places[1].url}")
     if kinds == {"file"}:
-        same = places[0].blob().digest() == places[1].blob().digest()
-        changes = [] if same else [{"change": "modified", "path": places[1].location.name}]
-        told = "no differences" if same else f"modified  {places[1].location.name}"
+        one = diff_files(places[0].blob(), places[1].blob())
+        changes = [] if one is None else [one.as_dict()]
+        told = "no differences" if one is None else str(one)
     else:
         words: dict[str, Any] = {"ignore_file": ignore_file, "links": links}
         words |= {"include": tuple(include or ()), "exclude": tuple(exclude or ())}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, compress
 from typing import NamedTuple
 
 from rh.content import manifest
@@ -17,7 +17,7 @@ from rh.systems import open_system
 from rh.systems.base import System
 from rh.systems.objects.spread import spread
 
-__all__ = ["Part", "directories", "part_of"]
+__all__ = ["Part", "directories", "forget_directories", "part_of"]
 
 
 class Part(NamedTuple):
@@ -33,9 +33,10 @@ class Part(NamedTuple):
     is_empty: bool
     pages: Iterator[Rows]
 
-    def has_directories(self) -> bool:
-        """Whether it is an empty directory, or has such below it, which a bucket shows to nobody. Reads the pages."""
-        return self.is_empty or any("dir" in rows.kinds for rows in self.pages)
+    def is_of_directories(self) -> bool:
+        """Whether it is an empty directory, or holds nothing but such: a bucket shows nothing. Reads the pages."""
+        kinds = {kind for rows in self.pages for kind in rows.kinds}
+        return kinds == {"dir"} or (self.is_empty and not kinds)
 
 
 def directories(system: System) -> Iterator[tuple[System, str]]:
@@ -65,6 +66,24 @@ def part_of(system: System) -> Part | None:
         if part is not None:
             return part
     return None
+
+
+def forget_directories(system: System) -> None:
+    """Take what is removed, the directory and empty ones below it, out of the manifest above that has them.
+
+    Files stay in it: that they are missing is what `verify` is to tell.
+    """
+    for tree, prefix in [found for found in spread(_described, directories(system)) if found is not None]:
+        if any(len(kept.keys) < len(rows.keys) for rows, kept in _without(tree, prefix)):
+            manifest.write(tree, (kept for _, kept in _without(tree, prefix)))
+            return
+
+
+def _without(tree: System, prefix: str) -> Iterator[tuple[Rows, Rows]]:
+    """The pages of a manifest, each with what is left of it without the directories that begin with a prefix."""
+    for rows in manifest.read(tree) or ():
+        stay = [kind != "dir" or not key.startswith(prefix) for key, kind in zip(rows.keys, rows.kinds, strict=True)]
+        yield rows, Rows._make(list(compress(column, stay)) for column in rows)
 
 
 def _described(directory: tuple[System, str]) -> tuple[System, str] | None:

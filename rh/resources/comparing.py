@@ -12,13 +12,14 @@ from rh.versions.series import check_which
 if TYPE_CHECKING:
     from rh.digest import Digest
     from rh.progress import Progress
+    from rh.resources.blob import Blob
     from rh.resources.versioned import Versioned
     from rh.systems.base import System
     from rh.transfer import Options, Plan, Step
     from rh.types import Entry, Location
     from rh.versions.diff import Change, Diff
 
-__all__ = ["diff_places", "diff_versions"]
+__all__ = ["diff_files", "diff_places", "diff_versions"]
 
 _BATCH = 2_000
 
@@ -43,7 +44,8 @@ def diff_versions(resource: Versioned, old: str, new: str) -> Diff:
 def diff_places(a: Location, b: Location, options: Options, progress: Progress | None = None) -> Diff:
     """The files that differ from one directory to another. Those of one size whose digests are not known are read.
 
-    What patterns leave out, and empty directories where only one of the places keeps such, are no differences.
+    What patterns leave out is no difference, nor are empty directories and executable bits where one of the places does
+    not tell them, like a bucket without a manifest.
 
     Raises:
         NotFoundError: there is nothing at `a`. ConflictError: a file changed meanwhile.
@@ -65,16 +67,35 @@ def diff_places(a: Location, b: Location, options: Options, progress: Progress |
     return Diff(places.url_of(a), places.url_of(b), **{what: tuple(changes) for what, changes in found.items()})
 
 
+def diff_files(a: Blob, b: Blob) -> Change | None:
+    """What is different about two files (links are followed): their bytes, or whether they can be executed."""
+    from rh.versions.diff import Change
+
+    old, new = map(_told, (a, b))
+    bits = (old.executable, new.executable)
+    same = old.etag == new.etag and (None in bits or bits[0] == bits[1])
+    return None if same else Change("modified", old, new)
+
+
+def _told(blob: Blob) -> Entry:
+    """A file as an entry whose etag is the digest of its content."""
+    from rh.transfer.plan import known_file
+
+    system, key = blob.handle()
+    known = known_file(system, key)
+    digest = known.digest or _digests(system, [known.entry])[known.entry.key].text
+    return known.entry._replace(etag=digest, executable=known.executable)
+
+
 def _changes(plan: Plan, progress: Progress) -> Iterator[Change]:
     from rh.transfer import Action
     from rh.versions.diff import Change
 
     source, target = plan.source, plan.target
-    directories = source.keeps_directories and target.keeps_directories
     unknown: list[Step] = []
     for step in plan.steps():
         same = step.action is Action.KEEP and not _other_bit(step)
-        if same or step.action is Action.OTHER or (step.entry.kind == "dir" and not directories):
+        if same or step.action is Action.OTHER or (step.entry.kind == "dir" and not plan.tells_directories):
             continue
         if step.action is Action.CHECK:
             unknown.append(step)

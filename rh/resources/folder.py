@@ -209,7 +209,7 @@ class Folder(Queried, FolderVersions):
                 raise
             return True
         part = None if system.keeps_executable else above.part_of(system)
-        return part is not None and part.has_directories()
+        return part is not None and part.is_of_directories()
 
     def missing(self) -> NotFoundError:
         """The error for a folder that is not there."""

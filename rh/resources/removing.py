@@ -6,9 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from rh.content import above
 from rh.errors import InvalidError, NotFoundError, RhError, UnsupportedError
 from rh.observe import log
 from rh.resources import places
+from rh.systems import open_system
 from rh.systems.abilities import Sweeping
 from rh.systems.base import DESCRIBING, System
 
@@ -31,6 +33,7 @@ def remove(folder: Folder, names: Sequence[str], *, whole: bool, recursive: bool
     system = folder.handle()
     if whole:
         _remove_whole(folder, system)
+        _forget(system)
         return
     for name in names:
         places.check_key(name)
@@ -38,6 +41,18 @@ def remove(folder: Folder, names: Sequence[str], *, whole: bool, recursive: bool
     system.delete(files)
     for tree in trees:
         _remove_tree(system, tree)
+        _forget(open_system(system.location / tree.rstrip("/")))
+
+
+def _forget(system: System) -> None:
+    """Let no manifest above keep directories of what is removed, where nothing else does."""
+    if system.keeps_directories:
+        return
+    try:
+        above.forget_directories(system)
+    except RhError as error:
+        # What was asked for is done; all that stays is what a copy of the tree makes as empty directories.
+        log.warning("the manifest above %s still has its empty directories: %s", system.url(), error)
 
 
 def _sorted_out(system: System, names: Iterable[str], *, recursive: bool) -> tuple[list[str], list[str]]:

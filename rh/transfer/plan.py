@@ -48,7 +48,7 @@ from rh.transfer.survey import (
 )
 from rh.types import Entry
 
-__all__ = ["Action", "Plan", "Same", "Step", "compare_trees", "existing", "plan_file", "plan_tree"]
+__all__ = ["Action", "Plan", "Same", "Step", "compare_trees", "existing", "known_file", "plan_file", "plan_tree"]
 
 _IN_MEMORY = 20_000
 _TOGETHER = 200
@@ -92,6 +92,8 @@ class Plan:
         self.in_the_way: set[str] = set()
         """Files that are to become directories, or directories that are to become files: deleted before anything
         moves."""
+        self.tells_directories = False
+        """Whether both places tell empty directories, by themselves or by a manifest."""
         self.digest: str | None = None
         """What the target's manifest says, if it describes just what is there."""
         self._steps: list[Step | Same] = []
@@ -381,6 +383,7 @@ def _fill(plan: Plan, *, believe_target: bool, follow_target: bool) -> None:
     comparer.refused.raise_if_any(target.url())
     if options.on_existing == "error" and comparer.existing:
         raise existing(plan, comparer.existing)
+    plan.tells_directories = survey.tells_directories and ours.tells_directories
     plan.in_the_way = comparer.in_the_way
     plan.stale = not ours.exact or comparer.learned
     if not plan.stale and ours.footer is not None:
@@ -480,9 +483,7 @@ def plan_file(
         raise InvalidError("source and target are the same place", where=target.url(target_key))
     plan = Plan(source, target, options)
     plan.file = target_key
-    known = _known(source, _followed(source, source.head(key)), stored)
-    if stored is None and not source.keeps_executable:
-        known = _described(source, known)
+    known = known_file(source, key, stored)
     if not is_data(source, known.entry):
         raise UnsupportedError("a pipe, socket or device is no data", where=source.url(key))
     names.check_all([target_key], target.kind, where=target.url())
@@ -500,6 +501,12 @@ def plan_file(
     if plan.moves:
         plan.route, plan.way = route(source, target, limited=options.bandwidth is not None)
     return plan
+
+
+def known_file(system: System, key: str, stored: Row | None = None) -> Known:
+    """A single file (a link is followed) and what is known of it: by whoever stored it, the cache, manifests."""
+    known = _known(system, _followed(system, system.head(key)), stored)
+    return _described(system, known) if stored is None and not system.keeps_executable else known
 
 
 def _followed(source: System, entry: Entry) -> Entry:

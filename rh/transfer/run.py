@@ -354,13 +354,14 @@ def _publish(plan: Plan, mover: Mover, kept: dict[str, Step], *, deleted: int) -
     """The manifest, last; returns the digest of the copy."""
     if plan.file is not None:
         return next(_rows(plan, mover, kept, others=False)).digests[0]
-    if plan.described and (plan.stale or deleted or mover.rows):
+    is_news = bool(plan.stale or deleted or mover.rows)
+    if plan.described and is_news:
         footer, etag = manifest.write(plan.target, _rows(plan, mover, kept, others=True))
         rows = _rows(plan, mover, kept, others=True)
         DigestCache(plan.target).replace(rows, Described(etag, footer) if etag is not None else None)
         if not plan.counts[Action.OTHER]:
             return footer.tree
-    elif plan.digest is not None and not plan.counts[Action.OTHER]:
+    elif plan.digest is not None and not is_news and not plan.counts[Action.OTHER]:
         return plan.digest
     return manifest.digest_of(_rows(plan, mover, kept, others=False))
 

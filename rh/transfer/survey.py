@@ -151,6 +151,7 @@ class Survey:
         exact: after the iteration, whether the manifest describes just what is there.
         found: how many entries there were.
         footer: after the iteration, the manifest's last line, if it has been read.
+        tells_directories: after the iteration, whether empty directories were seen, or would have been.
     """
 
     def __init__(
@@ -167,6 +168,7 @@ class Survey:
         self.found = 0
         self.footer: manifest.Footer | None = None
         self.manifest_read = False
+        self.tells_directories = False
         self._follow = follow
         self._skip = skip
         self._must_exist = must_exist
@@ -194,12 +196,15 @@ class Survey:
             listed = chain([] if first is None else [first], listed)
             part = above.part_of(system) if first is not None or self._must_exist else None
         described = Cursor(rows if rows is not None else part.pages if part is not None else ())
+        self.tells_directories = system.keeps_directories or self.manifest_read or part is not None
         for entries in listed:
             page = _unknown(entries)
             self._check_order(page.keys)
             self.found += len(entries)
             yield self._informed(page, described.until(page.keys[-1]), cached)
         left = [row for rows in described.rest() for row in rows.each()]
+        if self._must_exist and not self.found and system.kind not in _TELLING:
+            self._check_there(left, known=self.manifest_read or (part is not None and part.is_empty))
         page = self._with_directories(_unknown([]), left)
         if page.keys:
             yield page
@@ -208,9 +213,16 @@ class Survey:
         self.exact = self.manifest_read and not self._stale
         if self.exact and self._read and self._reader is not None and self._reader.etag and self.footer is not None:
             cache.replace(self._read, Described(self._reader.etag, self.footer))
-        known = self.manifest_read or (part is not None and part.is_empty)
-        if self._must_exist and not self.found and not known and system.kind not in _TELLING:
-            raise NotFoundError("there is nothing under this prefix", where=system.url())
+
+    def _check_there(self, described: list[Row], *, known: bool) -> None:
+        """Refuse to take a place that shows nothing for an empty tree, unless its manifest says that it is one."""
+        gone = sum(row.kind == "file" for row in described)
+        where = self.system.url()
+        if gone and self.manifest_read:
+            message = f"none of the {gone:,} files that the manifest lists is there"
+            raise NotFoundError(message, where=where, hint=f"if it is to be empty, remove {manifest.NAME} there")
+        if gone or not (described or known):
+            raise NotFoundError("there is nothing under this prefix", where=where)
 
     def _check_order(self, keys: list[str]) -> None:
         raw: list[Any] = keys if "".join(keys).isascii() else list(map(key_bytes, keys))

@@ -356,7 +356,7 @@ def verify_tree(system: System, *, progress: Progress | None = None) -> Verifica
     try:
         manifested, of = _described(system)
         described = manifested or {}
-        found = {known.entry.key: known for known in Survey(system)}
+        found = {known.entry.key: known for known in Survey(system, must_exist=manifested is None)}
         files = [known.entry for known in found.values() if known.entry.kind == "file"]
         progress.total(len(files), sum(entry.size for entry in files))
         rows: dict[str, Row] = {}

@@ -274,7 +274,12 @@ class TreeSystem(System):
     # Verbs
 
     def head(self, key: str) -> Entry:
-        """The file or link under `key`."""
+        """The file or link under `key`, or the directory, if that ends with a slash."""
+        parts = key.split("/")
+        if len(parts) > 1 and not parts.pop() and not {"", ".", ".."}.intersection(parts):
+            found = self._looked_up(f"{self._root}/{key}", through=False)
+            if found is not None and isinstance(found[1], Node):
+                return Entry(key, 0, "dir")
         return entry_of(self._find(key, through=False), key)
 
     def read(self, key: str, span: Span | None = None, *, when: Condition = ANY) -> Body:

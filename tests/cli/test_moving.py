@@ -32,8 +32,11 @@ def test_diff(rh, tmp_path):
     ]
     told = rh("diff", "a", "b", "--exclude", "*.txt", "--json", expect=1).json
     assert (told["change"], told["path"], told["digest"] != told["old_digest"]) == ("modified", "sub/x", True)
-    assert rh("diff", "a/sub/x", "b/sub/x", expect=1).out == "modified  x\n"
+    assert rh("diff", "a/sub/x", "b/sub/x", expect=1).out == "modified  x (1 B → 1 B)\n"
     assert rh("diff", "a/sub/x", "a/sub/x").out == "no differences\n"
+    (tmp_path / "b" / "link").symlink_to(tmp_path / "a" / "sub" / "x")
+    assert rh("diff", "a/sub/x", "b/link").out == "no differences\n"
+    (tmp_path / "b" / "link").unlink()
     rh("save", "kept", "a")
     rh("commit", "kept")
     assert rh("diff", "a", "rh://kept:v1").out == "no differences\n"
@@ -57,6 +60,11 @@ def test_diff_tells_more_than_sizes(rh, tree, world, place):
     assert [one["executable"] for one in rh("diff", target, "src", "--json", expect=1).lines] == [True, False]
     assert rh("diff", "src", target, expect=1).out.count("executable") == 2
     assert rh("diff", f"{target}/sub", "src/sub", expect=1).out.startswith("modified  run.sh (no longer executable)")
+    assert rh("diff", f"{target}/a.txt", "src/a.txt", expect=1).out == "modified  a.txt (executable now)\n"
+    (tree / "empty").rmdir()
+    assert "removed   empty/" in rh("diff", target, "src", expect=1).out
+    assert "added     empty/" in rh("diff", "src", target, expect=1).out
+    (tree / "empty").mkdir()
     if place == "dst":
         (tree / "sub" / "run.sh").unlink()
         (tree / "sub" / "run.sh").symlink_to("x")

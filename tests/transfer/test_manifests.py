@@ -186,10 +186,64 @@ def test_what_is_gone_is_not_there_whatever_a_manifest_above_says(s3_server, tmp
     open_system(target).delete(["sub0/x"])
     with pytest.raises(NotFoundError, match="nothing under this prefix"):
         transfer.copy_tree(target / "sub0", locate(str(tmp_path / "b")))
+    open_system(target).delete(["sub/deep/er/run"])
+    with pytest.raises(NotFoundError, match="nothing under this prefix"):
+        transfer.copy_tree(target / "sub/deep", locate(str(tmp_path / "b")), Options(delete=True))
     tree = rh.folder(path=open_system(target).url())
-    there = {key: (tree / key).exists_in_system() for key in ("sub", "sub/deep/nothing", "sub0", "none")}
-    assert there == {"sub": True, "sub/deep/nothing": True, "sub0": False, "none": False}
+    there = {key: (tree / key).exists_in_system() for key in ("sub", "sub/deep", "sub/deep/nothing", "sub0")}
+    assert there == {"sub": True, "sub/deep": False, "sub/deep/nothing": True, "sub0": False}
     assert (tree / "sub/deep/nothing").to(path=tmp_path / "c").ls() == []
+
+
+def test_a_tree_whose_files_are_all_gone_is_no_empty_tree(s3_server, tmp_path: Path) -> None:
+    """To mirror it would delete all there is. To verify it tells what is missing."""
+    config.register("s3", s3_server.settings())
+    source, target = locate(str(_tree(tmp_path / "a"))), locate(f"data/{uuid4().hex}", "s3")
+    transfer.copy_tree(source, target)
+    system = open_system(target)
+    system.delete([entry.key for entry in system.list() if entry.kind == "file"])
+    with pytest.raises(NotFoundError, match="none of the 6 files that the manifest lists is there"):
+        transfer.copy_tree(target, source, Options(delete=True))
+    assert len(transfer.verify_tree(target).missing) == 6
+    (tmp_path / "none" / "void").mkdir(parents=True)
+    transfer.copy_tree(locate(str(tmp_path / "none")), target, Options(delete=True))
+    transfer.copy_tree(target, locate(str(tmp_path / "b")))
+    assert [path.name for path in (tmp_path / "b").iterdir() if path.is_dir()] == ["void"]
+
+
+def test_directories_that_are_removed_are_in_no_manifest_above(s3_server, tmp_path: Path) -> None:
+    """So that a copy of the tree does not make them again; what files were there is still known."""
+    config.register("s3", s3_server.settings())
+    source, target = locate(str(_tree(tmp_path / "a"))), locate(f"data/{uuid4().hex}", "s3")
+    (tmp_path / "a" / "void").mkdir()
+    transfer.copy_tree(source, target)
+    tree = rh.folder(path=open_system(target).url())
+    assert tree.digest() == transfer.digest_tree(source)
+    (tree / "void").rm(recursive=True)
+    assert not (tree / "void").exists_in_system()
+    (tmp_path / "a" / "void").rmdir()
+    assert tree.digest() == transfer.digest_tree(source)
+    assert tree.verify().ok
+    tree.rm("sub/")
+    receipt = transfer.copy_tree(target, locate(str(tmp_path / "b")))
+    assert (receipt.files, receipt.directories_made) == (3, 0)
+    assert tree.verify().missing == ("sub/deep/er/run", "sub/run", "sub/text")
+
+
+@pytest.mark.parametrize("store", ["disk", "s3_server"])
+def test_without_a_manifest_the_digest_is_that_of_what_came(
+    store: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Not what an older manifest at the target says."""
+    target = locate(str(tmp_path / "b"))
+    if store != "disk":
+        config.register("s3", request.getfixturevalue(store).settings())
+        target = locate(f"data/{uuid4().hex}", "s3")
+    source = locate(str(_tree(tmp_path / "a")))
+    transfer.copy_tree(source, target)
+    (tmp_path / "a" / "sub" / "text").write_text("other")
+    for _ in range(2):
+        assert transfer.copy_tree(source, target, Options(manifest=False)).digest == transfer.digest_tree(source)
 
 
 def test_a_damaged_manifest_above_is_in_nobodys_way(

@@ -6,7 +6,8 @@ import secrets
 
 import pytest
 
-from rh.errors import ImmutableVersionError
+import rh
+from rh.errors import ImmutableVersionError, NameClashError, NotFoundError
 from rh.systems import locate
 from rh.systems.abilities import Bulk, Composed, Digesting, Following, Held, Item, Paging
 from rh.testing.systems import SystemSuite
@@ -51,3 +52,17 @@ class TestTree(SystemSuite):
     def test_bulk_write(self, system):
         """Nothing is written in bulk either."""
         assert isinstance(next(system.write_many([Item("x", b"1")])).error, ImmutableVersionError)
+
+    def test_a_directory_is_there_also_if_it_is_empty(self, system, tmp_path):
+        """By its key with a slash, as on disks; a file is not there so."""
+        (tmp_path / "tree" / "sub" / "empty").mkdir(parents=True)
+        (tmp_path / "tree" / "file").write_bytes(b"1")
+        saved = rh.folder(name="with-empty", path=tmp_path / "tree").save()
+        saved.commit()
+        version = rh.folder("with-empty:v1").handle()
+        assert [version.head(key).kind for key in ("sub/", "sub/empty/", "file")] == ["dir", "dir", "file"]
+        for key in ("file/", "none/", "sub//", "sub/../sub/"):
+            with pytest.raises((NotFoundError, NameClashError)):
+                version.head(key)
+        assert rh.folder(path="rh://with-empty:v1/sub/empty").ls() == []
+        assert rh.folder(path="rh://with-empty:v1/sub/empty").to(path=tmp_path / "copy").ls() == []

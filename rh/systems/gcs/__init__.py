@@ -138,7 +138,9 @@ class _Identity:
                 f"Google refused our credentials: {_short(error)}", hint="run `gcloud auth application-default login`"
             ) from None
         except errors.GoogleAuthError as error:
-            raise UnauthenticatedError(f"there are no usable Google credentials: {_short(error)}", hint=LOGIN) from None
+            raise UnauthenticatedError(
+                f"there are no usable Google credentials: {_short(error)}", where="gs", hint=LOGIN
+            ) from None
         except RhError:
             raise
         except (FileNotFoundError, PermissionError, ValueError) as error:
