@@ -554,7 +554,7 @@ def test_weak_tags_alone_vouch_for_nothing(told):
 
 
 def test_nobody_there(unused_port):
-    with pytest.raises(UnavailableError, match="connection failed"):
+    with pytest.raises(UnavailableError, match="connection could not be made"):
         site(f"http://127.0.0.1:{unused_port}").head("x")
     with pytest.raises(UnavailableError, match="resolved"):
         site("http://no-such-host.invalid").head("x")
